@@ -1,0 +1,130 @@
+#include "common.h"
+
+#include <torchship/dtype.h>
+#include <torchship/runtime.h>
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+namespace torchship::app {
+namespace {
+
+std::string node_text(const Node& node) {
+  const auto joined = [&node](const auto& part) {
+    std::string text;
+    for (std::size_t i = 0; i < node.items.size(); ++i) text += (i > 0 ? ", " : "") + part(i);
+    return text;
+  };
+  const auto item = [&node](std::size_t i) { return node_text(node.items[i]); };
+  switch (node.kind) {
+    case Node::Kind::tensor:
+      return describe(node);
+    case Node::Kind::integer:
+      return "int";
+    case Node::Kind::real:
+      return "float";
+    case Node::Kind::boolean:
+      return "bool";
+    case Node::Kind::string:
+      return "str";
+    case Node::Kind::tuple:
+      return "(" + joined(item) + ")";
+    case Node::Kind::list:
+      return "[" + joined(item) + (node.variadic ? ", ...]" : "]");
+    case Node::Kind::dict:
+      return "{" + joined([&](std::size_t i) {
+               return (node.variadic ? "*" : node.keys[i]) + ": " + item(i);
+             }) +
+             "}";
+    case Node::Kind::optional:
+      return item(0) + "?";
+    case Node::Kind::none:
+      break;
+  }
+  return "None";
+}
+
+/// Outputs by their flat names: `logits: float32[batch,23], h: float32[batch,128]`.
+std::string outputs_text(const Method& method) {
+  std::string text;
+  for (const Node* leaf : leaves(method.outputs)) {
+    text += (text.empty() ? "" : ", ") + leaf->name + ": " + describe(*leaf);
+  }
+  return text;
+}
+
+}  // namespace
+
+void CommonOptions::add_to(CLI::App& command, bool with_threads) {
+  command.add_option("archive", archive, "The archive, <name>.pt")->required();
+  command.add_option("--trusted-keys", trusted_keys,
+                     "PEM file of Ed25519 public keys; the archive must be signed by one of them");
+  if (with_threads) {
+    command.add_option("--threads", threads, "Threads inside an operator")
+        ->check(CLI::Range(1, 1024))
+        ->capture_default_str();
+  }
+}
+
+Archive CommonOptions::open() const {
+  configure_runtime(threads);
+  if (!trusted_keys.empty()) {
+    const TrustedKeys keys(trusted_keys);
+    return Archive(archive, &keys);
+  }
+  std::fputs("torchship-runner: no trusted keys: the archive's signature was not checked\n",
+             stderr);
+  return Archive(archive);
+}
+
+void print(std::string_view text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
+    throw WriteError("cannot write to standard output");
+  }
+}
+
+std::string table(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<std::size_t> widths;
+  for (const auto& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  std::string text;
+  for (const auto& row : rows) {
+    std::string line;
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      line += row[i] + std::string(widths[i] - row[i].size() + 2, ' ');
+    }
+    line.resize(line.find_last_not_of(' ') + 1);
+    text += line + "\n";
+  }
+  return text;
+}
+
+std::string signature_line(const Method& method) {
+  std::string inputs;
+  for (const Argument& argument : method.inputs) {
+    // Where the flat names start: the argument's name, or its position in plain TorchScript.
+    const auto parts = leaves(argument.value);
+    const std::string name = parts.empty() ? argument.name : parts.front()->name;
+    inputs += (inputs.empty() ? "" : ", ") + name.substr(0, name.find('.')) + ": " +
+              node_text(argument.value) + (argument.required ? "" : " = default");
+  }
+  return method.name + "(" + inputs + ") -> " + outputs_text(method);
+}
+
+nlohmann::ordered_json finite_or_null(const std::optional<double>& number) {
+  if (!number || !std::isfinite(*number)) return nullptr;
+  return *number;
+}
+
+std::string short_number(double number) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.5g", number);
+  return text;
+}
+
+}  // namespace torchship::app

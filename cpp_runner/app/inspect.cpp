@@ -1,0 +1,173 @@
+// torchship-runner inspect
+
+#include <torchship/session.h>
+
+#include "common.h"
+
+#include <nlohmann/json.hpp>
+
+#include <memory>
+
+namespace torchship::app {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct Options {
+  CommonOptions common;
+  bool json = false;
+  bool code = false;
+};
+
+std::string state_text(const State& state) {
+  return state.output + " -> " + state.input + ", starts " +
+         (state.start == State::Start::zeros ? "as zeros" : "absent");
+}
+
+std::string digest_text(const Archive& archive) {
+  if (archive.manifest() == nullptr)
+    return "none: there is no manifest, and nothing vouches for it";
+  return "ok: " + std::to_string(archive.records().size() - 1) +
+         " records are as the manifest says";
+}
+
+std::string code_of(const Archive& archive) {
+  std::string text;
+  for (const Record& record : archive.records()) {
+    if (!record.name.starts_with("code/") || !record.name.ends_with(".py")) continue;
+    text += "# " + record.name + "\n" + archive.read_record(record.name) + "\n";
+  }
+  return text;
+}
+
+Json method_json(const Method& method) {
+  Json json{{"name", method.name}, {"signature", signature_line(method)}};
+  json["inputs"] = Json::array();
+  for (const Argument& argument : method.inputs) {
+    for (const Node* leaf : leaves(argument.value)) {
+      json["inputs"].push_back(
+          {{"name", leaf->name}, {"value", describe(*leaf)}, {"required", argument.required}});
+    }
+  }
+  json["outputs"] = Json::array();
+  for (const Node* leaf : leaves(method.outputs)) {
+    Json output{{"name", leaf->name}, {"value", describe(*leaf)}};
+    if (const auto found = method.tolerances.find(leaf->name); found != method.tolerances.end()) {
+      output["atol"] = found->second.atol;
+      output["rtol"] = found->second.rtol;
+    }
+    json["outputs"].push_back(std::move(output));
+  }
+  json["state"] = Json::array();
+  for (const State& state : method.state) {
+    json["state"].push_back({{"input", state.input},
+                             {"output", state.output},
+                             {"start", state.start == State::Start::zeros ? "zeros" : "absent"}});
+  }
+  return json;
+}
+
+Json to_json(const Archive& archive, bool with_code) {
+  Json json{{"name", archive.name()},
+            {"vouched", archive.manifest() != nullptr},
+            {"signature_checked", archive.signature_checked()},
+            {"bytes", archive.file_size()}};
+  if (const Manifest* manifest = archive.manifest()) {
+    json["format"] = manifest->format;
+    json["version"] = manifest->version;
+    json["description"] = manifest->description;
+    json["source"] = {
+        {"factory", manifest->source.factory},
+        {"git_commit",
+         manifest->source.git_commit ? Json(*manifest->source.git_commit) : Json(nullptr)}};
+    json["torch"] = manifest->torch;
+    json["mode"] = manifest->mode;
+    json["parameters"] = manifest->parameters;
+    json["golden"] = Json::array();
+    for (const GoldenCase& golden : manifest->golden) {
+      json["golden"].push_back(
+          {{"name", golden.name}, {"method", golden.method}, {"steps", golden.steps}});
+    }
+    json["labels"] = Json::object();
+    for (const auto& [output, labels] : manifest->labels) json["labels"][output] = labels;
+    json["metrics"] = Json::object();
+    for (const auto& [name, value] : manifest->metrics) json["metrics"][name] = value;
+    json["custom_ops"] = manifest->custom_ops;
+  }
+  json["methods"] = Json::array();
+  for (const Method& method : methods_of(archive)) json["methods"].push_back(method_json(method));
+  json["records"] = Json::array();
+  for (const Record& record : archive.records()) {
+    json["records"].push_back(
+        {{"name", record.name}, {"bytes", record.size}, {"sha256", record.sha256}});
+  }
+  if (with_code) json["code"] = code_of(archive);
+  return json;
+}
+
+std::string to_text(const Archive& archive) {
+  std::vector<std::vector<std::string>> rows;
+  const Manifest* manifest = archive.manifest();
+  rows.push_back({"name", archive.name()});
+  if (manifest != nullptr) {
+    rows.push_back({"version", manifest->version});
+    if (!manifest->description.empty()) rows.push_back({"description", manifest->description});
+    rows.push_back(
+        {"source", manifest->source.factory + " " + manifest->source.kwargs +
+                       (manifest->source.git_commit ? " at " + *manifest->source.git_commit
+                                                    : ", no git commit")});
+    rows.push_back({"torch", manifest->torch + ", " + manifest->mode});
+    rows.push_back({"parameters", std::to_string(manifest->parameters)});
+  }
+  for (const Method& method : methods_of(archive)) {
+    rows.push_back({"method", signature_line(method)});
+    for (const State& state : method.state) rows.push_back({"  state", state_text(state)});
+  }
+  if (manifest != nullptr) {
+    for (const GoldenCase& golden : manifest->golden) {
+      rows.push_back({"golden case", "'" + golden.name + "', " + golden.method + ", " +
+                                         std::to_string(golden.steps) +
+                                         (golden.steps == 1 ? " step" : " steps")});
+    }
+    for (const auto& [output, labels] : manifest->labels) {
+      std::string text = output + ":";
+      for (const std::string& label : labels) text += " " + label;
+      rows.push_back({"labels", text});
+    }
+    for (const auto& [name, value] : manifest->metrics) {
+      rows.push_back({"metric", name + " " + short_number(value)});
+    }
+    for (const std::string& op : manifest->custom_ops) rows.push_back({"custom op", op});
+  }
+  rows.push_back({"size", std::to_string(archive.file_size()) + " bytes, " +
+                              std::to_string(archive.records().size()) + " records"});
+  rows.push_back({"digests", digest_text(archive)});
+  rows.push_back(
+      {"signature", archive.signature_checked() ? "ok: of a trusted key" : "not checked"});
+  return table(rows);
+}
+
+ExitCode inspect(const Options& options) {
+  const Archive archive = options.common.open();
+  if (options.json) {
+    print(to_json(archive, options.code).dump(2) + "\n");
+  } else {
+    print(to_text(archive) + (options.code ? "\n" + code_of(archive) : ""));
+  }
+  return ExitCode::agreed;
+}
+
+}  // namespace
+
+void add_inspect(CLI::App& program, Action& action) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = program.add_subcommand(
+      "inspect", "Tell what an archive says of itself, after checking its digests");
+  options->common.add_to(*command, false);
+  command->add_flag("--json", options->json, "Print JSON for programs");
+  command->add_flag("--code", options->code, "Print the TorchScript code too");
+  command->footer("Example:\n  torchship-runner inspect fizzbuzz.pt");
+  command->callback([&action, options] { action = [options] { return inspect(*options); }; });
+}
+
+}  // namespace torchship::app

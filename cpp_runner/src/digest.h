@@ -1,0 +1,25 @@
+#pragma once
+
+/// SHA-256 over OpenSSL. Internal.
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+struct evp_md_ctx_st;  // OpenSSL's EVP_MD_CTX
+
+namespace torchship {
+
+/// A running SHA-256; one thread at a time.
+class Sha256 {
+ public:
+  Sha256();
+  void add(std::string_view bytes);
+  /// The digest as 64 lower-case hex digits; ends the run.
+  std::string hex();
+
+ private:
+  std::unique_ptr<evp_md_ctx_st, void (*)(evp_md_ctx_st*)> context_;
+};
+
+}  // namespace torchship

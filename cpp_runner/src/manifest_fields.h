@@ -1,0 +1,91 @@
+#pragma once
+
+/// A field of a JSON document that knows its place, so that every error names it. Internal.
+
+#include <torchship/error.h>
+
+#include <nlohmann/json.hpp>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace torchship {
+
+/// A view: the document must outlive it.
+class Field {
+ public:
+  Field(const nlohmann::ordered_json& value, std::string place)
+      : value_(&value), place_(std::move(place)) {}
+
+  [[noreturn]] void fail(const std::string& message) const {
+    throw ArchiveError("the manifest" + (place_.empty() ? "" : "'s field '" + place_ + "'") + ": " +
+                       message);
+  }
+
+  bool is_null() const { return value_->is_null(); }
+  bool is_string() const { return value_->is_string(); }
+  std::string dump() const { return value_->dump(); }
+
+  /// Whether an object has this member, other than null.
+  bool has(const char* key) const {
+    return value_->is_object() && value_->contains(key) && !value_->at(key).is_null();
+  }
+
+  Field at(const std::string& key) const {
+    expect(value_->is_object(), "an object");
+    const auto member = value_->find(key);
+    const std::string place = place_.empty() ? key : place_ + "." + key;
+    if (member == value_->end()) throw ArchiveError("the manifest has no field '" + place + "'");
+    return {*member, place};
+  }
+
+  std::vector<Field> list() const {
+    expect(value_->is_array(), "a list");
+    std::vector<Field> fields;
+    for (const auto& item : *value_) {
+      fields.emplace_back(item, place_ + "[" + std::to_string(fields.size()) + "]");
+    }
+    return fields;
+  }
+
+  std::vector<std::pair<std::string, Field>> object() const {
+    expect(value_->is_object(), "an object");
+    std::vector<std::pair<std::string, Field>> fields;
+    for (const auto& [key, item] : value_->items()) {
+      fields.emplace_back(key, Field(item, place_.empty() ? key : place_ + "." + key));
+    }
+    return fields;
+  }
+
+  std::string string() const {
+    expect(value_->is_string(), "a string");
+    return value_->get<std::string>();
+  }
+
+  bool boolean() const {
+    expect(value_->is_boolean(), "true or false");
+    return value_->get<bool>();
+  }
+
+  double number() const {
+    expect(value_->is_number(), "a number");
+    return value_->get<double>();
+  }
+
+  /// A number of things: an integer from 0 to 2^63 - 1.
+  std::int64_t count(const char* expected) const {
+    expect(value_->is_number_unsigned() && value_->get<std::uint64_t>() <= INT64_MAX, expected);
+    return value_->get<std::int64_t>();
+  }
+
+ private:
+  void expect(bool fits, const char* expected) const {
+    if (!fits) fail(std::string("expected ") + expected + ", got " + value_->dump());
+  }
+
+  const nlohmann::ordered_json* value_;
+  std::string place_;
+};
+
+}  // namespace torchship

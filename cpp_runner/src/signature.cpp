@@ -1,0 +1,112 @@
+#include <torchship/error.h>
+#include <torchship/signature.h>
+
+#include "bytes.h"
+#include "digest.h"
+
+#include <openssl/bio.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/pem.h>
+
+#include <array>
+#include <cerrno>
+#include <system_error>
+
+namespace torchship {
+namespace {
+
+constexpr std::size_t signature_size = 64;
+
+struct FreeContext {
+  void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
+};
+using Context = std::unique_ptr<EVP_MD_CTX, FreeContext>;
+
+const unsigned char* raw(std::string_view bytes) {
+  return reinterpret_cast<const unsigned char*>(bytes.data());
+}
+
+}  // namespace
+
+TrustedKeys::TrustedKeys(const std::filesystem::path& path) {
+  const std::string what = "trusted keys '" + path.string() + "'";
+  const auto pem = read_file(path);
+  if (!pem) {
+    throw UsageError(what + ": cannot be read: " + std::generic_category().message(errno));
+  }
+  struct FreeBio {
+    void operator()(BIO* bio) const { BIO_free(bio); }
+  };
+  const std::unique_ptr<BIO, FreeBio> bio(
+      BIO_new_mem_buf(pem->data(), static_cast<int>(pem->size())));
+  while (true) {
+    EVP_PKEY* key = PEM_read_bio_PUBKEY(bio.get(), nullptr, nullptr, nullptr);
+    if (key == nullptr) break;
+    keys_.emplace_back(key, EVP_PKEY_free);
+    if (EVP_PKEY_get_base_id(key) != EVP_PKEY_ED25519) {
+      throw UsageError(what + ": key " + std::to_string(keys_.size()) + " is no Ed25519 key");
+    }
+  }
+  // Reading ends with "no start line"; anything else is a block that is damaged.
+  const bool ended = ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
+  ERR_clear_error();
+  if (!ended) {
+    throw UsageError(what + ": key " + std::to_string(keys_.size() + 1) + " is damaged");
+  }
+  if (keys_.empty()) throw UsageError(what + ": holds no PUBLIC KEY block");
+}
+
+bool TrustedKeys::signed_by_one(std::string_view bytes, std::string_view signature) const {
+  if (signature.size() != signature_size) return false;
+  for (const auto& key : keys_) {
+    const Context context(EVP_MD_CTX_new());
+    const bool good =
+        EVP_DigestVerifyInit(context.get(), nullptr, nullptr, nullptr, key.get()) == 1 &&
+        EVP_DigestVerify(context.get(), raw(signature), signature.size(), raw(bytes),
+                         bytes.size()) == 1;
+    ERR_clear_error();
+    if (good) return true;
+  }
+  return false;
+}
+
+void TrustedKeys::check(const std::filesystem::path& file, std::string_view bytes) const {
+  const std::string what = "'" + file.string() + "'";
+  std::filesystem::path path = file;
+  path += ".sig";
+  const auto signature = read_file(path);
+  if (!signature) {
+    throw SignatureError(what + " is not signed: cannot read '" + path.string() +
+                         "': " + std::generic_category().message(errno));
+  }
+  if (signature->size() != signature_size) {
+    throw SignatureError(what + ": its signature has " + std::to_string(signature->size()) +
+                         " bytes, expected 64");
+  }
+  if (!signed_by_one(bytes, *signature)) {
+    throw SignatureError(what + ": its signature is of none of the " + std::to_string(size()) +
+                         " trusted keys");
+  }
+}
+
+Sha256::Sha256() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) {
+  EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr);
+}
+
+void Sha256::add(std::string_view bytes) {
+  EVP_DigestUpdate(context_.get(), bytes.data(), bytes.size());
+}
+
+std::string Sha256::hex() {
+  std::array<unsigned char, 32> digest{};
+  EVP_DigestFinal_ex(context_.get(), digest.data(), nullptr);
+  std::string text;
+  for (const unsigned byte : digest) {
+    text += "0123456789abcdef"[byte >> 4U];
+    text += "0123456789abcdef"[byte & 0xFU];
+  }
+  return text;
+}
+
+}  // namespace torchship

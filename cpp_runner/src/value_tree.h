@@ -1,0 +1,34 @@
+#pragma once
+
+/// Nested TorchScript values and their flat, named leaves. Internal.
+
+#include <torchship/manifest.h>
+#include <torchship/tensor_io.h>
+
+#include <ATen/core/function_schema.h>
+#include <ATen/core/ivalue.h>
+
+#include <optional>
+#include <string>
+
+namespace torchship {
+
+/// An assembled value, or the first leaf that it would need.
+struct Built {
+  std::optional<c10::IValue> value;
+  std::string missing;
+};
+
+/// Assembles a value of the schema's `type` (NamedTuple, List[T], Dict[str, T], Optional, numbers,
+/// strings) from flat leaves whose dtypes and shapes have been checked. Raises ArchiveError where
+/// the node and the type do not fit each other.
+Built build_value(const Node& node, const c10::TypePtr& type, const TensorMap& leaves);
+
+/// The flat leaves of a result. Raises OutputError where it has not the node's structure.
+TensorMap flatten_value(const Node& node, const c10::IValue& value);
+
+/// The signature of a method that no manifest describes: inputs are `arr_0`, `arr_1`, ..., of any
+/// dtype and shape. Raises UsageError for types that have no flat form.
+Method method_from_schema(const std::string& name, const c10::FunctionSchema& schema);
+
+}  // namespace torchship

@@ -1,0 +1,57 @@
+#pragma once
+
+/// Zip archives in memory, over libzip. Internal: an npz and a TorchShip archive are both zips.
+/// Neither class may be used by two threads at once.
+
+#include <zip.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace torchship {
+
+/// A zip that is damaged or uses what we do not accept; callers turn it into their own kind.
+class ZipError : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+struct ZipEntry {
+  std::string name;
+  std::uint64_t size = 0;  // inflated, bytes
+};
+
+/// Reads entries with their CRC-32 checked. Refuses what is no zip, duplicate names, encryption,
+/// methods other than stored and deflate, and more than 4 GiB inflated.
+class ZipReader {
+ public:
+  /// `bytes` must outlive the reader.
+  explicit ZipReader(std::string_view bytes);
+
+  const std::vector<ZipEntry>& entries() const { return entries_; }
+
+  /// Hands the inflated bytes of an entry to `sink`, a piece at a time.
+  void read(std::size_t index, const std::function<void(std::string_view)>& sink) const;
+  std::string read(std::size_t index) const;
+
+ private:
+  struct Discard {
+    void operator()(zip_t* archive) const { zip_discard(archive); }
+  };
+  std::unique_ptr<zip_t, Discard> archive_;
+  std::vector<ZipEntry> entries_;
+};
+
+struct ZipItem {
+  std::string name;
+  std::string bytes;
+};
+
+/// A zip of stored entries in this order; the same items give the same bytes.
+std::string write_zip(const std::vector<ZipItem>& items);
+
+}  // namespace torchship

@@ -1,0 +1,179 @@
+#include <torchship/archive.h>
+#include <torchship/error.h>
+#include <torchship/session.h>
+
+#include "support.h"
+
+#include <algorithm>
+
+namespace torchship {
+namespace {
+
+using namespace torchship::testing;
+
+std::string refusal(const std::string& name) {
+  return message_of<ArchiveError>([&] { Archive(artefact(name + ".pt")); });
+}
+
+TEST(archive, what_it_says_of_itself) {
+  const Archive archive(artefact("tiny.pt"));
+  ASSERT_NE(archive.manifest(), nullptr);
+  EXPECT_EQ(archive.name(), "tiny");
+  EXPECT_FALSE(archive.signature_checked());
+  EXPECT_EQ(archive.file_size(), std::filesystem::file_size(artefact("tiny.pt")));
+  ASSERT_EQ(archive.golden().size(), 1U);
+  const GoldenStep& step = archive.golden()[0].at(0);
+  EXPECT_TRUE(same(step.outputs.at("y"), step.inputs.at("x") * 2 + 1));
+  EXPECT_TRUE(contains(archive.read_record("code/__torch__.py") +
+                           archive.read_record("extra/torchship/manifest.json"),
+                       "\"name\": \"tiny\""));
+  EXPECT_THROW(static_cast<void>(archive.read_record("gone")), ArchiveError);
+}
+
+TEST(archive, deflated_records_are_the_same) {
+  EXPECT_EQ(Archive(artefact("deflated.pt")).read_record("extra/torchship/golden.safetensors"),
+            Archive(artefact("tiny.pt")).read_record("extra/torchship/golden.safetensors"));
+}
+
+TEST(archive, models_of_the_exporter_open) {
+  for (const char* name : {"fizzbuzz", "lstm", "moba", "bobnet"}) {
+    const Archive archive(artefact(std::string(name) + ".pt"));
+    ASSERT_NE(archive.manifest(), nullptr);
+    EXPECT_EQ(archive.name(), name);
+    EXPECT_FALSE(archive.golden().empty());
+  }
+}
+
+TEST(archive, plain_torchscript_has_no_manifest) {
+  const Archive archive(artefact("plain.pt"));
+  EXPECT_EQ(archive.manifest(), nullptr);
+  EXPECT_EQ(archive.name(), "plain");
+  EXPECT_NE(archive.load(), nullptr);
+}
+
+TEST(archive, refusals_name_what_is_wrong) {
+  EXPECT_TRUE(contains(refusal("digest"), "record 'data.pkl' is damaged: its SHA-256 is"));
+  EXPECT_TRUE(contains(refusal("unlisted"), "record 'data.pkl' is not listed"));
+  EXPECT_TRUE(contains(refusal("missing"), "record 'gone' is missing"));
+  EXPECT_TRUE(contains(refusal("doubled"), "data.pkl' occurs twice"));
+  EXPECT_TRUE(contains(refusal("two_tops"), "two top folders"));
+  EXPECT_TRUE(contains(refusal("dotdot"), "'..'"));
+  EXPECT_TRUE(contains(refusal("encrypted"), "is encrypted"));
+  EXPECT_TRUE(contains(refusal("bzip2"), "method 12"));
+  EXPECT_TRUE(contains(refusal("no_golden"), "the golden cases are missing"));
+  EXPECT_TRUE(contains(refusal("stray_golden"), "no such step"));
+  EXPECT_TRUE(contains(refusal("late_state"), "only step 0 may hold state"));
+  EXPECT_TRUE(contains(refusal("no_such_file"), "No such file"));
+  EXPECT_TRUE(contains(message_of<ArchiveError>([] { Archive(artefact("")); }), "directory"));
+  EXPECT_TRUE(
+      contains(message_of<FormatError>([] { Archive(artefact("future.pt")); }), "format 2"));
+}
+
+TEST(archive, what_libtorch_cannot_load) {
+  const Archive custom(artefact("custom_op.pt"));
+  EXPECT_TRUE(contains(message_of<ArchiveError>([&] { custom.load(); }), "'nowhere::nothing'"));
+  const TemporaryFolder folder;
+  write_bytes(folder / "cut.pt", "");
+  EXPECT_THROW(Archive(folder / "cut.pt"), ArchiveError);
+  // a zip that is no TorchScript: nothing to load
+  write_tensors(folder / "x.npz", {{"top/x", floats({1}, {1})}});
+  const Archive no_script(folder / "x.npz");
+  EXPECT_TRUE(
+      contains(message_of<ArchiveError>([&] { no_script.load(); }), "LibTorch cannot load"));
+}
+
+TEST(archive, signatures) {
+  const TrustedKeys ours(artefact("ours.pem"));
+  const TrustedKeys both(artefact("both.pem"));
+  const TrustedKeys other(artefact("other.pem"));
+  EXPECT_EQ(both.size(), 2U);
+  const auto open = [](const char* name, const TrustedKeys& keys) {
+    return Archive(artefact(name), &keys).signature_checked();
+  };
+  EXPECT_TRUE(open("signed.pt", ours));
+  EXPECT_TRUE(open("signed.pt", both));
+  const auto fails = [&](const char* name, const TrustedKeys& keys) {
+    return message_of<SignatureError>([&] { open(name, keys); });
+  };
+  EXPECT_TRUE(contains(fails("signed.pt", other), "none of the 1 trusted keys"));
+  EXPECT_TRUE(contains(fails("tiny.pt", ours), "not signed"));
+  EXPECT_TRUE(contains(fails("short_signature.pt", ours), "63 bytes, expected 64"));
+  EXPECT_TRUE(contains(fails("wrong_signature.pt", ours), "none of"));
+  // The signature is checked before the file is parsed.
+  EXPECT_TRUE(contains(fails("unsigned_junk.pt", ours), "none of"));
+  EXPECT_THROW(open("signed_junk.pt", ours), ArchiveError);
+}
+
+TEST(archive, one_changed_bit_voids_the_signature) {
+  const TrustedKeys ours(artefact("ours.pem"));
+  const std::string good = bytes_of(artefact("signed.pt"));
+  const std::string signature = bytes_of(artefact("signed.pt.sig"));
+  EXPECT_TRUE(ours.signed_by_one(good, signature));
+  for (std::size_t i = 0; i < good.size(); i += 97) {
+    std::string bad = good;
+    bad[i] = static_cast<char>(bad[i] ^ 1);
+    EXPECT_FALSE(ours.signed_by_one(bad, signature)) << i;
+  }
+}
+
+TEST(archive, key_files) {
+  const auto fails = [](const char* name) {
+    return message_of<UsageError>([&] { TrustedKeys{artefact(name)}; });
+  };
+  EXPECT_TRUE(contains(fails("rsa.pem"), "key 1 is no Ed25519 key"));
+  EXPECT_TRUE(contains(fails("empty.pem"), "holds no PUBLIC KEY"));
+  EXPECT_TRUE(contains(fails("damaged.pem"), "key 1 is damaged"));
+  EXPECT_TRUE(contains(fails("gone.pem"), "cannot be read"));
+}
+
+/// Opens the bytes. Nothing is returned if they are refused; else they must hold what `good` holds
+/// and compute what it computes.
+void expect_refused_or_same(const std::filesystem::path& file, const Archive& good,
+                            std::size_t& accepted) {
+  try {
+    const Archive archive(file);
+    ASSERT_NE(archive.manifest(), nullptr);
+    ASSERT_EQ(archive.records().size(), good.records().size());
+    for (const Record& record : good.records()) {
+      const auto same_record = [&](const Record& r) {
+        return r.name == record.name && r.sha256 == record.sha256;
+      };
+      ASSERT_TRUE(std::ranges::any_of(archive.records(), same_record)) << record.name;
+    }
+    Session session(archive);
+    const GoldenStep& step = archive.golden()[0].at(0);
+    ASSERT_TRUE(same(session.run(step.inputs).at("y"), step.outputs.at("y")));
+    ++accepted;
+  } catch (const ArchiveError&) {
+  } catch (const FormatError&) {
+  }
+}
+
+TEST(archive, a_flipped_bit_in_any_byte_is_refused_or_harmless) {
+  const TemporaryFolder folder;
+  const Archive good(artefact("tiny.pt"));
+  const std::string bytes = bytes_of(artefact("tiny.pt"));
+  std::size_t accepted = 0;
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    std::string bad = bytes;
+    bad[i] = static_cast<char>(bad[i] ^ (1 << (i % 8)));
+    write_bytes(folder / "bad.pt", bad);
+    SCOPED_TRACE("byte " + std::to_string(i));
+    expect_refused_or_same(folder / "bad.pt", good, accepted);
+    if (HasFatalFailure()) return;
+  }
+  // Only what no reader uses (times, padding) may change: records are most of the file.
+  EXPECT_LT(accepted, bytes.size() / 2);
+}
+
+TEST(archive, cut_at_any_length_is_refused) {
+  const TemporaryFolder folder;
+  const std::string bytes = bytes_of(artefact("tiny.pt"));
+  for (std::size_t length = 0; length < bytes.size(); ++length) {
+    write_bytes(folder / "cut.pt", std::string_view(bytes).substr(0, length));
+    EXPECT_THROW(Archive(folder / "cut.pt"), ArchiveError) << length;
+  }
+}
+
+}  // namespace
+}  // namespace torchship

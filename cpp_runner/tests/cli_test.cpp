@@ -1,0 +1,194 @@
+// The real binary: what it prints, and its exit codes.
+
+#include "support.h"
+
+#include <nlohmann/json.hpp>
+#include <sys/wait.h>
+
+namespace torchship {
+namespace {
+
+using namespace torchship::testing;
+using nlohmann::json;
+
+struct Done {
+  int code = -1;
+  std::string out;
+  std::string err;
+};
+
+/// Runs the binary through the shell; `arguments` may hold `@name` for an artefact.
+Done runner(std::string arguments, const std::string& input = "") {
+  const TemporaryFolder folder;
+  for (auto at = arguments.find('@'); at != std::string::npos; at = arguments.find('@')) {
+    arguments.replace(at, 1, artefact("").string());
+  }
+  write_bytes(folder / "in", input);
+  const std::string command = "'" + from_environment("TORCHSHIP_RUNNER").string() + "' " +
+                              arguments + " < " + (folder / "in").string() + " > " +
+                              (folder / "out").string() + " 2> " + (folder / "err").string();
+  const int status = std::system(command.c_str());
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, bytes_of(folder / "out"),
+          bytes_of(folder / "err")};
+}
+
+constexpr const char* unchecked =
+    "torchship-runner: no trusted keys: the archive's signature was not checked\n";
+
+TEST(cli, exit_codes) {
+  EXPECT_EQ(runner("verify @tiny.pt").code, 0);
+  EXPECT_EQ(runner("verify @edited.pt").code, 1);
+  for (const char* usage :
+       {"", "fly", "verify", "verify @tiny.pt --nonsense", "verify @tiny.pt --repeat 0",
+        "run @tiny.pt --input @numbers.npz --method act", "run @tiny.pt --input @numbers.txt",
+        "run @tiny.pt --input @numbers.npz --output /no/such/folder/x.npz",
+        "inspect @tiny.pt --trusted-keys @gone.pem", "bench @tiny.pt --batch 0",
+        "run @counter.pt --input - --labels", "run @odd.pt --input @numbers.npy"}) {
+    EXPECT_EQ(runner(usage).code, 2) << usage;
+  }
+  for (const char* archive :
+       {"verify @digest.pt", "inspect @gone.pt", "inspect @future.pt", "verify @plain.pt",
+        "inspect @tiny.pt --trusted-keys @ours.pem", "run @liar.pt --input @numbers.npz"}) {
+    EXPECT_EQ(runner(archive).code, 3) << archive;
+  }
+  for (const char* input :
+       {"run @tiny.pt --input @gone.npz", "run @tiny.pt --input @positional.npz",
+        "run @tiny.pt --input @stored.npz", "run @nan.pt --input @numbers.npz"}) {
+    EXPECT_EQ(runner(input).code, 4) << input;
+  }
+  EXPECT_EQ(runner("run @tiny.pt --input -", "{").code, 4);
+  const Done raised = runner("run @raises.pt --input -", R"({"x": [[1, 2, 30]]})");
+  EXPECT_EQ(raised.code, 4);
+  EXPECT_EQ(raised.err, std::string(unchecked) +
+                            "torchship-runner: error: line 1: model 'raises' method 'forward' "
+                            "raised: a value above 10 is forbidden\n");
+}
+
+TEST(cli, help_has_an_example) {
+  for (const char* command : {"inspect", "verify", "run", "bench"}) {
+    const Done done = runner(std::string(command) + " --help");
+    EXPECT_EQ(done.code, 0);
+    EXPECT_TRUE(contains(done.out, "torchship-runner " + std::string(command) + " fizzbuzz.pt"));
+  }
+}
+
+TEST(cli, inspect) {
+  const Done text = runner("inspect @moba.pt");
+  EXPECT_EQ(text.code, 0);
+  EXPECT_EQ(text.err, unchecked);
+  EXPECT_TRUE(contains(text.out, "168856"));
+  EXPECT_TRUE(contains(text.out, "forward(obs: uint8[batch,510], h: float32[batch,128]"));
+  EXPECT_TRUE(contains(text.out, "records are as the manifest says"));
+  EXPECT_TRUE(contains(runner("inspect @tiny.pt --code").out, "def forward(self"));
+  const json said = json::parse(runner("inspect @tiny.pt --json").out);
+  EXPECT_EQ(said["name"], "tiny");
+  EXPECT_EQ(said["vouched"], true);
+  EXPECT_EQ(said["methods"][0]["inputs"][0]["value"], "float32[batch,3]");
+  EXPECT_EQ(said["labels"]["y"][2], "blue");
+  const Done plain = runner("inspect @plain.pt");
+  EXPECT_TRUE(contains(plain.out, "nothing vouches for it"));
+  EXPECT_TRUE(contains(plain.out, "forward(arr_0: a tensor)"));
+}
+
+TEST(cli, trusted_keys) {
+  const Done done = runner("inspect @signed.pt --json --trusted-keys @both.pem");
+  EXPECT_EQ(done.code, 0);
+  EXPECT_EQ(done.err, "");
+  EXPECT_EQ(json::parse(done.out)["signature_checked"], true);
+  EXPECT_EQ(runner("verify @signed.pt --trusted-keys @other.pem").code, 3);
+}
+
+TEST(cli, verify_json_and_outputs) {
+  const TemporaryFolder folder;
+  const std::string file = (folder / "actual.safetensors").string();
+  const Done done = runner("verify @edited.pt --json --outputs " + file);
+  EXPECT_EQ(done.code, 1);
+  const json said = json::parse(done.out);
+  EXPECT_EQ(said["name"], "tiny");
+  EXPECT_EQ(said["agreed"], false);
+  const json& result = said["results"].at(0);
+  EXPECT_EQ(result["case"], 0);
+  EXPECT_EQ(result["case_name"], "one");
+  EXPECT_EQ(result["step"], 0);
+  EXPECT_EQ(result["output"], "y");
+  EXPECT_EQ(result["max_abs"], 0.5);
+  EXPECT_EQ(result["bit_identical"], false);
+  TensorMap actual = read_safetensors(bytes_of(file));
+  EXPECT_EQ(actual.at("0/0/out/y").sizes(), (std::vector<std::int64_t>{2, 3}));
+  const json nan = json::parse(runner("verify @nan.pt --json").out)["results"][0];
+  EXPECT_TRUE(nan["max_abs"].is_null() && nan["max_rel"].is_null() && nan["max_ulp"].is_null());
+  EXPECT_TRUE(contains(nan["reason"], "NaN"));
+}
+
+TEST(cli, run_on_every_kind_of_file) {
+  const TemporaryFolder folder;
+  const at::Tensor expected = read_npy(bytes_of(artefact("numbers.npy"))) * 2 + 1;
+  for (const char* input : {"numbers.npz", "numbers.npy", "numbers.safetensors"}) {
+    for (const char* output : {"y.npz", "y.npy", "y.safetensors"}) {
+      const std::string file = (folder / output).string();
+      const Done done = runner(std::string("run @tiny.pt --input @") + input + " --output " + file);
+      EXPECT_EQ(done.code, 0) << done.err;
+      EXPECT_EQ(done.out, "");
+      EXPECT_TRUE(same(read_tensors(file, "y").at("y"), expected)) << input << " " << output;
+    }
+  }
+  const Done plain = runner("run @plain.pt --input @positional.npz");
+  EXPECT_EQ(plain.code, 0);
+  EXPECT_TRUE(contains(plain.err, "nothing vouches for it"));
+  EXPECT_EQ(json::parse(plain.out)["output"][0][2], 7.0);
+}
+
+TEST(cli, run_carries_state_over_lines_and_files) {
+  const Done done = runner("run @counter.pt --input -",
+                           "{\"x\": [[1, 2]]}\n\n{\"x\": [[1, 2]]}\n"
+                           "{\"x\": [[1, 2]], \"h\": [[10, 10]]}\n{\"x\": [[1, 2]]}\n");
+  EXPECT_EQ(done.code, 0) << done.err;
+  EXPECT_EQ(done.out,
+            "{\"sum\":[[1.0,2.0]],\"twice\":[[2.0,4.0]]}\n"
+            "{\"sum\":[[2.0,4.0]],\"twice\":[[4.0,8.0]]}\n"
+            "{\"sum\":[[11.0,12.0]],\"twice\":[[22.0,24.0]]}\n"
+            "{\"sum\":[[12.0,14.0]],\"twice\":[[24.0,28.0]]}\n");
+  const TemporaryFolder folder;
+  write_tensors(folder / "x.npy", {{"x", floats({1, 2}, {1, 2})}});
+  const std::string x = (folder / "x.npy").string();
+  const std::string file = (folder / "y.npz").string();
+  EXPECT_EQ(runner("run @counter.pt --input " + x + " --input " + x + " --output " + file).code, 0);
+  EXPECT_TRUE(same(read_tensors(file, "").at("sum"), floats({2, 4}, {1, 2})));
+}
+
+TEST(cli, run_says_which_line_is_wrong) {
+  const Done done = runner("run @tiny.pt --input -", "{\"x\": [[1,2,3]]}\n{\"x\": [[1,2]]}\n");
+  EXPECT_EQ(done.code, 4);
+  EXPECT_EQ(done.out, "{\"y\":[[3.0,5.0,7.0]]}\n");
+  EXPECT_TRUE(
+      contains(done.err, "error: line 2: input 'x': expected float32[batch,3], got float32[1,2]"));
+  EXPECT_TRUE(
+      contains(runner("run @tiny.pt --input -", "{\"x\": 1, \"x\": 2}").err, "occurs twice"));
+}
+
+TEST(cli, labels) {
+  const Done done = runner("run @tiny.pt --input - --labels", "{\"x\": [[1,2,3],[9,2,3]]}\n");
+  EXPECT_EQ(done.code, 0);
+  EXPECT_EQ(done.out, "blue\nred\n");
+  const Done words =
+      runner("run @fizzbuzz.pt --input - --labels",
+             R"({"x": [[1,1,1,1,0,0,0,0,0,0],[1,1,0,0,0,0,0,0,0,0],[1,0,1,0,0,0,0,0,0,0]]})");
+  EXPECT_EQ(words.out, "fizzbuzz\nfizz\nbuzz\n");
+  EXPECT_EQ(runner("run @tiny.pt --input - --labels --output -").code, 2);
+}
+
+TEST(cli, bench_json) {
+  const Done done = runner("bench @fizzbuzz.pt --batch 1,32 --seconds 0.01 --json");
+  EXPECT_EQ(done.code, 0) << done.err;
+  const json said = json::parse(done.out);
+  EXPECT_EQ(said["name"], "fizzbuzz");
+  ASSERT_EQ(said["results"].size(), 2U);
+  for (const char* key :
+       {"method", "batch", "threads", "p50_us", "p90_us", "p99_us", "rows_per_s"}) {
+    EXPECT_TRUE(said["results"][1].contains(key)) << key;
+  }
+  EXPECT_EQ(said["results"][1]["batch"], 32);
+}
+
+}  // namespace
+}  // namespace torchship

@@ -1,0 +1,508 @@
+"""Makes what the C++ tests read: archives of our models, odd and broken archives, tensor files.
+
+    python make_artefacts.py FOLDER
+
+The models go through the exporter. The others are put together here, by docs/archive.md alone, so
+that a mistake that exporter and reader share would show.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import struct
+import sys
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from safetensors.torch import save, save_file
+from torch import Tensor, nn
+
+from torchship.script.export import export
+from torchship.script.target import find_target
+
+MODELS = ("fizzbuzz", "lstm", "moba", "bobnet")
+MANIFEST = "extra/torchship/manifest.json"
+GOLDEN = "extra/torchship/golden.safetensors"
+Json = dict[str, Any]
+
+
+class Tiny(nn.Module):
+    """2 x + 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return float32[batch, 3]."""
+        return x * 2 + 1
+
+
+class Point(NamedTuple):
+    """A NamedTuple argument."""
+
+    left: Tensor
+    right: Tensor
+
+
+class Odd(nn.Module):
+    """Every kind of argument; the result says what came in."""
+
+    def forward(
+        self,
+        pair: tuple[Tensor, Tensor],
+        xs: list[Tensor],
+        named: dict[str, Tensor],
+        point: Point,
+        text: str,
+        count: int,
+        scale: float,
+        flag: bool,
+        extra: tuple[Tensor, Tensor] | None = None,
+        bias: float = 0.5,
+    ) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
+        """Return a float32 sum, a dict of it, and the list turned round."""
+        total = pair[0] - pair[1] + point.left * 2 - point.right
+        for index, x in enumerate(xs):
+            total = total + (index + 1) * x
+        for key, value in named.items():
+            total = total + len(key) * value
+        if extra is not None:
+            total = total + 100 * extra[0] - 10 * extra[1]
+        total = total * scale + count + bias + len(text)
+        if flag:
+            total = -total
+        turned: list[Tensor] = []
+        for index in range(len(xs)):
+            turned.append(xs[len(xs) - 1 - index])
+        return total, {"total": total}, turned
+
+
+class Counter(nn.Module):
+    """Adds up its inputs: recurrent state that starts as zeros."""
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the doubled sum and the sum, float32[batch, 2]."""
+        h = h + x
+        return h * 2, h
+
+
+class Raises(nn.Module):
+    """Forbids large values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x, or raise."""
+        if float(x.max()) > 10:
+            raise ValueError("a value above 10 is forbidden")
+        return torch.matmul(x, torch.ones(3, 2))
+
+    @torch.jit.export
+    def broken(self, x: Tensor) -> Tensor:
+        """Multiply what does not fit."""
+        return torch.matmul(x, torch.ones(4, 2))
+
+
+class Nan(nn.Module):
+    """Always NaN."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return NaN of x's shape."""
+        return x * float("nan")
+
+
+def tensor(name: str, dtype: str, *shape: int | str | None) -> Json:
+    """Return a tensor node."""
+    return {"kind": "tensor", "name": name, "dtype": dtype, "shape": list(shape)}
+
+
+def argument(name: str, value: Json, required: bool = True) -> Json:
+    """Return an argument of a method."""
+    return {"name": name, "required": required, "value": value}
+
+
+def manifest(name: str, methods: Json, golden: list[Json]) -> Json:
+    """Return a manifest without its digests."""
+    return {
+        "format": 1,
+        "name": name,
+        "version": "1",
+        "description": "",
+        "source": {"factory": "make_artefacts:none", "kwargs": {}, "git_commit": None},
+        "torch": torch.__version__,
+        "mode": "script",
+        "parameters": 0,
+        "methods": methods,
+        "golden": golden,
+        "labels": {},
+        "metrics": {},
+        "custom_ops": [],
+    }
+
+
+def torchscript(module: nn.Module) -> bytes:
+    """Return the bytes that torch.jit.save writes."""
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(module.eval()), buffer)
+    return buffer.getvalue()
+
+
+def records_of(script: bytes) -> dict[str, bytes]:
+    """Return every record by its name below the top folder."""
+    with zipfile.ZipFile(io.BytesIO(script)) as file:
+        return {name.partition("/")[2]: file.read(name) for name in file.namelist()}
+
+
+def digests(records: dict[str, bytes]) -> dict[str, str]:
+    """Return the SHA-256 of each record."""
+    return {name: hashlib.sha256(data).hexdigest() for name, data in records.items()}
+
+
+def append(script: bytes, entries: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
+    """Return the zip with entries added."""
+    buffer = io.BytesIO(script)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a doubled name is what some tests want
+        with zipfile.ZipFile(buffer, "a", method) as file:
+            for name, data in entries.items():
+                file.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data, method)
+    return buffer.getvalue()
+
+
+def pack(
+    script: bytes,
+    said: Json,
+    golden: dict[str, Tensor],
+    method: int = zipfile.ZIP_STORED,
+    drop: str = "",
+) -> bytes:
+    """Return an archive; the record `drop` is left out of the manifest's list."""
+    with zipfile.ZipFile(io.BytesIO(script)) as file:
+        top = file.namelist()[0].partition("/")[0]
+    own = {name: value.clone() for name, value in golden.items()}  # safetensors shares no memory
+    records = records_of(script) | {GOLDEN: save(own)}
+    said = {**said, "records": said.get("records") or digests(records)}
+    said["records"] = {name: value for name, value in said["records"].items() if name != drop}
+    added = {f"{top}/{GOLDEN}": records[GOLDEN], f"{top}/{MANIFEST}": json.dumps(said).encode()}
+    return append(script, added, method)
+
+
+def tiny_manifest() -> Json:
+    """Return what an archive of `Tiny` says."""
+    forward = {
+        "inputs": [argument("x", tensor("x", "float32", "batch", 3))],
+        "outputs": tensor("y", "float32", "batch", 3),
+        "state": [],
+        "tolerances": {"y": {"atol": 1e-6, "rtol": 1e-6}},
+    }
+    said = manifest(
+        "tiny", {"forward": forward}, [{"name": "one", "method": "forward", "steps": 1}]
+    )
+    return {**said, "labels": {"y": ["red", "green", "blue"]}}
+
+
+def tiny_golden() -> dict[str, Tensor]:
+    """Return the golden case of `Tiny`."""
+    x = torch.tensor([[0.5, -1.25, 3.0], [7.0, 0.1, -0.2]])
+    return {"0/0/in/x": x, "0/0/out/y": x * 2 + 1}
+
+
+def make_tiny(folder: Path) -> None:
+    """Write `tiny.pt`, its broken relatives, and its signatures."""
+    script = torchscript(Tiny())
+    said, golden = tiny_manifest(), tiny_golden()
+
+    def write(name: str, data: bytes) -> None:
+        (folder / f"{name}.pt").write_bytes(data)
+
+    good = pack(script, said, golden)
+    with zipfile.ZipFile(io.BytesIO(script)) as file:
+        top = file.namelist()[0].partition("/")[0]
+    write("tiny", good)
+    write("plain", script)
+    write("deflated", pack(script, said, golden, zipfile.ZIP_DEFLATED))
+    write("bzip2", pack(script, said, golden, zipfile.ZIP_BZIP2))
+    write("future", pack(script, {"format": 2, "name": 7}, golden))
+    write("unlisted", pack(script, said, golden, drop="data.pkl"))
+    listed = digests(records_of(script) | {GOLDEN: save(golden)})
+    write("missing", pack(script, {**said, "records": listed | {"gone": "0" * 64}}, golden))
+    write("digest", pack(script, {**said, "records": listed | {"data.pkl": "0" * 64}}, golden))
+    write("doubled", append(good, {f"{top}/data.pkl": b"again"}))
+    write("two_tops", append(good, {"other/data.pkl": b"x"}))
+    write("dotdot", append(good, {f"{top}/../data.pkl": b"x"}))
+    write(
+        "no_golden",
+        append(
+            script,
+            {
+                f"{top}/{MANIFEST}": json.dumps(
+                    {**said, "records": digests(records_of(script))}
+                ).encode()
+            },
+        ),
+    )
+    write("stray_golden", pack(script, said, golden | {"0/1/in/x": golden["0/0/in/x"]}))
+    write("no_cases", pack(script, {**said, "golden": []}, {}))
+    write("custom_op", pack(script, {**said, "custom_ops": ["nowhere::nothing"]}, golden))
+    write(
+        "not_torchscript",
+        pack(append(b"", {f"{top}/data.pkl": b"junk"}), {**said, "records": {}}, golden),
+    )
+    encrypted = bytearray(good)
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # the general purpose flags
+        encrypted[encrypted.find(mark) + offset] |= 1
+    write("encrypted", bytes(encrypted))
+
+    edited = {**golden, "0/0/out/y": golden["0/0/out/y"] + torch.tensor([0.0, 0.5, 0.0])}
+    write("edited", pack(script, said, edited))
+    wide = {**golden, "0/0/out/y": golden["0/0/out/y"].double()}
+    write("wide", pack(script, said, wide))
+    short = {**golden, "0/0/out/y": golden["0/0/out/y"][:1]}
+    write("short", pack(script, said, short))
+    write("nan", pack(torchscript(Nan()), said, golden))
+    said["methods"]["forward"]["outputs"] = tensor("y", "float64", "batch", 3)
+    write("liar", pack(script, said, wide))
+    said["methods"]["forward"]["outputs"] = {
+        "kind": "tuple",
+        "items": [tensor("y", "float32", "batch", 3), tensor("z", "float32", "batch", 3)],
+    }
+    said["methods"]["forward"]["tolerances"]["z"] = {"atol": 0, "rtol": 0}
+    write("tuple_liar", pack(script, said, golden | {"0/0/out/z": golden["0/0/out/y"]}))
+
+
+def make_signatures(folder: Path) -> None:
+    """Write keys, and signed copies of `tiny.pt`."""
+    ours, other = (Ed25519PrivateKey.from_private_bytes(bytes([n] * 32)) for n in (1, 2))
+
+    def pem(*keys: Any) -> bytes:
+        form = serialization.PublicFormat.SubjectPublicKeyInfo
+        return b"".join(k.public_key().public_bytes(serialization.Encoding.PEM, form) for k in keys)
+
+    data = (folder / "tiny.pt").read_bytes()
+    (folder / "ours.pem").write_bytes(pem(ours))
+    (folder / "both.pem").write_bytes(pem(other, ours))
+    (folder / "other.pem").write_bytes(pem(other))
+    (folder / "rsa.pem").write_bytes(pem(rsa.generate_private_key(65537, 2048)))
+    (folder / "empty.pem").write_bytes(b"no key here\n")
+    (folder / "damaged.pem").write_bytes(pem(ours).replace(b"M", b"?", 1))
+    signature = ours.sign(data)
+    for name, content in (
+        ("signed", signature),
+        ("short_signature", signature[:63]),
+        ("wrong_signature", bytes([signature[0] ^ 1]) + signature[1:]),
+    ):
+        (folder / f"{name}.pt").write_bytes(data)
+        (folder / f"{name}.pt.sig").write_bytes(content)
+    # Signed correctly, but no archive at all: shows that the signature comes first.
+    (folder / "signed_junk.pt").write_bytes(b"junk")
+    (folder / "signed_junk.pt.sig").write_bytes(ours.sign(b"junk"))
+    (folder / "unsigned_junk.pt").write_bytes(b"junk")
+    (folder / "unsigned_junk.pt.sig").write_bytes(signature)
+
+
+def make_odd(folder: Path) -> None:
+    """Write the archive whose method takes every kind of argument."""
+
+    def pair(prefix: str, *names: str) -> list[Json]:
+        return [tensor(f"{prefix}.{name}", "float32", "n") for name in names]
+
+    inputs = [
+        argument("pair", {"kind": "tuple", "items": pair("pair", "0", "1"), "fields": None}),
+        argument("xs", {"kind": "list", "items": None, "element": tensor("xs.*", "float32", "n")}),
+        argument(
+            "named",
+            {
+                "kind": "dict",
+                "keys": ["a", "bb"],
+                "items": pair("named", "a", "bb"),
+                "element": None,
+            },
+        ),
+        argument(
+            "point",
+            {"kind": "tuple", "items": pair("point", "left", "right"), "fields": ["left", "right"]},
+        ),
+        argument("text", {"kind": "str", "name": "text"}),
+        argument("count", {"kind": "int", "name": "count"}),
+        argument("scale", {"kind": "float", "name": "scale"}),
+        argument("flag", {"kind": "bool", "name": "flag"}),
+        argument(
+            "extra",
+            {"kind": "optional", "item": {"kind": "tuple", "items": pair("extra", "0", "1")}},
+            False,
+        ),
+        argument("bias", {"kind": "float", "name": "bias"}, False),
+    ]
+    outputs = {
+        "kind": "tuple",
+        "items": [
+            tensor("output.0", "float32", "n"),
+            {"kind": "dict", "element": tensor("output.1.*", "float32", "n")},
+            {"kind": "list", "element": tensor("output.2.*", "float32", "n")},
+        ],
+    }
+    zero = {"atol": 0, "rtol": 0}
+    names = ("output.0", "output.1.*", "output.2.*")
+    forward = {"inputs": inputs, "outputs": outputs, "tolerances": dict.fromkeys(names, zero)}
+    cases = [{"name": n, "method": "forward", "steps": 1} for n in ("without", "with")]
+    golden: dict[str, Tensor] = {}
+    for number in range(2):
+        g = torch.Generator().manual_seed(number)
+        a, b, c, d, e, f, h, k, m, n = torch.randn(10, number + 2, generator=g).unbind()
+        extra = (m, n) if number else None
+        flat = {
+            "pair.0": a,
+            "pair.1": b,
+            "xs.0": c,
+            "xs.1": d,
+            "named.a": e,
+            "named.bb": f,
+            "point.left": h,
+            "point.right": k,
+            "text": torch.tensor(list(b"ship!"), dtype=torch.uint8),
+            "count": torch.tensor(3),
+            "scale": torch.tensor(0.1, dtype=torch.float64),
+            "flag": torch.tensor(bool(number)),
+        }
+        if extra:
+            flat |= {"extra.0": m, "extra.1": n, "bias": torch.tensor(0.25, dtype=torch.float64)}
+        total, by_name, turned = Odd()(
+            (a, b),
+            [c, d],
+            {"a": e, "bb": f},
+            Point(h, k),
+            "ship!",
+            3,
+            0.1,
+            bool(number),
+            extra,
+            0.25 if extra else 0.5,
+        )
+        golden |= {f"{number}/0/in/{name}": value.clone() for name, value in flat.items()}
+        golden |= {
+            f"{number}/0/out/output.0": total.clone(),
+            f"{number}/0/out/output.1.total": by_name["total"].clone(),
+            f"{number}/0/out/output.2.0": turned[0].clone(),
+            f"{number}/0/out/output.2.1": turned[1].clone(),
+        }
+    said = manifest("odd", {"forward": forward}, cases)
+    (folder / "odd.pt").write_bytes(pack(torchscript(Odd()), said, golden))
+    (folder / "odd_plain.pt").write_bytes(torchscript(Odd()))
+
+
+def make_state(folder: Path) -> None:
+    """Write `counter.pt` and `raises.pt`."""
+    forward = {
+        "inputs": [
+            argument("x", tensor("x", "float32", "batch", 2)),
+            argument("h", tensor("h", "float32", "batch", 2)),
+        ],
+        "outputs": {
+            "kind": "tuple",
+            "items": [tensor("twice", "float32", "batch", 2), tensor("sum", "float32", "batch", 2)],
+        },
+        "state": [{"input": "h", "output": "sum", "start": "zeros"}],
+        "tolerances": {"twice": {"atol": 0, "rtol": 0}, "sum": {"atol": 0, "rtol": 0}},
+    }
+    golden: dict[str, Tensor] = {}
+    h = torch.tensor([[10.0, 20.0]])
+    golden["0/0/in/h"] = h
+    for step in range(3):
+        x = torch.tensor([[1.0 + step, -2.0 * step]])
+        h = h + x
+        golden |= {f"0/{step}/in/x": x, f"0/{step}/out/twice": h * 2, f"0/{step}/out/sum": h}
+    said = manifest(
+        "counter", {"forward": forward}, [{"name": "three steps", "method": "forward", "steps": 3}]
+    )
+    script = torchscript(Counter())
+    (folder / "counter.pt").write_bytes(pack(script, said, golden))
+    late = pack(script, said, golden | {"0/1/in/h": torch.zeros(1, 2)})
+    (folder / "late_state.pt").write_bytes(late)
+
+    method = {
+        "inputs": [argument("x", tensor("x", "float32", "batch", 3))],
+        "outputs": tensor("output", "float32", "batch", 2),
+        "state": [],
+        "tolerances": {"output": {"atol": 0, "rtol": 0}},
+    }
+    said = manifest(
+        "raises",
+        {"forward": method, "broken": method},
+        [{"name": "too large", "method": "forward", "steps": 1}],
+    )
+    golden = {"0/0/in/x": torch.full((1, 3), 11.0), "0/0/out/output": torch.zeros(1, 2)}
+    (folder / "raises.pt").write_bytes(pack(torchscript(Raises()), said, golden))
+
+
+def make_tensors(folder: Path) -> None:
+    """Write npy, npz and safetensors files; the C++ tests know their numbers."""
+    grid = np.arange(6, dtype="<f4").reshape(2, 3)
+    arrays: dict[str, Any] = {
+        "c_order": grid,
+        "fortran": np.asfortranarray(grid),
+        "fortran_3d": np.asfortranarray(np.arange(24, dtype="<i8").reshape(2, 3, 4)),
+        "scalar": np.array(2.5, "<f8"),
+        "vector": np.arange(5, dtype="<u2"),
+        "empty": np.zeros((0, 3), "<f4"),
+        "truth": np.array([True, False]),
+        "half": np.array([0.5, -2.0], "<f2"),
+        "big_endian": grid.astype(">f4"),
+        "text": np.array("grüße 🚢"),
+        "texts": np.array(["a", "b"]),
+        "complex": np.zeros(2, "<c8"),
+        "records": np.zeros(2, [("a", "<f4")]),
+    }
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    np.save(folder / "objects.npy", np.array([{}], object), allow_pickle=True)
+    for major in (2, 3):
+        with (folder / f"version{major}.npy").open("wb") as file:
+            np.lib.format.write_array(file, grid, version=(major, 0))
+    np.savez(folder / "stored.npz", x=grid, y=arrays["vector"])
+    np.savez_compressed(folder / "deflated.npz", x=np.tile(grid, (100, 1)), y=arrays["vector"])
+    np.savez(folder / "numbers.npz", x=tiny_golden()["0/0/in/x"].numpy())
+    np.savez(folder / "positional.npz", tiny_golden()["0/0/in/x"].numpy())
+    np.save(folder / "numbers.npy", tiny_golden()["0/0/in/x"].numpy())
+    dtypes = (
+        torch.bool,
+        torch.uint8,
+        torch.uint16,
+        torch.uint32,
+        torch.uint64,
+        torch.int8,
+        torch.int16,
+        torch.int32,
+        torch.int64,
+        torch.float16,
+        torch.bfloat16,
+        torch.float32,
+        torch.float64,
+    )
+    every = {str(d).removeprefix("torch."): torch.tensor([[1, 0, 1]]).to(d) for d in dtypes}
+    save_file(every, folder / "every.safetensors", {"made by": "the tests"})
+    save_file({"x": tiny_golden()["0/0/in/x"]}, folder / "numbers.safetensors")
+    header = b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+    (folder / "by_hand.safetensors").write_bytes(
+        struct.pack("<Q", len(header)) + header + struct.pack("<2f", 1.5, -2.0)
+    )
+
+
+def main(folder: Path) -> None:
+    """Write everything into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    for model in MODELS:
+        export(find_target(model, None, {}), folder / f"{model}.pt")
+    make_tiny(folder)
+    make_signatures(folder)
+    make_odd(folder)
+    make_state(folder)
+    make_tensors(folder)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

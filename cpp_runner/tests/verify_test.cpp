@@ -1,0 +1,147 @@
+#include <torchship/error.h>
+#include <torchship/runtime.h>
+#include <torchship/verify.h>
+
+#include "support.h"
+
+#include <ATen/ops/empty.h>
+
+#include <cmath>
+#include <limits>
+
+namespace torchship {
+namespace {
+
+using namespace torchship::testing;
+
+constexpr float inf = std::numeric_limits<float>::infinity();
+
+Difference compare(std::vector<float> actual, std::vector<float> golden, Tolerance tolerance = {}) {
+  const auto count = static_cast<std::int64_t>(actual.size());
+  return torchship::compare(floats(std::move(actual), {count}), floats(std::move(golden), {count}),
+                            tolerance);
+}
+
+TEST(verify, ulp_by_hand) {
+  const float next = std::nextafterf(1.0F, 2.0F);
+  EXPECT_EQ(compare({1.0F}, {1.0F}).max_ulp, 0U);
+  EXPECT_EQ(compare({next}, {1.0F}).max_ulp, 1U);
+  EXPECT_EQ(compare({std::nextafterf(1.0F, 0.0F)}, {next}).max_ulp, 2U);
+  EXPECT_EQ(compare({-next}, {-1.0F}).max_ulp, 1U);
+  EXPECT_EQ(compare({1e-45F}, {-1e-45F}).max_ulp, 2U);  // the smallest of both signs, zero between
+  EXPECT_EQ(compare({2.0F}, {1.0F}).max_ulp, 1U << 23U);
+  EXPECT_EQ(compare({inf}, {std::numeric_limits<float>::max()}).max_ulp, 1U);
+  const auto of = [](double a, double b, at::ScalarType dtype) {
+    return torchship::compare(at::tensor(a, at::kDouble).to(dtype),
+                              at::tensor(b, at::kDouble).to(dtype), {})
+        .max_ulp;
+  };
+  EXPECT_EQ(of(1.0009765625, 1.0, at::kHalf), 1U);
+  EXPECT_EQ(of(1.0078125, 1.0, at::kBFloat16), 1U);
+  EXPECT_EQ(of(1.0 + 0x1p-52, 1.0, at::kDouble), 1U);
+  EXPECT_EQ(of(2.0, -2.0, at::kDouble), std::uint64_t{2} << 62U);
+  EXPECT_EQ(of(7, -3, at::kLong), 10U);
+}
+
+TEST(verify, zeros_of_both_signs_agree_without_being_identical) {
+  const Difference difference = compare({-0.0F}, {0.0F});
+  EXPECT_TRUE(difference.agreed);
+  EXPECT_EQ(difference.max_ulp, 0U);
+  EXPECT_FALSE(difference.bit_identical);
+  EXPECT_TRUE(compare({1.5F}, {1.5F}).bit_identical);
+}
+
+TEST(verify, tolerances_add_up) {
+  // 0.5 is within 0.25 + 0.25 * 1, exactly; a hair less is not enough
+  EXPECT_TRUE(compare({1.5F}, {1.0F}, {.atol = 0.25, .rtol = 0.25}).agreed);
+  EXPECT_FALSE(compare({1.5F}, {1.0F}, {.atol = 0.25, .rtol = 0.2499}).agreed);
+  EXPECT_FALSE(compare({1.5F}, {1.0F}, {.atol = 0.2499, .rtol = 0.25}).agreed);
+  // rtol goes with the golden value, not with ours
+  EXPECT_FALSE(compare({2.0F}, {1.0F}, {.atol = 0, .rtol = 0.5}).agreed);
+  EXPECT_TRUE(compare({1.0F}, {2.0F}, {.atol = 0, .rtol = 0.5}).agreed);
+}
+
+TEST(verify, largest_differences) {
+  const Difference difference = compare({1.0F, 4.0F, 0.0F}, {1.0F, 2.0F, 0.5F});
+  EXPECT_FALSE(difference.agreed);
+  EXPECT_EQ(difference.max_abs, 2.0);
+  EXPECT_EQ(difference.max_rel, 1.0);
+  EXPECT_EQ(difference.reason, "at [1]: got 4, golden 2");
+  const double smallest = std::numeric_limits<float>::min();
+  EXPECT_EQ(compare({1e-38F}, {0.0F}).max_rel, static_cast<double>(1e-38F) / smallest);
+}
+
+TEST(verify, infinities_agree_only_with_themselves) {
+  const Tolerance wide{.atol = 1, .rtol = 1};
+  EXPECT_TRUE(compare({inf, -inf}, {inf, -inf}).agreed);
+  EXPECT_FALSE(compare({1.0F}, {inf}, wide).agreed);
+  EXPECT_FALSE(compare({inf}, {1.0F}, wide).agreed);
+  EXPECT_FALSE(compare({-inf}, {inf}, wide).agreed);
+}
+
+TEST(verify, nan_dtype_and_shape_are_mismatches) {
+  const Tolerance wide{.atol = 1e9, .rtol = 1};
+  for (const Difference& difference :
+       {compare({NAN}, {1.0F}, wide), compare({1.0F}, {NAN}, wide), compare({NAN}, {NAN}, wide),
+        torchship::compare(floats({1}, {1}), floats({1}, {1}).to(at::kDouble), wide),
+        torchship::compare(floats({1, 2}, {1, 2}), floats({1, 2}, {2, 1}), wide)}) {
+    EXPECT_FALSE(difference.agreed);
+    EXPECT_FALSE(difference.max_abs || difference.max_rel || difference.max_ulp);
+    EXPECT_FALSE(difference.reason.empty());
+  }
+  EXPECT_TRUE(torchship::compare(at::empty({0, 3}), at::empty({0, 3}), {}).agreed);
+}
+
+TEST(verify, large_integers_are_compared_exactly) {
+  const auto wide = [](std::int64_t value) { return at::tensor(value, at::kLong); };
+  const std::int64_t large = (std::int64_t{1} << 53) + 1;
+  EXPECT_FALSE(torchship::compare(wide(large), wide(large - 1), {}).agreed);
+  EXPECT_EQ(torchship::compare(wide(INT64_MAX), wide(INT64_MIN), {}).max_ulp, UINT64_MAX);
+  EXPECT_TRUE(torchship::compare(wide(large), wide(large), {}).agreed);
+}
+
+VerifyReport report(const std::string& name, int repeat = 3) {
+  configure_runtime();
+  return verify(Archive(artefact(name + ".pt")), repeat);
+}
+
+TEST(verify, the_models_are_bit_identical) {
+  for (const char* name : {"fizzbuzz", "lstm", "moba", "bobnet", "odd", "counter", "tiny"}) {
+    const VerifyReport result = report(name);
+    EXPECT_TRUE(result.agreed) << name;
+    EXPECT_FALSE(result.results.empty());
+    for (const OutputResult& output : result.results) {
+      EXPECT_TRUE(output.difference.bit_identical) << name << " " << output.output;
+    }
+    EXPECT_EQ(result.actual.size(), result.results.size());
+  }
+}
+
+TEST(verify, whatever_differs_is_a_mismatch) {
+  for (const auto& [name, reason] : std::vector<std::pair<const char*, const char*>>{
+           {"edited", "at [0,1]: got -1.5, golden -1"},
+           {"wide", "expected float64[2,3], got float32[2,3]"},
+           {"short", "expected float32[1,3], got float32[2,3]"},
+           {"nan", "holds NaN at [0,0]"},
+           {"tuple_liar", "where a tuple was promised"},
+           {"raises", "a value above 10 is forbidden"}}) {
+    const VerifyReport result = report(name);
+    EXPECT_FALSE(result.agreed) << name;
+    EXPECT_TRUE(contains(result.results.at(0).difference.reason, reason)) << name;
+  }
+}
+
+TEST(verify, the_steps_carry_their_own_state) {
+  const VerifyReport result = report("counter", 1);
+  ASSERT_EQ(result.results.size(), 6U);
+  EXPECT_TRUE(same(result.actual.at("0/2/out/sum"), floats({16, 14}, {1, 2})));
+}
+
+TEST(verify, nothing_to_compare_with_is_no_agreement) {
+  EXPECT_TRUE(
+      contains(message_of<ArchiveError>([] { report("plain"); }), "nothing vouches for it"));
+  EXPECT_TRUE(contains(message_of<ArchiveError>([] { report("no_cases"); }), "no golden case"));
+}
+
+}  // namespace
+}  // namespace torchship

@@ -1,0 +1,125 @@
+"""Data sets, checked against the digests of the published files, from a folder or a download.
+
+With TORCHSHIP_DATA set, files are read from that folder (`mnist/*.gz`) and nothing is downloaded;
+otherwise they are fetched once into the user's cache.
+"""
+
+import gzip
+import hashlib
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pooch.core import retrieve
+from pooch.utils import os_cache
+from torch import Tensor
+
+from torchship.models.errors import DataDamagedError, DataMissingError
+
+MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Images uint8[count, 784], raw pixels row by row, and labels int64[count], 0..9."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class _File:
+    name: str
+    header: int
+    """Bytes before the data; the IDX format, http://yann.lecun.com/exdb/mnist."""
+    packed: str
+    """SHA-256 of the .gz on the mirrors; a copy in a folder may be packed differently."""
+    content: str
+    """SHA-256 of the content."""
+
+
+_IMAGES_HEADER, _LABELS_HEADER = 16, 8
+_FILES = {
+    "train": (
+        _File(
+            "train-images-idx3-ubyte.gz",
+            _IMAGES_HEADER,
+            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        ),
+        _File(
+            "train-labels-idx1-ubyte.gz",
+            _LABELS_HEADER,
+            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        ),
+    ),
+    "test": (
+        _File(
+            "t10k-images-idx3-ubyte.gz",
+            _IMAGES_HEADER,
+            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        ),
+        _File(
+            "t10k-labels-idx1-ubyte.gz",
+            _LABELS_HEADER,
+            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        ),
+    ),
+}
+
+
+def mnist(split: Literal["train", "test"]) -> Digits:
+    """Return the 60,000 training or the 10,000 test digits of MNIST (LeCun et al., 1998).
+
+    Raises:
+        DataMissingError: a file is not there, and cannot be downloaded.
+        DataDamagedError: a file's content is not the published one.
+    """
+    images, labels = (_content(file) for file in _FILES[split])
+    return Digits(images.reshape(-1, 28 * 28), labels.long())
+
+
+def _content(file: _File) -> Tensor:
+    path = _locate(file)
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except FileNotFoundError:
+        raise DataMissingError(
+            f"{path} is not there: TORCHSHIP_DATA must name a folder that holds mnist/{file.name}"
+        ) from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataDamagedError(f"{path} is not a whole gzip file: {error}") from None
+    except OSError as error:
+        raise DataMissingError(f"{path} cannot be read: {error.strerror}") from None
+    came = hashlib.sha256(content).hexdigest()
+    if came != file.content:
+        raise DataDamagedError(f"{path}: SHA-256 of the content is {came}, expected {file.content}")
+    # A bytearray, because torch warns of memory that it must not write to.
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=file.header)
+
+
+def _locate(file: _File) -> Path:
+    folder = os.environ.get("TORCHSHIP_DATA")
+    if folder:
+        return Path(folder) / "mnist" / file.name
+    cache = Path(os_cache("torchship")) / "mnist"
+    failures = []
+    for mirror in MIRRORS:
+        try:
+            # It downloads to a temporary file, checks it, and only then renames it.
+            return Path(retrieve(mirror + file.name, f"sha256:{file.packed}", file.name, cache))
+        except (OSError, ValueError) as error:
+            failures.append(f"{mirror}: {error}")
+    raise DataMissingError(
+        f"{file.name} is not in the cache and cannot be downloaded; set TORCHSHIP_DATA to a folder "
+        f"that holds mnist/{file.name}\n  " + "\n  ".join(failures)
+    )

@@ -1,0 +1,53 @@
+"""The errors a user can cause here: one class per kind, each with a stable code.
+
+`code` is for programs, `exit_code` for shells.
+"""
+
+
+class ModelsError(Exception):
+    """Base of every error a user can cause; messages say what came and what was expected."""
+
+    code = "models"
+    exit_code = 2
+
+
+class UnknownModelError(ModelsError):
+    """A name that is no model of ours, or a model that has no training recipe."""
+
+    code = "unknown_model"
+    exit_code = 2
+
+
+class NonFiniteError(ModelsError):
+    """A loss or a weight became infinite or NaN, so the training stopped and saved nothing."""
+
+    code = "non_finite"
+    exit_code = 1
+
+
+class WeightsError(ModelsError):
+    """Kept weights that are missing, damaged, or not those their JSON speaks of."""
+
+    code = "bad_weights"
+    exit_code = 3
+
+
+class OutputError(ModelsError):
+    """A folder that cannot be written to."""
+
+    code = "output"
+    exit_code = 2
+
+
+class DataMissingError(ModelsError):
+    """A data set that is neither in TORCHSHIP_DATA, nor in the cache, nor to be downloaded."""
+
+    code = "data_missing"
+    exit_code = 4
+
+
+class DataDamagedError(ModelsError):
+    """A data file whose bytes are not those of the published data set."""
+
+    code = "data_damaged"
+    exit_code = 4

@@ -1,0 +1,268 @@
+"""From an eager module to an archive that was seen to agree with it, or a refusal that says why."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from torchship.script import torchscript
+from torchship.script.archive import Archive, pack, parse_archive
+from torchship.script.cases import (
+    BATCH,
+    derive,
+    dimension_names,
+    flatten_example,
+    leading_symbol,
+    rename_symbol,
+    rows_are_independent,
+)
+from torchship.script.dtypes import BY_NAME
+from torchship.script.eager import refuse_misbehaviour, refuse_non_finite, refuse_training
+from torchship.script.errors import ExportError, TorchShipError
+from torchship.script.files import write_atomic
+from torchship.script.golden import Case, Step, run_case
+from torchship.script.localise import first_difference
+from torchship.script.manifest import (
+    GoldenEntry,
+    Manifest,
+    Method,
+    State,
+    TensorNode,
+    Tolerance,
+)
+from torchship.script.parity import check_case
+from torchship.script.program import Program
+from torchship.script.signature import infer_inputs, infer_outputs
+from torchship.script.target import Target, call_factory
+from torchship.script.torchscript import Mode
+from torchship.script.tree import leaves
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user chose; see `torchship script --help`."""
+
+    name: str | None = None
+    version: str = "1"
+    description: str | None = None
+    mode: Mode = "script"
+    eval_mode: bool = False
+    fixed: bool = False
+    dims: Mapping[str, str] | None = None
+    outputs: Sequence[str] = ()
+    state: Sequence[tuple[str, str, str]] = ()
+
+
+def export(target: Target, path: Path, options: Options | None = None) -> Archive:
+    """Script the target's module, save it as an archive at `path`, and return what was read back.
+
+    The file is written only after the scripted module reproduced every golden case of the eager
+    one, and it is read back and checked before it takes its name.
+
+    Raises:
+        ExportError: the module cannot become an archive; nothing was written.
+        UsageError: the factory fails, or the file cannot be written.
+    """
+    options = options or Options()
+    torchscript.configure()
+    module = call_factory(target.source.factory, target.factory, target.source.kwargs)
+    if options.eval_mode:
+        module.eval()
+    refuse_training(module)
+    refuse_non_finite(module)
+    calls = {name: _complete_calls(module, name, target) for name in target.examples}
+    for name, arguments in calls.items():
+        for number, call in enumerate(arguments):
+            refuse_misbehaviour(module, name, number, call)
+    scripted = torchscript.compile_module(
+        module, options.mode, {name: arguments[0] for name, arguments in calls.items()}
+    )
+    methods = {
+        name: _method(module, scripted, name, calls[name], target, options) for name in calls
+    }
+    manifest = _manifest(target, options, module, methods)
+    manifest = _settle_batch(Program(manifest, module), calls)
+    cases = _golden_cases(Program(manifest, module), target)
+    entries = tuple(GoldenEntry(name=c.name, method=c.method, steps=len(c.steps)) for c in cases)
+    manifest = manifest.model_copy(update={"golden": entries})
+    _check_labels(manifest, cases)
+    archive = parse_archive(path, pack(torchscript.save(scripted), manifest, cases))
+    _agree(archive, module)
+    write_atomic(path, archive.data)
+    return archive
+
+
+def _complete_calls(module: torch.nn.Module, name: str, target: Target) -> list[dict[str, object]]:
+    """Return the first steps that give every state input that any example gives."""
+    if not callable(getattr(module, name, None)):
+        raise ExportError(f"the examples name a method '{name}', which the module does not have")
+    firsts = [steps[0] for steps in target.examples[name]]
+    needed = {
+        state[0].partition(".")[0] for state in target.state.get(name, ()) if state[2] == "zeros"
+    }
+    complete = [first for first in firsts if needed <= set(first)]
+    if not complete:
+        raise ExportError(
+            f"no example of '{name}' gives its state {', '.join(sorted(needed))}: give it in at "
+            "least one, so that its shape is known"
+        )
+    return complete
+
+
+def _method(
+    module: torch.nn.Module,
+    scripted: torch.jit.ScriptModule,
+    name: str,
+    calls: Sequence[Mapping[str, object]],
+    target: Target,
+    options: Options,
+) -> Method:
+    schema = torchscript.schema(scripted, name)
+    dims = options.dims or {
+        place: symbol
+        for place, symbol in target.dims.items()
+        if any(place.split(".")[0] in call for call in calls)
+    }
+    inputs, symbols = infer_inputs(schema, calls, dims, options.fixed)
+    with torch.no_grad():
+        results = [getattr(module, name)(**copy.deepcopy(dict(call))) for call in calls]
+    names = options.outputs or target.outputs.get(name, ())
+    outputs = infer_outputs(schema, results, names, symbols)
+    method = Method(inputs=inputs, outputs=outputs)
+    state = tuple(
+        _state(method, name, *entry) for entry in options.state or target.state.get(name, ())
+    )
+    tolerances = {
+        leaf.name: Tolerance(rtol=BY_NAME[leaf.dtype].rtol, atol=BY_NAME[leaf.dtype].atol)
+        for leaf in leaves(outputs)
+        if isinstance(leaf, TensorNode)
+    }
+    return method.model_copy(update={"state": state, "tolerances": tolerances})
+
+
+def _state(method: Method, name: str, source: str, result: str, start: str) -> State:
+    inputs = {leaf.name: leaf for arg in method.inputs for leaf in leaves(arg.value)}
+    outputs = {leaf.name: leaf for leaf in leaves(method.outputs)}
+    for what, known, given in (("input", inputs, source), ("output", outputs, result)):
+        if given not in known:
+            raise ExportError(
+                f"state names the {what} '{given}', which {name} does not have: "
+                f"expected one of {', '.join(known)}"
+            )
+    a, b = inputs[source], outputs[result]
+    if not isinstance(a, TensorNode) or not isinstance(b, TensorNode) or a.dtype != b.dtype:
+        raise ExportError(f"state output '{result}' does not fit state input '{source}'")
+    return State(input=source, output=result, start=start)  # type: ignore[arg-type]
+
+
+def _manifest(
+    target: Target, options: Options, module: torch.nn.Module, methods: dict[str, Method]
+) -> Manifest:
+    try:
+        return Manifest(
+            name=options.name or target.name,
+            version=options.version,
+            description=target.description if options.description is None else options.description,
+            source=target.source,
+            torch=torch.__version__,
+            mode=options.mode,
+            parameters=sum(parameter.numel() for parameter in module.parameters()),
+            methods=methods,
+            golden=(),
+            labels={name: tuple(labels) for name, labels in target.labels.items()},
+            metrics=dict(target.metrics),
+        )
+    except ValueError as error:
+        raise ExportError(f"the archive cannot be called that: {error}") from None
+
+
+def _settle_batch(program: Program, calls: Mapping[str, Sequence[dict[str, object]]]) -> Manifest:
+    """Call the leading dimension `batch` if its rows are independent; refuse a false `batch`."""
+    methods = {}
+    for name, method in program.manifest.methods.items():
+        inputs = max(
+            (flatten_example(method, call) for call in calls[name]),
+            key=lambda flat: sum(tensor.numel() for tensor in flat.values()),
+        )
+        has_batch = BATCH in dimension_names(method)
+        symbol = BATCH if has_batch else leading_symbol(method)
+        independent = symbol is not None and rows_are_independent(
+            program.call, name, method, symbol, inputs
+        )
+        if has_batch and not independent:
+            raise ExportError(
+                f"the rows of {name}'s dimension '{BATCH}' are not independent: a row alone gives "
+                "other outputs than among others, or an output has no such dimension; requests "
+                "could not be put together; give the dimension another name (--dim)"
+            )
+        if symbol is not None and independent:
+            method = rename_symbol(method, symbol, BATCH)
+        methods[name] = method
+    return program.manifest.model_copy(update={"methods": methods})
+
+
+def _golden_cases(program: Program, target: Target) -> list[Case]:
+    """Run the eager module on the examples and on what is derived from them."""
+    cases = []
+    for name, examples in target.examples.items():
+        method = program.method(name)
+        given = [
+            Case(
+                f"{name} example {number}",
+                name,
+                tuple(Step(flatten_example(method, step)) for step in steps),
+            )
+            for number, steps in enumerate(examples)
+        ]
+        for case in given + derive(name, method, given):
+            try:
+                outputs = run_case(program.call, method, case)
+            except TorchShipError as error:
+                raise ExportError(f"golden case '{case.name}': {error}") from error
+            for index, flat in enumerate(outputs):
+                for output, tensor in flat.items():
+                    if tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
+                        raise ExportError(
+                            f"golden case '{case.name}', step {index}: output '{output}' holds "
+                            "NaN, which no runtime can be compared with"
+                        )
+            steps = zip(case.steps, outputs, strict=True)
+            cases.append(Case(case.name, name, tuple(Step(s.inputs, o) for s, o in steps)))
+    return cases
+
+
+def _check_labels(manifest: Manifest, cases: Sequence[Case]) -> None:
+    for name, labels in manifest.labels.items():
+        sizes = {
+            step.outputs[name].shape[-1]
+            for case in cases
+            for step in case.steps
+            if name in step.outputs and step.outputs[name].dim()
+        }
+        if sizes != {len(labels)}:
+            raise ExportError(
+                f"output '{name}' has {len(labels)} labels: expected as many as its last "
+                f"dimension, {sorted(sizes) or 'and no output has that name'}"
+            )
+
+
+def _agree(archive: Archive, module: torch.nn.Module) -> None:
+    """Refuse an archive whose compiled module does not reproduce the eager one's outputs."""
+    manifest = archive.vouched
+    program = archive.program()
+    for number, case in enumerate(archive.golden):
+        try:
+            differences = check_case(manifest, number, case, program.call)
+        except TorchShipError as error:
+            raise ExportError(f"the compiled module fails where eager runs: {error}") from None
+        wrong = next((d for d in differences if not d.agreed), None)
+        if wrong:
+            where = first_difference(module, program, case)
+            raise ExportError(
+                f"the compiled module does not agree with eager: golden case '{case.name}', "
+                f"output '{wrong.output}': {wrong.reason}{f'; {where}' if where else ''}"
+            )

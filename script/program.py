@@ -1,0 +1,161 @@
+"""A loaded model behind its signature: named tensors in, named tensors out.
+
+Every runtime in Python goes through `Program.call`, so inputs are checked once, in one place,
+before the model sees them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from torchship.script import dtypes
+from torchship.script.errors import InputError, ModelError
+from torchship.script.manifest import Dimension, Leaf, Manifest, Method, Node, TensorNode
+from torchship.script.torchscript import raised_message
+from torchship.script.tree import SCALAR_DTYPES, Flat, build, flatten, leaves, matches
+
+
+class Program:
+    """A module (eager or scripted) that is called by flat names, as its manifest says.
+
+    Calls are as thread-safe as the module is; eval-mode modules without hidden state are.
+    """
+
+    def __init__(self, manifest: Manifest, module: torch.nn.Module) -> None:
+        self.manifest = manifest
+        self.module = module
+
+    def method(self, name: str) -> Method:
+        """Return a method's signature.
+
+        Raises:
+            InputError: there is no such method.
+        """
+        if name not in self.manifest.methods:
+            raise InputError(
+                f"model '{self.manifest.name}' has no method '{name}': "
+                f"it has {_listed(self.manifest.methods)}"
+            )
+        return self.manifest.methods[name]
+
+    def call(self, method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
+        """Check the inputs, run the method, return its named outputs.
+
+        A state input that is not given starts as the manifest says.
+
+        Raises:
+            InputError: the inputs do not fit the signature; nothing was run.
+            ModelError: the model raised.
+        """
+        signature = self.method(method)
+        symbols = check_inputs(signature, inputs)
+        given = dict(inputs) | _starting_state(signature, inputs, symbols)
+        arguments = {}
+        for argument in signature.inputs:
+            try:
+                arguments[argument.name] = build(argument.value, given)
+            except KeyError as missing:
+                name = str(missing.args[0])
+                if not argument.required and not _any_given(argument.value, given):
+                    continue
+                raise InputError(
+                    f"input '{name}' is missing: expected {_all_inputs(signature)}"
+                ) from None
+            except UnicodeDecodeError:
+                raise InputError(f"input '{argument.name}': expected UTF-8 text") from None
+        try:
+            with torch.inference_mode():
+                result = getattr(self.module, method)(**arguments)
+        except Exception as error:
+            raise ModelError(
+                f"model '{self.manifest.name}' method '{method}' raised: {raised_message(error)}"
+            ) from error
+        try:
+            return flatten(signature.outputs, result)
+        except TypeError as error:
+            raise ModelError(
+                f"model '{self.manifest.name}' method '{method}' broke its signature: {error}"
+            ) from None
+
+
+def check_inputs(signature: Method, inputs: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Check names, dtypes and shapes; return the size of each symbol.
+
+    Raises:
+        InputError: naming the input, what came and what was expected.
+    """
+    known = [leaf for argument in signature.inputs for leaf in leaves(argument.value)]
+    symbols: dict[str, int] = {}
+    for name, tensor in inputs.items():
+        leaf = next((leaf for leaf in known if matches(leaf.name, name)), None)
+        if leaf is None:
+            raise InputError(f"unknown input '{name}': expected {_all_inputs(signature)}")
+        _check_leaf(leaf, name, tensor, symbols)
+    return symbols
+
+
+def _check_leaf(leaf: Leaf, name: str, tensor: torch.Tensor, symbols: dict[str, int]) -> None:
+    shape = list(tensor.shape)
+    came = f"{dtypes.name_of(tensor.dtype)}[{','.join(map(str, shape))}]"
+    if not isinstance(leaf, TensorNode):
+        if leaf.kind == "str":
+            fits = tensor.dtype == torch.uint8 and len(shape) == 1
+        else:
+            fits = tensor.dtype == SCALAR_DTYPES[leaf.kind] and shape in ([], [1])
+        if not fits:
+            raise InputError(f"input '{name}': expected {leaf.kind}, got {came}")
+        return
+    expected = f"{leaf.dtype}{shape_text(leaf.shape)}"
+    fits = dtypes.name_of(tensor.dtype) == leaf.dtype and len(shape) == len(leaf.shape)
+    if not fits:
+        raise InputError(f"input '{name}': expected {expected}, got {came}")
+    for size, dimension in zip(shape, leaf.shape, strict=True):
+        if isinstance(dimension, int) and size != dimension:
+            raise InputError(f"input '{name}': expected {expected}, got {came}")
+        if isinstance(dimension, str) and symbols.setdefault(dimension, size) != size:
+            raise InputError(
+                f"input '{name}': expected {expected} with {dimension}={symbols[dimension]}, "
+                f"got {came}"
+            )
+
+
+def shape_text(shape: tuple[Dimension, ...]) -> str:
+    """Return a shape as messages show it: `[batch,510]`, `?` for a dimension of any size."""
+    return "[" + ",".join("?" if size is None else str(size) for size in shape) + "]"
+
+
+def _starting_state(
+    signature: Method, inputs: Mapping[str, torch.Tensor], symbols: Mapping[str, int]
+) -> Flat:
+    """Return the zeros for the state inputs that the caller leaves out and the model needs."""
+    started: Flat = {}
+    nodes = {leaf.name: leaf for argument in signature.inputs for leaf in leaves(argument.value)}
+    for state in signature.state:
+        node = nodes[state.input]
+        if state.start != "zeros" or state.input in inputs or not isinstance(node, TensorNode):
+            continue
+        shape = []
+        for size in node.shape:
+            known = symbols.get(size) if isinstance(size, str) else size
+            if known is None:
+                raise InputError(
+                    f"input '{state.input}' is missing, and its size '{size}' follows from no "
+                    f"other input: expected {node.dtype}{shape_text(node.shape)}"
+                )
+            shape.append(known)
+        started[state.input] = torch.zeros(shape, dtype=dtypes.BY_NAME[node.dtype].torch)
+    return started
+
+
+def _any_given(value: Node, given: Mapping[str, torch.Tensor]) -> bool:
+    return any(matches(leaf.name, name) for leaf in leaves(value) for name in given)
+
+
+def _all_inputs(signature: Method) -> str:
+    return _listed(leaf.name for argument in signature.inputs for leaf in leaves(argument.value))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)

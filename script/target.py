@@ -1,0 +1,195 @@
+"""Finding what the user names: one of our models, or any importable `module:factory`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchship.script.errors import ExportError, UsageError
+from torchship.script.manifest import Source
+
+MODELS = "torchship.models"
+
+# Method name -> its examples; an example is a list of steps; a step is the keyword arguments.
+Examples = dict[str, list[list[dict[str, object]]]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """An eager module's factory, and what its author says of it."""
+
+    name: str
+    source: Source
+    factory: Callable[..., object]
+    examples: Examples
+    description: str = ""
+    dims: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    state: Mapping[str, Sequence[tuple[str, str, str]]] = field(default_factory=dict)
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def find_target(text: str, example: str | None, kwargs: dict[str, Any]) -> Target:
+    """Return the target that a command line names.
+
+    Raises:
+        UsageError: nothing importable has that name; the message says what was tried.
+        ExportError: there is no example, or it is not what it should be.
+    """
+    if ":" not in text:
+        return _our_model(text)
+    factory = import_name(text)
+    if example is None:
+        raise ExportError(
+            f"'{text}' needs --example module:function, a function that returns a list of "
+            "examples, each a dict of keyword arguments for forward"
+        )
+    examples = normalise(import_name(example)(), example)
+    name = text.partition(":")[2].rpartition(".")[2]
+    return Target(name, source_of(text, factory, kwargs), factory, examples)
+
+
+def _our_model(name: str) -> Target:
+    registry = importlib.import_module(f"{MODELS}.registry")
+    if name not in registry.names():
+        raise UsageError(
+            f"there is no model '{name}': ours are {', '.join(registry.names())}; "
+            "a model of yours is named module:factory"
+        )
+    card = registry.get(name)
+    text = f"{card.factory.__module__}:{card.factory.__name__}"
+    return Target(
+        name=card.name,
+        source=source_of(text, card.factory, {}),
+        factory=card.factory,
+        examples=normalise(card.examples(), f"{name}'s card"),
+        description=card.description,
+        dims=card.dims,
+        outputs=card.outputs,
+        state=card.state,
+        labels=card.labels,
+        metrics=card.metrics(),
+    )
+
+
+def import_name(text: str) -> Callable[..., Any]:
+    """Import `module:name`; the current directory is importable.
+
+    Raises:
+        UsageError: the module or the name is not there, or it cannot be called.
+    """
+    module_name, _, attribute = text.partition(":")
+    if not module_name or not attribute:
+        raise UsageError(f"'{text}': expected module:name, for example my_package.my_module:make")
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:
+        raise UsageError(
+            f"cannot import '{module_name}': {type(error).__name__}: {error}"
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise UsageError(f"module '{module_name}' has no '{attribute}'")
+        found = getattr(found, part)
+    if not callable(found):
+        raise UsageError(f"'{text}' is {type(found).__name__}: expected a function or class")
+    callable_found: Callable[..., Any] = found
+    return callable_found
+
+
+def make_module(source: Source) -> torch.nn.Module:
+    """Make the eager module that an archive says it comes from.
+
+    A factory of Python's standard library is refused: an archive must not be able to name
+    `os.system`.
+
+    Raises:
+        UsageError: the factory cannot be imported, fails, or makes something else.
+    """
+    if source.factory.partition(":")[0].partition(".")[0] in sys.stdlib_module_names:
+        raise UsageError(f"'{source.factory}' is no model's factory: it is in Python's library")
+    return call_factory(source.factory, import_name(source.factory), source.kwargs)
+
+
+def call_factory(
+    text: str, factory: Callable[..., object], kwargs: Mapping[str, Any]
+) -> torch.nn.Module:
+    """Call a factory and return its module.
+
+    Raises:
+        UsageError: it raises, or returns something that is not an nn.Module.
+    """
+    try:
+        module = factory(**kwargs)
+    except Exception as error:
+        raise UsageError(f"'{text}' raised {type(error).__name__}: {error}") from error
+    if not isinstance(module, torch.nn.Module):
+        raise UsageError(f"'{text}' returned {type(module).__name__}: expected a torch.nn.Module")
+    return module
+
+
+def normalise(given: object, where: str) -> Examples:
+    """Return examples as method -> examples -> steps.
+
+    A list is for `forward`; an example that is a dict has one step.
+
+    Raises:
+        ExportError: something else was given.
+    """
+    by_method = given if isinstance(given, dict) else {"forward": given}
+    examples: Examples = {}
+    for method, entries in by_method.items():
+        if not isinstance(entries, list | tuple) or not entries:
+            raise ExportError(
+                f"{where}: expected a list of examples for '{method}', got {entries!r:.60}"
+            )
+        examples[method] = []
+        for number, entry in enumerate(entries):
+            steps = list(entry) if isinstance(entry, list | tuple) else [entry]
+            for step in steps:
+                if not isinstance(step, dict) or not all(isinstance(key, str) for key in step):
+                    raise ExportError(
+                        f"{where}: example {number} of '{method}' is {type(step).__name__}: "
+                        "expected a dict of keyword arguments"
+                    )
+            if not steps:
+                raise ExportError(f"{where}: example {number} of '{method}' has no step")
+            examples[method].append(steps)
+    return examples
+
+
+def source_of(text: str, factory: Callable[..., object], kwargs: dict[str, Any]) -> Source:
+    """Return a factory's source entry, with the git commit of the folder that it lies in."""
+    module = sys.modules.get(getattr(factory, "__module__", ""))
+    file = getattr(module, "__file__", None)
+    return Source(
+        factory=text, kwargs=kwargs, git_commit=_git_commit(Path(file).resolve()) if file else None
+    )
+
+
+def _git_commit(file: Path) -> str | None:
+    """Return the commit that a file is from; None if it is untracked, or git is not there."""
+    try:
+        done = subprocess.run(
+            ["git", "log", "-1", "--format=%H", "--", file.name],
+            cwd=file.parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,186 @@
+"""Everything that knows TorchScript: compile, save, load, and the runtime's settings.
+
+Scripting is deprecated upstream, and still what a C++ program can load today; another kind of
+archive would get a module beside this one.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+
+from torchship.script.errors import ArchiveError, ExportError
+
+Mode = Literal["script", "trace"]
+
+# What to change, by what the compiler says. The first pattern that is found is used.
+HINTS = (
+    (r"variable number of arguments", "give the method explicit arguments instead of *args"),
+    (r"keyword-arguments? with defaults|\*\*kwargs|keyword-only", "make the arguments positional"),
+    (
+        r"value of type 'Tensor'|inferred to be (of type )?'?Tensor|found Tensor|must be ints",
+        "annotate the argument's type: without one TorchScript takes it for a Tensor",
+    ),
+    (
+        r"[Pp]ython value of type|cannot be used as a value|has no attribute|closed over",
+        "make it a tensor buffer, a submodule, or an attribute annotated with a plain type",
+    ),
+    (r"Unknown (type|builtin)|undefined value", "use an operator or type that TorchScript knows"),
+    (
+        r"[Ll]ambda|[Cc]omprehension|[Tt]ry|[Ww]ith|yield|generator|isn't supported|not supported|"
+        r"[Uu]nsupported",
+        "rewrite this statement with plain loops, conditions and functions",
+    ),
+)
+OTHERWISE = (
+    "rewrite the line with what TorchScript supports, or trace the module (--mode trace) "
+    "if its control flow does not depend on the data"
+)
+
+
+@contextmanager
+def _deprecation_is_known() -> Iterator[None]:
+    """Silence the notice that torch.jit is deprecated: this module is where we know it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
+        yield
+
+
+def configure(threads: int = 1) -> None:
+    """Set what the numbers depend on, the same way as the C++ runner does.
+
+    One intra-op thread by default, since the order of a parallel sum depends on the number of
+    threads; no tensor-expression fusion, since fused kernels round differently and only from the
+    second call on.
+    """
+    torch.set_num_threads(threads)
+    torch._C._jit_set_texpr_fuser_enabled(False)
+
+
+def compile_module(
+    module: torch.nn.Module, mode: Mode, examples: Mapping[str, Mapping[str, object]]
+) -> torch.jit.ScriptModule:
+    """Compile an eager module; `examples` has one call's arguments per method, for tracing.
+
+    Raises:
+        ExportError: torch.jit refuses; the message names the source line and what to change.
+    """
+    try:
+        with _deprecation_is_known(), warnings.catch_warnings():
+            if mode == "script":
+                return torch.jit.script(module)
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+            traced = torch.jit.trace_module(  # type: ignore[no-untyped-call]
+                module,
+                {method: dict(arguments) for method, arguments in examples.items()},
+                check_trace=False,
+                example_inputs_is_kwarg=True,
+            )
+            assert isinstance(traced, torch.jit.ScriptModule)
+            return traced
+    except Exception as error:
+        raise ExportError(explain(str(error), mode)) from None
+
+
+def explain(text: str, mode: Mode) -> str:
+    """Turn a compiler message into one line: what, where in the user's source, what to change."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    what = lines[0].rstrip(":") if lines else "no reason given"
+    where = ""
+    place = re.search(r'File "([^"]+)", line (\d+)', text)
+    if place:
+        where = f" at {place.group(1)}:{place.group(2)}"
+        marked = _marked_line(text, place.end())
+        if marked:
+            where += f" (`{marked}`)"
+    hint = next((hint for pattern, hint in HINTS if re.search(pattern, what)), OTHERWISE)
+    return f"torch.jit cannot {mode} the module{where}: {what}; {hint}"
+
+
+def _marked_line(text: str, start: int) -> str:
+    """Return the source line above the compiler's `~~~ <--- HERE` mark."""
+    previous = ""
+    for line in text[start:].splitlines():
+        if "<--- HERE" in line:
+            return previous.strip()
+        previous = line
+    return ""
+
+
+def method_names(module: torch.jit.ScriptModule) -> list[str]:
+    """Return the names of the module's callable methods, `forward` first."""
+    names = [name for name in module._c._method_names() if not name.startswith("_")]
+    return sorted(names, key=lambda name: (name != "forward", name))
+
+
+def schema(module: torch.jit.ScriptModule, method: str) -> Any:
+    """Return the method's FunctionSchema: arguments with types and defaults, and the result."""
+    return module._c._get_method(method).schema
+
+
+def code(module: torch.jit.ScriptModule) -> str:
+    """Return the TorchScript source of every method."""
+    return "\n".join(str(module._c._get_method(name).code) for name in method_names(module))
+
+
+def save(module: torch.jit.ScriptModule) -> bytes:
+    """Return the bytes of the module's TorchScript zip."""
+    buffer = io.BytesIO()
+    with _deprecation_is_known():
+        torch.jit.save(module, buffer)
+    return buffer.getvalue()
+
+
+def records(data: bytes) -> dict[str, bytes]:
+    """Return the records of a TorchScript zip as LibTorch's own reader sees them.
+
+    Two zip readers may see two contents in the same damaged bytes, so that what is checked has to
+    be what is loaded. (LibTorch's takes one bit of a record's file attributes for "this is a
+    folder" and then returns memory that was never written.)
+
+    Raises:
+        ArchiveError: LibTorch's reader refuses the bytes.
+    """
+    try:
+        reader = torch._C.PyTorchFileReader(io.BytesIO(data))
+        return {name: reader.get_record(name) for name in reader.get_all_records()}
+    except Exception as error:
+        raise ArchiveError(f"LibTorch cannot read the zip: {_first_line(error)}") from None
+
+
+def load(data: bytes, device: str | torch.device = "cpu") -> torch.jit.ScriptModule:
+    """Load a module from the bytes of a TorchScript zip.
+
+    Raises:
+        ArchiveError: LibTorch refuses the bytes.
+    """
+    try:
+        with _deprecation_is_known():
+            module = torch.jit.load(  # type: ignore[no-untyped-call]
+                io.BytesIO(data), map_location=device
+            )
+    except Exception as error:
+        raise ArchiveError(f"LibTorch cannot load the archive: {_first_line(error)}") from None
+    assert isinstance(module, torch.jit.ScriptModule)
+    return module
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def raised_message(error: Exception) -> str:
+    """Return the message of what a model raised, without TorchScript's own trace."""
+    lines: Sequence[str] = [line for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if not isinstance(error, torch.jit.Error):
+        return lines[0].strip()
+    last = lines[-1].strip()
+    return re.sub(r"^(?:[\w.]+\.)?(\w+(?:Error|Exception)): ", "", last)

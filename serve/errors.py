@@ -1,0 +1,59 @@
+"""What can go wrong with a request, and the one table from an error's kind to its HTTP status."""
+
+from __future__ import annotations
+
+from torchship.script.errors import ArchiveError, InputError, ModelError, TorchShipError
+
+
+class RequestError(InputError):
+    """A request that does not follow the protocol, or asks for what is not there."""
+
+    code = "bad_request"
+
+
+class UnknownModelError(TorchShipError):
+    """A model, or a version of one, that the server does not have."""
+
+    code = "unknown_model"
+
+
+class NotReadyError(TorchShipError):
+    """A model that is still being checked, or that failed its checks."""
+
+    code = "not_ready"
+
+
+class BodyTooLargeError(TorchShipError):
+    """A request body over the server's limit."""
+
+    code = "body_too_large"
+
+
+class DisagreementError(ArchiveError):
+    """An archive that did not reproduce its own golden cases, or has none to reproduce."""
+
+    code = "disagreement"
+
+
+class ServerError(TorchShipError):
+    """Raised by our client: the server answered with an error."""
+
+    code = "server"
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+STATUS: dict[type[Exception], int] = {
+    InputError: 400,
+    ModelError: 400,
+    UnknownModelError: 404,
+    BodyTooLargeError: 413,
+    NotReadyError: 503,
+}
+
+
+def status_of(error: Exception) -> int:
+    """Return the HTTP status of an error: its own kind's or its nearest base's, else 500."""
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)

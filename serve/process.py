@@ -1,0 +1,108 @@
+"""The server as a process: its socket, its signals, and what it says on stdout."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+
+from torchship.script.errors import UsageError
+from torchship.script.signing import read_trusted_keys
+from torchship.script.torchscript import configure
+from torchship.serve.app import create_app
+from torchship.serve.repository import Repository, find_archives
+from torchship.serve.settings import Settings
+
+BACKLOG = 2048
+KEEP_ALIVE = 75  # seconds that an idle connection stays open
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which listens first and loads then, and for which a signal is a normal end."""
+
+    def __init__(self, config: uvicorn.Config, repository: Repository) -> None:
+        super().__init__(config)
+        self.repository = repository
+        self._loading: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to accept, say so, and begin to load the archives."""
+        await super().startup(sockets)
+        for bound in sockets or ():
+            print(f"listening on {_url(bound)}", flush=True)
+        self._loading = asyncio.create_task(self._load())
+
+    async def _load(self) -> None:
+        await self.repository.load()
+        failed = [entry for entry in self.repository.entries if entry.state == "failed"]
+        for entry in failed:
+            print(f"failed: {entry.path}: {entry.reason}", flush=True)
+        if not failed:
+            keys = [entry.key for entry in self.repository.entries if entry.key]
+            print("ready: " + ", ".join(f"{name}/{version}" for name, version in keys), flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish the requests in flight, then let the models go."""
+        self.repository.close()
+        if self._loading is not None:
+            self._loading.cancel()
+        await super().shutdown(sockets)
+        self.repository.release()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take SIGTERM or SIGINT as the wish to end, with exit code 0; a second SIGINT as haste."""
+        self.repository.close()
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+
+
+def run(settings: Settings) -> None:
+    """Serve until a signal comes.
+
+    Raises:
+        UsageError: no archives, no such keys, or an address that cannot be listened on.
+    """
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    files = find_archives(settings.paths)
+    keys = read_trusted_keys(settings.trusted_keys) if settings.trusted_keys else []
+    if not keys:
+        print(
+            "signatures are not checked: no --trusted-keys were given", file=sys.stderr, flush=True
+        )
+    configure(settings.threads)
+    repository = Repository(files, keys, settings.threads)
+    config = uvicorn.Config(
+        create_app(repository, settings.max_body_bytes),
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=settings.shutdown_seconds,
+    )
+    with _listen(settings.host, settings.port) as bound:
+        Server(config, repository).run([bound])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise UsageError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+
+
+def _url(bound: socket.socket) -> str:
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

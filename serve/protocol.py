@@ -1,0 +1,266 @@
+"""Messages of the Open Inference Protocol V2 over REST: request and response, bytes and tensors.
+
+Sources: the protocol's "Inference" section and Triton's binary tensor data extension: a JSON
+header of `Inference-Header-Content-Length` bytes, then the raw data of the tensors that have a
+`binary_data_size`, in their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import orjson
+
+from torchship.serve.errors import RequestError
+from torchship.serve.tensors import (
+    Strings,
+    Value,
+    check_datatype,
+    check_shape,
+    datatype_of,
+    from_binary,
+    from_json,
+    short,
+    to_binary,
+    to_json,
+)
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+
+# Parameters that change what an answer means: passing over them would answer another question.
+REFUSED = ("sequence_id", "shared_memory_region", "classification")
+
+
+@dataclass(frozen=True)
+class WantedOutput:
+    """An output that the client asks for; `binary` is None where it leaves the form open."""
+
+    name: str
+    binary: bool | None = None
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """A request: inputs by name, the outputs wanted (empty for all), and how they travel."""
+
+    inputs: dict[str, Value]
+    outputs: tuple[WantedOutput, ...] = ()
+    id: str | None = None
+    parameters: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        """The method to run, from the parameter of that name."""
+        return str(self.parameters.get("method", "forward"))
+
+    @property
+    def binary_output(self) -> bool:
+        """Whether outputs travel as binary data where nothing else was said."""
+        return self.parameters.get("binary_data_output") is True
+
+
+@dataclass(frozen=True)
+class InferResponse:
+    """A response: which model answered, and its outputs by name."""
+
+    model: str
+    version: str
+    outputs: dict[str, Value]
+    id: str | None = None
+
+
+def decode_request(body: bytes, header_length: str | None = None) -> InferRequest:
+    """Read a request; `header_length` is the HTTP header `Inference-Header-Content-Length`.
+
+    Raises:
+        RequestError: the body is not what the protocol says, or not what it says of itself.
+    """
+    head, rest = _split(body, header_length)
+    parameters = _parameters("the request", head)
+    for name in ("method", "binary_data_output"):
+        expected = bool if name == "binary_data_output" else str
+        if not isinstance(parameters.get(name, expected()), expected):
+            raise RequestError(
+                f"parameter '{name}': expected a {expected.__name__}, got {short(parameters[name])}"
+            )
+    wanted: list[WantedOutput] = []
+    for entry in _entries("outputs", head) if head.get("outputs") is not None else ():
+        name = _name("output", entry)
+        binary = _parameters(f"output '{name}'", entry).get("binary_data")
+        if binary is not None and not isinstance(binary, bool):
+            raise RequestError(f"output '{name}': expected binary_data true or false")
+        if any(name == other.name for other in wanted):
+            raise RequestError(f"output '{name}' is asked for twice")
+        wanted.append(WantedOutput(name, binary))
+    inputs = _decode_tensors("input", _entries("inputs", head), rest)
+    return InferRequest(inputs, tuple(wanted), _id(head), parameters)
+
+
+def encode_request(
+    request: InferRequest, binary: Callable[[str], bool]
+) -> tuple[bytes, int | None]:
+    """Return a request's body and its header length; `binary` says how an input travels.
+
+    The header length is None when there is no binary data: the body is JSON alone.
+
+    Raises:
+        RequestError: an input that JSON cannot carry.
+    """
+    head: dict[str, object] = {} if request.id is None else {"id": request.id}
+    if request.parameters:
+        head["parameters"] = request.parameters
+    if request.outputs:
+        head["outputs"] = [
+            {"name": output.name}
+            | ({} if output.binary is None else {"parameters": {"binary_data": output.binary}})
+            for output in request.outputs
+        ]
+    return _encode(head, "input", request.inputs.items(), binary)
+
+
+def encode_response(request: InferRequest, response: InferResponse) -> tuple[bytes, int | None]:
+    """Return the body that answers `request`, and its header length (None: JSON alone).
+
+    The outputs are those asked for, each in the form asked for.
+
+    Raises:
+        RequestError: an output that was asked for is not there, or JSON cannot carry it.
+    """
+    head: dict[str, object] = {"model_name": response.model, "model_version": response.version}
+    if response.id is not None:
+        head["id"] = response.id
+    wanted = request.outputs or tuple(WantedOutput(name) for name in response.outputs)
+    form = {}
+    for output in wanted:
+        if output.name not in response.outputs:
+            raise RequestError(
+                f"unknown output '{output.name}': expected "
+                + ", ".join(f"'{name}'" for name in response.outputs)
+            )
+        form[output.name] = request.binary_output if output.binary is None else output.binary
+    outputs = ((name, response.outputs[name]) for name in form)
+    return _encode(head, "output", outputs, form.__getitem__)
+
+
+def decode_response(body: bytes, header_length: str | None = None) -> InferResponse:
+    """Read a response.
+
+    Raises:
+        RequestError: the body is not what the protocol says.
+    """
+    head, rest = _split(body, header_length)
+    outputs = _decode_tensors("output", _entries("outputs", head), rest)
+    model, version = str(head.get("model_name", "")), str(head.get("model_version", ""))
+    return InferResponse(model, version, outputs, _id(head))
+
+
+def _split(body: bytes, header_length: str | None) -> tuple[dict[str, object], memoryview | None]:
+    """Return the JSON object, and what follows it (None when no header length announces it)."""
+    whole = memoryview(body)
+    rest = None
+    if header_length is not None:
+        digits = header_length.isascii() and header_length.isdigit() and len(header_length) < 20
+        if not digits or not 0 < int(header_length) <= len(whole):
+            raise RequestError(
+                f"{HEADER_LENGTH}: expected a length from 1 to the body's {len(whole)} bytes, "
+                f"got {short(header_length)}"
+            )
+        whole, rest = whole[: int(header_length)], whole[int(header_length) :]
+    try:
+        head = orjson.loads(whole)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(f"the body is not JSON: {error}") from None
+    if not isinstance(head, dict):
+        raise RequestError(f"expected a JSON object, got {type(head).__name__}")
+    return head, rest
+
+
+def _entries(key: str, head: Mapping[str, object]) -> list[dict[str, object]]:
+    entries = head.get(key)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise RequestError(f"expected '{key}' to be a list of objects")
+    return entries
+
+
+def _name(what: str, entry: Mapping[str, object]) -> str:
+    name = entry.get("name")
+    if not isinstance(name, str):
+        raise RequestError(f"expected every {what} to have a name, got {short(name)}")
+    return name
+
+
+def _id(head: Mapping[str, object]) -> str | None:
+    value = head.get("id")
+    if value is not None and not isinstance(value, str):
+        raise RequestError(f"expected the id to be a string, got {short(value)}")
+    return value
+
+
+def _parameters(what: str, entry: Mapping[str, object]) -> dict[str, object]:
+    parameters = entry.get("parameters")
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, dict):
+        raise RequestError(f"{what}: expected parameters to be an object")
+    for name in REFUSED:
+        if name in parameters:
+            raise RequestError(f"{what}: parameter '{name}' is not supported")
+    return parameters
+
+
+def _decode_tensors(
+    kind: str, entries: Iterable[dict[str, object]], rest: memoryview | None
+) -> dict[str, Value]:
+    tensors: dict[str, Value] = {}
+    place = 0
+    for entry in entries:
+        name = _name(kind, entry)
+        what = f"{kind} '{name}'"
+        if name in tensors:
+            raise RequestError(f"{what} is given twice")
+        datatype = check_datatype(what, entry.get("datatype"))
+        shape = check_shape(what, entry.get("shape"))
+        size = _parameters(what, entry).get("binary_data_size")
+        if size is None:
+            if "data" not in entry:
+                raise RequestError(f"{what}: expected data or a binary_data_size")
+            tensors[name] = from_json(what, datatype, shape, entry["data"])
+            continue
+        if "data" in entry:
+            raise RequestError(f"{what}: expected either data or a binary_data_size, got both")
+        if type(size) is not int or size < 0:
+            raise RequestError(f"{what}: expected a binary_data_size from 0 on, got {short(size)}")
+        if rest is None:
+            raise RequestError(f"{what} has a binary_data_size, and {HEADER_LENGTH} is missing")
+        if size > len(rest) - place:
+            raise RequestError(
+                f"{what}: binary_data_size is {size}, and {len(rest) - place} bytes are left"
+            )
+        tensors[name] = from_binary(what, datatype, shape, rest[place : place + size])
+        place += size
+    if rest is not None and place != len(rest):
+        raise RequestError(f"expected {place} bytes of binary data after the JSON, got {len(rest)}")
+    return tensors
+
+
+def _encode(
+    head: dict[str, object],
+    kind: str,
+    tensors: Iterable[tuple[str, Value]],
+    binary: Callable[[str], bool],
+) -> tuple[bytes, int | None]:
+    entries = []
+    chunks: list[bytes | memoryview] = []
+    for name, value in tensors:
+        shape = value.shape if isinstance(value, Strings) else list(value.shape)
+        entry: dict[str, object] = {"name": name, "datatype": datatype_of(value), "shape": shape}
+        if binary(name):
+            chunks.append(to_binary(value))
+            entry["parameters"] = {"binary_data_size": len(chunks[-1])}
+        else:
+            entry["data"] = to_json(f"{kind} '{name}'", value)
+        entries.append(entry)
+    head[f"{kind}s"] = entries
+    text = orjson.dumps(head, option=orjson.OPT_SERIALIZE_NUMPY)
+    return (b"".join((text, *chunks)), len(text)) if chunks else (text, None)

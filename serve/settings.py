@@ -1,0 +1,22 @@
+"""The server's settings: command line first, then the environment, then these defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, each also as `TORCHSHIP_SERVE_<NAME>` (`paths` as JSON)."""
+
+    model_config = SettingsConfigDict(env_prefix="TORCHSHIP_SERVE_", frozen=True)
+
+    paths: tuple[Path, ...] = Field(default=(), description="archives, or folders of *.pt")
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8000, ge=0, le=65535, description="0 for any free one")
+    threads: int = Field(default=1, ge=1, description="intra-op threads of each model")
+    trusted_keys: Path | None = Field(default=None, description="PEM file of Ed25519 public keys")
+    max_body_bytes: int = Field(default=64 << 20, ge=1, description="largest request body")
+    shutdown_seconds: int = Field(default=30, ge=1, description="for requests in flight to finish")

@@ -1,0 +1,153 @@
+"""A method's signature at the edge: wire tensors to flat leaves and back, and model metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from torchship.script.dtypes import BY_NAME, name_of
+from torchship.script.manifest import (
+    DictNode,
+    Leaf,
+    ListNode,
+    Manifest,
+    Method,
+    Node,
+    OptionalNode,
+    TensorNode,
+)
+from torchship.script.program import shape_text
+from torchship.script.tree import SCALAR_DTYPES, Flat, leaves, matches
+from torchship.serve.errors import RequestError
+from torchship.serve.tensors import BYTES, Strings, Value, datatype_of
+
+PLATFORM = "pytorch_libtorch"  # as Triton names a TorchScript model
+
+
+class Signature:
+    """The leaves of a method, by name.
+
+    On the wire a number is a tensor of shape [1] or [], a string a BYTES tensor of one element;
+    inside, they are what docs/archive.md ("Values") says.
+    """
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        known = [leaf for argument in method.inputs for leaf in leaves(argument.value)]
+        self._exact = {leaf.name: leaf for leaf in known if "*" not in leaf.name}
+        self._patterns = [leaf for leaf in known if "*" in leaf.name]
+
+    def leaf(self, name: str) -> Leaf:
+        """Return the input leaf of that name.
+
+        Raises:
+            RequestError: there is none.
+        """
+        found = self._exact.get(name)
+        if found is None:
+            found = next((leaf for leaf in self._patterns if matches(leaf.name, name)), None)
+        if found is None:
+            names = ", ".join(f"'{leaf}'" for leaf in self._exact | _by_name(self._patterns))
+            raise RequestError(f"unknown input '{name}': expected {names}")
+        return found
+
+    def to_flat(self, values: Mapping[str, Value]) -> Flat:
+        """Return the flat leaves that the wire tensors stand for.
+
+        Raises:
+            RequestError: an unknown name; a string for what is none, or the reverse. Other dtypes
+                and shapes are checked by `Program.call`.
+        """
+        flat: Flat = {}
+        for name, value in values.items():
+            leaf = self.leaf(name)
+            if isinstance(value, Strings):
+                if leaf.kind != "str" or value.shape not in ((), (1,)):
+                    raise RequestError(
+                        f"input '{name}': expected {_expected(leaf)}, "
+                        f"got {BYTES}{shape_text(value.shape)}"
+                    )
+                flat[name] = torch.tensor(list(value.items[0]), dtype=torch.uint8)
+            elif leaf.kind == "str":
+                came = f"{name_of(value.dtype)}{shape_text(tuple(value.shape))}"
+                raise RequestError(f"input '{name}': expected {_expected(leaf)}, got {came}")
+            else:
+                flat[name] = value
+        return flat
+
+    def to_wire(self, flat: Mapping[str, torch.Tensor]) -> dict[str, Value]:
+        """Return the wire tensors of flat leaves: what a client sends.
+
+        Raises:
+            RequestError: an unknown name.
+        """
+        values: dict[str, Value] = {}
+        for name, tensor in flat.items():
+            kind = self.leaf(name).kind
+            if kind == "str":
+                values[name] = Strings((1,), [bytes(tensor.tolist())])
+            else:
+                values[name] = tensor if kind == "tensor" else tensor.reshape(1)
+        return values
+
+
+def describe(manifest: Manifest, versions: Sequence[str]) -> dict[str, object]:
+    """Return the protocol's model metadata, with the methods other than forward under `methods`.
+
+    A dimension of any size is -1. An input that may be left out has `"optional": true`.
+    """
+    forward = manifest.methods.get("forward")
+    others = {name: method for name, method in manifest.methods.items() if name != "forward"}
+    return {
+        "name": manifest.name,
+        "versions": list(versions),
+        "platform": PLATFORM,
+        **(_tensors(forward) if forward else {"inputs": [], "outputs": []}),
+        **({"methods": {k: _tensors(method) for k, method in others.items()}} if others else {}),
+    }
+
+
+def _tensors(method: Method) -> dict[str, object]:
+    optional = {state.input for state in method.state}
+    for argument in method.inputs:
+        names = leaves(argument.value) if not argument.required else _optional(argument.value)
+        optional.update(leaf.name for leaf in names)
+    inputs = [
+        _tensor(leaf) | ({"optional": True} if leaf.name in optional else {})
+        for argument in method.inputs
+        for leaf in leaves(argument.value)
+    ]
+    return {"inputs": inputs, "outputs": [_tensor(leaf) for leaf in leaves(method.outputs)]}
+
+
+def _optional(node: Node) -> list[Leaf]:
+    """Return the leaves that a caller may leave out."""
+    if isinstance(node, OptionalNode):
+        return list(leaves(node))
+    items: Sequence[Node] = getattr(node, "items", None) or ()
+    if isinstance(node, ListNode | DictNode) and node.element is not None:
+        return list(leaves(node.element))
+    return [leaf for item in items for leaf in _optional(item)]
+
+
+def _tensor(leaf: Leaf) -> dict[str, object]:
+    if isinstance(leaf, TensorNode):
+        shape = [size if isinstance(size, int) else -1 for size in leaf.shape]
+        return {"name": leaf.name, "datatype": BY_NAME[leaf.dtype].wire, "shape": shape}
+    datatype = BYTES if leaf.kind == "str" else datatype_of(_number(leaf.kind))
+    return {"name": leaf.name, "datatype": datatype, "shape": [1]}
+
+
+def _number(kind: str) -> torch.Tensor:
+    return torch.empty((), dtype=SCALAR_DTYPES[kind])
+
+
+def _expected(leaf: Leaf) -> str:
+    if isinstance(leaf, TensorNode):
+        return f"{leaf.dtype}{shape_text(leaf.shape)}"
+    return "str (BYTES[1])" if leaf.kind == "str" else leaf.kind
+
+
+def _by_name(found: Sequence[Leaf]) -> dict[str, Leaf]:
+    return {leaf.name: leaf for leaf in found}

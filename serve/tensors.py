@@ -1,0 +1,251 @@
+"""Tensor data on the wire: one tensor's bytes or JSON values, in and out.
+
+Source: Open Inference Protocol V2 ("Tensor Data", "Tensor Data Types") and Triton's binary tensor
+data extension. Byte order is little-endian on the wire, and this module assumes the same of the
+host, as LibTorch's own builds do.
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from torchship.script.dtypes import BY_TORCH, BY_WIRE, Dtype
+from torchship.serve.errors import RequestError
+
+BYTES = "BYTES"
+DATATYPES = (*BY_WIRE, BYTES)
+WITHOUT_JSON = ("FP16", "BF16")
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 40
+
+MAX_RANK = 32  # of numpy 1
+# A tensor with elements is bounded by the body that brings them; an empty one could announce
+# any size in its other dimensions, and the model might allocate it.
+MAX_EMPTY = 1 << 20
+
+
+@dataclass(frozen=True)
+class Strings:
+    """A BYTES tensor: its shape and its elements in row-major order."""
+
+    shape: tuple[int, ...]
+    items: list[bytes]
+
+
+Value = torch.Tensor | Strings
+
+
+def datatype_of(value: Value) -> str:
+    """Return a value's datatype in the protocol's words, such as `FP32`."""
+    return BYTES if isinstance(value, Strings) else BY_TORCH[value.dtype].wire
+
+
+def check_datatype(what: str, datatype: object) -> str:
+    """Return `datatype` if the protocol knows it; `what` is named in the error.
+
+    Raises:
+        RequestError: it does not.
+    """
+    if not isinstance(datatype, str) or datatype not in DATATYPES:
+        raise RequestError(
+            f"{what}: expected a datatype out of {', '.join(DATATYPES)}, got {short(datatype)}"
+        )
+    return datatype
+
+
+def check_shape(what: str, shape: object) -> tuple[int, ...]:
+    """Return `shape` as a tuple of sizes.
+
+    Raises:
+        RequestError: it is no list of sizes, has too many dimensions, or is absurdly large.
+    """
+    if not isinstance(shape, list) or any(type(size) is not int or size < 0 for size in shape):
+        raise RequestError(
+            f"{what}: expected a shape, a list of sizes from 0 on, got {short(shape)}"
+        )
+    if len(shape) > MAX_RANK:
+        raise RequestError(f"{what}: expected at most {MAX_RANK} dimensions, got {len(shape)}")
+    if 0 in shape and math.prod(size for size in shape if size) > MAX_EMPTY:
+        raise RequestError(
+            f"{what}: the shape {short(shape)} is too large for a tensor without elements"
+        )
+    return tuple(shape)
+
+
+def from_binary(what: str, datatype: str, shape: tuple[int, ...], data: memoryview) -> Value:
+    """Read one tensor's raw bytes: row-major elements, BYTES each after its 4-byte length.
+
+    The tensor is a copy, with the allocator's alignment: the model must never write into the
+    request, and the rounding of some kernels depends on where their input starts.
+
+    Raises:
+        RequestError: the bytes are not what datatype and shape need.
+    """
+    if datatype == BYTES:
+        return Strings(shape, _split_strings(what, shape, data))
+    dtype = BY_WIRE[datatype]
+    expected = math.prod(shape) * dtype.size
+    if len(data) != expected:
+        raise RequestError(
+            f"{what}: expected {expected} bytes for {_kind(datatype, shape)}, got {len(data)}"
+        )
+    raw = torch.empty(expected, dtype=torch.uint8)
+    if expected:
+        raw.numpy()[:] = np.frombuffer(data, dtype=np.uint8)
+    if dtype.torch is torch.bool and expected and int(raw.max()) > 1:
+        raise RequestError(f"{what}: expected BOOL bytes of 0 or 1, got {int(raw.max())}")
+    return raw.view(dtype.torch).reshape(shape)
+
+
+def _split_strings(what: str, shape: tuple[int, ...], data: memoryview) -> list[bytes]:
+    count = math.prod(shape)
+    items: list[bytes] = []
+    place = 0
+    while place < len(data) and len(items) < count:
+        if len(data) - place < 4:
+            break
+        (length,) = struct.unpack_from("<I", data, place)
+        if length > len(data) - place - 4:
+            raise RequestError(
+                f"{what}: element {len(items)} announces {length} bytes, "
+                f"and {len(data) - place - 4} are left"
+            )
+        items.append(bytes(data[place + 4 : place + 4 + length]))
+        place += 4 + length
+    if len(items) != count or place != len(data):
+        raise RequestError(
+            f"{what}: expected {count} elements for {_kind(BYTES, shape)}, "
+            f"got {len(items)} and {len(data) - place} more bytes"
+        )
+    return items
+
+
+def from_json(what: str, datatype: str, shape: tuple[int, ...], data: object) -> Value:
+    """Read one tensor's JSON `data`: a list in row-major order, nested as the shape is, or flat.
+
+    Raises:
+        RequestError: FP16 and BF16, which have no JSON form; values of another kind or outside
+            the datatype's range; another number of them, or another nesting.
+    """
+    if datatype in WITHOUT_JSON:
+        raise RequestError(f"{what}: {datatype} has no JSON form, send it as binary data")
+    values = _flat_values(what, datatype, shape, data)
+    if datatype == BYTES:
+        _check_types(what, datatype, values, {str})
+        return Strings(shape, [str(value).encode() for value in values])
+    tensor = torch.empty(shape, dtype=BY_WIRE[datatype].torch)
+    if values:
+        # Written through numpy into torch's own memory, for its alignment.
+        tensor.numpy().reshape(-1)[:] = _numbers(what, BY_WIRE[datatype], values)
+    return tensor
+
+
+def _flat_values(what: str, datatype: str, shape: tuple[int, ...], data: object) -> list[object]:
+    if not isinstance(data, list):
+        raise RequestError(f"{what}: expected data to be a list, got {type(data).__name__}")
+    values: list[object] = data
+    if len(shape) > 1 and values and isinstance(values[0], list):
+        if len(values) != shape[0]:
+            raise RequestError(f"{what}: expected {shape[0]} rows of data, got {len(values)}")
+        for size in shape[1:]:
+            for row in values:
+                if not isinstance(row, list) or len(row) != size:
+                    came = f"{len(row)} values" if isinstance(row, list) else "a single value"
+                    raise RequestError(
+                        f"{what}: expected data nested as {_kind(datatype, shape)}, "
+                        f"got {came} for {size}"
+                    )
+            values = list(chain.from_iterable(values))  # type: ignore[arg-type]
+    if len(values) != math.prod(shape):
+        raise RequestError(
+            f"{what}: expected {math.prod(shape)} values for {_kind(datatype, shape)}, "
+            f"got {len(values)}"
+        )
+    return values
+
+
+def _check_types(what: str, datatype: str, values: Sequence[object], allowed: set[type]) -> None:
+    found = set(map(type, values)) - allowed
+    if found:
+        wrong = next(value for value in values if type(value) in found)
+        raise RequestError(f"{what}: expected {datatype} values, got {short(wrong)}")
+
+
+def _numbers(what: str, dtype: Dtype, values: list[object]) -> NDArray[np.generic]:
+    if dtype.is_float:
+        _check_types(what, dtype.wire, values, {int, float})
+        wide = np.array(values, dtype=np.float64)
+        if dtype.torch is torch.float64:
+            return wide
+        with np.errstate(over="ignore"):
+            narrow = wide.astype(np.float32)
+        if not np.isfinite(narrow).all():
+            wrong = float(wide[~np.isfinite(narrow)][0])
+            largest = float(np.finfo(np.float32).max)
+            raise RequestError(f"{what}: expected FP32 values up to {largest!r}, got {wrong!r}")
+        return narrow
+    if dtype.torch is torch.bool:
+        _check_types(what, dtype.wire, values, {bool})
+        return np.array(values, dtype=np.bool_)
+    _check_types(what, dtype.wire, values, {int})
+    limits = torch.iinfo(dtype.torch)
+    # min and max of Python's integers, since numpy would wrap some of them around.
+    for extreme in (min(values), max(values)):  # type: ignore[type-var]
+        if not limits.min <= extreme <= limits.max:  # type: ignore[operator]
+            raise RequestError(
+                f"{what}: expected {dtype.wire} values from {limits.min} to {limits.max}, "
+                f"got {extreme}"
+            )
+    return np.array(values, dtype=np.uint64 if limits.max > 2**63 else np.int64)
+
+
+def to_binary(value: Value) -> bytes | memoryview:
+    """Return a value's raw bytes; of a contiguous tensor a view, not a copy."""
+    if isinstance(value, Strings):
+        return b"".join(struct.pack("<I", len(item)) + item for item in value.items)
+    return value.contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def to_json(what: str, value: Value) -> object:
+    """Return a value's flat `data` for `orjson` with numpy; FP32 is widened to double, exactly.
+
+    Raises:
+        RequestError: JSON cannot carry it: FP16, BF16, NaN, an infinity, bytes that are no text.
+    """
+    if isinstance(value, Strings):
+        try:
+            return [item.decode() for item in value.items]
+        except UnicodeDecodeError:
+            raise RequestError(f"{what}: JSON carries UTF-8 text only, use binary data") from None
+    datatype = datatype_of(value)
+    if datatype in WITHOUT_JSON:
+        raise RequestError(f"{what}: {datatype} has no JSON form, ask for it with binary_data")
+    flat = value.contiguous().reshape(-1).numpy()
+    if value.is_floating_point():
+        if not np.isfinite(flat).all():
+            count = int((~np.isfinite(flat)).sum())
+            raise RequestError(
+                f"{what}: {count} of {flat.size} values are not finite, which JSON cannot carry: "
+                "ask for it with binary_data"
+            )
+        return flat.astype(np.float64, copy=False)
+    return flat
+
+
+def _kind(datatype: str, shape: Sequence[int]) -> str:
+    return f"{datatype}[{','.join(map(str, shape))}]"
+
+
+def short(value: object) -> str:
+    """Return a value as an error message shows it: what came may be very long."""
+    return _SHORT.repr(value)

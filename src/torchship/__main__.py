@@ -1,0 +1,49 @@
+"""The command line: every room's commands, and the one place where errors get exit codes."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from torchship.models.errors import ModelsError
+from torchship.script.errors import TorchShipError
+
+
+def application() -> typer.Typer:
+    """Return the command line with every room's commands."""
+    import torchship.agreement
+    import torchship.demo
+    import torchship.models.cli
+    import torchship.script.cli
+    import torchship.serve.cli
+
+    app = typer.Typer(
+        name="torchship",
+        help="Ship a PyTorch model as one archive that proves itself in four runtimes.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+    )
+    for room in (
+        torchship.script.cli,
+        torchship.agreement,
+        torchship.serve.cli,
+        torchship.models.cli,
+        torchship.demo,
+    ):
+        app.registered_commands += room.app.registered_commands
+    return app
+
+
+def main() -> None:
+    """Run the command line; exit codes as in docs/reference.md."""
+    try:
+        application()()
+    except (TorchShipError, ModelsError) as error:
+        print(f"torchship: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

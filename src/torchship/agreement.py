@@ -1,0 +1,200 @@
+"""`torchship verify`: one archive, every runtime, one verdict."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from torchship.cpp_runner.runtime import CppRuntime
+from torchship.script import torchscript
+from torchship.script.archive import Archive, open_archive
+from torchship.script.cli import TrustedKeys
+from torchship.script.errors import TorchShipError, UsageError
+from torchship.script.localise import first_difference
+from torchship.script.parity import Difference, worse
+from torchship.script.runtimes import EagerRuntime, Result, Runtime, ScriptRuntime
+from torchship.script.signing import read_trusted_keys
+from torchship.script.target import make_module
+from torchship.serve.parity import HttpRuntime
+
+app = typer.Typer()
+
+MISMATCH = 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """What every runtime did with an archive's golden cases."""
+
+    archive: Archive
+    results: list[Result]
+    first_difference: str = ""
+
+    @property
+    def agreed(self) -> bool:
+        """Whether every runtime ran and agreed."""
+        return all(result.agreed for result in self.results)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the report as a JSON object, the worst difference for each output."""
+        manifest = self.archive.vouched
+        return {
+            "archive": self.archive.path.name,
+            "name": manifest.name,
+            "version": manifest.version,
+            "agreed": self.agreed,
+            "golden_cases": len(manifest.golden),
+            "first_difference": self.first_difference,
+            "runtimes": [
+                {
+                    "runtime": result.runtime,
+                    "agreed": result.agreed,
+                    "error": result.error,
+                    "p50_us": result.p50_us,
+                    "outputs": [_finite(d.to_json()) for d in worst_by_output(result)],
+                }
+                for result in self.results
+            ],
+        }
+
+
+def _finite(entry: dict[str, object]) -> dict[str, object]:
+    """Replace infinite differences, which JSON cannot hold, by null."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in entry.items()
+    }
+
+
+def worst_by_output(result: Result) -> list[Difference]:
+    """Return the worst difference for each method's output, over all cases and steps."""
+    worst: dict[tuple[str, str], Difference] = {}
+    for difference in result.differences:
+        key = (difference.method, difference.output)
+        worst[key] = worse(worst[key], difference) if key in worst else difference
+    return list(worst.values())
+
+
+def all_runtimes(trusted_keys: Path | None = None) -> dict[str, Runtime]:
+    """Return the runtimes by the names that `--runtime` takes."""
+    return {
+        "eager": EagerRuntime(),
+        "script": ScriptRuntime(),
+        "cpp": CppRuntime(trusted_keys),
+        "http": HttpRuntime(trusted_keys),
+    }
+
+
+def verify_archive(archive: Archive, runtimes: Sequence[Runtime]) -> Report:
+    """Run an archive's golden cases in each runtime; one that cannot run has not agreed."""
+    torchscript.configure()
+    results = []
+    for runtime in runtimes:
+        try:
+            results.append(runtime.check(archive))
+        except TorchShipError as error:
+            results.append(Result(runtime.name, error=str(error)))
+    agreed = all(result.agreed for result in results)
+    return Report(archive, results, "" if agreed else _locate(archive))
+
+
+def _locate(archive: Archive) -> str:
+    """Name the first submodule in which the loaded module differs from the eager one, if any."""
+    try:
+        program = archive.program()
+        eager = make_module(archive.vouched.source).eval()
+        found = [first_difference(eager, program, case) for case in archive.golden]
+    except TorchShipError:
+        return ""
+    return next((text for text in found if text.startswith("first")), found[0] if found else "")
+
+
+@app.command()
+def verify(
+    archive: Annotated[Path, typer.Argument(help="The archive to check.")],
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(help="eager, script, cpp or http; may be repeated [default: all]."),
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    trusted_keys: TrustedKeys = None,
+) -> None:
+    """Run the golden cases in eager, script, C++ and over HTTP, and compare.
+
+    Exit code 0 if every runtime agrees, 1 if one does not or could not run, 3 for a bad archive.
+
+    Examples:
+
+        torchship verify fizzbuzz.pt
+
+        torchship verify fizzbuzz.pt --runtime script --runtime cpp --json
+    """
+    known = all_runtimes(trusted_keys)
+    unknown = [name for name in runtime or [] if name not in known]
+    if unknown:
+        raise UsageError(f"--runtime '{unknown[0]}': expected one of {', '.join(known)}")
+    opened = open_archive(archive, read_trusted_keys(trusted_keys) if trusted_keys else ())
+    if opened.vouched.golden == ():
+        raise UsageError(f"'{archive}' has no golden case: nothing to verify")
+    report = verify_archive(opened, [known[name] for name in dict.fromkeys(runtime or known)])
+    if json_output:
+        typer.echo(json.dumps(report.to_json(), indent=1))
+    else:
+        _print(report, Console())
+    if not report.agreed:
+        raise typer.Exit(MISMATCH)
+
+
+def _print(report: Report, console: Console) -> None:
+    manifest = report.archive.vouched
+    table = Table(
+        *("runtime", "method", "output", "max abs", "max rel", "max ULP", "identical", "p50 µs"),
+        title=f"{manifest.name} {manifest.version}: {len(manifest.golden)} golden cases",
+        title_justify="left",
+    )
+    for result in report.results:
+        for index, entry in enumerate(worst_by_output(result)):
+            latency = "" if index or result.p50_us is None else f"{result.p50_us:.0f}"
+            table.add_row(
+                *(result.runtime if index == 0 else "", entry.method, escape(entry.output)),
+                *(number(entry.max_abs), number(entry.max_rel), number(entry.max_ulp)),
+                *("yes" if entry.bit_identical else "no", latency),
+                style=None if entry.agreed else "red",
+            )
+        if result.error:
+            table.add_row(result.runtime, "", "did not run", style="red")
+    console.print(table)
+    for line in _complaints(report):
+        console.print(escape(line), style="red", soft_wrap=True)
+    console.print("agreed" if report.agreed else "NOT AGREED")
+
+
+def _complaints(report: Report) -> list[str]:
+    lines = []
+    for result in report.results:
+        if result.error:
+            lines.append(f"{result.runtime}: {result.error}")
+        lines += [
+            f"{result.runtime}: {d.case_name}, step {d.step}, output '{d.output}': {d.reason}"
+            for d in worst_by_output(result)
+            if not d.agreed
+        ]
+    if report.first_difference:
+        lines.append(report.first_difference)
+    return lines
+
+
+def number(value: float | None) -> str:
+    """Return a difference as tables show it; `-` where nothing could be compared."""
+    if value is None:
+        return "-"
+    return "0" if value == 0 else f"{value:.3g}"

@@ -1,0 +1,174 @@
+"""`torchship demo`: the whole journey for each of our models, in one table."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from torchship.agreement import Report, all_runtimes, number, verify_archive
+from torchship.cpp_runner.binary import runner_path
+from torchship.models import registry
+from torchship.models.data import mnist
+from torchship.models.errors import DataMissingError
+from torchship.models.fizzbuzz import encode
+from torchship.script.archive import Archive, open_archive
+from torchship.script.errors import UsageError
+from torchship.script.export import export
+from torchship.script.program import Program
+from torchship.script.runtimes import Result
+from torchship.script.target import find_target, make_module
+from torchship.serve.client import Client
+from torchship.serve.runtime import running_server
+
+app = typer.Typer()
+
+HTTP_BATCH = 1000  # rows of MNIST in one request
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where to put the archives.")] = Path("archives"),
+) -> None:
+    """Script our models, check them in four runtimes, and use two of them.
+
+    Example:
+
+        torchship demo
+    """
+    console = Console()
+    folder.mkdir(parents=True, exist_ok=True)
+    reports = []
+    for name in registry.names():
+        with console.status(f"{name}: script, then verify in eager, script, C++ and HTTP"):
+            path = folder / f"{name}.pt"
+            export(find_target(name, None, {}), path)
+            reports.append(verify_archive(open_archive(path), list(all_runtimes().values())))
+    console.print(_table(reports))
+    for report in reports:
+        for result in report.results:
+            if result.error:
+                console.print(f"{report.archive.path.name}: {result.runtime}: {result.error}")
+    console.print("\nfizzbuzz 1..20, by the C++ binary:")
+    console.print(" ".join(fizzbuzz_words(folder / "fizzbuzz.pt", 20)), highlight=False)
+    digits_agree = _digits(folder / "bobnet.pt", console)
+    if not digits_agree or not all(report.agreed for report in reports):
+        raise typer.Exit(1)
+
+
+def _table(reports: list[Report]) -> Table:
+    runtimes = [result.runtime for result in reports[0].results]
+    table = Table(
+        "model",
+        "parameters",
+        *(f"{name} diff" for name in runtimes),
+        *(f"{name} p50 µs" for name in runtimes),
+        title="largest difference to golden (0 = bit-identical), latency at batch 1",
+        title_justify="left",
+    )
+    for report in reports:
+        manifest = report.archive.vouched
+        table.add_row(
+            manifest.name,
+            f"{manifest.parameters:,}",
+            *(largest_difference(result) for result in report.results),
+            *("-" if r.p50_us is None else f"{r.p50_us:,.0f}" for r in report.results),
+            style=None if report.agreed else "red",
+        )
+    return table
+
+
+def largest_difference(result: Result) -> str:
+    """Return the largest absolute difference of a runtime; `0` only if bit-identical."""
+    if result.error:
+        return "did not run"
+    if not result.agreed:
+        return "MISMATCH"
+    if all(difference.bit_identical for difference in result.differences):
+        return "0"
+    return number(max(d.max_abs or 0.0 for d in result.differences)).replace("0", "±0", 1)
+
+
+def fizzbuzz_words(archive: Path, count: int) -> list[str]:
+    """Return fizzbuzz from 1 to `count`, the classes as the C++ binary labels them."""
+    numbers = torch.arange(1, count + 1)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "numbers.npz"
+        np.savez(file, x=encode(numbers).numpy())
+        labels = _runner(
+            "run", str(archive), "--input", str(file), "--labels",
+            "--output", str(Path(folder) / "scores.npz"),
+        ).split()  # fmt: skip
+    return [
+        str(int(n)) if label == "number" else label
+        for n, label in zip(numbers, labels, strict=True)
+    ]
+
+
+def _runner(*arguments: str) -> str:
+    done = subprocess.run(
+        [str(runner_path()), *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise UsageError(f"torchship-runner {arguments[0]}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _digits(path: Path, console: Console) -> bool:
+    """Print the accuracy on MNIST's test images in each runtime; return whether they agree."""
+    try:
+        test = mnist("test")
+    except DataMissingError as error:
+        console.print(f"\nMNIST: left out, {error}", soft_wrap=True)
+        return True
+    archive = open_archive(path)
+    predicted = {
+        name: classify(test.images).argmax(1) for name, classify in _classifiers(archive).items()
+    }
+    console.print(f"\nMNIST, {len(test.labels):,} test images:")
+    for name, digits in predicted.items():
+        correct = int((digits == test.labels).sum())
+        console.print(f"  {name:7} {100 * correct / len(test.labels):.2f} %", highlight=False)
+    eager = predicted["eager"]
+    return all(torch.equal(eager, digits) for digits in predicted.values())
+
+
+def _classifiers(archive: Archive) -> Mapping[str, Callable[[torch.Tensor], torch.Tensor]]:
+    """Return bobnet in each runtime: images uint8[count,784] -> log-probabilities [count,10]."""
+    manifest = archive.vouched
+
+    def in_process(program: Program) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda images: program.call("forward", {"x": images})["log_probs"]
+
+    def cpp(images: torch.Tensor) -> torch.Tensor:
+        with tempfile.TemporaryDirectory() as folder:
+            images_file, output = Path(folder) / "images.npz", Path(folder) / "out.npz"
+            np.savez(images_file, x=images.numpy())
+            _runner("run", str(archive.path), "--input", str(images_file), "--output", str(output))
+            with np.load(output) as arrays:
+                return torch.from_numpy(arrays["log_probs"])
+
+    def http(images: torch.Tensor) -> torch.Tensor:
+        with running_server([archive.path]) as url, Client(url) as client:
+            signature = manifest.methods["forward"]
+            return torch.cat(
+                [
+                    client.infer(manifest.name, signature, {"x": part})["log_probs"]
+                    for part in images.split(HTTP_BATCH)
+                ]
+            )
+
+    return {
+        "eager": in_process(Program(manifest, make_module(manifest.source))),
+        "script": in_process(archive.program()),
+        "C++": cpp,
+        "HTTP": http,
+    }

@@ -1,0 +1,118 @@
+"""What the tests of the models share."""
+
+import contextlib
+import io
+import os
+import warnings
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchship.models import data
+from torchship.models.card import Card, Example, Step
+
+Run = Callable[[nn.Module, Card, str, Example], list[dict[str, Tensor]]]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def torchscript() -> Iterator[None]:
+    """Silence that torch 2.13 deprecates `torch.jit`, and nothing else."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
+        yield
+
+
+@pytest.fixture
+def script() -> Callable[[nn.Module], torch.jit.ScriptModule]:
+    def compiled(module: nn.Module) -> torch.jit.ScriptModule:
+        with torchscript():
+            scripted = torch.jit.script(module)
+        assert isinstance(scripted, torch.jit.ScriptModule)
+        return scripted
+
+    return compiled
+
+
+@pytest.fixture
+def reload() -> Callable[[torch.jit.ScriptModule], torch.jit.ScriptModule]:
+    """Return a function that saves a scripted module and loads it again."""
+
+    def reloaded(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+        memory = io.BytesIO()
+        with torchscript():
+            torch.jit.save(module, memory)
+            memory.seek(0)
+            loaded = torch.jit.load(memory)  # type: ignore[no-untyped-call]
+        assert isinstance(loaded, torch.jit.ScriptModule)
+        return loaded
+
+    return reloaded
+
+
+@pytest.fixture(scope="session")
+def digits() -> data.Digits:
+    """Return the real test digits of MNIST."""
+    if not os.environ.get("TORCHSHIP_DATA"):
+        pytest.skip("TORCHSHIP_DATA is not set: no MNIST to test on")
+    return data.mnist("test")
+
+
+@pytest.fixture
+def run() -> Run:
+    """Return a function that runs an example step by step; it gives each step's flat outputs."""
+    return _run
+
+
+def _run(module: nn.Module, card: Card, method: str, example: Example) -> list[dict[str, Tensor]]:
+    results: list[dict[str, Tensor]] = []
+    carried = _start(card, method, example[0])
+    for step in example:
+        with torch.no_grad():
+            outputs = getattr(module, method)(**(carried | step))
+        if isinstance(outputs, Tensor):
+            outputs = (outputs,)
+        named = dict(zip(card.outputs[method], outputs, strict=True))
+        inputs = {entry[0].split(".")[0] for entry in card.state.get(method, [])}
+        carried = {name: named[name] for name in inputs}
+        results.append(flat(named))
+    return results
+
+
+def _start(card: Card, method: str, step: Step) -> dict[str, object]:
+    """Return zeros for the state that a first step leaves out and the module needs."""
+    (batch,) = {len(tensor) for tensor in flat(step).values()}
+    zeros: dict[str, object] = {}
+    for name, _, start in card.state.get(method, []):
+        if start == "zeros":
+            like = next(e[0][name] for e in card.examples()[method] if name in e[0])
+            assert isinstance(like, Tensor)
+            zeros[name] = torch.zeros(batch, *like.shape[1:])
+    return zeros
+
+
+def flat(tree: dict[str, object]) -> dict[str, Tensor]:
+    """Name the leaves of arguments or outputs as the archive does: `hidden.0`."""
+    leaves: dict[str, Tensor] = {}
+    for name, value in tree.items():
+        if isinstance(value, Tensor):
+            leaves[name] = value
+        elif isinstance(value, tuple):
+            leaves |= flat({f"{name}.{i}": item for i, item in enumerate(value)})
+        else:
+            raise TypeError(f"{name}: {type(value)}")
+    return leaves
+
+
+@pytest.fixture(name="flat")
+def flat_fixture() -> Callable[[dict[str, object]], dict[str, Tensor]]:
+    return flat

@@ -1,0 +1,110 @@
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from torchship.models import store
+from torchship.models.cli import app
+from torchship.models.errors import ModelsError
+
+
+def invoke(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "160", "NO_COLOR": "1"})
+    if isinstance(result.exception, ModelsError):  # `torchship.__main__` prints it and exits
+        return result.exception.exit_code, result.stdout, f"{result.exception}\n"
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_models_are_listed_for_people() -> None:
+    code, out, _ = invoke("models")
+    assert code == 0
+    for text in ("fizzbuzz", "754", "100.00%", "bobnet", "101,632", "lstm", "moba", "168,856"):
+        assert text in out
+    assert "Joel Grus" in out
+
+
+def test_models_are_listed_for_programs() -> None:
+    code, out, _ = invoke("models", "--json")
+    assert code == 0
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert list(rows) == ["fizzbuzz", "bobnet", "lstm", "moba"]
+    assert {name: row["parameters"] for name, row in rows.items()} == {
+        "fizzbuzz": 754,
+        "bobnet": 101_632,
+        "lstm": 10_560,
+        "moba": 168_856,
+    }
+    assert rows["fizzbuzz"]["metrics"]["test accuracy"] == 1.0
+    assert rows["moba"]["metrics"] == {}
+    assert [row["trainable"] for row in rows.values()] == [True, True, False, False]
+    assert all(row["task"] and row["source"] for row in rows.values())
+
+
+def test_training_is_repeatable_and_says_how(tmp_path: Path) -> None:
+    arguments = ("train", "fizzbuzz", "--steps", "60", "--seed", "3", "--out")
+    code, out, err = invoke(*arguments, str(tmp_path / "1"))
+    assert code == 0
+    assert "test accuracy: " in out
+    assert "60/60" in err
+    assert invoke(*arguments, str(tmp_path / "2"))[0] == 0
+    for name in ("fizzbuzz.safetensors", "fizzbuzz.json"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+    report = store.read_report("fizzbuzz", tmp_path / "1")
+    assert report.command == "torchship train fizzbuzz --seed 3 --steps 60 --lr 0.001"
+    assert store.load("fizzbuzz", tmp_path / "1").keys() == store.load("fizzbuzz").keys()
+
+
+def test_training_writes_here_and_never_into_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = {path.name: path.read_bytes() for path in store.WEIGHTS.iterdir()}
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = invoke("train", "fizzbuzz", "--steps", "1")
+    assert code == 0
+    assert "saved fizzbuzz.safetensors and fizzbuzz.json" in out
+    assert store.read_report("fizzbuzz", tmp_path).recipe["steps"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "fizzbuzz.json",
+        "fizzbuzz.safetensors",
+    ]
+    assert {path.name: path.read_bytes() for path in store.WEIGHTS.iterdir()} == kept
+
+
+def test_a_loss_that_is_not_finite_saves_nothing(tmp_path: Path) -> None:
+    code, _, err = invoke("train", "fizzbuzz", "--lr", "0.01", "--out", str(tmp_path))
+    assert code == 1
+    assert "fizzbuzz: the loss is " in err
+    assert " at step " in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_usage_is_told_in_one_line(tmp_path: Path) -> None:
+    code, _, err = invoke("train", "fizbuzz")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no model 'fizbuzz': expected one of fizzbuzz, bobnet, lstm, moba" in err
+    code, _, err = invoke("train", "moba")
+    assert code == 2
+    assert "'moba' has no training recipe: expected one of fizzbuzz, bobnet" in err
+    (tmp_path / "file").write_text("")
+    code, _, err = invoke("train", "fizzbuzz", "--out", str(tmp_path / "file"))
+    assert code == 2
+    assert "cannot write to the folder" in err
+    for wrong in (("--steps", "0"), ("--seed", "-1"), ("--lr", "-1")):
+        assert invoke("train", "fizzbuzz", *wrong)[0] == 2
+
+
+def test_missing_data_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHSHIP_DATA", str(tmp_path / "none"))
+    code, _, err = invoke("train", "bobnet", "--out", str(tmp_path))
+    assert code == 4
+    assert "train-images-idx3-ubyte.gz is not there" in err
+
+
+@pytest.mark.parametrize("command", ["models", "train"])
+def test_help_has_an_example(command: str) -> None:
+    code, out, _ = invoke(command, "--help")
+    assert code == 0
+    assert f"Example: torchship {command}" in out

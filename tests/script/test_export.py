@@ -1,0 +1,322 @@
+"""What becomes an archive, and what is refused and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import zoo
+from torchship.script import torchscript
+from torchship.script.archive import open_archive
+from torchship.script.errors import ExportError, TorchShipError, UsageError
+from torchship.script.export import Options, export
+from torchship.script.golden import run_case
+from torchship.script.program import Program
+from torchship.script.target import Target, find_target
+from torchship.script.tree import leaves
+
+
+def refusal(target: Target, tmp_path: Path, options: Options | None = None) -> str:
+    """The message with which an export is refused; nothing may be written."""
+    with pytest.raises(TorchShipError) as caught:
+        export(target, tmp_path / "refused.pt", options)
+    assert list(tmp_path.iterdir()) == []
+    return str(caught.value)
+
+
+def test_a_saved_archive_reproduces_the_eager_module(tmp_path: Path) -> None:
+    export(zoo.target(zoo.linear, zoo.rows), tmp_path / "a.pt")
+    archive = open_archive(tmp_path / "a.pt")
+    x = zoo.noise(9, 6, 3)
+    with torch.no_grad():
+        expected = zoo.linear()(x)
+    assert torch.equal(archive.program().call("forward", {"x": x})["output"], expected)
+
+
+def test_golden_outputs_are_the_eager_modules(tmp_path: Path) -> None:
+    archive = export(zoo.target(zoo.linear, zoo.rows), tmp_path / "a.pt")
+    eager = zoo.linear()
+    assert [case.name for case in archive.golden] == [
+        "forward example 0",
+        "forward example 1",
+        "batch 1",
+        "batch 5",
+    ]
+    for case in archive.golden:
+        with torch.no_grad():
+            expected = eager(case.steps[0].inputs["x"])
+        assert torch.equal(case.steps[0].outputs["output"], expected)
+
+
+def test_every_kind_of_argument_and_result(tmp_path: Path) -> None:
+    archive = export(zoo.target(zoo.everything, zoo.everything_examples), tmp_path / "a.pt")
+    method = archive.vouched.methods["forward"]
+    names = [leaf.name for argument in method.inputs for leaf in leaves(argument.value)]
+    assert names == [
+        *("x", "memory.h", "memory.c", "options.plus.0", "options.plus.1"),
+        *("options.minus.0", "options.minus.1", "parts.*", "sizes.0", "sizes.1"),
+        *("pair.0", "pair.1", "times", "flip", "tag"),
+    ]
+    assert [leaf.name for leaf in leaves(method.outputs)] == [
+        *("output.0", "output.1.sum", "output.1.long"),
+        *("output.2.0.h", "output.2.0.c", "output.2.1.h", "output.2.1.c"),
+    ]
+    assert [argument.required for argument in method.inputs] == [True] * 5 + [False] * 4
+    eager = Program(archive.vouched, zoo.everything())
+    scripted = archive.program()
+    for case in archive.golden:
+        for program in (eager, scripted):
+            outputs = run_case(program.call, method, case)[0]
+            assert outputs.keys() == case.steps[0].outputs.keys()
+            for name, tensor in outputs.items():
+                assert torch.equal(tensor, case.steps[0].outputs[name]), name
+
+
+def test_state_is_carried_through_three_steps(tmp_path: Path) -> None:
+    archive = export(zoo.accumulator_target(), tmp_path / "a.pt")
+    unrolled = [case for case in archive.golden if len(case.steps) == 3]
+    assert unrolled
+    eager = zoo.accumulator()
+    for case in unrolled:
+        total = case.steps[0].inputs.get("total", torch.zeros(len(case.steps[0].inputs["x"]), 4))
+        for index, step in enumerate(case.steps):
+            assert index == 0 or "total" not in step.inputs
+            with torch.no_grad():
+                y, total = eager(step.inputs["x"], total)
+            assert torch.equal(y, step.outputs["y"])
+            assert torch.equal(total, step.outputs["total"])
+    assert len({tuple(step.outputs["y"].flatten().tolist()) for step in unrolled[0].steps}) == 3
+
+
+def test_the_same_module_gives_the_same_bytes(tmp_path: Path) -> None:
+    first = export(zoo.target(zoo.linear, zoo.rows), tmp_path / "a.pt")
+    second = export(zoo.target(zoo.linear, zoo.rows), tmp_path / "b.pt")
+    assert first.data == second.data == (tmp_path / "a.pt").read_bytes()
+
+
+def test_a_refusal_leaves_the_file_that_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    path.write_bytes(b"precious")
+    with pytest.raises(ExportError):
+        export(zoo.target(zoo.guessing, zoo.rows), path)
+    assert path.read_bytes() == b"precious"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot write '.*nowhere.*': No such file or directory"):
+        export(zoo.target(zoo.linear, zoo.rows), tmp_path / "nowhere" / "a.pt")
+
+
+def test_training_mode_is_refused(tmp_path: Path) -> None:
+    message = refusal(zoo.target(zoo.training, zoo.rows), tmp_path)
+    assert "in training mode" in message
+    assert "--eval" in message
+
+
+def test_training_mode_is_left_when_the_user_says_so(tmp_path: Path) -> None:
+    archive = export(zoo.target(zoo.training, zoo.rows), tmp_path / "a.pt", Options(eval_mode=True))
+    x = zoo.noise(9, 6, 3)
+    with torch.no_grad():
+        expected = zoo.training().eval()(x)
+    assert torch.equal(archive.program().call("forward", {"x": x})["output"], expected)
+
+
+def test_weights_that_are_not_finite(tmp_path: Path) -> None:
+    message = refusal(zoo.target(zoo.not_finite, zoo.rows), tmp_path)
+    assert "'layer.bias' holds 1 NaN or infinite values of 4" in message
+
+
+@pytest.mark.parametrize(
+    ("factory", "expected"),
+    [
+        (zoo.remembering, "two equal calls of the module's forward differ"),
+        (zoo.guessing, "two equal calls of the module's forward differ"),
+        (zoo.counting, "changes its buffer 'count'"),
+        (zoo.overwriting, "changes its argument 'x' in place"),
+        (zoo.mixing, "tensors only"),
+    ],
+)
+def test_modules_that_misbehave(
+    factory: Callable[[], object], expected: str, tmp_path: Path
+) -> None:
+    assert expected in refusal(zoo.target(factory, zoo.rows), tmp_path)
+
+
+def test_a_module_that_changes_the_callers_list(tmp_path: Path) -> None:
+    examples = [{"x": [zoo.noise(n, n, 3), zoo.noise(n + 9, n, 3)]} for n in (2, 3)]
+    assert "changes its argument 'x'" in refusal(zoo.target(zoo.appending, examples), tmp_path)
+
+
+def test_an_example_that_the_module_rejects(tmp_path: Path) -> None:
+    examples = [*zoo.rows(), {"x": zoo.noise(3, 2, 7)}]
+    message = refusal(zoo.target(zoo.linear, examples), tmp_path)
+    assert "rejects example 2: RuntimeError" in message
+
+
+@pytest.mark.parametrize(
+    ("factory", "line", "change"),
+    [
+        (zoo.with_lambda, "double = lambda t: t * 2", "plain loops"),
+        (zoo.outside, "random.choice", "TorchScript"),
+    ],
+)
+def test_code_that_torch_jit_cannot_compile(
+    factory: Callable[[], object], line: str, change: str, tmp_path: Path
+) -> None:
+    message = refusal(zoo.target(factory, zoo.rows), tmp_path)
+    assert "torch.jit cannot script the module at " in message
+    assert line in message
+    assert change in message
+    number = int(message.split("zoo.py:")[1].split(" ")[0].rstrip(":"))
+    assert line in Path(zoo.__file__).read_text().splitlines()[number - 1]
+
+
+def test_a_missing_annotation_is_named(tmp_path: Path) -> None:
+    examples = [{"x": zoo.noise(n, n, 3), "times": n} for n in (2, 3)]
+    message = refusal(zoo.target(zoo.unannotated, examples), tmp_path)
+    assert "annotate the argument's type" in message
+
+
+@pytest.mark.parametrize(
+    ("examples", "expected"),
+    [
+        (
+            [{"x": zoo.noise(1, 2, 3)}, {"x": zoo.noise(2, 2, 3)}],
+            "every example has the same sizes",
+        ),
+        ([{"x": zoo.noise(1, 2, 3)}, {"x": zoo.noise(2, 4, 3).double()}], "rejects example 1"),
+        ([{"x": 3}], "rejects example 0"),
+        ([], "expected a list of examples"),
+        ([3], "expected a dict of keyword arguments"),
+        ({"forward": zoo.rows(), "fly": zoo.rows()}, "a method 'fly', which the module does not"),
+    ],
+)
+def test_examples_that_do_not_do(examples: object, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=expected):
+        export(zoo.target(zoo.linear, examples), tmp_path / "a.pt")
+
+
+def test_one_size_is_enough_when_the_user_says_so(tmp_path: Path) -> None:
+    target = zoo.target(zoo.linear, [{"x": zoo.noise(1, 2, 3)}])
+    archive = export(target, tmp_path / "a.pt", Options(fixed=True))
+    (leaf,) = leaves(archive.vouched.methods["forward"].inputs[0].value)
+    assert leaf.model_dump()["shape"] == (2, 3)
+
+
+def test_rows_that_depend_on_each_other_are_no_batch(tmp_path: Path) -> None:
+    archive = export(zoo.target(zoo.coupling, zoo.rows), tmp_path / "a.pt")
+    (leaf,) = leaves(archive.vouched.methods["forward"].inputs[0].value)
+    assert leaf.model_dump()["shape"] == ("x_0", 3)
+    independent = export(zoo.target(zoo.linear, zoo.rows), tmp_path / "b.pt")
+    (leaf,) = leaves(independent.vouched.methods["forward"].inputs[0].value)
+    assert leaf.model_dump()["shape"] == ("batch", 3)
+
+
+def test_a_false_batch_is_refused(tmp_path: Path) -> None:
+    message = refusal(zoo.target(zoo.coupling, zoo.rows), tmp_path, Options(dims={"x.0": "batch"}))
+    assert "rows of forward's dimension 'batch' are not independent" in message
+
+
+def test_a_golden_output_that_is_nan(tmp_path: Path) -> None:
+    examples = [*zoo.rows(), {"x": torch.zeros(2, 3)}]
+    message = refusal(zoo.target(zoo.dividing, examples), tmp_path)
+    assert "golden case 'forward example 2', step 0: output 'output' holds NaN" in message
+
+
+def test_a_trace_that_loses_a_branch(tmp_path: Path) -> None:
+    examples = [{"x": zoo.noise(1, 2, 3).abs()}, {"x": -zoo.noise(2, 4, 3).abs()}]
+    message = refusal(zoo.target(zoo.branching, examples), tmp_path, Options(mode="trace"))
+    assert "does not agree with eager: golden case 'forward example 1'" in message
+    export(zoo.target(zoo.branching, examples), tmp_path / "scripted.pt")
+
+
+def test_a_trace_without_branches(tmp_path: Path) -> None:
+    archive = export(zoo.target(zoo.linear, zoo.rows), tmp_path / "a.pt", Options(mode="trace"))
+    assert archive.vouched.mode == "trace"
+
+
+def test_a_compiler_that_changes_the_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = torchscript.compile_module
+
+    def dishonest(module: torch.nn.Module, *rest: object) -> torch.jit.ScriptModule:
+        changed = honest(module, *rest)  # type: ignore[arg-type]
+        # A new tensor: the compiled module shares its weights with the eager one.
+        changed.layer.bias = torch.nn.Parameter(changed.layer.bias + 1e-3)
+        return changed
+
+    monkeypatch.setattr(torchscript, "compile_module", dishonest)
+    message = refusal(zoo.target(zoo.linear, zoo.rows), tmp_path)
+    assert "does not agree with eager" in message
+    assert "first submodule that differs: 'layer' (its bias differ)" in message
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            {"labels": {"output": ["a", "b"]}},
+            "has 2 labels: expected as many as its last dimension",
+        ),
+        ({"labels": {"nothing": ["a"]}}, "no output has that name"),
+        ({"state": {"forward": [("h", "output", "absent")]}}, "the input 'h', which forward does"),
+        ({"state": {"forward": [("x", "h", "absent")]}}, "the output 'h', which forward does"),
+        ({"outputs": {"forward": ["a", "b"]}}, "got 2 output names, and the module returns one"),
+        ({"dims": {"x.1": "features"}}, "has the size 3 in every example"),
+        ({"dims": {"x.5": "features"}}, "no input dimension 'x.5'"),
+        ({"name": "a/b"}, "the archive cannot be called that"),
+    ],
+)
+def test_what_the_user_says_must_fit(
+    said: dict[str, object], expected: str, tmp_path: Path
+) -> None:
+    assert expected in refusal(zoo.target(zoo.linear, zoo.rows, **said), tmp_path)
+
+
+def test_a_state_that_no_example_gives(tmp_path: Path) -> None:
+    target = zoo.target(
+        zoo.accumulator,
+        [{"x": zoo.noise(1, 2, 3)}],
+        state={"forward": [("total", "output.1", "zeros")]},
+    )
+    assert "gives its state total" in refusal(target, tmp_path)
+
+
+def test_the_factory_and_the_example_are_found_by_name() -> None:
+    target = find_target("zoo:linear", "zoo:rows", {})
+    assert target.name == "linear"
+    assert len(target.examples["forward"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "example", "expected"),
+    [
+        ("fizbuzz", None, "no model 'fizbuzz': ours are .*fizzbuzz"),
+        ("nowhere.at.all:make", "zoo:rows", "cannot import 'nowhere.at.all'"),
+        ("zoo:nothing", "zoo:rows", "module 'zoo' has no 'nothing'"),
+        ("zoo:linear", None, "needs --example module:function"),
+        ("zoo:linear", "zoo", "expected module:name"),
+        ("zoo:__doc__", "zoo:rows", "expected a function or class"),
+    ],
+)
+def test_names_that_lead_nowhere(text: str, example: str | None, expected: str) -> None:
+    with pytest.raises(TorchShipError, match=expected):
+        find_target(text, example, {})
+
+
+@pytest.mark.parametrize(
+    ("factory", "expected"),
+    [
+        (zoo.not_a_module, r"'zoo:not_a_module' returned int: expected a torch.nn.Module"),
+        (zoo.failing, r"'zoo:failing' raised RuntimeError: no weights today"),
+    ],
+)
+def test_factories_that_make_no_module(
+    factory: Callable[[], object], expected: str, tmp_path: Path
+) -> None:
+    assert expected in refusal(zoo.target(factory, zoo.rows), tmp_path)

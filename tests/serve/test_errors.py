@@ -1,0 +1,30 @@
+import pytest
+
+from torchship.script.errors import ArchiveError, InputError, ModelError, TorchShipError
+from torchship.serve.errors import (
+    BodyTooLargeError,
+    DisagreementError,
+    NotReadyError,
+    RequestError,
+    UnknownModelError,
+    status_of,
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        (InputError, 400),
+        (RequestError, 400),
+        (ModelError, 400),
+        (UnknownModelError, 404),
+        (BodyTooLargeError, 413),
+        (NotReadyError, 503),
+        (ArchiveError, 500),
+        (DisagreementError, 500),
+        (TorchShipError, 500),
+        (ValueError, 500),
+    ],
+)
+def test_each_kind_has_its_status(kind: type[Exception], status: int) -> None:
+    assert status_of(kind("why")) == status
