@@ -38,6 +38,8 @@ lint: setup
 	ruff check .
 	ruff format --check .
 	mypy -p torchship
+	for folder in tests/*/ bench/; do mypy $$folder || exit 1; done
+	mypy $(wildcard tests/*.py)
 	clang-format --dry-run -Werror $(shell find cpp_runner -name '*.cpp' -o -name '*.h')
 
 format: setup

@@ -70,7 +70,7 @@ def runtimes(archive: Archive, client: Client) -> dict[str, Callable[[], float]]
         return lambda: median_us(lambda: program.call(method, inputs))
 
     def cpp() -> float:
-        command = [runner_path(), "bench", archive.path, "--method", method, "--json"]
+        command = [str(runner_path()), "bench", str(archive.path), "--method", method, "--json"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         p50: float = json.loads(done.stdout)["results"][0]["p50_us"]
         return p50

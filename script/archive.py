@@ -32,7 +32,7 @@ ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 def pack(script: bytes, manifest: Manifest, cases: Sequence[Case]) -> bytes:
     """Return an archive: a TorchScript zip with the golden record and the manifest added.
 
-    The manifest's `records` and `golden` entries are filled in here.
+    The manifest's `records` are filled in here.
     """
     buffer = io.BytesIO(script)
     golden = to_safetensors(cases)

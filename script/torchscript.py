@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -72,20 +72,41 @@ def compile_module(
         ExportError: torch.jit refuses; the message names the source line and what to change.
     """
     try:
-        with _deprecation_is_known(), warnings.catch_warnings():
+        with _deprecation_is_known():
             if mode == "script":
                 return torch.jit.script(module)
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
-            traced = torch.jit.trace_module(  # type: ignore[no-untyped-call]
-                module,
-                {method: dict(arguments) for method, arguments in examples.items()},
-                check_trace=False,
-                example_inputs_is_kwarg=True,
-            )
-            assert isinstance(traced, torch.jit.ScriptModule)
-            return traced
+            return _trace(module, examples)
+    except ExportError:
+        raise
     except Exception as error:
         raise ExportError(explain(str(error), mode)) from None
+
+
+def _trace(
+    module: torch.nn.Module, examples: Mapping[str, Mapping[str, object]]
+) -> torch.jit.ScriptModule:
+    """Trace a module, and refuse what the tracer itself knows to be lost.
+
+    The golden cases would find a lost branch only if one of them takes the other side.
+    """
+    with torch.no_grad(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        traced = torch.jit.trace_module(  # type: ignore[no-untyped-call]
+            module,
+            {method: dict(arguments) for method, arguments in examples.items()},
+            check_trace=False,
+            example_inputs_is_kwarg=True,
+        )
+    for warning in caught:
+        if issubclass(warning.category, torch.jit.TracerWarning):  # type: ignore[attr-defined]
+            what = str(warning.message).split(". ")[0]
+            raise ExportError(
+                f"a trace of the module would not compute the same for other inputs: at "
+                f"{warning.filename}:{warning.lineno}, {what[0].lower()}{what[1:]}; "
+                "script it (--mode script)"
+            )
+    assert isinstance(traced, torch.jit.ScriptModule)
+    return traced
 
 
 def explain(text: str, mode: Mode) -> str:
@@ -176,11 +197,12 @@ def _first_line(error: Exception) -> str:
 
 
 def raised_message(error: Exception) -> str:
-    """Return the message of what a model raised, without TorchScript's own trace."""
-    lines: Sequence[str] = [line for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    if not isinstance(error, torch.jit.Error):
-        return lines[0].strip()
-    last = lines[-1].strip()
-    return re.sub(r"^(?:[\w.]+\.)?(\w+(?:Error|Exception)): ", "", last)
+    """Return the first line of what a model raised, without TorchScript's own trace."""
+    text = str(error)
+    if "Traceback of TorchScript" in text:
+        # The kind and message stand below the trace: `builtins.ValueError: ...`.
+        kinds = list(re.finditer(r"(?m)^(?:\w+\.)*\w+(?:Error|Exception): ", text))
+        text = text[kinds[-1].end() :] if kinds else text.splitlines()[-1]
+        text = text.removeprefix("AssertionError: ")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,7 +1,8 @@
 """Small modules for the tests: one that uses every kind of argument, and one for each refusal."""
 
 import random
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +22,13 @@ def seeded(module: nn.Module, seed: int = 0) -> nn.Module:
     return module.eval()
 
 
-def target(factory: object, examples: object, name: str = "zoo", **said: object) -> Target:
+def target(
+    factory: Callable[[], object], examples: object, name: str = "zoo", **said: Any
+) -> Target:
     """A target as the command line makes it from `zoo:factory`."""
-    assert callable(factory)
     text = f"zoo:{factory.__name__}"
     given: Examples = normalise(examples() if callable(examples) else examples, text)
-    return Target(name, source_of(text, factory, {}), factory, given, **said)  # type: ignore[arg-type]
+    return Target(name, source_of(text, factory, {}), factory, given, **said)
 
 
 def rows() -> list[dict[str, object]]:
@@ -143,6 +145,22 @@ def accumulator_target(start: str = "zeros") -> Target:
         outputs={"forward": ["y", "total"]},
         state={"forward": [("total", "total", start)]},
     )
+
+
+class Raising(nn.Module):
+    """Fails as `how` says."""
+
+    def forward(self, x: Tensor, how: int) -> Tensor:
+        if how == 1:
+            raise ValueError("first line\nsecond line")
+        if how == 2:
+            return x.view(7)
+        assert how == 0, "an assertion"
+        return x * 2
+
+
+def raising() -> nn.Module:
+    return Raising().eval()
 
 
 # --- modules that must be refused ---
@@ -323,6 +341,20 @@ def branching() -> nn.Module:
     return seeded(Branching())
 
 
+class Looping(Linear):
+    """As many rounds as there are rows: the tracer does not even warn."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        for row in x.unbind(0):
+            y = y + row.sum()
+        return y
+
+
+def looping() -> nn.Module:
+    return seeded(Looping())
+
+
 def not_a_module() -> object:
     return 3
 
@@ -374,12 +406,14 @@ def network(gates: nn.Module | None = None) -> Network:
 
 
 def network_target() -> Target:
-    def example(seed: int, batch: int) -> dict[str, object]:
-        return {name: noise(seed + n, batch, SIZE) for n, name in enumerate("xhc")}
+    def example(seed: int, batch: int, shift: float) -> dict[str, object]:
+        """Return x with a sum of the shift's sign, so that both branches are taken."""
+        x, h, c = (noise(seed + n, batch, SIZE) for n in range(3))
+        return {"x": x + shift, "h": h, "c": c}
 
     return target(
         network,
-        [example(60, 2), example(70, 3)],
+        [example(60, 2, 1.0), example(70, 3, -1.0)],
         name="network",
         outputs={"forward": ["y", "h", "c"]},
         state={"forward": [("h", "h", "zeros"), ("c", "c", "zeros")]},

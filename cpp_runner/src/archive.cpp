@@ -18,6 +18,7 @@
 namespace torchship {
 namespace {
 
+constexpr std::string_view our_records = "extra/torchship/";
 constexpr std::string_view manifest_record = "extra/torchship/manifest.json";
 constexpr std::string_view golden_record = "extra/torchship/golden.safetensors";
 
@@ -111,7 +112,15 @@ void Archive::read_zip(Contents& contents) {
     contents.records.push_back({std::move(name), zip.entries()[i].size, digest.hex()});
   }
   contents.name = contents.path.stem().string();
-  if (!manifest) return;  // a plain TorchScript file
+  if (!manifest) {
+    // Plain TorchScript, unless the manifest was lost: damage must not pass for "never had one".
+    for (const Record& record : contents.records) {
+      if (record.name.starts_with(our_records)) {
+        throw ArchiveError("it holds the record '" + record.name + "' but no manifest");
+      }
+    }
+    return;
+  }
 
   contents.manifest = parse_manifest(*manifest);
   contents.name = contents.manifest->name;

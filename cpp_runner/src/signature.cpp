@@ -17,6 +17,7 @@ namespace torchship {
 namespace {
 
 constexpr std::size_t signature_size = 64;
+constexpr std::string_view block = "-----BEGIN PUBLIC KEY-----";
 
 struct FreeContext {
   void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
@@ -38,21 +39,19 @@ TrustedKeys::TrustedKeys(const std::filesystem::path& path) {
   struct FreeBio {
     void operator()(BIO* bio) const { BIO_free(bio); }
   };
-  const std::unique_ptr<BIO, FreeBio> bio(
-      BIO_new_mem_buf(pem->data(), static_cast<int>(pem->size())));
-  while (true) {
+  for (auto start = pem->find(block); start != std::string::npos;
+       start = pem->find(block, start + block.size())) {
+    const std::string_view rest = std::string_view(*pem).substr(start);
+    const std::unique_ptr<BIO, FreeBio> bio(
+        BIO_new_mem_buf(rest.data(), static_cast<int>(rest.size())));
     EVP_PKEY* key = PEM_read_bio_PUBKEY(bio.get(), nullptr, nullptr, nullptr);
-    if (key == nullptr) break;
+    ERR_clear_error();
+    const std::string number = "key " + std::to_string(keys_.size() + 1);
+    if (key == nullptr) throw UsageError(what + ": " + number + " is damaged");
     keys_.emplace_back(key, EVP_PKEY_free);
     if (EVP_PKEY_get_base_id(key) != EVP_PKEY_ED25519) {
-      throw UsageError(what + ": key " + std::to_string(keys_.size()) + " is no Ed25519 key");
+      throw UsageError(what + ": " + number + " is no Ed25519 key");
     }
-  }
-  // Reading ends with "no start line"; anything else is a block that is damaged.
-  const bool ended = ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
-  ERR_clear_error();
-  if (!ended) {
-    throw UsageError(what + ": key " + std::to_string(keys_.size() + 1) + " is damaged");
   }
   if (keys_.empty()) throw UsageError(what + ": holds no PUBLIC KEY block");
 }

@@ -61,6 +61,7 @@ TEST(archive, refusals_name_what_is_wrong) {
   EXPECT_TRUE(contains(refusal("encrypted"), "is encrypted"));
   EXPECT_TRUE(contains(refusal("bzip2"), "method 12"));
   EXPECT_TRUE(contains(refusal("no_golden"), "the golden cases are missing"));
+  EXPECT_TRUE(contains(refusal("no_manifest"), "but no manifest"));
   EXPECT_TRUE(contains(refusal("stray_golden"), "no such step"));
   EXPECT_TRUE(contains(refusal("late_state"), "only step 0 may hold state"));
   EXPECT_TRUE(contains(refusal("no_such_file"), "No such file"));

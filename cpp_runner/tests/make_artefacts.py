@@ -245,6 +245,7 @@ def make_tiny(folder: Path) -> None:
             },
         ),
     )
+    write("no_manifest", append(script, {f"{top}/{GOLDEN}": save(golden)}))
     write("stray_golden", pack(script, said, golden | {"0/1/in/x": golden["0/0/in/x"]}))
     write("no_cases", pack(script, {**said, "golden": []}, {}))
     write("custom_op", pack(script, {**said, "custom_ops": ["nowhere::nothing"]}, golden))

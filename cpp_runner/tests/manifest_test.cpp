@@ -39,7 +39,7 @@ json good() {
           {"golden", json::array({{{"name", "one"}, {"method", "forward"}, {"steps", 2}}})},
           {"labels", {{"y", {"a", "b"}}}},
           {"metrics", {{"accuracy", 0.5}}},
-          {"custom_ops", {"a::b"}},
+          {"custom_ops", json::array({"a::b"})},
           {"records", {{"data.pkl", std::string(64, 'a')}}}};
 }
 
@@ -91,7 +91,6 @@ struct Wrong {
 };
 
 TEST(manifest, every_wrong_field_is_named) {
-  const std::string forward = "/methods/forward";
   const std::vector<Wrong> wrongs{
       {"/name", 7, "'name'"},
       {"/version", json::array(), "'version'"},
@@ -120,9 +119,9 @@ TEST(manifest, every_wrong_field_is_named) {
       {"/methods/forward/state/0/start", "ones", "'ones'"},
       {"/golden/0/steps", 0, "'golden[0].steps'"},
       {"/golden/0/method", "act", "no method 'act'"},
-      {"/labels", {{"q", {"a"}}}, "no output 'q'"},
+      {"/labels", {{"q", json::array({"a"})}}, "no output 'q'"},
       {"/metrics", {{"accuracy", "high"}}, "'metrics.accuracy'"},
-      {"/custom_ops", {1}, "'custom_ops[0]'"},
+      {"/custom_ops", json::array({1}), "'custom_ops[0]'"},
       {"/records/data.pkl", "abc", "'records.data.pkl'"},
   };
   for (const Wrong& wrong : wrongs) {

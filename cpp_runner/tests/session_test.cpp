@@ -146,8 +146,6 @@ TEST(session, absent_state_starts_absent) {
   const Archive archive(artefact("lstm.pt"));
   ASSERT_EQ(archive.manifest()->methods.at(0).state.at(0).start, State::Start::absent);
   Session session(archive);
-  const TensorMap inputs{{archive.manifest()->methods[0].inputs[0].name,
-                          archive.golden()[0][0].inputs.begin()->second}};
   const TensorMap& golden = archive.golden()[0][0].inputs;
   TensorMap x;
   for (const auto& [name, tensor] : golden) {

@@ -4,6 +4,7 @@
 
 #include <torchship/tensor_io.h>
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>

@@ -94,7 +94,7 @@ TEST(tensor_io, npz_written_is_read_back) {
 
 TEST(tensor_io, npz_damage_is_refused) {
   std::string bad = bytes_of(artefact("deflated.npz"));
-  bad[200] = static_cast<char>(bad[200] ^ 1);
+  bad[100] = static_cast<char>(bad[100] ^ 1);
   EXPECT_TRUE(contains(message_of<InputError>([&] { read_npz(bad); }), "damaged"));
   EXPECT_THROW(read_npz("junk"), InputError);
   EXPECT_THROW(read_npz(bytes_of(artefact("plain.pt"))), InputError);  // a zip of other things
@@ -179,7 +179,7 @@ TEST(tensor_io, json_to_tensors) {
 }
 
 TEST(tensor_io, json_gives_back_the_same_bits) {
-  const at::Tensor single = floats({0.1F, 1.0F / 3, 1e-45F, 3.4e38F, -0.0F}, {5});
+  const at::Tensor single = floats({0.1F, 1.0F / 3, 1e-45F, 3.3e38F, -0.0F}, {5});
   const at::Tensor wide = at::tensor({0.1, 1.0 / 3, 5e-324, 1.7e308}, at::kDouble);
   for (const at::Tensor& tensor : {single, wide, single.to(at::kBFloat16)}) {
     const json back = json::parse(tensor_to_json(tensor, "output").dump());

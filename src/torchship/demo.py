@@ -99,7 +99,7 @@ def largest_difference(result: Result) -> str:
 
 def fizzbuzz_words(archive: Path, count: int) -> list[str]:
     """Return fizzbuzz from 1 to `count`, the classes as the C++ binary labels them."""
-    numbers = torch.arange(1, count + 1)
+    numbers = range(1, count + 1)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "numbers.npz"
         np.savez(file, x=encode(numbers).numpy())
@@ -108,8 +108,7 @@ def fizzbuzz_words(archive: Path, count: int) -> list[str]:
             "--output", str(Path(folder) / "scores.npz"),
         ).split()  # fmt: skip
     return [
-        str(int(n)) if label == "number" else label
-        for n, label in zip(numbers, labels, strict=True)
+        str(n) if label == "number" else label for n, label in zip(numbers, labels, strict=True)
     ]
 
 
@@ -162,7 +161,7 @@ def _classifiers(archive: Archive) -> Mapping[str, Callable[[torch.Tensor], torc
             return torch.cat(
                 [
                     client.infer(manifest.name, signature, {"x": part})["log_probs"]
-                    for part in images.split(HTTP_BATCH)
+                    for part in torch.split(images, HTTP_BATCH)
                 ]
             )
 

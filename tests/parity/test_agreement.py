@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from torchship.cpp_runner.binary import runner_path
 from torchship.models import registry
-from torchship.script.archive import pack
+from torchship.script import torchscript
+from torchship.script.archive import open_archive, pack
 from torchship.script.export import export
 from torchship.script.target import find_target
-from torchship.script import torchscript
 
 RUNTIMES = ["eager", "script", "C++", "HTTP"]
 
@@ -49,23 +50,13 @@ def test_all_four_runtimes_are_bit_identical(name: str, archives: Path) -> None:
 def test_recurrent_golden_cases_take_three_steps_and_a_state_that_is_not_zero(
     archives: Path,
 ) -> None:
-    from torchship.script.archive import open_archive
-
     for name, state in (("lstm", "hidden.1"), ("moba", "c")):
         cases = open_archive(archives / f"{name}.pt").golden
         assert any(len(case.steps) >= 3 for case in cases)
-        assert any(bool(case.steps[0].inputs.get(state, _zero()).any()) for case in cases)
-
-
-def _zero() -> object:
-    import torch
-
-    return torch.zeros(1)
+        assert any(bool(case.steps[0].inputs.get(state, torch.zeros(1)).any()) for case in cases)
 
 
 def test_a_mismatch_ends_with_exit_code_1_in_both_commands(archives: Path, tmp_path: Path) -> None:
-    from torchship.script.archive import open_archive
-
     archive = open_archive(archives / "fizzbuzz.pt")
     module = archive.load()
     with_other_bias = module.state_dict()

@@ -6,15 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-import zoo
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
+import zoo
 from torchship.__main__ import application
 from torchship.script.archive import open_archive
 from torchship.script.errors import ArchiveError, UsageError
 
-MY_MODULE = '''
+MY_MODULE = """
 import torch
 
 
@@ -34,7 +33,7 @@ def make_model(factor: float = 2.0):
 
 def examples():
     return [{"x": torch.randn(n, 3), "h": torch.randn(n, 3)} for n in (2, 3)]
-'''
+"""
 
 
 def run(*arguments: object) -> Result:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import zoo
 
+import zoo
 from torchship.script.errors import InputError, ModelError
 from torchship.script.export import Options, export
 from torchship.script.program import Program
@@ -139,3 +139,16 @@ def test_what_the_model_raises_is_told_without_a_trace(moba: Program) -> None:
     assert str(caught.value) == (
         "model 'moba' method 'forward' raised: obs: class byte must be below 16, got 17"
     )
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [(1, "first line"), (2, "shape '[7]' is invalid for input of size 6"), (3, "an assertion")],
+)
+def test_eager_and_script_raise_the_same_message(how: int, message: str, tmp_path: Path) -> None:
+    examples = [{"x": zoo.noise(n, n, 3), "how": 0} for n in (2, 3)]
+    scripted = program(zoo.target(zoo.raising, examples), tmp_path)
+    for called in (scripted, Program(scripted.manifest, zoo.raising())):
+        with pytest.raises(ModelError) as caught:
+            called.call("forward", {"x": zoo.noise(1, 2, 3), "how": torch.tensor(how)})
+        assert str(caught.value) == f"model 'zoo' method 'forward' raised: {message}"

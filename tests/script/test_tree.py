@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-import zoo
 from hypothesis import given
 from hypothesis import strategies as st
 
+import zoo
 from torchship.script.eager import same
 from torchship.script.manifest import (
     DictNode,
@@ -65,9 +65,13 @@ def values(draw: st.DrawFn, name: str = "x", depth: int = 3) -> Pair:
     pairs = [draw(values(f"{name}.{index}", depth - 1)) for index in range(count)]
     nodes = tuple(node for node, _ in pairs)
     items = [value for _, value in pairs]
-    return (TupleNode(items=nodes), tuple(items)) if kind == "tuple" else (
-        ListNode(items=nodes),
-        items,
+    return (
+        (TupleNode(items=nodes), tuple(items))
+        if kind == "tuple"
+        else (
+            ListNode(items=nodes),
+            items,
+        )
     )
 
 
