@@ -2,7 +2,8 @@
 
 A ```console block is run in bash, all blocks of a page in one empty folder, in order. A line that
 begins with `$ ` is a command; what follows is its output. Figures may differ from machine to
-machine: every number is compared as a number, not by its value. `...` stands for any lines.
+machine: every number is compared as a number, not by its value. `...` stands for any lines. A ```python
+block that begins with `# name.py` is that file in the folder.
 """
 
 from __future__ import annotations
@@ -65,6 +66,10 @@ def free_port() -> str:
 def test_commands_print_what_is_shown(page: Path, tmp_path: Path) -> None:
     found = [step for block in blocks(page, "console") for step in steps(block)]
     port = free_port()
+    for source in blocks(page, "python"):
+        name = re.match(r"# (\w+\.py)\n", source)
+        assert name, "a python block begins with the name of its file"
+        (tmp_path / name.group(1)).write_text(source.replace("8000", port))
     script = "".join(f"{command.replace('8000', port)}\necho '{END}'\n" for command, _ in found)
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

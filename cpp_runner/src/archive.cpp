@@ -4,7 +4,7 @@
 #include "bytes.h"
 #include "digest.h"
 #include "golden.h"
-#include "zip.h"
+#include "zip_file.h"
 
 #include <caffe2/serialize/read_adapter_interface.h>
 #include <torch/csrc/jit/api/module.h>

@@ -4,7 +4,7 @@
 #include <torchship/tensor_io.h>
 
 #include "bytes.h"
-#include "zip.h"
+#include "zip_file.h"
 
 #include <cerrno>
 #include <system_error>

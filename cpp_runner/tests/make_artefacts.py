@@ -1,4 +1,4 @@
-"""Makes what the C++ tests read: archives of our models, odd and broken archives, tensor files.
+"""Makes what the C++ tests read: archives of our models, and odd and broken archives.
 
     python make_artefacts.py FOLDER
 
@@ -11,19 +11,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import struct
 import sys
 import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from safetensors.torch import save, save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from torchship.script.export import export
@@ -105,6 +100,19 @@ class Raises(nn.Module):
     def broken(self, x: Tensor) -> Tensor:
         """Multiply what does not fit."""
         return torch.matmul(x, torch.ones(4, 2))
+
+
+class Drift(nn.Module):
+    """Right at the first call alone: state hidden in an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return float32[batch, 3]."""
+        self.calls += 1
+        return x * 2 + self.calls
 
 
 class Nan(nn.Module):
@@ -249,10 +257,6 @@ def make_tiny(folder: Path) -> None:
     write("stray_golden", pack(script, said, golden | {"0/1/in/x": golden["0/0/in/x"]}))
     write("no_cases", pack(script, {**said, "golden": []}, {}))
     write("custom_op", pack(script, {**said, "custom_ops": ["nowhere::nothing"]}, golden))
-    write(
-        "not_torchscript",
-        pack(append(b"", {f"{top}/data.pkl": b"junk"}), {**said, "records": {}}, golden),
-    )
     encrypted = bytearray(good)
     for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # the general purpose flags
         encrypted[encrypted.find(mark) + offset] |= 1
@@ -264,6 +268,7 @@ def make_tiny(folder: Path) -> None:
     write("wide", pack(script, said, wide))
     short = {**golden, "0/0/out/y": golden["0/0/out/y"][:1]}
     write("short", pack(script, said, short))
+    write("drift", pack(torchscript(Drift()), said, golden))
     write("nan", pack(torchscript(Nan()), said, golden))
     said["methods"]["forward"]["outputs"] = tensor("y", "float64", "batch", 3)
     write("liar", pack(script, said, wide))
@@ -273,36 +278,6 @@ def make_tiny(folder: Path) -> None:
     }
     said["methods"]["forward"]["tolerances"]["z"] = {"atol": 0, "rtol": 0}
     write("tuple_liar", pack(script, said, golden | {"0/0/out/z": golden["0/0/out/y"]}))
-
-
-def make_signatures(folder: Path) -> None:
-    """Write keys, and signed copies of `tiny.pt`."""
-    ours, other = (Ed25519PrivateKey.from_private_bytes(bytes([n] * 32)) for n in (1, 2))
-
-    def pem(*keys: Any) -> bytes:
-        form = serialization.PublicFormat.SubjectPublicKeyInfo
-        return b"".join(k.public_key().public_bytes(serialization.Encoding.PEM, form) for k in keys)
-
-    data = (folder / "tiny.pt").read_bytes()
-    (folder / "ours.pem").write_bytes(pem(ours))
-    (folder / "both.pem").write_bytes(pem(other, ours))
-    (folder / "other.pem").write_bytes(pem(other))
-    (folder / "rsa.pem").write_bytes(pem(rsa.generate_private_key(65537, 2048)))
-    (folder / "empty.pem").write_bytes(b"no key here\n")
-    (folder / "damaged.pem").write_bytes(pem(ours).replace(b"M", b"?", 1))
-    signature = ours.sign(data)
-    for name, content in (
-        ("signed", signature),
-        ("short_signature", signature[:63]),
-        ("wrong_signature", bytes([signature[0] ^ 1]) + signature[1:]),
-    ):
-        (folder / f"{name}.pt").write_bytes(data)
-        (folder / f"{name}.pt.sig").write_bytes(content)
-    # Signed correctly, but no archive at all: shows that the signature comes first.
-    (folder / "signed_junk.pt").write_bytes(b"junk")
-    (folder / "signed_junk.pt.sig").write_bytes(ours.sign(b"junk"))
-    (folder / "unsigned_junk.pt").write_bytes(b"junk")
-    (folder / "unsigned_junk.pt.sig").write_bytes(signature)
 
 
 def make_odd(folder: Path) -> None:
@@ -439,59 +414,6 @@ def make_state(folder: Path) -> None:
     (folder / "raises.pt").write_bytes(pack(torchscript(Raises()), said, golden))
 
 
-def make_tensors(folder: Path) -> None:
-    """Write npy, npz and safetensors files; the C++ tests know their numbers."""
-    grid = np.arange(6, dtype="<f4").reshape(2, 3)
-    arrays: dict[str, Any] = {
-        "c_order": grid,
-        "fortran": np.asfortranarray(grid),
-        "fortran_3d": np.asfortranarray(np.arange(24, dtype="<i8").reshape(2, 3, 4)),
-        "scalar": np.array(2.5, "<f8"),
-        "vector": np.arange(5, dtype="<u2"),
-        "empty": np.zeros((0, 3), "<f4"),
-        "truth": np.array([True, False]),
-        "half": np.array([0.5, -2.0], "<f2"),
-        "big_endian": grid.astype(">f4"),
-        "text": np.array("grüße 🚢"),
-        "texts": np.array(["a", "b"]),
-        "complex": np.zeros(2, "<c8"),
-        "records": np.zeros(2, [("a", "<f4")]),
-    }
-    for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array)
-    np.save(folder / "objects.npy", np.array([{}], object), allow_pickle=True)
-    for major in (2, 3):
-        with (folder / f"version{major}.npy").open("wb") as file:
-            np.lib.format.write_array(file, grid, version=(major, 0))
-    np.savez(folder / "stored.npz", x=grid, y=arrays["vector"])
-    np.savez_compressed(folder / "deflated.npz", x=np.tile(grid, (100, 1)), y=arrays["vector"])
-    np.savez(folder / "numbers.npz", x=tiny_golden()["0/0/in/x"].numpy())
-    np.savez(folder / "positional.npz", tiny_golden()["0/0/in/x"].numpy())
-    np.save(folder / "numbers.npy", tiny_golden()["0/0/in/x"].numpy())
-    dtypes = (
-        torch.bool,
-        torch.uint8,
-        torch.uint16,
-        torch.uint32,
-        torch.uint64,
-        torch.int8,
-        torch.int16,
-        torch.int32,
-        torch.int64,
-        torch.float16,
-        torch.bfloat16,
-        torch.float32,
-        torch.float64,
-    )
-    every = {str(d).removeprefix("torch."): torch.tensor([[1, 0, 1]]).to(d) for d in dtypes}
-    save_file(every, folder / "every.safetensors", {"made by": "the tests"})
-    save_file({"x": tiny_golden()["0/0/in/x"]}, folder / "numbers.safetensors")
-    header = b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
-    (folder / "by_hand.safetensors").write_bytes(
-        struct.pack("<Q", len(header)) + header + struct.pack("<2f", 1.5, -2.0)
-    )
-
-
 def main(folder: Path) -> None:
     """Write everything into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -499,10 +421,8 @@ def main(folder: Path) -> None:
     for model in MODELS:
         export(find_target(model, None, {}), folder / f"{model}.pt")
     make_tiny(folder)
-    make_signatures(folder)
     make_odd(folder)
     make_state(folder)
-    make_tensors(folder)
 
 
 if __name__ == "__main__":

@@ -128,6 +128,8 @@ TEST(session, state_starts_as_zeros_is_carried_and_overridden) {
   EXPECT_TRUE(same(session.step({{"x", one}}).at("sum"), one * 3));
   EXPECT_TRUE(same(session.step({{"x", one}, {"h", one * 10}}).at("sum"), one * 11));
   EXPECT_TRUE(same(session.step({{"x", one}}).at("sum"), one * 12));
+  const at::Tensor three = zeros({3, 2});  // state brought along may be of another batch size
+  EXPECT_TRUE(same(session.step({{"x", three}, {"h", three}}).at("sum"), three));
   session.reset();
   EXPECT_TRUE(same(session.step({{"x", one}}).at("sum"), one));
 }

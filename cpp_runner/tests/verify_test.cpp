@@ -131,6 +131,14 @@ TEST(verify, whatever_differs_is_a_mismatch) {
   }
 }
 
+TEST(verify, the_worst_repetition_counts) {
+  EXPECT_TRUE(report("drift", 1).agreed);
+  const VerifyReport result = report("drift", 3);
+  EXPECT_FALSE(result.agreed);
+  EXPECT_EQ(result.results.at(0).difference.max_abs, 2.0);
+  EXPECT_FALSE(result.results.at(0).difference.bit_identical);
+}
+
 TEST(verify, the_steps_carry_their_own_state) {
   const VerifyReport result = report("counter", 1);
   ASSERT_EQ(result.results.size(), 6U);

@@ -1,4 +1,4 @@
-#include "zip.h"
+#include "zip_file.h"
 
 #include <array>
 #include <set>
