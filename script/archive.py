@@ -21,8 +21,9 @@ from torchship.script.manifest import Manifest, parse_manifest
 from torchship.script.program import Program
 from torchship.script.signing import check_signature
 
-MANIFEST = "extra/torchship/manifest.json"
-GOLDEN = "extra/torchship/golden.safetensors"
+OURS = "extra/torchship/"
+MANIFEST = f"{OURS}manifest.json"
+GOLDEN = f"{OURS}golden.safetensors"
 MAX_INFLATED = 4 << 30  # bytes
 
 # As torch.jit.save does: a fixed time, so that the same module gives the same bytes.
@@ -162,6 +163,10 @@ def _check(data: bytes) -> tuple[dict[str, bytes], Manifest | None]:
     if "data.pkl" not in found or "constants.pkl" not in found:
         raise ArchiveError("not a TorchScript file: it has no 'data.pkl' and 'constants.pkl'")
     if MANIFEST not in found:
+        # Damage must not pass for a file that never had a manifest.
+        lost = next((name for name in found if name.startswith(OURS)), None)
+        if lost is not None:
+            raise ArchiveError(f"it holds the record '{lost}' but no manifest")
         return found, None
     # The manifest's own bytes are those whose CRC-32 was checked above.
     manifest = parse_manifest(found[MANIFEST])

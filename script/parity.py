@@ -68,7 +68,7 @@ def compare(actual: torch.Tensor, golden: torch.Tensor, tolerance: Tolerance) ->
     if actual.numel() == 0:
         return Comparison(True, "", 0.0, 0.0, 0, identical)
     if not golden.is_floating_point():
-        return _compare_exact(actual, golden, identical)
+        return _compare_integers(actual, golden, tolerance, identical)
     a, b = actual.double(), golden.double()
     if bool(torch.isnan(a).any()):
         return Comparison(False, f"{int(torch.isnan(a).sum())} of {a.numel()} values are NaN")
@@ -91,20 +91,29 @@ def compare(actual: torch.Tensor, golden: torch.Tensor, tolerance: Tolerance) ->
     return Comparison(False, reason, max_abs, max_rel, ulp, identical)
 
 
-def _compare_exact(actual: torch.Tensor, golden: torch.Tensor, identical: bool) -> Comparison:
-    """Compare integers or booleans, which agree only when they are equal."""
+def _compare_integers(
+    actual: torch.Tensor, golden: torch.Tensor, tolerance: Tolerance, identical: bool
+) -> Comparison:
+    """Compare integers or booleans by the same rule, without rounding them to floats."""
     if identical:
         return Comparison(True, "", 0.0, 0.0, 0, True)
     # Python's integers, since uint64 has no arithmetic in torch.
     pairs = list(zip(actual.flatten().tolist(), golden.flatten().tolist(), strict=True))
     distances = [abs(int(a) - int(b)) for a, b in pairs]
-    place = next(index for index, distance in enumerate(distances) if distance)
-    reason = (
-        f"{sum(map(bool, distances))} of {len(pairs)} values differ; the first at flat index "
-        f"{place}: expected {pairs[place][1]}, got {pairs[place][0]}"
-    )
     relative = max(d / max(abs(int(b)), 1) for d, (_, b) in zip(distances, pairs, strict=True))
-    return Comparison(False, reason, float(max(distances)), relative, max(distances), False)
+    largest = max(distances)
+    wrong = [
+        place
+        for place, distance in enumerate(distances)
+        if distance > tolerance.atol + tolerance.rtol * abs(int(pairs[place][1]))
+    ]
+    if not wrong:
+        return Comparison(True, "", float(largest), relative, largest, False)
+    reason = (
+        f"{len(wrong)} of {len(pairs)} values differ; the first at flat index {wrong[0]}: "
+        f"expected {pairs[wrong[0]][1]}, got {pairs[wrong[0]][0]}"
+    )
+    return Comparison(False, reason, float(largest), relative, largest, False)
 
 
 def ulp_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

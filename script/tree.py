@@ -175,6 +175,8 @@ def _build(node: Node, flat: Mapping[str, torch.Tensor], stars: tuple[str, ...])
         found = _star_values(node.element, flat, stars)
         if isinstance(node, ListNode):
             found = [str(index) for index in range(len(found))]
+        else:
+            found.sort()  # one order in every runtime: a sum over the dict depends on it
         built = [_build(node.element, flat, (*stars, star)) for star in found]
         absent = next((item for item in built if isinstance(item, _Absent)), None)
         if absent is not None:

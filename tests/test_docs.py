@@ -2,8 +2,8 @@
 
 A ```console block is run in bash, all blocks of a page in one empty folder, in order. A line that
 begins with `$ ` is a command; what follows is its output. Figures may differ from machine to
-machine: every number is compared as a number, not by its value. `...` stands for any lines. A ```python
-block that begins with `# name.py` is that file in the folder.
+machine: every number but a lone 0 is compared as a number, not by its value. `...` stands for any
+lines. A ```python block that begins with `# name.py` is that file in the folder.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def steps(block: str) -> list[tuple[str, str]]:
 
 
 def normal(text: str) -> list[str]:
-    """Lines with every number and every run of spaces or table borders made alike."""
+    """Lines with every number but 0 and every run of spaces or table borders made alike."""
     lines = []
     for line in text.splitlines():
-        line = re.sub(r"\d[\d.,]*(e[-+]?\d+)?", "N", line)
+        line = re.sub(r"\d[\d.,]*(e[-+]?\d+)?", lambda m: "0" if m[0] == "0" else "N", line)
         line = re.sub(r"[\s─━┃│┏┓┡┩┳╇┬┴└┘┌┐├┤┼╌]+", " ", line).strip()
         if line:
             lines.append(line)

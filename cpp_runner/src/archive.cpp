@@ -6,6 +6,7 @@
 #include "golden.h"
 #include "zip_file.h"
 
+#include <caffe2/serialize/inline_container.h>
 #include <caffe2/serialize/read_adapter_interface.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/runtime/operator.h>
@@ -21,6 +22,16 @@ namespace {
 constexpr std::string_view our_records = "extra/torchship/";
 constexpr std::string_view manifest_record = "extra/torchship/manifest.json";
 constexpr std::string_view golden_record = "extra/torchship/golden.safetensors";
+
+std::string first_line(std::string_view text) {
+  return std::string(text.substr(0, text.find('\n')));
+}
+
+std::string sha256(std::string_view bytes) {
+  Sha256 digest;
+  digest.add(bytes);
+  return digest.hex();
+}
 
 /// Gives LibTorch the bytes that were checked, not the file that may have changed since.
 class MemoryReader : public caffe2::serialize::ReadAdapterInterface {
@@ -38,9 +49,35 @@ class MemoryReader : public caffe2::serialize::ReadAdapterInterface {
   std::shared_ptr<const std::string> bytes_;
 };
 
-std::string first_line(std::string_view text) {
-  return std::string(text.substr(0, text.find('\n')));
-}
+/// LibTorch's own zip reader.
+class TorchReader {
+ public:
+  /// The bytes must outlive the reader.
+  explicit TorchReader(const std::string& bytes)
+      : reader_(guarded([&] {
+          return std::make_unique<caffe2::serialize::PyTorchStreamReader>(
+              std::make_shared<MemoryReader>(
+                  std::shared_ptr<const std::string>(std::shared_ptr<void>(), &bytes)));
+        })) {}
+
+  std::string read(const std::string& name) const {
+    const auto [data, size] = guarded([&] { return reader_->getRecord(name); });
+    return {static_cast<const char*>(data.get()), size};
+  }
+
+ private:
+  template <typename Action>
+  static auto guarded(const Action& action) -> decltype(action()) {
+    try {
+      return action();
+    } catch (const c10::Error& error) {
+      throw ArchiveError("LibTorch cannot read the zip: " +
+                         first_line(error.what_without_backtrace()));
+    }
+  }
+
+  std::unique_ptr<caffe2::serialize::PyTorchStreamReader> reader_;
+};
 
 /// Splits `archive/data.pkl` into the top folder and the record's name.
 std::pair<std::string, std::string> split_top(const std::string& name) {
@@ -93,23 +130,16 @@ void Archive::read_zip(Contents& contents) {
   const ZipReader zip(contents.bytes);
   if (zip.entries().empty()) throw ArchiveError("it holds no records");
   std::optional<std::string> manifest;
-  std::optional<std::string> golden;
   for (std::size_t i = 0; i < zip.entries().size(); ++i) {
     auto [top, name] = split_top(zip.entries()[i].name);
     if (i > 0 && top != contents.top_folder) {
       throw ArchiveError("it has two top folders, '" + contents.top_folder + "' and '" + top + "'");
     }
     contents.top_folder = top;
-    Sha256 digest;
-    const bool keep = name == manifest_record || name == golden_record;
-    std::string bytes;
-    zip.read(i, [&](std::string_view part) {
-      digest.add(part);
-      if (keep) bytes += part;
-    });
+    // To its end, whether it is kept or not: that is what compares the CRC-32.
+    std::string bytes = zip.read(i);
+    contents.records.push_back({name, zip.entries()[i].size, sha256(bytes)});
     if (name == manifest_record) manifest = std::move(bytes);
-    if (name == golden_record) golden = std::move(bytes);
-    contents.records.push_back({std::move(name), zip.entries()[i].size, digest.hex()});
   }
   contents.name = contents.path.stem().string();
   if (!manifest) {
@@ -124,7 +154,7 @@ void Archive::read_zip(Contents& contents) {
 
   contents.manifest = parse_manifest(*manifest);
   contents.name = contents.manifest->name;
-  check_digests(contents);
+  const std::optional<std::string> golden = check_digests(contents);
   if (golden) {
     contents.golden = parse_golden_cases(*contents.manifest, *golden);
   } else if (!contents.manifest->golden.empty()) {
@@ -133,24 +163,32 @@ void Archive::read_zip(Contents& contents) {
   }
 }
 
-void Archive::check_digests(const Contents& contents) {
+std::optional<std::string> Archive::check_digests(Contents& contents) {
+  // Of what LibTorch's own zip reader returns, since that is what load() will use: in damaged or
+  // hostile bytes two zip readers may see two contents (docs/archive.md, "Reading").
+  const TorchReader reader(contents.bytes);
+  std::optional<std::string> golden;
   const auto& expected = contents.manifest->records;
-  for (const Record& record : contents.records) {
+  for (Record& record : contents.records) {
     if (record.name == manifest_record) continue;
     const auto listed = expected.find(record.name);
     if (listed == expected.end()) {
       throw ArchiveError("the record '" + record.name + "' is not listed in the manifest");
     }
+    std::string bytes = reader.read(record.name);
+    record.sha256 = sha256(bytes);
     if (listed->second != record.sha256) {
       throw ArchiveError("the record '" + record.name + "' is damaged: its SHA-256 is " +
                          record.sha256 + ", the manifest says " + listed->second);
     }
+    if (record.name == golden_record) golden = std::move(bytes);
   }
   for (const auto& [name, digest] : expected) {
     if (std::ranges::none_of(contents.records, [&](const Record& r) { return r.name == name; })) {
       throw ArchiveError("the record '" + name + "' is missing");
     }
   }
+  return golden;
 }
 
 std::string Archive::read_record(std::string_view name) const {

@@ -65,36 +65,25 @@ ZipReader::ZipReader(std::string_view bytes) {
   }
 }
 
-void ZipReader::read(std::size_t index, const std::function<void(std::string_view)>& sink) const {
+std::string ZipReader::read(std::size_t index) const {
   const ZipEntry& entry = entries_.at(index);
+  const auto damaged = [&entry](const std::string& why) {
+    return ZipError("the record '" + entry.name + "' is damaged: " + why);
+  };
   const std::unique_ptr<zip_file_t, CloseFile> file(zip_fopen_index(archive_.get(), index, 0));
-  if (!file) {
-    throw ZipError("the record '" + entry.name + "' is damaged: " + zip_strerror(archive_.get()));
-  }
+  if (!file) throw damaged(zip_strerror(archive_.get()));
+  std::string bytes;
   std::string buffer(std::min<std::uint64_t>(entry.size + 1, piece), '\0');
-  std::uint64_t total = 0;
-  while (true) {
+  while (bytes.size() <= entry.size) {
     // Reading on until nothing comes is what makes libzip compare the CRC-32.
     const zip_int64_t got = zip_fread(file.get(), buffer.data(), buffer.size());
-    if (got < 0) {
-      throw ZipError("the record '" + entry.name + "' is damaged: " +
-                     message_of(zip_error_code_zip(zip_file_get_error(file.get()))));
-    }
+    if (got < 0) throw damaged(message_of(zip_error_code_zip(zip_file_get_error(file.get()))));
     if (got == 0) break;
-    total += static_cast<std::uint64_t>(got);
-    if (total > entry.size) break;
-    sink(std::string_view(buffer.data(), static_cast<std::size_t>(got)));
+    bytes.append(buffer, 0, static_cast<std::size_t>(got));
   }
-  if (total != entry.size) {
-    throw ZipError("the record '" + entry.name + "' is damaged: its length is not the stated " +
-                   std::to_string(entry.size) + " bytes");
+  if (bytes.size() != entry.size) {
+    throw damaged("its length is not the stated " + std::to_string(entry.size) + " bytes");
   }
-}
-
-std::string ZipReader::read(std::size_t index) const {
-  std::string bytes;
-  bytes.reserve(std::min<std::uint64_t>(entries_.at(index).size, piece));
-  read(index, [&bytes](std::string_view part) { bytes += part; });
   return bytes;
 }
 

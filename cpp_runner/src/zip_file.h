@@ -6,7 +6,6 @@
 #include <zip.h>
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -34,8 +33,7 @@ class ZipReader {
 
   const std::vector<ZipEntry>& entries() const { return entries_; }
 
-  /// Hands the inflated bytes of an entry to `sink`, a piece at a time.
-  void read(std::size_t index, const std::function<void(std::string_view)>& sink) const;
+  /// The inflated bytes of an entry.
   std::string read(std::size_t index) const;
 
  private:

@@ -167,6 +167,23 @@ TEST(archive, a_flipped_bit_in_any_byte_is_refused_or_harmless) {
   EXPECT_LT(accepted, bytes.size() / 2);
 }
 
+/// LibTorch's zip reader takes this bit for "a folder", and then returns memory never written;
+/// libzip sees an intact file. What is digested must be what LibTorch reads.
+TEST(archive, a_record_that_libtorch_reads_as_a_folder_is_refused) {
+  const TemporaryFolder folder;
+  std::string bytes = bytes_of(artefact("fizzbuzz.pt"));
+  constexpr std::string_view name = "/data/0";
+  constexpr std::size_t to_name = 46;        // of a central directory entry's start
+  constexpr std::size_t to_attributes = 38;  // the first byte of the external file attributes
+  const std::size_t at_name = bytes.rfind(name);
+  const std::size_t entry = bytes.rfind("PK\x01\x02", at_name);
+  ASSERT_LT(entry + to_name, at_name);
+  bytes[entry + to_attributes] = static_cast<char>(bytes[entry + to_attributes] ^ 0x10);
+  write_bytes(folder / "bad.pt", bytes);
+  EXPECT_TRUE(contains(message_of<ArchiveError>([&] { Archive(folder / "bad.pt"); }),
+                       "record 'data/0' is damaged"));
+}
+
 TEST(archive, cut_at_any_length_is_refused) {
   const TemporaryFolder folder;
   const std::string bytes = bytes_of(artefact("tiny.pt"));

@@ -11,6 +11,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -67,13 +68,17 @@ def demo(
 def _table(reports: list[Report]) -> Table:
     runtimes = [result.runtime for result in reports[0].results]
     table = Table(
-        "model",
-        "parameters",
-        *(f"{name} diff" for name in runtimes),
-        *(f"{name} p50 µs" for name in runtimes),
-        title="largest difference to golden (0 = bit-identical), latency at batch 1",
+        title="Largest difference to golden (0 = bit-identical); p50 at batch 1 in µs",
         title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
+    table.add_column("model", no_wrap=True)
+    table.add_column("parameters", justify="right", no_wrap=True)
+    for name in runtimes:
+        table.add_column(f"diff\n{name}", justify="right")
+    for name in runtimes:
+        table.add_column(f"p50\n{name}", justify="right")
     for report in reports:
         manifest = report.archive.vouched
         table.add_row(
@@ -89,9 +94,9 @@ def _table(reports: list[Report]) -> Table:
 def largest_difference(result: Result) -> str:
     """Return the largest absolute difference of a runtime; `0` only if bit-identical."""
     if result.error:
-        return "did not run"
+        return "failed"
     if not result.agreed:
-        return "MISMATCH"
+        return "differs"
     if all(difference.bit_identical for difference in result.differences):
         return "0"
     return number(max(d.max_abs or 0.0 for d in result.differences)).replace("0", "±0", 1)

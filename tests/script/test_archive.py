@@ -158,6 +158,11 @@ def test_records_that_are_added_missing_or_exchanged(data: bytes) -> None:
     assert "record 'data/1' is damaged: expected SHA-256" in refusal(rezip(exchanged))
 
 
+def test_an_archive_that_lost_its_manifest_is_not_taken_for_a_plain_file(data: bytes) -> None:
+    records = {name: content for name, content in records_of(data).items() if name != MANIFEST}
+    assert refusal(rezip(records)) == f"it holds the record '{GOLDEN}' but no manifest"
+
+
 def test_records_of_the_same_name(data: bytes) -> None:
     buffer = io.BytesIO(data)
     with zipfile.ZipFile(buffer, "a") as file, pytest.warns(UserWarning, match="Duplicate"):

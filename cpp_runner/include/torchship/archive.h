@@ -72,7 +72,8 @@ class Archive {
   };
 
   static void read_zip(Contents& contents);
-  static void check_digests(const Contents& contents);
+  /// Returns the golden record, if there is one.
+  static std::optional<std::string> check_digests(Contents& contents);
 
   std::shared_ptr<const Contents> contents_;
 };
