@@ -388,13 +388,16 @@ class Network(nn.Module):
         self.gates = gates
         self.head = nn.Linear(SIZE, SIZE)
 
-    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.norm(x)
         h, c = self.gates(self.ih(x) + self.hh(h), x, c)
         y = self.head(h)
         if float(x.sum()) > 0:
             y = y + 1
         return y, h, c
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.step(x, h, c)
 
 
 def network(gates: nn.Module | None = None) -> Network:
@@ -448,11 +451,7 @@ class Stale(Network):
         self.register_buffer("last", torch.zeros(0))
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = self.norm(x)
-        h, c = self.gates(self.ih(x) + self.hh(h), x, c)
-        y = self.head(h)
-        if float(x.sum()) > 0:
-            y = y + 1
+        y, h, c = self.step(x, h, c)
         stale = self.last
         self.last = y
         return y if stale.shape != y.shape else stale, h, c
@@ -462,9 +461,5 @@ class Untouched(Network):
     """Forgets to hand the state on."""
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = self.norm(x)
-        new_h, _ = self.gates(self.ih(x) + self.hh(h), x, c)
-        y = self.head(new_h)
-        if float(x.sum()) > 0:
-            y = y + 1
+        y, new_h, _ = self.step(x, h, c)
         return y, new_h, c

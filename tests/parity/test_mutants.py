@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import zoo
-from torchship.agreement import all_runtimes, verify_archive
+from torchship.agreement import ALIKE, all_runtimes, verify_archive
 from torchship.script import torchscript
 from torchship.script.archive import Archive, open_archive, pack
 from torchship.script.export import export
@@ -113,6 +113,7 @@ def test_an_edited_golden_case_is_caught_by_all_four(good: Archive, tmp_path: Pa
         assert (wrong.case, wrong.step, wrong.output) == (1, 0, "y")
         assert wrong.max_abs == pytest.approx(1e-3, rel=1e-3)
     assert "1 of 24 values differ" in report.results[3].error
+    assert report.first_difference == ALIKE
 
 
 def test_the_good_one_agrees_in_all_four(good: Archive) -> None:
