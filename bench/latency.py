@@ -24,7 +24,7 @@ from torchship.cpp_runner.binary import runner_path
 from torchship.models import registry
 from torchship.script import torchscript
 from torchship.script.archive import Archive
-from torchship.script.cases import batch_inputs
+from torchship.script.batch import batch_inputs
 from torchship.script.export import export
 from torchship.script.program import Program
 from torchship.script.runtimes import median_us

@@ -43,14 +43,22 @@ class CppRuntime:
         return Result(self.name, _both(differences, verdict["results"]), self._p50_us(archive))
 
     def _p50_us(self, archive: Archive) -> float | None:
+        """Return the latency, or None where it cannot be measured: that is no disagreement."""
         method = archive.vouched.golden[0].method
-        output = self._run("bench", archive, "--method", method, "--batch", "1", "--json")
+        try:
+            output = self._run("bench", archive, "--method", method, "--batch", "1", "--json")
+        except UsageError:
+            return None
         p50: float = json.loads(output)["results"][0]["p50_us"]
         return p50
 
     def _run(self, command: str, archive: Archive, *arguments: str) -> str:
+        try:
+            runner = str(runner_path())
+        except FileNotFoundError as error:
+            raise UsageError(str(error)) from None
         done = subprocess.run(
-            [str(runner_path()), command, str(archive.path), *arguments, *self._keys],
+            [runner, command, str(archive.path), *arguments, *self._keys],
             capture_output=True,
             text=True,
             check=False,

@@ -111,10 +111,20 @@ class Archive:
         manifest = self.vouched
         if GOLDEN not in self.records:
             raise ArchiveError(f"the archive has no record '{GOLDEN}'")
-        return from_safetensors(self.records[GOLDEN], manifest.golden)
+        return from_safetensors(self.records[GOLDEN], manifest.golden, manifest.methods)
 
     def load(self, device: str | torch.device = "cpu") -> torch.jit.ScriptModule:
-        """Load the TorchScript module from the bytes that were checked."""
+        """Load the TorchScript module from the bytes that were checked.
+
+        Raises:
+            ArchiveError: LibTorch refuses it, or a custom operator it needs is not registered.
+        """
+        for operator in self.manifest.custom_ops if self.manifest else ():
+            if not torchscript.has_operator(operator):
+                raise ArchiveError(
+                    f"'{self.path.name}' needs the custom operator '{operator}', which is not "
+                    "registered here"
+                )
         return torchscript.load(self.data, device)
 
     def program(self) -> Program:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -15,13 +16,13 @@ from torchship.script import torchscript
 from torchship.script.archive import MANIFEST, Archive, open_archive
 from torchship.script.errors import UsageError
 from torchship.script.export import Options, export
-from torchship.script.manifest import Manifest, Method, ScalarNode, TensorNode
+from torchship.script.manifest import Manifest, Method
+from torchship.script.nodes import ScalarNode, TensorNode, leaves
 from torchship.script.program import shape_text
 from torchship.script.signing import make_key, read_trusted_keys, signature_path
 from torchship.script.signing import sign as sign_archive
 from torchship.script.target import find_target
 from torchship.script.torchscript import Mode
-from torchship.script.tree import leaves
 
 app = typer.Typer()
 
@@ -73,12 +74,14 @@ def script(
         typer.Option(help="INPUT.AXIS=NAME, what to call a symbolic dimension; may be repeated."),
     ] = None,
     outputs: Annotated[
-        str | None, typer.Option(help="Names of the module's outputs: logits,value.")
+        list[str] | None,
+        typer.Option(help="[METHOD:]NAMES of the outputs, say logits,value; may be repeated."),
     ] = None,
     state: Annotated[
         list[str] | None,
         typer.Option(
-            help="INPUT=OUTPUT[:zeros|:absent], recurrent state and how it starts [absent]."
+            help="INPUT=OUTPUT[:zeros|:absent], recurrent state and how it starts; for every "
+            "method that has the input; may be repeated."
         ),
     ] = None,
     mode: Annotated[str, typer.Option(help="script, or trace.")] = "script",
@@ -110,8 +113,8 @@ def script(
         mode=checked_mode,
         eval_mode=eval_mode,
         fixed=fixed,
-        dims=dict(pairs(dim or [], "--dim")) or None,
-        outputs=tuple(outputs.split(",")) if outputs else (),
+        dims=dict(pairs(dim or [], "--dim")),
+        outputs=dict(_outputs(entry) for entry in outputs or []),
         state=tuple(_state(entry) for entry in pairs(state or [], "--state")),
     )
     path = output or Path(f"{name or found.name}.pt")
@@ -123,11 +126,16 @@ def script(
     )
 
 
-def _state(entry: tuple[str, str]) -> tuple[str, str, str]:
+def _outputs(entry: str) -> tuple[str, list[str]]:
+    method, colon, names = entry.rpartition(":")
+    return (method if colon else "forward", [name.strip() for name in names.split(",")])
+
+
+def _state(entry: tuple[str, str]) -> tuple[str, str, str | None]:
     output, _, start = entry[1].partition(":")
     if start not in ("", "zeros", "absent"):
         raise UsageError(f"--state start '{start}': expected zeros or absent")
-    return (entry[0], output, start or "absent")
+    return (entry[0], output, start or None)
 
 
 @app.command()
@@ -164,7 +172,7 @@ def inspect(
 def _print(archive: Archive, source: str | None, signature_checked: bool, console: Console) -> None:
     manifest = archive.manifest
     table = Table(show_header=False, box=None)
-    table.add_row("file", f"{archive.path.name}, {len(archive.data):,} bytes")
+    table.add_row("file", escape(f"{archive.path.name}, {len(archive.data):,} bytes"))
     if manifest is None:
         table.add_row("manifest", "none: a plain TorchScript file, and nothing vouches for it")
     else:
@@ -174,11 +182,12 @@ def _print(archive: Archive, source: str | None, signature_checked: bool, consol
     unchecked = "there, not checked: no trusted keys given" if there else "none"
     table.add_row("signed", "by a trusted key" if signature_checked else unchecked)
     console.print(table)
-    records = Table("record", "bytes", "SHA-256", title="Records", title_justify="left")
+    records = Table("record", "bytes", title="Records", title_justify="left", box=SIMPLE_HEAD)
+    records.add_column("SHA-256", overflow="fold")
     digests = manifest.records if manifest else {}
     for name, data in archive.records.items():
         note = "(the manifest itself: CRC-32)" if name == MANIFEST else "not listed"
-        records.add_row(name, f"{len(data):,}", digests.get(name, note)[:32])
+        records.add_row(escape(name), f"{len(data):,}", digests.get(name, note))
     console.print(records)
     if source is not None:
         console.print("TorchScript code:", escape(source), sep="\n", highlight=False)
@@ -193,13 +202,13 @@ def _describe(manifest: Manifest, table: Table) -> None:
     table.add_row("torch", f"{manifest.torch}, {manifest.mode}")
     table.add_row("parameters", f"{manifest.parameters:,}")
     for name, method in manifest.methods.items():
-        table.add_row(f"method {name}", escape(signature_text(method)))
+        table.add_row(escape(f"method {name}"), escape(signature_text(method)))
         for entry in method.state:
             table.add_row("", f"state: {entry.output} → {entry.input}, starts {entry.start}")
     for case in manifest.golden:
         table.add_row("golden", escape(f"{case.name}: {case.method}, {case.steps} steps"))
     for name, labels in manifest.labels.items():
-        table.add_row(f"labels of {name}", escape(", ".join(labels)))
+        table.add_row(escape(f"labels of {name}"), escape(", ".join(labels)))
     for name, value in manifest.metrics.items():
         table.add_row(escape(name), f"{value:g}")
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
 from torchship.script.errors import ExportError
+
+INTERNAL = frozenset(vars(torch.nn.Module()))  # what every module keeps for itself
 
 
 def refuse_training(module: torch.nn.Module) -> None:
@@ -25,50 +28,111 @@ def refuse_training(module: torch.nn.Module) -> None:
 
 
 def refuse_non_finite(module: torch.nn.Module) -> None:
-    """Refuse weights and buffers that hold NaN or infinities."""
-    named = [*module.named_parameters(), *module.named_buffers()]
-    for name, tensor in named:
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
+    """Refuse weights, buffers and other tensors of the module that hold NaN or infinities."""
+    for name, value in _attributes(module).items():
+        if not isinstance(value, torch.Tensor) or value.is_quantized:
+            continue
+        if not value.is_floating_point() and not value.is_complex():
+            continue
+        finite = torch.isfinite(value)
+        if not bool(finite.all()):
             raise ExportError(
-                f"'{name}' holds {bad} NaN or infinite values of {tensor.numel()}: "
-                "expected finite weights"
+                f"'{name}' holds {int((~finite).sum())} NaN or infinite values of "
+                f"{value.numel()}: expected finite weights"
             )
+
+
+def _attributes(module: torch.nn.Module) -> dict[str, object]:
+    """Return what a module could remember: its tensors and plain values, by dotted name."""
+    found: dict[str, object] = {}
+    for path, sub in module.named_modules():
+        own = {**vars(sub), **sub._parameters, **sub._buffers}
+        for name, value in own.items():
+            if name not in INTERNAL and _is_plain(value):
+                found[f"{path}.{name}" if path else name] = value
+    return found
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is a tensor, a number, a text, or made of them."""
+    if isinstance(value, dict):
+        return all(_is_plain(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, torch.Tensor | bool | int | float | str)
 
 
 def refuse_misbehaviour(
-    module: torch.nn.Module, name: str, number: int, arguments: Mapping[str, object]
+    module: torch.nn.Module, calls: Mapping[str, Sequence[Mapping[str, object]]]
 ) -> None:
-    """Call the eager module twice, and refuse what it must not do: reject, change, remember."""
-    before = {key: value.clone() for key, value in module.state_dict().items()}
-    results = []
-    for _ in range(2):
-        given = copy.deepcopy(dict(arguments))
-        try:
-            with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                results.append(getattr(module, name)(**given))
-        except Exception as error:
+    """Call the eager module with every example, twice and in another order.
+
+    Refuses what a module must not do: reject an example, change its arguments or itself, or
+    answer the same question in two ways.
+    """
+    questions = [
+        (name, number, arguments)
+        for name, examples in calls.items()
+        for number, arguments in enumerate(examples)
+    ]
+    before = copy.deepcopy(detached(_attributes(module)))
+    first = [_ask(module, *question) for question in questions]
+    second = [_ask(module, *question) for question in reversed(questions)]
+    for question, once, again in zip(questions, first, reversed(second), strict=True):
+        if not same(once, again):
             raise ExportError(
-                f"the module's {name} rejects example {number}: {type(error).__name__}: {error}"
-            ) from error
-        for key, value in given.items():
-            if not same(value, arguments[key]):
-                raise ExportError(
-                    f"the module's {name} changes its argument '{key}' in place: the caller would "
-                    "see it; work on a copy"
-                )
-    for key, value in module.state_dict().items():
-        if not same(value, before[key]):
-            raise ExportError(
-                f"the module's {name} changes its buffer '{key}': state hidden in the module is "
-                "lost between runtimes; take it as an argument and return it (--state)"
+                f"two equal calls of the module's {question[0]} differ: state is hidden in an "
+                "attribute, or it draws random numbers; take the state or the seed as an argument"
             )
-    if not same(results[0], results[1]):
+    after = detached(_attributes(module))
+    for name in {**before, **after}:
+        if not same(before.get(name), after.get(name)):
+            raise ExportError(
+                f"calling the module changes its '{name}': state hidden in the module is lost "
+                "between runtimes; take it as an argument and return it (--state)"
+            )
+
+
+def _ask(
+    module: torch.nn.Module, name: str, number: int, arguments: Mapping[str, object]
+) -> object:
+    """Return a copy of what the module answers; its arguments must stay as they were."""
+    given = copy.deepcopy(dict(arguments))
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = getattr(module, name)(**given)
+    except Exception as error:
         raise ExportError(
-            f"two equal calls of the module's {name} differ: state is hidden in an attribute, or "
-            "it draws random numbers; take the state or the seed as an argument"
-        )
+            f"the module's {name} rejects example {number}: {type(error).__name__}: "
+            f"{first_line(error)}"
+        ) from error
+    for key, value in given.items():
+        if not same(value, arguments[key]):
+            raise ExportError(
+                f"the module's {name} changes its argument '{key}' in place: the caller would "
+                "see it; work on a copy"
+            )
+    return copy.deepcopy(detached(result))
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its kind when it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def detached(value: Any) -> Any:
+    """Return a nested value whose tensors carry no gradient."""
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    if isinstance(value, dict):
+        return {key: detached(item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(detached(item) for item in value))
+    if isinstance(value, list | tuple):
+        return type(value)(detached(item) for item in value)
+    return value
 
 
 def same(a: object, b: object) -> bool:

@@ -3,43 +3,45 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
 from torchship.script import torchscript
 from torchship.script.archive import Archive, pack, parse_archive
-from torchship.script.cases import (
+from torchship.script.batch import (
     BATCH,
-    derive,
     dimension_names,
-    flatten_example,
     leading_symbol,
     rename_symbol,
     rows_are_independent,
 )
+from torchship.script.cases import derive, flatten_example
 from torchship.script.dtypes import BY_NAME
 from torchship.script.eager import refuse_misbehaviour, refuse_non_finite, refuse_training
-from torchship.script.errors import ExportError, TorchShipError
+from torchship.script.errors import ArchiveError, ExportError, TorchShipError
 from torchship.script.files import write_atomic
 from torchship.script.golden import Case, Step, run_case
 from torchship.script.localise import first_difference
 from torchship.script.manifest import (
+    Argument,
     GoldenEntry,
     Manifest,
     Method,
     State,
-    TensorNode,
     Tolerance,
+    field_error,
 )
+from torchship.script.nodes import TensorNode, leaves, omissible
 from torchship.script.parity import check_case
 from torchship.script.program import Program
 from torchship.script.signature import infer_inputs, infer_outputs
 from torchship.script.target import Target, call_factory
 from torchship.script.torchscript import Mode
-from torchship.script.tree import leaves
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,9 @@ class Options:
     mode: Mode = "script"
     eval_mode: bool = False
     fixed: bool = False
-    dims: Mapping[str, str] | None = None
-    outputs: Sequence[str] = ()
-    state: Sequence[tuple[str, str, str]] = ()
+    dims: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    state: Sequence[tuple[str, str, str | None]] = ()
 
 
 def export(target: Target, path: Path, options: Options | None = None) -> Archive:
@@ -68,6 +70,7 @@ def export(target: Target, path: Path, options: Options | None = None) -> Archiv
         UsageError: the factory fails, or the file cannot be written.
     """
     options = options or Options()
+    target = _with_options(target, options)
     torchscript.configure()
     module = call_factory(target.source.factory, target.factory, target.source.kwargs)
     if options.eval_mode:
@@ -75,14 +78,12 @@ def export(target: Target, path: Path, options: Options | None = None) -> Archiv
     refuse_training(module)
     refuse_non_finite(module)
     calls = {name: _complete_calls(module, name, target) for name in target.examples}
-    for name, arguments in calls.items():
-        for number, call in enumerate(arguments):
-            refuse_misbehaviour(module, name, number, call)
+    refuse_misbehaviour(module, calls)
     scripted = torchscript.compile_module(
         module, options.mode, {name: arguments[0] for name, arguments in calls.items()}
     )
     methods = {
-        name: _method(module, scripted, name, calls[name], target, options) for name in calls
+        name: _method(module, scripted, name, calls[name], target, options.fixed) for name in calls
     }
     manifest = _manifest(target, options, module, methods)
     manifest = _settle_batch(Program(manifest, module), calls)
@@ -90,20 +91,59 @@ def export(target: Target, path: Path, options: Options | None = None) -> Archiv
     entries = tuple(GoldenEntry(name=c.name, method=c.method, steps=len(c.steps)) for c in cases)
     manifest = manifest.model_copy(update={"golden": entries})
     _check_labels(manifest, cases)
-    archive = parse_archive(path, pack(torchscript.save(scripted), manifest, cases))
+    try:
+        archive = parse_archive(path, pack(torchscript.save(scripted), manifest, cases))
+    except ArchiveError as error:
+        raise ExportError(f"the archive would not be readable: {error}") from None
     _agree(archive, module)
     write_atomic(path, archive.data)
     return archive
 
 
-def _complete_calls(module: torch.nn.Module, name: str, target: Target) -> list[dict[str, object]]:
-    """Return the first steps that give every state input that any example gives."""
-    if not callable(getattr(module, name, None)):
-        raise ExportError(f"the examples name a method '{name}', which the module does not have")
-    firsts = [steps[0] for steps in target.examples[name]]
-    needed = {
-        state[0].partition(".")[0] for state in target.state.get(name, ()) if state[2] == "zeros"
+def _with_options(target: Target, options: Options) -> Target:
+    """Return the target with what the user said: each option goes to the methods that it fits."""
+    arguments = {
+        name: {argument for steps in examples for step in steps for argument in step}
+        for name, examples in target.examples.items()
     }
+    state: dict[str, list[tuple[str, str, str | None]]] = {}
+    for entry in options.state:
+        _argument_of(entry[0], arguments, "state names the input")
+        for name, known in arguments.items():
+            if entry[0].partition(".")[0] in known:
+                state.setdefault(name, []).append(entry)
+    for place in options.dims:
+        _argument_of(place, arguments, "a dimension is named of the input")
+    for name in options.outputs:
+        if name not in arguments:
+            raise ExportError(f"outputs are named of '{name}': the examples have {list(arguments)}")
+    return replace(
+        target,
+        state={**target.state, **state},
+        outputs={**target.outputs, **options.outputs},
+        dims={**target.dims, **options.dims},
+    )
+
+
+def _argument_of(place: str, arguments: Mapping[str, set[str]], what: str) -> None:
+    known = sorted(set().union(*arguments.values()))
+    if place.partition(".")[0] not in known:
+        raise ExportError(f"{what} '{place}', which no example gives: they give {', '.join(known)}")
+
+
+def _complete_calls(module: torch.nn.Module, name: str, target: Target) -> list[dict[str, object]]:
+    """Return the first steps that give all of the method's required arguments."""
+    method = getattr(module, name, None)
+    if not callable(method):
+        raise ExportError(f"the examples name a method '{name}', which the module does not have")
+    parameters = inspect.signature(method).parameters
+    needed = {
+        argument
+        for source, _, _ in target.state.get(name, ())
+        for argument in [source.partition(".")[0]]
+        if argument in parameters and parameters[argument].default is inspect.Parameter.empty
+    }
+    firsts = [steps[0] for steps in target.examples[name]]
     complete = [first for first in firsts if needed <= set(first)]
     if not complete:
         raise ExportError(
@@ -119,44 +159,42 @@ def _method(
     name: str,
     calls: Sequence[Mapping[str, object]],
     target: Target,
-    options: Options,
+    fixed: bool,
 ) -> Method:
     schema = torchscript.schema(scripted, name)
-    dims = options.dims or {
+    dims = {
         place: symbol
         for place, symbol in target.dims.items()
-        if any(place.split(".")[0] in call for call in calls)
+        if any(place.partition(".")[0] in call for call in calls)
     }
-    inputs, symbols = infer_inputs(schema, calls, dims, options.fixed)
+    inputs, symbols = infer_inputs(schema, calls, dims, fixed)
     with torch.no_grad():
         results = [getattr(module, name)(**copy.deepcopy(dict(call))) for call in calls]
-    names = options.outputs or target.outputs.get(name, ())
+    names = target.outputs.get(name, ())
     outputs = infer_outputs(schema, results, names, symbols)
-    method = Method(inputs=inputs, outputs=outputs)
-    state = tuple(
-        _state(method, name, *entry) for entry in options.state or target.state.get(name, ())
-    )
     tolerances = {
         leaf.name: Tolerance(rtol=BY_NAME[leaf.dtype].rtol, atol=BY_NAME[leaf.dtype].atol)
         for leaf in leaves(outputs)
         if isinstance(leaf, TensorNode)
     }
-    return method.model_copy(update={"state": state, "tolerances": tolerances})
+    try:
+        return Method(
+            inputs=inputs,
+            outputs=outputs,
+            tolerances=tolerances,
+            state=tuple(
+                State(input=source, output=result, start=start or _start(inputs, source))  # type: ignore[arg-type]
+                for source, result, start in target.state.get(name, ())
+            ),
+        )
+    except ValidationError as error:
+        raise ExportError(f"{name}: {field_error(error)}") from None
 
 
-def _state(method: Method, name: str, source: str, result: str, start: str) -> State:
-    inputs = {leaf.name: leaf for arg in method.inputs for leaf in leaves(arg.value)}
-    outputs = {leaf.name: leaf for leaf in leaves(method.outputs)}
-    for what, known, given in (("input", inputs, source), ("output", outputs, result)):
-        if given not in known:
-            raise ExportError(
-                f"state names the {what} '{given}', which {name} does not have: "
-                f"expected one of {', '.join(known)}"
-            )
-    a, b = inputs[source], outputs[result]
-    if not isinstance(a, TensorNode) or not isinstance(b, TensorNode) or a.dtype != b.dtype:
-        raise ExportError(f"state output '{result}' does not fit state input '{source}'")
-    return State(input=source, output=result, start=start)  # type: ignore[arg-type]
+def _start(inputs: Sequence[Argument], name: str) -> str:
+    """Return how a state input starts if the user does not say: absent if it can be left out."""
+    free = {leaf.name for arg in inputs for leaf in omissible(arg.value, arg.required)}
+    return "absent" if name in free else "zeros"
 
 
 def _manifest(
@@ -176,8 +214,8 @@ def _manifest(
             labels={name: tuple(labels) for name, labels in target.labels.items()},
             metrics=dict(target.metrics),
         )
-    except ValueError as error:
-        raise ExportError(f"the archive cannot be called that: {error}") from None
+    except ValidationError as error:
+        raise ExportError(f"the manifest would be wrong: {field_error(error)}") from None
 
 
 def _settle_batch(program: Program, calls: Mapping[str, Sequence[dict[str, object]]]) -> Manifest:
@@ -218,6 +256,14 @@ def _golden_cases(program: Program, target: Target) -> list[Case]:
             )
             for number, steps in enumerate(examples)
         ]
+        state = {entry.input for entry in method.state}
+        for case in given:
+            again = state & {given for step in case.steps[1:] for given in step.inputs}
+            if again:
+                raise ExportError(
+                    f"{case.name} gives the state '{again.pop()}' after its first step, where it "
+                    "follows from the step before: leave it out"
+                )
         for case in given + derive(name, method, given):
             try:
                 outputs = run_case(program.call, method, case)

@@ -45,7 +45,9 @@ def to_safetensors(cases: Sequence[Case]) -> bytes:
     return safetensors.torch.save(tensors)
 
 
-def from_safetensors(data: bytes, entries: Sequence[GoldenEntry]) -> list[Case]:
+def from_safetensors(
+    data: bytes, entries: Sequence[GoldenEntry], methods: Mapping[str, Method]
+) -> list[Case]:
     """Read the golden record.
 
     Raises:
@@ -64,6 +66,7 @@ def from_safetensors(data: bytes, entries: Sequence[GoldenEntry]) -> list[Case]:
             )
         # A copy has the allocator's alignment, on which the rounding of some kernels depends.
         found.setdefault((int(parts[0]), int(parts[1]), parts[2]), {})[parts[3]] = tensor.clone()
+    state = {name: {entry.input for entry in method.state} for name, method in methods.items()}
     cases = []
     for number, entry in enumerate(entries):
         steps = []
@@ -74,6 +77,11 @@ def from_safetensors(data: bytes, entries: Sequence[GoldenEntry]) -> list[Case]:
                     f"golden case {number} ('{entry.name}') has no outputs for step {index}"
                 )
             steps.append(Step(found.pop((number, index, "in"), {}), outputs))
+            late = set(steps[-1].inputs) & state.get(entry.method, set()) if index else set()
+            if late:
+                raise ArchiveError(
+                    f"golden tensor '{number}/{index}/in/{late.pop()}': only step 0 holds state"
+                )
         cases.append(Case(entry.name, entry.method, tuple(steps)))
     if found:
         number, index, side = next(iter(found))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from torchship.script.errors import ModelError
 from torchship.script.golden import Case, run_case
 from torchship.script.program import Program
-
 
 ROUNDING = 4  # units in the last place
 
@@ -60,20 +61,27 @@ def first_difference(eager: torch.nn.Module, program: Program, case: Case) -> st
 
 def _record(eager: torch.nn.Module, program: Program, case: Case) -> list[Visit]:
     visits: list[Visit] = []
-    hooks = []
+    entered: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    hooks: list[RemovableHandle] = []
+
+    def before(_: torch.nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        # Copies: a layer that works in place would overwrite what was seen.
+        entered.append((copy.deepcopy(arguments), copy.deepcopy(keywords)))
+
     for path, module in eager.named_modules():
         if not path:
             continue
 
         def hook(
             _: torch.nn.Module,
-            arguments: tuple[Any, ...],
-            keywords: dict[str, Any],
+            __: tuple[Any, ...],
+            ___: dict[str, Any],
             result: object,
             path: str = path,
         ) -> None:
-            visits.append(Visit(path, arguments, keywords, result))
+            visits.append(Visit(path, *entered.pop(), copy.deepcopy(result)))
 
+        hooks.append(module.register_forward_pre_hook(before, with_kwargs=True))
         hooks.append(module.register_forward_hook(hook, with_kwargs=True))
     try:
         with contextlib.suppress(ModelError):  # what was called before it failed is recorded

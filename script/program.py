@@ -12,9 +12,10 @@ import torch
 
 from torchship.script import dtypes
 from torchship.script.errors import InputError, ModelError
-from torchship.script.manifest import Dimension, Leaf, Manifest, Method, Node, TensorNode
+from torchship.script.manifest import Manifest, Method
+from torchship.script.nodes import Dimension, Leaf, Node, TensorNode, leaves
 from torchship.script.torchscript import raised_message
-from torchship.script.tree import SCALAR_DTYPES, Flat, build, flatten, leaves, matches
+from torchship.script.tree import SCALAR_DTYPES, Flat, build, flatten, matches
 
 
 class Program:

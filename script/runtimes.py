@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from torchship.script.archive import Archive
-from torchship.script.cases import batch_inputs
+from torchship.script.batch import batch_inputs
 from torchship.script.parity import Difference, check_case
 from torchship.script.program import Program
 from torchship.script.target import make_module
@@ -53,10 +53,13 @@ class EagerRuntime:
 
     name = "eager"
 
+    def __init__(self, consent: str | None = None) -> None:
+        self._consent = consent
+
     def check(self, archive: Archive) -> Result:
         """Run the golden cases in the eager module."""
         manifest = archive.vouched
-        module = make_module(manifest.source)
+        module = make_module(manifest.source, self._consent)
         return _in_process(self.name, archive, Program(manifest, module.eval()))
 
 

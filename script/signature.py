@@ -14,8 +14,8 @@ import torch
 
 from torchship.script.dtypes import BY_TORCH, name_of
 from torchship.script.errors import ExportError
-from torchship.script.manifest import (
-    Argument,
+from torchship.script.manifest import Argument
+from torchship.script.nodes import (
     DictNode,
     Dimension,
     ListNode,
@@ -25,8 +25,9 @@ from torchship.script.manifest import (
     ScalarNode,
     TensorNode,
     TupleNode,
+    leaves,
 )
-from torchship.script.tree import leaves, map_children
+from torchship.script.tree import map_children
 
 # The size of one dimension in each observation in which it was seen.
 Sizes = tuple[tuple[int, int], ...]
@@ -142,7 +143,8 @@ class Inference:
         for item in seen:
             if not isinstance(item.value, torch.Tensor):
                 raise ExportError(
-                    f"{self._what} '{name}': expected a tensor, got {type(item.value).__name__}"
+                    f"{self._what} '{name}': expected a tensor, got {type(item.value).__name__}: "
+                    "annotate its type, without one TorchScript takes it for a tensor"
                 )
             tensors.append(item.value)
         dtypes = {tensor.dtype for tensor in tensors}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 
+from torchship.script.eager import detached
 from torchship.script.errors import ExportError, UsageError
 from torchship.script.manifest import Source
 
@@ -33,7 +35,7 @@ class Target:
     description: str = ""
     dims: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    state: Mapping[str, Sequence[tuple[str, str, str]]] = field(default_factory=dict)
+    state: Mapping[str, Sequence[tuple[str, str, str | None]]] = field(default_factory=dict)
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
 
@@ -46,6 +48,8 @@ def find_target(text: str, example: str | None, kwargs: dict[str, Any]) -> Targe
         ExportError: there is no example, or it is not what it should be.
     """
     if ":" not in text:
+        if example is not None or kwargs:
+            raise UsageError(f"'{text}' is a model of ours: it takes no --example and no --kwarg")
         return _our_model(text)
     factory = import_name(text)
     if example is None:
@@ -53,7 +57,11 @@ def find_target(text: str, example: str | None, kwargs: dict[str, Any]) -> Targe
             f"'{text}' needs --example module:function, a function that returns a list of "
             "examples, each a dict of keyword arguments for forward"
         )
-    examples = normalise(import_name(example)(), example)
+    try:
+        given = import_name(example)()
+    except (Exception, SystemExit) as error:
+        raise ExportError(f"'{example}' raised {type(error).__name__}: {error}") from error
+    examples = normalise(given, example)
     name = text.partition(":")[2].rpartition(".")[2]
     return Target(name, source_of(text, factory, kwargs), factory, examples)
 
@@ -90,9 +98,7 @@ def import_name(text: str) -> Callable[..., Any]:
     module_name, _, attribute = text.partition(":")
     if not module_name or not attribute:
         raise UsageError(f"'{text}': expected module:name, for example my_package.my_module:make")
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    _current_folder_is_importable()
     try:
         found: Any = importlib.import_module(module_name)
     except Exception as error:
@@ -109,18 +115,57 @@ def import_name(text: str) -> Callable[..., Any]:
     return callable_found
 
 
-def make_module(source: Source) -> torch.nn.Module:
+def _current_folder_is_importable() -> None:
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+
+
+def make_module(source: Source, consent: str | None = None) -> torch.nn.Module:
     """Make the eager module that an archive says it comes from.
 
-    A factory of Python's standard library is refused: an archive must not be able to name
-    `os.system`.
+    An archive must not be able to have any function called that it names. Without consent only
+    our own models' factories are, and functions of modules in the current folder; `consent` is
+    the `module:factory` that the user has named, or that a trusted signature vouches for.
 
     Raises:
-        UsageError: the factory cannot be imported, fails, or makes something else.
+        UsageError: the factory is not one of these, cannot be imported, fails, or makes something
+            else.
     """
-    if source.factory.partition(":")[0].partition(".")[0] in sys.stdlib_module_names:
-        raise UsageError(f"'{source.factory}' is no model's factory: it is in Python's library")
-    return call_factory(source.factory, import_name(source.factory), source.kwargs)
+    module_name, _, attribute = source.factory.partition(":")
+    if source.factory != consent and not _is_at_hand(module_name):
+        raise UsageError(
+            f"the archive names '{source.factory}', which is neither ours nor in the current "
+            f"folder: to have it called, say --source {source.factory}"
+        )
+    factory = import_name(source.factory)
+    if "." in attribute or getattr(factory, "__module__", None) != module_name:
+        raise UsageError(
+            f"'{source.factory}' is not defined in '{module_name}': expected a factory's own name"
+        )
+    return call_factory(source.factory, factory, source.kwargs)
+
+
+def _is_at_hand(module_name: str) -> bool:
+    """Whether a module is one of our models, or below the current folder. Imports nothing."""
+    if module_name.startswith(f"{MODELS}."):
+        return True
+    _current_folder_is_importable()
+    try:
+        spec = importlib.util.find_spec(module_name.partition(".")[0])
+    except (ImportError, ValueError):
+        return False
+    if spec is None:
+        return True  # the import will say so
+    here = Path.cwd().resolve()
+    # An origin may also be a word: "frozen", "built-in".
+    places = [*(spec.submodule_search_locations or ()), *([spec.origin] if spec.origin else [])]
+    return bool(places) and all(
+        Path(place).is_absolute()
+        and Path(place).resolve().is_relative_to(here)
+        and not {"site-packages", "dist-packages"} & set(Path(place).resolve().parts)
+        for place in places
+    )
 
 
 def call_factory(
@@ -133,7 +178,7 @@ def call_factory(
     """
     try:
         module = factory(**kwargs)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"'{text}' raised {type(error).__name__}: {error}") from error
     if not isinstance(module, torch.nn.Module):
         raise UsageError(f"'{text}' returned {type(module).__name__}: expected a torch.nn.Module")
@@ -166,7 +211,7 @@ def normalise(given: object, where: str) -> Examples:
                     )
             if not steps:
                 raise ExportError(f"{where}: example {number} of '{method}' has no step")
-            examples[method].append(steps)
+            examples[method].append([detached(step) for step in steps])
     return examples
 
 
@@ -180,16 +225,22 @@ def source_of(text: str, factory: Callable[..., object], kwargs: dict[str, Any])
 
 
 def _git_commit(file: Path) -> str | None:
-    """Return the commit that a file is from; None if it is untracked, or git is not there."""
+    """Return the commit that a file is from; None if git does not hold the file as it is."""
+    log = _git(file, "log", "-1", "--format=%H", "--", file.name)
+    return log if log and _git(file, "status", "--porcelain", "--", file.name) == "" else None
+
+
+def _git(file: Path, *arguments: str) -> str | None:
+    """Return what git prints in the file's folder; None if it fails or is not there."""
     try:
         done = subprocess.run(
-            ["git", "log", "-1", "--format=%H", "--", file.name],
+            ["git", *arguments],
             cwd=file.parent,
             capture_output=True,
             text=True,
             timeout=10,
-            check=False,
+            check=True,
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
+    return done.stdout.strip()

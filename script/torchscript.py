@@ -21,8 +21,11 @@ Mode = Literal["script", "trace"]
 
 # What to change, by what the compiler says. The first pattern that is found is used.
 HINTS = (
+    (
+        r"[Kk]eyword-only|keyword-arguments? with defaults|\*\*kwargs",
+        "make the arguments positional",
+    ),
     (r"variable number of arguments", "give the method explicit arguments instead of *args"),
-    (r"keyword-arguments? with defaults|\*\*kwargs|keyword-only", "make the arguments positional"),
     (
         r"value of type 'Tensor'|inferred to be (of type )?'?Tensor|found Tensor|must be ints",
         "annotate the argument's type: without one TorchScript takes it for a Tensor",
@@ -38,10 +41,12 @@ HINTS = (
         "rewrite this statement with plain loops, conditions and functions",
     ),
 )
-OTHERWISE = (
-    "rewrite the line with what TorchScript supports, or trace the module (--mode trace) "
-    "if its control flow does not depend on the data"
-)
+OTHERWISE = {
+    "script": "rewrite the line with what TorchScript supports, or trace the module "
+    "(--mode trace) if its control flow does not depend on the data",
+    "trace": "a trace takes tensors, and tuples, lists and dicts of them, in one method; script "
+    "the module instead (--mode script)",
+}
 
 
 @contextmanager
@@ -95,6 +100,7 @@ def _trace(
             module,
             {method: dict(arguments) for method, arguments in examples.items()},
             check_trace=False,
+            strict=False,  # lets dicts be returned; the golden cases check their structure
             example_inputs_is_kwarg=True,
         )
     for warning in caught:
@@ -120,7 +126,7 @@ def explain(text: str, mode: Mode) -> str:
         marked = _marked_line(text, place.end())
         if marked:
             where += f" (`{marked}`)"
-    hint = next((hint for pattern, hint in HINTS if re.search(pattern, what)), OTHERWISE)
+    hint = next((hint for pattern, hint in HINTS if re.search(pattern, what)), OTHERWISE[mode])
     return f"torch.jit cannot {mode} the module{where}: {what}; {hint}"
 
 
@@ -173,6 +179,11 @@ def records(data: bytes) -> dict[str, bytes]:
         return {name: reader.get_record(name) for name in reader.get_all_records()}
     except Exception as error:
         raise ArchiveError(f"LibTorch cannot read the zip: {_first_line(error)}") from None
+
+
+def has_operator(name: str) -> bool:
+    """Whether an operator, such as `aten::relu`, is registered in this process."""
+    return bool(torch._C._jit_get_schemas_for_operator(name))
 
 
 def load(data: bytes, device: str | torch.device = "cpu") -> torch.jit.ScriptModule:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections import namedtuple
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from torchship.script.errors import InputError
-from torchship.script.manifest import (
+from torchship.script.nodes import (
     DictNode,
     Leaf,
     ListNode,
@@ -25,24 +25,12 @@ from torchship.script.manifest import (
     ScalarNode,
     TensorNode,
     TupleNode,
+    leaves,
 )
 
 Flat = dict[str, torch.Tensor]
 
 SCALAR_DTYPES = {"int": torch.int64, "float": torch.float64, "bool": torch.bool}
-
-
-def leaves(node: Node) -> Iterator[Leaf]:
-    """Yield the leaves of a node in order; names below a variadic list or dict hold `*`."""
-    if isinstance(node, TensorNode | ScalarNode):
-        yield node
-    elif isinstance(node, OptionalNode):
-        yield from leaves(node.item)
-    elif isinstance(node, ListNode | DictNode) and node.element is not None:
-        yield from leaves(node.element)
-    elif isinstance(node, TupleNode | ListNode | DictNode):
-        for item in node.items or ():
-            yield from leaves(item)
 
 
 def map_children(node: Node, change: Callable[[Node], Node]) -> Node:

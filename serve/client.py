@@ -10,8 +10,9 @@ import orjson
 import torch
 
 from torchship.script.dtypes import BY_NAME
-from torchship.script.manifest import Method, TensorNode
-from torchship.script.tree import Flat, leaves
+from torchship.script.manifest import Method
+from torchship.script.nodes import TensorNode, leaves
+from torchship.script.tree import Flat
 from torchship.serve.errors import RequestError, ServerError
 from torchship.serve.protocol import (
     HEADER_LENGTH,

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from torchship.script.archive import Archive
-from torchship.script.cases import batch_inputs
+from torchship.script.batch import batch_inputs
 from torchship.script.golden import Call, Case
 from torchship.script.parity import check_case
 from torchship.script.runtimes import Result, median_us

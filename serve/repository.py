@@ -93,7 +93,7 @@ class Repository:
         archive = await asyncio.to_thread(open_archive, entry.path, self._keys)
         name, version = archive.vouched.name, archive.vouched.version
         for other in self.entries:
-            if other.key == (name, version):
+            if other.key == (name, version) and other.state == "live":
                 raise ArchiveError(
                     f"model '{name}' version '{version}' is in '{other.path.name}' already"
                 )

@@ -7,18 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from torchship.script.dtypes import BY_NAME, name_of
-from torchship.script.manifest import (
-    DictNode,
-    Leaf,
-    ListNode,
-    Manifest,
-    Method,
-    Node,
-    OptionalNode,
-    TensorNode,
-)
+from torchship.script.manifest import Manifest, Method
+from torchship.script.nodes import Leaf, TensorNode, leaves, omissible
 from torchship.script.program import shape_text
-from torchship.script.tree import SCALAR_DTYPES, Flat, leaves, matches
+from torchship.script.tree import SCALAR_DTYPES, Flat, matches
 from torchship.serve.errors import RequestError
 from torchship.serve.tensors import BYTES, Strings, Value, datatype_of
 
@@ -111,24 +103,13 @@ def describe(manifest: Manifest, versions: Sequence[str]) -> dict[str, object]:
 def _tensors(method: Method) -> dict[str, object]:
     optional = {state.input for state in method.state}
     for argument in method.inputs:
-        names = leaves(argument.value) if not argument.required else _optional(argument.value)
-        optional.update(leaf.name for leaf in names)
+        optional.update(leaf.name for leaf in omissible(argument.value, argument.required))
     inputs = [
         _tensor(leaf) | ({"optional": True} if leaf.name in optional else {})
         for argument in method.inputs
         for leaf in leaves(argument.value)
     ]
     return {"inputs": inputs, "outputs": [_tensor(leaf) for leaf in leaves(method.outputs)]}
-
-
-def _optional(node: Node) -> list[Leaf]:
-    """Return the leaves that a caller may leave out."""
-    if isinstance(node, OptionalNode):
-        return list(leaves(node))
-    items: Sequence[Node] = getattr(node, "items", None) or ()
-    if isinstance(node, ListNode | DictNode) and node.element is not None:
-        return list(leaves(node.element))
-    return [leaf for item in items for leaf in _optional(item)]
 
 
 def _tensor(leaf: Leaf) -> dict[str, object]:

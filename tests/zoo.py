@@ -222,6 +222,89 @@ def counting() -> nn.Module:
     return seeded(Counting())
 
 
+class RunningMaximum(Linear):
+    """Remembers the largest input in a buffer that is not saved: two equal calls in a row agree."""
+
+    largest: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("largest", torch.zeros(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.largest = torch.maximum(self.largest, x.abs().max())
+        return self.layer(x) / self.largest
+
+
+def running_maximum() -> nn.Module:
+    return seeded(RunningMaximum())
+
+
+class Aliasing(Linear):
+    """Hands out its own accumulator."""
+
+    total: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("total", torch.zeros(4), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.total += self.layer(x).sum(0)
+        return self.total
+
+
+def aliasing() -> nn.Module:
+    return seeded(Aliasing())
+
+
+def not_finite_attribute() -> nn.Module:
+    module = linear()
+    module.scale = torch.tensor([1.0, float("inf")])
+    return module
+
+
+class Leaning(Linear):
+    """Its rows lean on each other, a little."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x + 5e-4 * x.mean(0))
+
+
+def leaning() -> nn.Module:
+    return seeded(Leaning())
+
+
+class Acting(Accumulator):
+    """Two methods with one state."""
+
+    @torch.jit.export
+    def act(self, x: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        y, total = self.forward(x, total)
+        return y.argmax(1), total
+
+
+def acting() -> nn.Module:
+    return seeded(Acting())
+
+
+def acting_examples() -> dict[str, object]:
+    given = [{"x": noise(n, n, 3), "total": noise(n + 9, n, 4)} for n in (2, 3)]
+    return {"forward": given, "act": given}
+
+
+def in_place() -> nn.Module:
+    return seeded(nn.Sequential(nn.Linear(3, 5), nn.ReLU(inplace=True), nn.Linear(5, 4)))
+
+
+def in_place_examples() -> list[dict[str, object]]:
+    return [{"input": row["x"]} for row in rows()]
+
+
+def failing_examples() -> list[dict[str, object]]:
+    raise RuntimeError("no examples today")
+
+
 class Guessing(Linear):
     """Draws random numbers."""
 

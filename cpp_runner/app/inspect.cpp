@@ -95,7 +95,9 @@ Json to_json(const Archive& archive, bool with_code) {
     json["custom_ops"] = manifest->custom_ops;
   }
   json["methods"] = Json::array();
-  for (const Method& method : methods_of(archive)) json["methods"].push_back(method_json(method));
+  const Methods methods = methods_of(archive);
+  for (const Method& method : methods.callable) json["methods"].push_back(method_json(method));
+  json["not_callable"] = methods.not_callable;
   json["records"] = Json::array();
   for (const Record& record : archive.records()) {
     json["records"].push_back(
@@ -119,9 +121,13 @@ std::string to_text(const Archive& archive) {
     rows.push_back({"torch", manifest->torch + ", " + manifest->mode});
     rows.push_back({"parameters", std::to_string(manifest->parameters)});
   }
-  for (const Method& method : methods_of(archive)) {
+  const Methods methods = methods_of(archive);
+  for (const Method& method : methods.callable) {
     rows.push_back({"method", signature_line(method)});
     for (const State& state : method.state) rows.push_back({"  state", state_text(state)});
+  }
+  for (const std::string& name : methods.not_callable) {
+    rows.push_back({"method", name + ": cannot be called from files"});
   }
   if (manifest != nullptr) {
     for (const GoldenCase& golden : manifest->golden) {

@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <exception>
+#include <string>
 
 namespace {
 
@@ -11,6 +12,14 @@ int code(torchship::ExitCode exit_code) {
 
 void report(const char* message) {
   std::fprintf(stderr, "torchship-runner: error: %s\n", message);
+}
+
+/// The first argument that is no option: where no subcommand was found, a misspelt one.
+std::string first_word(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    if (*argv[i] != '-') return argv[i];
+  }
+  return "";
 }
 
 }  // namespace
@@ -34,7 +43,11 @@ int main(int argc, char** argv) {
     return code(action());
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return program.exit(error);  // --help
-    report(error.what());
+    const std::string unknown = program.get_subcommands().empty() ? first_word(argc, argv) : "";
+    report(unknown.empty()
+               ? error.what()
+               : ("there is no command '" + unknown + "': it is inspect, verify, run or bench")
+                     .c_str());
     std::fputs("Run with --help for more information.\n", stderr);
     return code(ExitCode::bad_usage);
   } catch (const Error& error) {

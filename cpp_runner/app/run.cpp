@@ -16,15 +16,17 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr std::string_view standard_stream = "-";
+
 struct Options {
   CommonOptions common;
   std::string method = "forward";
   std::vector<std::string> inputs;
   std::string output;
   bool labels = false;
-};
 
-constexpr std::string_view standard_stream = "-";
+  bool to_file() const { return !output.empty() && output != standard_stream; }
+};
 
 /// The name of the one tensor input that an .npy file stands for.
 std::string single_input(const Method& method) {
@@ -99,26 +101,25 @@ class Runner {
         step(read_tensors(input, npy ? single_input(session_.method()) : ""));
       }
     }
-    if (to_file() && steps_ > 0) {
+    if (options_.to_file() && steps_ > 0) {
       const bool npy = std::filesystem::path(options_.output).extension() == ".npy";
       write_tensors(options_.output, npy ? single_output(session_.method(), last_) : last_);
     }
   }
 
  private:
-  bool to_file() const { return !options_.output.empty() && options_.output != standard_stream; }
-
   void step(const TensorMap& inputs) {
     last_ = session_.step(inputs);
     ++steps_;
     if (options_.labels) {
       print(label_lines(archive_, last_));
-    } else if (!to_file()) {
+    } else if (!options_.to_file()) {
       print(json_line(last_));
     }
   }
 
   void read_lines() {
+    const std::size_t before = steps_;
     std::string line;
     for (std::size_t number = 1; std::getline(std::cin, line); ++number) {
       if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
@@ -133,6 +134,7 @@ class Runner {
         throw ModelError(what + error.what());
       }
     }
+    if (steps_ == before) throw InputError("no input line");
   }
 
   const Archive& archive_;
@@ -158,6 +160,7 @@ ExitCode run(const Options& options) {
                stderr);
   }
   if (options.labels) check_labels(archive, options);
+  if (options.to_file()) check_output_path(options.output);
   Runner(archive, options).run();
   return ExitCode::agreed;
 }

@@ -85,7 +85,7 @@ std::pair<std::string, std::string> split_top(const std::string& name) {
   if (slash == std::string::npos || slash == 0 || slash + 1 == name.size()) {
     throw ArchiveError("the record '" + name + "' lies in no top folder");
   }
-  if (name.find("..") != std::string::npos) {
+  if (("/" + name + "/").find("/../") != std::string::npos) {
     throw ArchiveError("the record '" + name + "' has '..' in its name");
   }
   return {name.substr(0, slash), name.substr(slash + 1)};
@@ -147,6 +147,11 @@ void Archive::read_zip(Contents& contents) {
     for (const Record& record : contents.records) {
       if (record.name.starts_with(our_records)) {
         throw ArchiveError("it holds the record '" + record.name + "' but no manifest");
+      }
+    }
+    for (const std::string_view needed : {"data.pkl", "constants.pkl"}) {
+      if (std::ranges::find(contents.records, needed, &Record::name) == contents.records.end()) {
+        throw ArchiveError("not a TorchScript file: it has no 'data.pkl' and 'constants.pkl'");
       }
     }
     return;

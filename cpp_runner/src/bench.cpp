@@ -20,10 +20,40 @@ constexpr int warm_up_calls = 10;  // the profiling executor settles after its s
 constexpr double warm_up_share = 0.2;
 constexpr std::string_view batch_symbol = "batch";
 
+/// Every dimension `batch` of these inputs, as an input's name and the dimension's index.
+std::vector<std::pair<std::string, std::int64_t>> batch_dimensions(const Method& method,
+                                                                   const TensorMap& inputs) {
+  std::vector<std::pair<std::string, std::int64_t>> found;
+  for (const auto& [name, tensor] : inputs) {
+    const Node* leaf = find_input(method, name);
+    if (leaf == nullptr || !leaf->shape) continue;
+    for (std::size_t i = 0; i < leaf->shape->size(); ++i) {
+      const auto* symbol = std::get_if<std::string>(&(*leaf->shape)[i]);
+      const auto dimension = static_cast<std::int64_t>(i);
+      if (symbol != nullptr && *symbol == batch_symbol && dimension < tensor.dim()) {
+        found.emplace_back(name, dimension);
+      }
+    }
+  }
+  return found;
+}
+
+/// The inputs of the method's first golden case that has rows to repeat.
 const TensorMap& golden_inputs(const Archive& archive, const Method& method) {
   const Manifest* manifest = archive.manifest();
+  bool any = false;
   for (std::size_t i = 0; manifest != nullptr && i < manifest->golden.size(); ++i) {
-    if (manifest->golden[i].method == method.name) return archive.golden()[i].front().inputs;
+    if (manifest->golden[i].method != method.name) continue;
+    any = true;
+    const TensorMap& inputs = archive.golden()[i].front().inputs;
+    const auto empty = [&inputs](const auto& place) {
+      return inputs.at(place.first).size(place.second) == 0;
+    };
+    if (std::ranges::none_of(batch_dimensions(method, inputs), empty)) return inputs;
+  }
+  if (any) {
+    throw UsageError("model '" + archive.name() + "': every golden case of method '" + method.name +
+                     "' is empty along 'batch', so there is nothing to repeat");
   }
   throw UsageError("model '" + archive.name() + "' has no golden case of method '" + method.name +
                    "' to take inputs from");
@@ -31,28 +61,22 @@ const TensorMap& golden_inputs(const Archive& archive, const Method& method) {
 
 /// Repeats or cuts a dimension to `size`.
 at::Tensor resized(const at::Tensor& tensor, std::int64_t dimension, std::int64_t size) {
-  const std::int64_t have = tensor.size(dimension);
-  if (have == 0) throw UsageError("the golden case is empty along 'batch'");
-  const at::Tensor rows = at::arange(size, at::TensorOptions(at::kLong)).remainder(have);
+  const at::Tensor rows =
+      at::arange(size, at::TensorOptions(at::kLong)).remainder(tensor.size(dimension));
   return tensor.index_select(dimension, rows).contiguous();
 }
 
 /// The inputs with every `batch` of the given size; nothing if no input has one.
 std::optional<TensorMap> with_batch(const Method& method, const TensorMap& inputs,
                                     std::int64_t size) {
+  const auto dimensions = batch_dimensions(method, inputs);
+  if (dimensions.empty()) return std::nullopt;
   TensorMap result = inputs;
-  bool found = false;
-  for (auto& [name, tensor] : result) {
-    const Node* leaf = find_input(method, name);
-    if (leaf == nullptr || !leaf->shape) continue;
-    for (std::size_t i = 0; i < leaf->shape->size(); ++i) {
-      const auto* symbol = std::get_if<std::string>(&(*leaf->shape)[i]);
-      if (symbol == nullptr || *symbol != batch_symbol) continue;
-      tensor = resized(tensor, static_cast<std::int64_t>(i), size);
-      found = true;
-    }
+  for (const auto& [name, dimension] : dimensions) {
+    at::Tensor& tensor = result.at(name);
+    tensor = resized(tensor, dimension, size);
   }
-  return found ? std::optional(std::move(result)) : std::nullopt;
+  return result;
 }
 
 /// Calls until both the count and the time are reached; microseconds of each call.

@@ -16,7 +16,7 @@
 namespace torchship {
 namespace {
 
-constexpr int max_json_depth = 64;
+constexpr int max_json_depth = 100;
 
 /// Removes the temporary file unless the rename has taken it away.
 struct TemporaryFile {
@@ -76,12 +76,16 @@ void write_file_atomically(const std::filesystem::path& path, std::string_view b
 
 nlohmann::ordered_json parse_json(std::string_view text) {
   using Json = nlohmann::ordered_json;
+  // The parser would skip it.
+  if (text.starts_with("\xEF\xBB\xBF")) throw std::invalid_argument("a byte order mark");
   std::vector<std::set<std::string>> keys;
   const auto watch = [&keys](int depth, Json::parse_event_t event, Json& value) {
     switch (event) {
       case Json::parse_event_t::object_start:
       case Json::parse_event_t::array_start:
-        if (depth >= max_json_depth) throw std::invalid_argument("nested deeper than 64");
+        if (depth >= max_json_depth) {
+          throw std::invalid_argument("nested deeper than " + std::to_string(max_json_depth));
+        }
         keys.emplace_back();
         break;
       case Json::parse_event_t::object_end:

@@ -8,7 +8,9 @@
 #include <ATen/ops/empty.h>
 #include <nlohmann/json.hpp>
 
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <span>
 #include <utility>
 #include <vector>
@@ -51,6 +53,17 @@ void walk(const json& value, std::span<const std::int64_t> shape, std::string_vi
   for (const json& item : value) walk(item, shape.subspan(1), what, leaf);
 }
 
+/// A float that rounds to the same number of fewer bits as `wide` does: towards zero, the last bit
+/// set if anything was lost ("round to odd"), so that no second rounding meets a false tie.
+float sticky_float(double wide) {
+  auto narrow = static_cast<float>(wide);
+  if (static_cast<double>(narrow) == wide) return narrow;
+  if (std::abs(static_cast<double>(narrow)) > std::abs(wide)) {
+    narrow = std::nextafter(narrow, 0.0F);
+  }
+  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(narrow) | 1U);
+}
+
 template <typename T>
 T number(const json& value, std::string_view what, at::ScalarType dtype) {
   const auto refuse = [&]() {
@@ -73,7 +86,8 @@ T number(const json& value, std::string_view what, at::ScalarType dtype) {
     if (!value.is_number()) refuse();
     const auto wide = value.get<double>();
     if constexpr (std::is_same_v<T, double>) return wide;
-    const auto narrow = static_cast<T>(static_cast<float>(wide));
+    const auto narrow =
+        static_cast<T>(std::is_same_v<T, float> ? static_cast<float>(wide) : sticky_float(wide));
     if (!std::isfinite(static_cast<float>(narrow))) refuse();
     return narrow;
   }

@@ -1,4 +1,3 @@
-#include <torchship/dtype.h>
 #include <torchship/error.h>
 #include <torchship/manifest.h>
 
@@ -7,125 +6,140 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <set>
 
 namespace torchship {
 namespace {
 
-constexpr int max_depth = 32;
-
-const std::map<std::string, Node::Kind, std::less<>> kinds{
-    {"tensor", Node::Kind::tensor},     {"int", Node::Kind::integer},
-    {"float", Node::Kind::real},        {"bool", Node::Kind::boolean},
-    {"str", Node::Kind::string},        {"tuple", Node::Kind::tuple},
-    {"list", Node::Kind::list},         {"dict", Node::Kind::dict},
-    {"optional", Node::Kind::optional}, {"none", Node::Kind::none},
-};
-
-Dimension parse_dimension(const Field& field) {
-  if (field.is_null()) return std::monostate{};
-  if (field.is_string()) {
-    std::string symbol = field.string();
-    if (symbol.empty()) field.fail("a symbol's name is empty");
-    return symbol;
-  }
-  return field.count("a size, a symbol or null");
-}
-
-Node parse_node(const Field& field, int depth);
-
-std::vector<Node> parse_items(const Field& field, int depth) {
-  std::vector<Node> items;
-  for (const Field& item : field.list()) items.push_back(parse_node(item, depth + 1));
-  return items;
-}
-
-Node parse_node(const Field& field, int depth) {
-  if (depth > max_depth) field.fail("nested deeper than " + std::to_string(max_depth));
-  Node node;
-  const Field kind = field.at("kind");
-  const auto known = kinds.find(kind.string());
-  if (known == kinds.end()) kind.fail("unknown kind '" + kind.string() + "'");
-  node.kind = known->second;
-  if (node.is_leaf()) {
-    node.name = field.at("name").string();
-    if (node.name.empty()) field.at("name").fail("the name is empty");
-  }
-  switch (node.kind) {
-    case Node::Kind::tensor: {
-      const Field dtype = field.at("dtype");
-      node.dtype = dtype_from_name(dtype.string());
-      if (!node.dtype) dtype.fail("unknown dtype '" + dtype.string() + "'");
-      node.shape.emplace();
-      for (const Field& entry : field.at("shape").list()) {
-        node.shape->push_back(parse_dimension(entry));
-      }
-      break;
-    }
-    case Node::Kind::tuple:
-      node.items = parse_items(field.at("items"), depth);
-      break;
-    case Node::Kind::list:
-    case Node::Kind::dict:
-      if (field.has("element")) {
-        node.variadic = true;
-        node.items.push_back(parse_node(field.at("element"), depth + 1));
-        break;
-      }
-      node.items = parse_items(field.at("items"), depth);
-      if (node.kind == Node::Kind::dict) {
-        for (const Field& key : field.at("keys").list()) node.keys.push_back(key.string());
-        if (node.keys.size() != node.items.size()) field.fail("keys and items differ in number");
-      }
-      break;
-    case Node::Kind::optional:
-      node.items.push_back(parse_node(field.at("item"), depth + 1));
-      break;
-    default:
-      break;
-  }
-  return node;
+bool has_leaf(const Node& node, std::string_view name) {
+  return std::ranges::any_of(leaves(node), [name](const Node* l) { return l->name == name; });
 }
 
 bool inside_optional(const Node& node, std::string_view leaf) {
-  const auto holds = [leaf](const Node& part) {
-    return std::ranges::any_of(leaves(part), [leaf](const Node* l) { return l->name == leaf; });
-  };
-  if (node.kind == Node::Kind::optional) return holds(node);
+  if (node.kind == Node::Kind::optional) return has_leaf(node, leaf);
   return std::ranges::any_of(node.items,
                              [leaf](const Node& item) { return inside_optional(item, leaf); });
 }
 
-State parse_state(const Field& field, const Method& method) {
-  State state{.input = field.at("input").string(), .output = field.at("output").string()};
-  const Node* input = nullptr;
-  bool may_be_absent = false;
-  for (const Argument& argument : method.inputs) {
-    for (const Node* leaf : leaves(argument.value)) {
-      if (leaf->name != state.input) continue;
-      input = leaf;
-      may_be_absent = !argument.required || inside_optional(argument.value, leaf->name);
-    }
+bool is_digits(std::string_view text) {
+  return !text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos;
+}
+
+/// What was written for `format`, if that is an integer too large for nlohmann::json to keep it.
+class HugeFormat : public nlohmann::json_sax<nlohmann::json> {
+ public:
+  std::string digits;
+
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(number_integer_t) override { return true; }
+  bool number_unsigned(number_unsigned_t) override { return true; }
+  bool number_float(number_float_t, const string_t& text) override { return look(text); }
+  bool string(string_t&) override { return true; }
+  bool binary(binary_t&) override { return true; }
+  bool start_object(std::size_t) override { return ++depth_ > 0; }
+  bool end_object() override { return --depth_ >= 0; }
+  bool start_array(std::size_t) override { return ++depth_ > 0; }
+  bool end_array() override { return --depth_ >= 0; }
+  bool key(string_t& name) override {
+    if (depth_ == 1) at_format_ = name == "format";
+    return true;
   }
-  if (input == nullptr) field.at("input").fail("there is no input '" + state.input + "'");
-  const auto outputs = leaves(method.outputs);
-  if (std::ranges::none_of(outputs, [&](const Node* l) { return l->name == state.output; })) {
-    field.at("output").fail("there is no output '" + state.output + "'");
+  /// Also called with a number that not even a double can hold.
+  bool parse_error(std::size_t, const std::string& token,
+                   const nlohmann::detail::exception&) override {
+    look(token);
+    return false;
+  }
+
+ private:
+  bool look(const std::string& text) {
+    if (depth_ == 1 && at_format_ && is_digits(text)) digits = text;
+    return digits.empty();
+  }
+
+  int depth_ = 0;
+  bool at_format_ = false;
+};
+
+[[noreturn]] void newer_format(const std::string& number) {
+  throw FormatError("the archive has format " + number +
+                    ", and this torchship reads formats up to " + std::to_string(archive_format) +
+                    ": update torchship, or export the model again");
+}
+
+void refuse_huge_format(std::string_view text) {
+  HugeFormat format;
+  nlohmann::json::sax_parse(text, &format);
+  if (!format.digits.empty()) newer_format(format.digits);
+}
+
+std::int64_t parse_format(const Field& format, std::string_view text) {
+  if (format.is_number_float()) refuse_huge_format(text);
+  if (format.is_above_int64()) newer_format(format.dump());
+  const std::int64_t number = format.count("a format number");
+  if (number > archive_format) newer_format(std::to_string(number));
+  if (number != archive_format) format.fail("there is no such format");
+  return number;
+}
+
+/// ^[A-Za-z0-9][A-Za-z0-9_.-]*$
+std::string parse_name(const Field& field) {
+  constexpr std::string_view allowed =
+      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-";
+  std::string name = field.string();
+  const bool first_fits = !name.empty() && allowed.find(name.front()) < allowed.find('_');
+  if (!first_fits || name.find_first_not_of(allowed) != std::string::npos) {
+    field.fail("expected letters, digits, '_', '.' and '-', a letter or digit first, got '" + name +
+               "'");
+  }
+  return name;
+}
+
+/// The tensor leaf of this name, which one tensor alone has.
+const Node& tensor_leaf(const Field& field, const std::vector<const Node*>& among) {
+  const std::string name = field.string();
+  const auto found = std::ranges::find(among, name, &Node::name);
+  if (found == among.end()) field.fail("there is no such leaf '" + name + "'");
+  if ((*found)->kind != Node::Kind::tensor) field.fail("'" + name + "' is no tensor");
+  if (name.find('*') != std::string::npos) {
+    field.fail("'" + name + "' stands for any number of tensors");
+  }
+  return **found;
+}
+
+State parse_state(const Field& field, const Method& method) {
+  field.only({"input", "output", "start"});
+  std::vector<const Node*> inputs;
+  for (const Argument& argument : method.inputs)
+    std::ranges::copy(leaves(argument.value), std::back_inserter(inputs));
+  const Node& input = tensor_leaf(field.at("input"), inputs);
+  const Node& output = tensor_leaf(field.at("output"), leaves(method.outputs));
+  State state{.input = input.name, .output = output.name};
+  if (method.is_state_input(state.input)) {
+    field.at("input").fail("'" + state.input + "' occurs twice");
+  }
+  if (input.dtype != output.dtype || input.shape->size() != output.shape->size()) {
+    field.fail("input '" + input.name + "' is " + describe(input) + ", output '" + output.name +
+               "' is " + describe(output) + ": they differ in dtype or rank");
   }
   const Field start = field.at("start");
   if (start.string() == "absent") {
     state.start = State::Start::absent;
-    if (!may_be_absent) start.fail("input '" + state.input + "' cannot be absent");
+    if (std::ranges::none_of(method.inputs, [&](const Argument& argument) {
+          return has_leaf(argument.value, input.name) &&
+                 (!argument.required || inside_optional(argument.value, input.name));
+        })) {
+      start.fail("input '" + state.input + "' cannot be absent");
+    }
   } else if (start.string() == "zeros") {
     const auto any = [](const Dimension& d) { return std::holds_alternative<std::monostate>(d); };
-    if (input->kind != Node::Kind::tensor || std::ranges::any_of(*input->shape, any)) {
-      start.fail("input '" + state.input + "' is no tensor of known shape");
+    if (std::ranges::any_of(*input.shape, any)) {
+      start.fail("input '" + state.input + "' has a dimension of any size");
     }
   } else {
     start.fail("expected 'zeros' or 'absent', got '" + start.string() + "'");
-  }
-  if (method.is_state_input(state.input)) {
-    field.at("input").fail("'" + state.input + "' occurs twice");
   }
   return state;
 }
@@ -137,13 +151,18 @@ double parse_tolerance(const Field& field) {
 }
 
 Method parse_method(const std::string& name, const Field& field) {
+  field.only({"inputs", "outputs", "state", "tolerances"});
   Method method;
   method.name = name;
   std::set<std::string> names;
   for (const Field& entry : field.at("inputs").list()) {
+    entry.only({"name", "required", "value"});
     Argument argument{.name = entry.at("name").string(),
                       .required = entry.at("required").boolean(),
-                      .value = parse_node(entry.at("value"), 0)};
+                      .value = parse_node(entry.at("value"))};
+    if (std::ranges::find(method.inputs, argument.name, &Argument::name) != method.inputs.end()) {
+      entry.at("name").fail("the argument '" + argument.name + "' occurs twice");
+    }
     for (const Node* leaf : leaves(argument.value)) {
       if (!names.insert(leaf->name).second) {
         entry.fail("the input name '" + leaf->name + "' occurs twice");
@@ -152,13 +171,15 @@ Method parse_method(const std::string& name, const Field& field) {
     method.inputs.push_back(std::move(argument));
   }
   const Field outputs = field.at("outputs");
-  method.outputs = parse_node(outputs, 0);
+  method.outputs = parse_node(outputs);
   if (field.has("tolerances")) {
     for (const auto& [output, tolerance] : field.at("tolerances").object()) {
+      tolerance.only({"atol", "rtol"});
       method.tolerances[output] = {.atol = parse_tolerance(tolerance.at("atol")),
                                    .rtol = parse_tolerance(tolerance.at("rtol"))};
     }
   }
+  if (leaves(method.outputs).empty()) outputs.fail("there is no tensor");
   names.clear();
   for (const Node* leaf : leaves(method.outputs)) {
     if (leaf->kind != Node::Kind::tensor) {
@@ -190,17 +211,8 @@ std::vector<std::string> parse_strings(const Field& field) {
   return strings;
 }
 
-void parse_format(const Field& root, Manifest& manifest) {
-  manifest.format = root.at("format").count("a number");
-  if (manifest.format > archive_format) {
-    throw FormatError("the archive has format " + std::to_string(manifest.format) +
-                      ", and this torchship reads formats up to " + std::to_string(archive_format) +
-                      ": update torchship, or export the model again");
-  }
-  if (manifest.format != archive_format) root.at("format").fail("there is no such format");
-}
-
 GoldenCase parse_golden(const Field& field, const Manifest& manifest) {
+  field.only({"name", "method", "steps"});
   GoldenCase golden{.name = field.at("name").string(),
                     .method = field.at("method").string(),
                     .steps = field.at("steps").count("a number of steps")};
@@ -225,18 +237,25 @@ Manifest parse_manifest(std::string_view text) {
   try {
     json = parse_json(text);
   } catch (const std::invalid_argument& error) {
+    refuse_huge_format(text);
     throw ArchiveError(std::string("the manifest is no JSON: ") + error.what());
   }
   const Field root(json, "");
   Manifest manifest;
-  parse_format(root, manifest);
-  manifest.name = root.at("name").string();
-  manifest.version = root.at("version").string();
+  manifest.format = parse_format(root.at("format"), text);
+  root.only({"format", "name", "version", "description", "source", "torch", "mode", "parameters",
+             "methods", "golden", "labels", "metrics", "custom_ops", "records"});
+  manifest.name = parse_name(root.at("name"));
+  manifest.version = parse_name(root.at("version"));
   if (root.has("description")) manifest.description = root.at("description").string();
   const Field source = root.at("source");
+  source.only({"factory", "kwargs", "git_commit"});
   manifest.source.factory = source.at("factory").string();
-  if (source.has("kwargs")) manifest.source.kwargs = source.at("kwargs").dump();
-  if (source.has("git_commit")) manifest.source.git_commit = source.at("git_commit").string();
+  if (source.has("kwargs")) {
+    static_cast<void>(source.at("kwargs").object());
+    manifest.source.kwargs = source.at("kwargs").dump();
+  }
+  if (source.given("git_commit")) manifest.source.git_commit = source.at("git_commit").string();
   manifest.torch = root.at("torch").string();
   manifest.mode = root.at("mode").string();
   if (manifest.mode != "script" && manifest.mode != "trace") {
@@ -261,7 +280,12 @@ Manifest parse_manifest(std::string_view text) {
       manifest.metrics.emplace_back(name, value.number());
     }
   }
-  if (root.has("custom_ops")) manifest.custom_ops = parse_strings(root.at("custom_ops"));
+  if (root.has("custom_ops")) {
+    manifest.custom_ops = parse_strings(root.at("custom_ops"));
+    if (std::ranges::find(manifest.custom_ops, "") != manifest.custom_ops.end()) {
+      root.at("custom_ops").fail("a name is empty");
+    }
+  }
   for (const auto& [name, digest] : root.at("records").object()) {
     const std::string hex = digest.string();
     if (hex.size() != 64 || hex.find_first_not_of("0123456789abcdef") != std::string::npos) {

@@ -3,10 +3,15 @@
 /// A field of a JSON document that knows its place, so that every error names it. Internal.
 
 #include <torchship/error.h>
+#include <torchship/manifest.h>
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
+#include <cstdint>
+#include <initializer_list>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -24,12 +29,26 @@ class Field {
   }
 
   bool is_null() const { return value_->is_null(); }
+  bool is_number_float() const { return value_->is_number_float(); }
+  bool is_above_int64() const {
+    return value_->is_number_unsigned() && value_->get<std::uint64_t>() > INT64_MAX;
+  }
   bool is_string() const { return value_->is_string(); }
   std::string dump() const { return value_->dump(); }
 
+  /// Whether an object has this member.
+  bool has(const char* key) const { return value_->is_object() && value_->contains(key); }
+
   /// Whether an object has this member, other than null.
-  bool has(const char* key) const {
-    return value_->is_object() && value_->contains(key) && !value_->at(key).is_null();
+  bool given(const char* key) const { return has(key) && !value_->at(key).is_null(); }
+
+  /// Refuses an object with other members than these.
+  void only(std::initializer_list<std::string_view> known) const {
+    for (const auto& [key, member] : object()) {
+      if (std::ranges::find(known, key) == known.end()) {
+        throw ArchiveError("the manifest has the unknown field '" + member.place_ + "'");
+      }
+    }
   }
 
   Field at(const std::string& key) const {
@@ -75,17 +94,27 @@ class Field {
 
   /// A number of things: an integer from 0 to 2^63 - 1.
   std::int64_t count(const char* expected) const {
-    expect(value_->is_number_unsigned() && value_->get<std::uint64_t>() <= INT64_MAX, expected);
+    expect(value_->is_number_unsigned()
+               ? value_->get<std::uint64_t>() <= INT64_MAX
+               : value_->is_number_integer() && value_->get<std::int64_t>() == 0,  // -0
+           expected);
     return value_->get<std::int64_t>();
   }
 
  private:
   void expect(bool fits, const char* expected) const {
-    if (!fits) fail(std::string("expected ") + expected + ", got " + value_->dump());
+    if (fits) return;
+    constexpr std::size_t longest = 200;
+    const std::string text = value_->dump();
+    fail(std::string("expected ") + expected + ", got " +
+         (text.size() > longest ? std::string(value_->type_name()) : text));
   }
 
   const nlohmann::ordered_json* value_;
   std::string place_;
 };
+
+/// A node and everything below it.
+Node parse_node(const Field& field);
 
 }  // namespace torchship

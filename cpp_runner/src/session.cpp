@@ -222,15 +222,17 @@ TensorMap Session::inputs_from_json(const nlohmann::json& object) const {
   return inputs;
 }
 
-std::vector<Method> methods_of(const Archive& archive) {
-  if (const Manifest* manifest = archive.manifest()) return manifest->methods;
-  std::vector<Method> methods;
+Methods methods_of(const Archive& archive) {
+  if (const Manifest* manifest = archive.manifest()) {
+    return {.callable = manifest->methods, .not_callable = {}};
+  }
+  Methods methods;
   const auto module = archive.load();
   for (const auto& method : module->get_methods()) {
     try {
-      methods.push_back(method_from_schema(method.name(), method.function().getSchema()));
+      methods.callable.push_back(method_from_schema(method.name(), method.function().getSchema()));
     } catch (const UsageError&) {
-      continue;  // takes objects, which no file can carry
+      methods.not_callable.push_back(method.name());  // takes what no file can carry
     }
   }
   return methods;

@@ -6,6 +6,8 @@
 #include "bytes.h"
 #include "zip_file.h"
 
+#include <unistd.h>
+
 #include <cerrno>
 #include <system_error>
 
@@ -17,6 +19,13 @@ constexpr std::string_view npy_suffix = ".npy";
 [[noreturn]] void unknown_extension(const std::filesystem::path& path) {
   throw UsageError("'" + path.string() +
                    "': expected a name that ends in .npz, .npy or .safetensors");
+}
+
+void check_extension(const std::filesystem::path& path) {
+  const std::string extension = path.extension().string();
+  if (extension != ".npz" && extension != ".npy" && extension != ".safetensors") {
+    unknown_extension(path);
+  }
 }
 
 }  // namespace
@@ -56,10 +65,8 @@ std::string write_npz(const TensorMap& tensors) {
 }
 
 TensorMap read_tensors(const std::filesystem::path& path, const std::string& npy_name) {
+  check_extension(path);
   const std::string extension = path.extension().string();
-  if (extension != ".npz" && extension != ".npy" && extension != ".safetensors") {
-    unknown_extension(path);
-  }
   const auto bytes = read_file(path);
   if (!bytes) {
     throw InputError("cannot read '" + path.string() +
@@ -71,6 +78,16 @@ TensorMap read_tensors(const std::filesystem::path& path, const std::string& npy
     return {{npy_name, read_npy(*bytes)}};
   } catch (const InputError& error) {
     throw InputError("'" + path.string() + "': " + error.what());
+  }
+}
+
+void check_output_path(const std::filesystem::path& path) {
+  check_extension(path);
+  // With a slash at its end, a file is no folder.
+  const std::filesystem::path folder = (path.has_parent_path() ? path.parent_path() : ".") / "";
+  if (::access(folder.c_str(), W_OK | X_OK) != 0) {
+    throw WriteError("cannot write '" + path.string() +
+                     "': " + std::generic_category().message(errno));
   }
 }
 

@@ -70,17 +70,55 @@ TEST(archive, refusals_name_what_is_wrong) {
       contains(message_of<FormatError>([] { Archive(artefact("future.pt")); }), "format 2"));
 }
 
+/// The files below `mutations/<verdict>`: tests/manifest_mutations.json, which the Python reader is
+/// tested against as well.
+std::vector<std::filesystem::path> mutations(const std::string& verdict) {
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(artefact("mutations/" + verdict))) {
+    files.push_back(entry.path());
+  }
+  EXPECT_GT(files.size(), 20U);
+  return files;
+}
+
+TEST(archive, manifests_that_both_readers_accept) {
+  for (const auto& file : mutations("accepted")) EXPECT_NO_THROW(Archive{file}) << file.stem();
+}
+
+TEST(archive, manifests_that_both_readers_refuse) {
+  for (const auto& file : mutations("refused")) {
+    try {
+      const Archive accepted(file);
+      ADD_FAILURE() << file.stem() << " was accepted";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.exit_code(), ExitCode::bad_archive) << file.stem();
+      const bool newer = file.stem().string().starts_with("format_newer");
+      EXPECT_EQ(error.code(), newer ? "newer_format" : "bad_archive") << file.stem();
+      EXPECT_TRUE(contains(error.what(), "manifest") || newer) << file.stem();
+    }
+  }
+}
+
+TEST(archive, zips_that_are_no_torchscript) {
+  const TemporaryFolder folder;
+  write_tensors(folder / "x.npz", {{"top/x", floats({1}, {1})}});
+  constexpr const char* why = "not a TorchScript file: it has no 'data.pkl' and 'constants.pkl'";
+  EXPECT_TRUE(contains(message_of<ArchiveError>([&] { Archive(folder / "x.npz"); }), why));
+  EXPECT_TRUE(contains(refusal("half_a_script"), why));
+}
+
+TEST(archive, two_dots_within_a_name_are_no_way_up) {
+  EXPECT_EQ(Archive(artefact("dots.pt")).read_record("extra/a..b"), "x");
+}
+
 TEST(archive, what_libtorch_cannot_load) {
   const Archive custom(artefact("custom_op.pt"));
   EXPECT_TRUE(contains(message_of<ArchiveError>([&] { custom.load(); }), "'nowhere::nothing'"));
   const TemporaryFolder folder;
   write_bytes(folder / "cut.pt", "");
   EXPECT_THROW(Archive(folder / "cut.pt"), ArchiveError);
-  // a zip that is no TorchScript: nothing to load
-  write_tensors(folder / "x.npz", {{"top/x", floats({1}, {1})}});
-  const Archive no_script(folder / "x.npz");
-  EXPECT_TRUE(
-      contains(message_of<ArchiveError>([&] { no_script.load(); }), "LibTorch cannot load"));
+  const Archive junk(artefact("junk_pickle.pt"));
+  EXPECT_TRUE(contains(message_of<ArchiveError>([&] { junk.load(); }), "LibTorch cannot load"));
 }
 
 TEST(archive, signatures) {

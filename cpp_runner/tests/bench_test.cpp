@@ -27,6 +27,14 @@ TEST(bench, state_is_resized_too) {
   EXPECT_EQ(bench(archive, {.method = "act", .batches = {5}, .seconds = 0}).size(), 1U);
 }
 
+TEST(bench, golden_cases_without_rows_are_passed_over) {
+  EXPECT_EQ(bench(Archive(artefact("empty_first.pt")), {.batches = {2}, .seconds = 0}).size(), 1U);
+  const Archive empty(artefact("empty_only.pt"));
+  EXPECT_TRUE(
+      contains(message_of<UsageError>([&] { static_cast<void>(bench(empty, {.seconds = 0})); }),
+               "every golden case of method 'forward' is empty along 'batch'"));
+}
+
 TEST(bench, what_cannot_be_timed) {
   EXPECT_THROW(bench(Archive(artefact("plain.pt")), {}), UsageError);
   EXPECT_THROW(bench(Archive(artefact("tiny.pt")), {.method = "act"}), UsageError);

@@ -64,6 +64,33 @@ TEST(cli, exit_codes) {
                             "raised: a value above 10 is forbidden\n");
 }
 
+TEST(cli, an_unknown_command_is_named) {
+  const Done done = runner("fly @tiny.pt");
+  EXPECT_EQ(done.code, 2);
+  EXPECT_TRUE(contains(done.err, "there is no command 'fly': it is inspect, verify, run or bench"));
+  EXPECT_TRUE(contains(runner("").err, "subcommand is required"));
+}
+
+TEST(cli, run_without_a_line) {
+  for (const char* input : {"", "\n \n"}) {
+    const Done done = runner("run @tiny.pt --input -", input);
+    EXPECT_EQ(done.code, 4);
+    EXPECT_TRUE(contains(done.err, "error: no input line"));
+  }
+}
+
+TEST(cli, run_looks_at_the_output_file_before_the_first_step) {
+  const auto refused = [](const std::string& output) {
+    const Done done = runner("run @tiny.pt --input @numbers.npz --labels --output " + output);
+    EXPECT_EQ(done.code, 2) << output;
+    EXPECT_EQ(done.out, "") << output;
+    return done.err;
+  };
+  EXPECT_TRUE(contains(refused("/no/such/folder/x.npz"), "No such file or directory"));
+  EXPECT_TRUE(contains(refused("@tiny.pt/x.npz"), "Not a directory"));
+  EXPECT_TRUE(contains(refused("x.txt"), "ends in .npz, .npy or .safetensors"));
+}
+
 TEST(cli, help_has_an_example) {
   for (const char* command : {"inspect", "verify", "run", "bench"}) {
     const Done done = runner(std::string(command) + " --help");
@@ -88,6 +115,12 @@ TEST(cli, inspect) {
   const Done plain = runner("inspect @plain.pt");
   EXPECT_TRUE(contains(plain.out, "nothing vouches for it"));
   EXPECT_TRUE(contains(plain.out, "forward(arr_0: a tensor)"));
+  EXPECT_FALSE(contains(plain.out, "cannot be called"));
+  const Done numbered = runner("inspect @numbered.pt");
+  EXPECT_TRUE(contains(numbered.out, "forward(arr_0: a tensor)"));
+  EXPECT_TRUE(contains(numbered.out, "pick: cannot be called from files"));
+  EXPECT_EQ(json::parse(runner("inspect @numbered.pt --json").out)["not_callable"],
+            json::array({"pick"}));
 }
 
 TEST(cli, trusted_keys) {

@@ -24,10 +24,16 @@ from packing import (
     argument,
     digests,
     manifest,
+    mutated,
     pack,
     records_of,
     tensor,
+    tiny_golden,
+    tiny_manifest,
     torchscript,
+    with_digests,
+    with_records,
+    zipped,
 )
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -35,6 +41,7 @@ from torch import Tensor, nn
 from torchship.script.export import export
 from torchship.script.target import find_target
 
+MUTATIONS = Path(__file__).parents[2] / "tests" / "manifest_mutations.json"
 MODELS = ("fizzbuzz", "lstm", "moba", "bobnet")
 
 
@@ -110,6 +117,19 @@ class Raises(nn.Module):
         return torch.matmul(x, torch.ones(4, 2))
 
 
+class Numbered(nn.Module):
+    """A method that no file has arguments for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x."""
+        return x
+
+    @torch.jit.export
+    def pick(self, numbered: dict[int, Tensor]) -> Tensor:
+        """Return number 0."""
+        return numbered[0]
+
+
 class Drift(nn.Module):
     """Right at the first call alone: state hidden in an attribute."""
 
@@ -129,26 +149,6 @@ class Nan(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return NaN of x's shape."""
         return x * float("nan")
-
-
-def tiny_manifest() -> Json:
-    """Return what an archive of `Tiny` says."""
-    forward = {
-        "inputs": [argument("x", tensor("x", "float32", "batch", 3))],
-        "outputs": tensor("y", "float32", "batch", 3),
-        "state": [],
-        "tolerances": {"y": {"atol": 1e-6, "rtol": 1e-6}},
-    }
-    said = manifest(
-        "tiny", {"forward": forward}, [{"name": "one", "method": "forward", "steps": 1}]
-    )
-    return {**said, "labels": {"y": ["red", "green", "blue"]}}
-
-
-def tiny_golden() -> dict[str, Tensor]:
-    """Return the golden case of `Tiny`."""
-    x = torch.tensor([[0.5, -1.25, 3.0], [7.0, 0.1, -0.2]])
-    return {"0/0/in/x": x, "0/0/out/y": x * 2 + 1}
 
 
 def make_tiny(folder: Path) -> None:
@@ -172,6 +172,10 @@ def make_tiny(folder: Path) -> None:
     write("missing", pack(script, {**said, "records": listed | {"gone": "0" * 64}}, golden))
     write("digest", pack(script, {**said, "records": listed | {"data.pkl": "0" * 64}}, golden))
     write("doubled", append(good, {f"{top}/data.pkl": b"again"}))
+    write("dots", append(script, {f"{top}/extra/a..b": b"x"}))
+    write("numbered", torchscript(Numbered()))
+    write("junk_pickle", zipped({"top/data.pkl": b"junk", "top/constants.pkl": b"junk"}))
+    write("half_a_script", zipped({"top/data.pkl": b"junk"}))
     write("two_tops", append(good, {"other/data.pkl": b"x"}))
     write("dotdot", append(good, {f"{top}/../data.pkl": b"x"}))
     write(
@@ -189,6 +193,11 @@ def make_tiny(folder: Path) -> None:
     write("stray_golden", pack(script, said, golden | {"0/1/in/x": golden["0/0/in/x"]}))
     write("no_cases", pack(script, {**said, "golden": []}, {}))
     write("custom_op", pack(script, {**said, "custom_ops": ["nowhere::nothing"]}, golden))
+    empty = {"0/0/in/x": torch.zeros(0, 3), "0/0/out/y": torch.zeros(0, 3)}
+    write("empty_only", pack(script, said, empty))
+    second = {name.replace("0/", "1/", 1): value for name, value in golden.items()}
+    entries = [{"name": n, "method": "forward", "steps": 1} for n in ("empty", "one")]
+    write("empty_first", pack(script, {**said, "golden": entries}, empty | second))
     encrypted = bytearray(good)
     for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # the general purpose flags
         encrypted[encrypted.find(mark) + offset] |= 1
@@ -210,6 +219,20 @@ def make_tiny(folder: Path) -> None:
     }
     said["methods"]["forward"]["tolerances"]["z"] = {"atol": 0, "rtol": 0}
     write("tuple_liar", pack(script, said, golden | {"0/0/out/z": golden["0/0/out/y"]}))
+
+
+def make_mutations(folder: Path) -> None:
+    """Write `tiny.pt` with each change of the shared table to its manifest."""
+    script = torchscript(Tiny())
+    said, golden = with_digests(script, tiny_manifest(), tiny_golden())
+    for verdict in ("accepted", "refused"):
+        (folder / verdict).mkdir(parents=True)
+    for mutation in json.loads(MUTATIONS.read_text()):
+        verdict = "accepted" if mutation["accepted"] else "refused"
+        path = folder / verdict / f"{mutation['name']}.pt"
+        if path.exists():
+            raise ValueError(f"the mutation {mutation['name']!r} occurs twice")
+        path.write_bytes(with_records(script, mutated(said, mutation), golden))
 
 
 def make_odd(folder: Path) -> None:
@@ -353,6 +376,7 @@ def main(folder: Path) -> None:
     for model in MODELS:
         export(find_target(model, None, {}), folder / f"{model}.pt")
     make_tiny(folder)
+    make_mutations(folder / "mutations")
     make_odd(folder)
     make_state(folder)
 

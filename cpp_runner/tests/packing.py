@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -47,6 +48,26 @@ def manifest(name: str, methods: Json, golden: list[Json]) -> Json:
     }
 
 
+def tiny_manifest() -> Json:
+    """Return what an archive of `Tiny` says."""
+    forward = {
+        "inputs": [argument("x", tensor("x", "float32", "batch", 3))],
+        "outputs": tensor("y", "float32", "batch", 3),
+        "state": [],
+        "tolerances": {"y": {"atol": 1e-6, "rtol": 1e-6}},
+    }
+    said = manifest(
+        "tiny", {"forward": forward}, [{"name": "one", "method": "forward", "steps": 1}]
+    )
+    return {**said, "labels": {"y": ["red", "green", "blue"]}}
+
+
+def tiny_golden() -> dict[str, Tensor]:
+    """Return the golden case of `Tiny`."""
+    x = torch.tensor([[0.5, -1.25, 3.0], [7.0, 0.1, -0.2]])
+    return {"0/0/in/x": x, "0/0/out/y": x * 2 + 1}
+
+
 def torchscript(module: nn.Module) -> bytes:
     """Return the bytes that torch.jit.save writes."""
     buffer = io.BytesIO()
@@ -65,6 +86,15 @@ def digests(records: dict[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(data).hexdigest() for name, data in records.items()}
 
 
+def zipped(entries: dict[str, bytes]) -> bytes:
+    """Return a zip of these entries alone."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name, data in entries.items():
+            file.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
+    return buffer.getvalue()
+
+
 def append(script: bytes, entries: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
     """Return the zip with entries added."""
     buffer = io.BytesIO(script)
@@ -76,6 +106,26 @@ def append(script: bytes, entries: dict[str, bytes], method: int = zipfile.ZIP_S
     return buffer.getvalue()
 
 
+def with_digests(
+    script: bytes, said: Json, golden: dict[str, Tensor], drop: str = ""
+) -> tuple[Json, bytes]:
+    """Return the manifest with `records` (without `drop`) filled in, and the golden record."""
+    own = {name: value.clone() for name, value in golden.items()}  # safetensors shares no memory
+    saved = save(own)
+    listed = said.get("records") or digests(records_of(script) | {GOLDEN: saved})
+    kept = {name: value for name, value in listed.items() if name != drop}
+    return {**said, "records": kept}, saved
+
+
+def with_records(
+    script: bytes, text: bytes, golden: bytes, method: int = zipfile.ZIP_STORED
+) -> bytes:
+    """Return an archive with this manifest text and this golden record."""
+    with zipfile.ZipFile(io.BytesIO(script)) as file:
+        top = file.namelist()[0].partition("/")[0]
+    return append(script, {f"{top}/{GOLDEN}": golden, f"{top}/{MANIFEST}": text}, method)
+
+
 def pack(
     script: bytes,
     said: Json,
@@ -84,11 +134,32 @@ def pack(
     drop: str = "",
 ) -> bytes:
     """Return an archive; the record `drop` is left out of the manifest's list."""
-    with zipfile.ZipFile(io.BytesIO(script)) as file:
-        top = file.namelist()[0].partition("/")[0]
-    own = {name: value.clone() for name, value in golden.items()}  # safetensors shares no memory
-    records = records_of(script) | {GOLDEN: save(own)}
-    said = {**said, "records": said.get("records") or digests(records)}
-    said["records"] = {name: value for name, value in said["records"].items() if name != drop}
-    added = {f"{top}/{GOLDEN}": records[GOLDEN], f"{top}/{MANIFEST}": json.dumps(said).encode()}
-    return append(script, added, method)
+    said, saved = with_digests(script, said, golden, drop)
+    return with_records(script, json.dumps(said).encode(), saved, method)
+
+
+def mutated(said: Json, mutation: Json) -> bytes:
+    """Return the text of a manifest with one change of tests/manifest_mutations.json made to it.
+
+    A change has `raw` (the whole text, with `$MANIFEST` for the old one), or `path` (keys and
+    indexes; an index one past the end appends) with `value` (any JSON), `text` (put there as it
+    is, to write what a JSON value cannot say) or `delete`.
+    """
+    if "raw" in mutation:
+        return str(mutation["raw"]).replace("$MANIFEST", json.dumps(said)).encode()
+    said = copy.deepcopy(said)
+    *way, last = mutation["path"]
+    place: Any = said
+    for step in way:
+        place = place[step]
+    if mutation.get("delete"):
+        del place[last]
+        return json.dumps(said).encode()
+    mark = "the text goes here"
+    value = mark if "text" in mutation else mutation["value"]
+    if isinstance(place, list) and last == len(place):
+        place.append(value)
+    else:
+        place[last] = value
+    text = json.dumps(said)
+    return (text.replace(f'"{mark}"', mutation["text"]) if "text" in mutation else text).encode()

@@ -6,6 +6,7 @@
 #include <ATen/ops/arange.h>
 #include <nlohmann/json.hpp>
 
+#include <cmath>
 #include <limits>
 
 namespace torchship {
@@ -211,6 +212,26 @@ TEST(tensor_io, files_by_their_extension) {
   EXPECT_THROW(write_tensors(folder / "no/a.npz", {{"x", grid()}}), WriteError);
   EXPECT_THROW(read_tensors(folder / "gone.npz", ""), InputError);
   EXPECT_THROW(read_tensors(folder / "a.txt", ""), UsageError);
+}
+
+TEST(tensor_io, json_is_rounded_once) {
+  const double tiny = std::ldexp(1.0, -40);  // too small for a float beside 1
+  const auto read = [](double value, at::ScalarType dtype) {
+    return tensor_from_json(nlohmann::json(value), dtype, "x").item<double>();
+  };
+  const double half = std::ldexp(1.0, -10);  // between 1 and the next float16
+  EXPECT_EQ(read(1 + half / 2, at::kHalf), 1);
+  EXPECT_EQ(read(1 + half / 2 + tiny, at::kHalf), 1 + half);
+  EXPECT_EQ(read(-1 - half / 2 - tiny, at::kHalf), -1 - half);
+  EXPECT_EQ(read(1 + 3 * half / 2 - tiny, at::kHalf), 1 + half);
+  const double brain = std::ldexp(1.0, -7);
+  EXPECT_EQ(read(1 + brain / 2 + tiny, at::kBFloat16), 1 + brain);
+  EXPECT_EQ(read(1 + 3 * brain / 2 - tiny, at::kBFloat16), 1 + brain);
+  EXPECT_EQ(read(65519.999999999, at::kHalf), 65504);
+  EXPECT_THROW(read(65520, at::kHalf), InputError);
+  EXPECT_THROW(read(1e300, at::kBFloat16), InputError);
+  EXPECT_EQ(read(1e-300, at::kHalf), 0);
+  EXPECT_EQ(read(0.1, at::kFloat), static_cast<double>(0.1F));
 }
 
 }  // namespace

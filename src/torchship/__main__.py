@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+import traceback
 
 import typer
 
 from torchship.models.errors import ModelsError
 from torchship.script.errors import TorchShipError
+
+INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 
 
 def application() -> typer.Typer:
@@ -37,12 +40,16 @@ def application() -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command line; exit codes as in docs/reference.md."""
+    """Run the command line; exit codes as in docs/agreement.md."""
     try:
         application()()
     except (TorchShipError, ModelsError) as error:
         print(f"torchship: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except Exception:
+        # A fault of ours: the trace is for us. 1 would say that an archive does not agree.
+        traceback.print_exc()
+        sys.exit(INTERNAL_ERROR)
 
 
 if __name__ == "__main__":

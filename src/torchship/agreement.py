@@ -29,6 +29,7 @@ from torchship.serve.parity import HttpRuntime
 app = typer.Typer()
 
 MISMATCH = 1
+RUNTIMES = ("eager", "script", "cpp", "http")
 ALIKE = (
     "the archive's module and the eager one agree in this process: what differs is the runtime, "
     "or the golden case"
@@ -88,17 +89,21 @@ def worst_by_output(result: Result) -> list[Difference]:
     return list(worst.values())
 
 
-def all_runtimes(trusted_keys: Path | None = None) -> dict[str, Runtime]:
-    """Return the runtimes by the names that `--runtime` takes."""
+def all_runtimes(
+    trusted_keys: Path | None = None, consent: str | None = None
+) -> dict[str, Runtime]:
+    """Return the runtimes by the names that `--runtime` takes; `consent` as in `make_module`."""
     return {
-        "eager": EagerRuntime(),
+        "eager": EagerRuntime(consent),
         "script": ScriptRuntime(),
         "cpp": CppRuntime(trusted_keys),
         "http": HttpRuntime(trusted_keys),
     }
 
 
-def verify_archive(archive: Archive, runtimes: Sequence[Runtime]) -> Report:
+def verify_archive(
+    archive: Archive, runtimes: Sequence[Runtime], consent: str | None = None
+) -> Report:
     """Run an archive's golden cases in each runtime; one that cannot run has not agreed."""
     torchscript.configure()
     results = []
@@ -108,14 +113,14 @@ def verify_archive(archive: Archive, runtimes: Sequence[Runtime]) -> Report:
         except TorchShipError as error:
             results.append(Result(runtime.name, error=str(error)))
     agreed = all(result.agreed for result in results)
-    return Report(archive, results, "" if agreed else _locate(archive))
+    return Report(archive, results, "" if agreed else _locate(archive, consent))
 
 
-def _locate(archive: Archive) -> str:
+def _locate(archive: Archive, consent: str | None) -> str:
     """Name the first submodule in which the loaded module differs from the eager one, if any."""
     try:
         program = archive.program()
-        eager = make_module(archive.vouched.source).eval()
+        eager = make_module(archive.vouched.source, consent).eval()
         found = [first_difference(eager, program, case) for case in archive.golden]
     except TorchShipError:
         return ""
@@ -132,6 +137,13 @@ def verify(
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     trusted_keys: TrustedKeys = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="module:factory of the eager module, if the archive names one that is neither "
+            "ours, nor in the current folder, nor vouched for by a signature."
+        ),
+    ] = None,
 ) -> None:
     """Run the golden cases in eager, script, C++ and over HTTP, and compare.
 
@@ -143,14 +155,18 @@ def verify(
 
         torchship verify fizzbuzz.pt --runtime script --runtime cpp --json
     """
-    known = all_runtimes(trusted_keys)
-    unknown = [name for name in runtime or [] if name not in known]
+    unknown = [name for name in runtime or [] if name not in RUNTIMES]
     if unknown:
-        raise UsageError(f"--runtime '{unknown[0]}': expected one of {', '.join(known)}")
+        raise UsageError(f"--runtime '{unknown[0]}': expected one of {', '.join(RUNTIMES)}")
     opened = open_archive(archive, read_trusted_keys(trusted_keys) if trusted_keys else ())
     if opened.vouched.golden == ():
         raise UsageError(f"'{archive}' has no golden case: nothing to verify")
-    report = verify_archive(opened, [known[name] for name in dict.fromkeys(runtime or known)])
+    if trusted_keys is None:
+        typer.echo("signatures are not checked: no --trusted-keys were given", err=True)
+    consent = opened.vouched.source.factory if trusted_keys else source
+    known = all_runtimes(trusted_keys, consent)
+    chosen = [known[name] for name in dict.fromkeys(runtime or RUNTIMES)]
+    report = verify_archive(opened, chosen, consent)
     if json_output:
         typer.echo(json.dumps(report.to_json(), indent=1))
     else:

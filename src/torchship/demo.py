@@ -57,7 +57,9 @@ def demo(
     for report in reports:
         for result in report.results:
             if result.error:
-                console.print(f"{report.archive.path.name}: {result.runtime}: {result.error}")
+                console.print(
+                    f"{report.archive.path.name}: {result.runtime}: {result.error}", markup=False
+                )
     console.print("\nfizzbuzz 1..20, by the C++ binary:")
     console.print(" ".join(fizzbuzz_words(folder / "fizzbuzz.pt", 20)), highlight=False)
     digits_agree = _digits(folder / "bobnet.pt", console)
@@ -99,7 +101,8 @@ def largest_difference(result: Result) -> str:
         return "differs"
     if all(difference.bit_identical for difference in result.differences):
         return "0"
-    return number(max(d.max_abs or 0.0 for d in result.differences)).replace("0", "±0", 1)
+    largest = max(d.max_abs or 0.0 for d in result.differences)
+    return number(largest) if largest else "±0"
 
 
 def fizzbuzz_words(archive: Path, count: int) -> list[str]:
@@ -131,7 +134,7 @@ def _digits(path: Path, console: Console) -> bool:
     try:
         test = mnist("test")
     except DataMissingError as error:
-        console.print(f"\nMNIST: left out, {error}", soft_wrap=True)
+        console.print(f"\nMNIST: left out, {error}", soft_wrap=True, markup=False)
         return True
     archive = open_archive(path)
     predicted = {

@@ -15,9 +15,9 @@ from torchship.script.archive import open_archive
 from torchship.script.errors import ExportError, TorchShipError, UsageError
 from torchship.script.export import Options, export
 from torchship.script.golden import run_case
+from torchship.script.nodes import leaves
 from torchship.script.program import Program
 from torchship.script.target import Target, find_target
-from torchship.script.tree import leaves
 
 
 def refusal(target: Target, tmp_path: Path, options: Options | None = None) -> str:
@@ -136,9 +136,12 @@ def test_weights_that_are_not_finite(tmp_path: Path) -> None:
     [
         (zoo.remembering, "two equal calls of the module's forward differ"),
         (zoo.guessing, "two equal calls of the module's forward differ"),
-        (zoo.counting, "changes its buffer 'count'"),
+        (zoo.counting, "calling the module changes its 'count'"),
         (zoo.overwriting, "changes its argument 'x' in place"),
         (zoo.mixing, "tensors only"),
+        (zoo.running_maximum, "two equal calls of the module's forward differ"),
+        (zoo.aliasing, "two equal calls of the module's forward differ"),
+        (zoo.not_finite_attribute, "'scale' holds 1 NaN or infinite values of 2"),
     ],
 )
 def test_modules_that_misbehave(
@@ -217,6 +220,74 @@ def test_rows_that_depend_on_each_other_are_no_batch(tmp_path: Path) -> None:
     assert leaf.model_dump()["shape"] == ("batch", 3)
 
 
+def test_rows_that_lean_on_each_other_a_little_are_no_batch(tmp_path: Path) -> None:
+    archive = export(zoo.target(zoo.leaning, zoo.rows), tmp_path / "a.pt")
+    (leaf,) = leaves(archive.vouched.methods["forward"].inputs[0].value)
+    assert leaf.model_dump()["shape"] == ("x_0", 3)
+
+
+def test_what_the_user_says_goes_to_the_methods_that_it_fits(tmp_path: Path) -> None:
+    options = Options(
+        outputs={"forward": ["y", "total"], "act": ["choice", "total"]},
+        state=[("total", "total", None)],
+        dims={"x.0": "batch"},
+    )
+    target = zoo.target(zoo.acting, zoo.acting_examples)
+    methods = export(target, tmp_path / "a.pt", options).vouched.methods
+    assert [leaf.name for leaf in leaves(methods["act"].outputs)] == ["choice", "total"]
+    for method in methods.values():
+        (state,) = method.state
+        assert (state.input, state.output, state.start) == ("total", "total", "zeros")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (Options(state=[("h", "total", None)]), "state names the input 'h', which no example"),
+        (Options(state=[("total", "h", None)]), "state names 'h', which is no tensor output"),
+        (
+            Options(state=[("total", "output.1", "absent")]),
+            "state 'total' starts absent, and may not be left out",
+        ),
+        (
+            Options(state=[("total", "output.1", None), ("total", "output.1", None)]),
+            "state input 'total' stands twice",
+        ),
+        (Options(dims={"y.0": "batch"}), "a dimension is named of the input 'y.0', which no"),
+        (Options(outputs={"fly": ["y"]}), "outputs are named of 'fly'"),
+    ],
+)
+def test_what_the_user_says_of_no_method(options: Options, expected: str, tmp_path: Path) -> None:
+    assert expected in refusal(zoo.target(zoo.acting, zoo.acting_examples), tmp_path, options)
+
+
+def test_a_step_that_gives_the_state_again(tmp_path: Path) -> None:
+    steps = [{"x": zoo.noise(n, 2, 3), "total": zoo.noise(n + 5, 2, 4)} for n in range(2)]
+    others = [{"x": zoo.noise(8, 3, 3), "total": zoo.noise(9, 3, 4)}]
+    target = zoo.target(
+        zoo.accumulator, [steps, others], state={"forward": [("total", "output.1", "zeros")]}
+    )
+    message = refusal(target, tmp_path)
+    assert "forward example 0 gives the state 'total' after its first step" in message
+
+
+def test_an_examples_function_that_fails() -> None:
+    with pytest.raises(ExportError, match="'zoo:failing_examples' raised RuntimeError: no examp"):
+        find_target("zoo:linear", "zoo:failing_examples", {})
+
+
+def test_our_models_take_no_example_and_no_keyword() -> None:
+    given: list[tuple[str | None, dict[str, Any]]] = [("zoo:rows", {}), (None, {"seed": 3})]
+    for example, kwargs in given:
+        with pytest.raises(UsageError, match="takes no --example and no --kwarg"):
+            find_target("fizzbuzz", example, kwargs)
+
+
+def test_examples_may_carry_gradients(tmp_path: Path) -> None:
+    examples = [{"x": zoo.noise(n, n, 3).requires_grad_() * 2} for n in (2, 3)]
+    export(zoo.target(zoo.linear, examples), tmp_path / "a.pt")
+
+
 def test_a_false_batch_is_refused(tmp_path: Path) -> None:
     message = refusal(zoo.target(zoo.coupling, zoo.rows), tmp_path, Options(dims={"x.0": "batch"}))
     assert "rows of forward's dimension 'batch' are not independent" in message
@@ -271,13 +342,19 @@ def test_a_compiler_that_changes_the_numbers(
             {"labels": {"output": ["a", "b"]}},
             "has 2 labels: expected as many as its last dimension",
         ),
-        ({"labels": {"nothing": ["a"]}}, "no output has that name"),
-        ({"state": {"forward": [("h", "output", "absent")]}}, "the input 'h', which forward does"),
-        ({"state": {"forward": [("x", "h", "absent")]}}, "the output 'h', which forward does"),
+        ({"labels": {"nothing": ["a"]}}, "labels for 'nothing', which is no output"),
+        (
+            {"state": {"forward": [("h", "output", "absent")]}},
+            "state names 'h', which is no tensor input",
+        ),
+        (
+            {"state": {"forward": [("x", "h", "absent")]}},
+            "state names 'h', which is no tensor output",
+        ),
         ({"outputs": {"forward": ["a", "b"]}}, "got 2 output names, and the module returns one"),
         ({"dims": {"x.1": "features"}}, "has the size 3 in every example"),
         ({"dims": {"x.5": "features"}}, "no input dimension 'x.5'"),
-        ({"name": "a/b"}, "the archive cannot be called that"),
+        ({"name": "a/b"}, "field 'name'"),
     ],
 )
 def test_what_the_user_says_must_fit(said: dict[str, Any], expected: str, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -51,3 +53,11 @@ def test_hooks_are_gone_afterwards(archive: Archive) -> None:
     eager = zoo.network()
     first_difference(eager, changed(archive, "head.bias"), archive.golden[0])
     assert all(not module._forward_hooks for module in eager.modules())
+
+
+def test_a_layer_that_works_in_place_is_not_blamed(tmp_path: Path) -> None:
+    target = zoo.target(zoo.in_place, zoo.in_place_examples)
+    sequence = export(target, tmp_path / "a.pt")
+    program = changed(sequence, "2.weight")
+    message = first_difference(zoo.in_place(), program, sequence.golden[0])
+    assert message == "first submodule that differs: '2' (its weight differ)"

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import make_artefacts
 import pytest
 import torch
 from hypothesis import given
@@ -14,11 +15,12 @@ from hypothesis import strategies as st
 
 import zoo
 from torchship.script import dtypes
-from torchship.script.archive import GOLDEN
+from torchship.script.archive import GOLDEN, open_archive
 from torchship.script.errors import ArchiveError, InputError
 from torchship.script.export import export
 from torchship.script.golden import from_safetensors, to_safetensors
-from torchship.script.manifest import Argument, Manifest, Method, TensorNode, parse_manifest
+from torchship.script.manifest import Argument, Manifest, Method, Tolerance, parse_manifest
+from torchship.script.nodes import TensorNode
 from torchship.script.program import check_inputs
 
 json_values = st.recursive(
@@ -82,7 +84,7 @@ def test_any_value_in_any_place_is_taken_or_refused_with_a_reason(
 @given(st.binary(max_size=256))
 def test_any_bytes_for_a_golden_record(data: bytes) -> None:
     with pytest.raises(ArchiveError, match="golden record is not safetensors"):
-        from_safetensors(data, ())
+        from_safetensors(data, (), {})
 
 
 @given(st.data())
@@ -93,7 +95,7 @@ def test_a_golden_record_with_a_byte_changed(
     changed = bytearray(record)
     changed[data.draw(st.integers(0, len(record) - 1))] = data.draw(st.integers(0, 255))
     try:
-        cases = from_safetensors(bytes(changed), manifest.golden)
+        cases = from_safetensors(bytes(changed), manifest.golden, manifest.methods)
     except ArchiveError as error:
         assert str(error)
     else:
@@ -102,7 +104,7 @@ def test_a_golden_record_with_a_byte_changed(
 
 def test_a_golden_record_survives_the_journey(golden: tuple[Manifest, bytes]) -> None:
     manifest, record = golden
-    cases = from_safetensors(record, manifest.golden)
+    cases = from_safetensors(record, manifest.golden, manifest.methods)
     assert to_safetensors(cases) == record
 
 
@@ -123,7 +125,8 @@ def test_tensors_are_taken_exactly_when_they_fit(
         for name, (dtype, shape) in zip("xy", expected, strict=True)
     ]
     arguments = tuple(Argument(name=node.name, required=True, value=node) for node in nodes)
-    method = Method(inputs=arguments, outputs=nodes[0])
+    tolerances = {"x": Tolerance(atol=0, rtol=0)}
+    method = Method(inputs=arguments, outputs=nodes[0], tolerances=tolerances)
     tensors = {
         name: torch.zeros(shape, dtype=dtypes.BY_NAME[dtype].torch)
         for name, (dtype, shape) in zip("xy", given, strict=True)
@@ -142,3 +145,26 @@ def test_tensors_are_taken_exactly_when_they_fit(
     else:
         with pytest.raises(InputError, match=r"input '[xy]': expected \w+\["):
             check_inputs(method, tensors)
+
+
+MUTATIONS = json.loads((Path(zoo.__file__).parent / "manifest_mutations.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archives that the C++ tests open, one for each entry of the table."""
+    folder = tmp_path_factory.mktemp("mutations")
+    with pytest.warns(DeprecationWarning):
+        make_artefacts.make_mutations(folder)
+    return folder
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=[entry["name"] for entry in MUTATIONS])
+def test_python_takes_and_refuses_what_cpp_does(mutation: dict[str, Any], tiny: Path) -> None:
+    verdict = "accepted" if mutation["accepted"] else "refused"
+    path = tiny / verdict / f"{mutation['name']}.pt"
+    if mutation["accepted"]:
+        assert open_archive(path).golden is not None
+    else:
+        with pytest.raises(ArchiveError):
+            _ = open_archive(path).golden

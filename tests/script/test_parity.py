@@ -11,14 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchship.script.golden import Case, Step
-from torchship.script.manifest import (
-    Argument,
-    Manifest,
-    Method,
-    Source,
-    TensorNode,
-    Tolerance,
-)
+from torchship.script.manifest import Argument, Manifest, Method, Source, Tolerance
+from torchship.script.nodes import TensorNode
 from torchship.script.parity import check_case, check_outputs, compare, ulp_distance, worse
 
 EXACT = Tolerance(atol=0, rtol=0)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import zoo
 from torchship.script.eager import same
-from torchship.script.manifest import (
+from torchship.script.nodes import (
     DictNode,
     ListNode,
     Node,
@@ -18,8 +18,9 @@ from torchship.script.manifest import (
     ScalarNode,
     TensorNode,
     TupleNode,
+    leaves,
 )
-from torchship.script.tree import build, flatten, leaves, matches
+from torchship.script.tree import build, flatten, matches
 
 Pair = tuple[Node, object]
 

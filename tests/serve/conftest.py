@@ -20,22 +20,25 @@ from torchship.script.archive import open_archive, pack
 from torchship.script.golden import Case, Step, run_case
 from torchship.script.manifest import (
     Argument,
-    DictNode,
     GoldenEntry,
-    ListNode,
     Manifest,
     Method,
+    Source,
+    State,
+    Tolerance,
+)
+from torchship.script.nodes import (
+    DictNode,
+    ListNode,
     Node,
     OptionalNode,
     ScalarNode,
-    Source,
-    State,
     TensorNode,
-    Tolerance,
     TupleNode,
+    leaves,
 )
 from torchship.script.program import Program
-from torchship.script.tree import Flat, leaves, string_to_tensor
+from torchship.script.tree import Flat, string_to_tensor
 from torchship.serve.runtime import stop
 
 

@@ -83,6 +83,16 @@ def test_the_same_name_and_version_twice_is_an_error(make_archive: MakeArchive) 
     assert repository.entries[1].reason == "model 'memory' version '1' is in 'a.pt' already"
 
 
+def test_a_failed_archive_does_not_stand_in_the_way_of_a_good_one(
+    make_archive: MakeArchive,
+) -> None:
+    bad = make_archive("memory", file="bad.pt", edit=wrong)
+    good = make_archive("memory", file="good.pt")
+    repository = loaded(bad, good)
+    assert [entry.state for entry in repository.entries] == ["failed", "live"]
+    assert repository.find("memory").manifest.name == "memory"
+
+
 def test_a_failed_archive_is_listed_with_its_reason(
     make_archive: MakeArchive, tmp_path: Path
 ) -> None:

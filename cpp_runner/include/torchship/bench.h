@@ -29,8 +29,9 @@ struct BenchResult {
 };
 
 /// Times every pair of batch size and thread count, after a warm-up. The inputs are those of the
-/// method's first golden case, repeated or cut along `batch`. Changes the process's thread count.
-/// Raises UsageError where the method has no golden case, or no `batch` to vary.
+/// method's first golden case that is not empty along `batch`, repeated or cut along it. Changes
+/// the process's thread count. Raises UsageError where the method has no such golden case, or no
+/// `batch` to vary.
 std::vector<BenchResult> bench(const Archive& archive, const BenchOptions& options);
 
 }  // namespace torchship

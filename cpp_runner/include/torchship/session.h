@@ -56,7 +56,12 @@ class Session {
   TensorMap state_;  // by input name
 };
 
-/// Every method with its signature; for plain TorchScript those whose arguments have a flat form.
-std::vector<Method> methods_of(const Archive& archive);
+struct Methods {
+  std::vector<Method> callable;
+  std::vector<std::string> not_callable;  // plain TorchScript: names of those that take objects
+};
+
+/// Every method, with its signature if its arguments have a flat form.
+Methods methods_of(const Archive& archive);
 
 }  // namespace torchship

@@ -51,6 +51,10 @@ at::Tensor tensor_from_string(std::string_view text);
 /// Reads .npz, .npy (under the name `npy_name`) or .safetensors, by the file's extension.
 TensorMap read_tensors(const std::filesystem::path& path, const std::string& npy_name);
 
+/// Whether write_tensors() could write there: the extension, and a folder that may be written to.
+/// Raises UsageError or WriteError.
+void check_output_path(const std::filesystem::path& path);
+
 /// Writes .npz, .npy (the one tensor there is) or .safetensors, by the file's extension, in one
 /// step: another process sees the old file or the whole new one. Raises WriteError.
 void write_tensors(const std::filesystem::path& path, const TensorMap& tensors);

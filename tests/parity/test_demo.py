@@ -1,0 +1,67 @@
+"""`torchship demo`: the table, fizzbuzz by the C++ binary, digits in four runtimes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from torchship.demo import fizzbuzz_words, largest_difference
+from torchship.models import registry
+from torchship.script.export import export
+from torchship.script.parity import Difference
+from torchship.script.runtimes import Result
+from torchship.script.target import find_target
+
+
+def test_the_demo_prints_what_it_promises(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "torchship", "demo"],
+        cwd=tmp_path,
+        env={"TORCHSHIP_DATA": str(tmp_path), **os.environ},  # never a download
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in registry.names():
+        assert re.search(rf"{name} +[\d,]+ +0 +0 +0 +0( +[\d,]+){{4}}", done.stdout), name
+        assert (tmp_path / "archives" / f"{name}.pt").exists()
+    assert "1 2 fizz 4 buzz fizz 7 8 fizz buzz 11 fizz 13 14 fizzbuzz 16 17 fizz 19 buzz" in (
+        done.stdout
+    )
+    if os.environ.get("TORCHSHIP_DATA"):
+        reached = re.findall(r"(eager|script|C\+\+|HTTP) +([\d.]+) %", done.stdout)
+        assert [name for name, _ in reached] == ["eager", "script", "C++", "HTTP"]
+        assert {share for _, share in reached} == {"96.74"}
+    else:
+        assert "MNIST" in done.stdout
+
+
+def test_the_words_are_those_of_the_game(tmp_path: Path) -> None:
+    export(find_target("fizzbuzz", None, {}), tmp_path / "fizzbuzz.pt")
+    spelled = ["fizz" * (n % 3 == 0) + "buzz" * (n % 5 == 0) or str(n) for n in range(1, 101)]
+    assert fizzbuzz_words(tmp_path / "fizzbuzz.pt", 100) == spelled
+
+
+def difference(agreed: bool, max_abs: float, identical: bool) -> Difference:
+    return Difference(0, "c", "forward", 0, "y", agreed, max_abs, 0.0, 0, identical, "")
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        (Result("x", [difference(True, 0.0, True)]), "0"),
+        (Result("x", [difference(True, 0.0, True), difference(True, 0.0, False)]), "±0"),
+        (Result("x", [difference(True, 0.0, True), difference(True, 2e-7, False)]), "2e-07"),
+        (Result("x", [difference(True, 0.0, True), difference(False, 1.0, False)]), "differs"),
+        (Result("x", error="refused"), "failed"),
+        (Result("x"), "differs"),
+    ],
+)
+def test_zero_means_bit_identical(result: Result, expected: str) -> None:
+    assert largest_difference(result) == expected
