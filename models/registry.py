@@ -6,23 +6,27 @@ from torchship.models.card import Card
 from torchship.models.errors import UnknownModelError
 from torchship.models.training import Recipe
 
-_MODULES = {
-    "fizzbuzz": "torchship.models.fizzbuzz",
-    "bobnet": "torchship.models.bobnet",
-    "lstm": "torchship.models.lstm",
-    "moba": "torchship.models.moba",
+# Name -> where its card is, and its recipe if it has one.
+_CARDS = {
+    "fizzbuzz": "torchship.models.fizzbuzz:CARD",
+    "bobnet": "torchship.models.bobnet:CARD",
+    "lstm": "torchship.models.lstm:CARD",
+    "moba": "torchship.models.moba:CARD",
 }
-_TRAINABLE = ("fizzbuzz", "bobnet")
+_RECIPES = {
+    "fizzbuzz": "torchship.models.fizzbuzz:RECIPE",
+    "bobnet": "torchship.models.bobnet:RECIPE",
+}
 
 
 def names() -> list[str]:
     """Return the names of our models, in the order in which they are listed."""
-    return list(_MODULES)
+    return list(_CARDS)
 
 
 def trainable() -> list[str]:
     """Return the names of the models that have a training recipe."""
-    return list(_TRAINABLE)
+    return list(_RECIPES)
 
 
 def get(name: str) -> Card:
@@ -31,9 +35,9 @@ def get(name: str) -> Card:
     Raises:
         UnknownModelError: no model has this name; the message lists those there are.
     """
-    if name not in _MODULES:
+    if name not in _CARDS:
         raise UnknownModelError(f"no model '{name}': expected one of {', '.join(names())}")
-    card = import_module(_MODULES[name]).CARD
+    card = _find(_CARDS[name])
     assert isinstance(card, Card)
     return card
 
@@ -45,10 +49,15 @@ def recipe(name: str) -> Recipe:
         UnknownModelError: no model has this name, or it has no recipe.
     """
     get(name)
-    if name not in _TRAINABLE:
+    if name not in _RECIPES:
         raise UnknownModelError(
             f"model '{name}' has no training recipe: expected one of {', '.join(trainable())}"
         )
-    found = import_module(_MODULES[name]).RECIPE
+    found = _find(_RECIPES[name])
     assert isinstance(found, Recipe)
     return found
+
+
+def _find(place: str) -> object:
+    module, _, attribute = place.partition(":")
+    return getattr(import_module(module), attribute)
