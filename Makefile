@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: help setup demo test test-python test-cpp lint format bench clean
 
 help:
-	@echo "make demo   set up from nothing, script 4 models, check them in 4 runtimes"
+	@echo "make demo   set up from nothing, script every model, check it in 4 runtimes"
 	@echo "make test   set up from nothing, run every test, Python and C++"
 	@echo "make lint   ruff, mypy, clang-format"
 	@echo "make bench  latency of each runtime, side by side"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from torchship.models import data, store
 from torchship.models.card import Card, Example
+from torchship.models.journal import Journal
 from torchship.models.seeding import integers, with_weights
 from torchship.models.training import Recipe, Trained, accuracy, descend
 
@@ -75,15 +76,15 @@ def batches(
         yield digits.images[rows], digits.labels[rows]
 
 
-def fit(recipe: Recipe) -> Trained:
+def fit(recipe: Recipe, journal: Journal) -> Trained:
     """Train on the 60,000 images and test on the 10,000, from the stream's and torch's weights.
 
     Both trainings follow the same recipe and see the same batches; the model that started from the
     stream's weights is the one returned.
     """
     train, test = data.mnist("train"), data.mnist("test")
-    model, reached = _fit_from(stream_weights, recipe, train, test, "bobnet")
-    _, default = _fit_from(default_weights, recipe, train, test, "torch's initial weights")
+    model, reached = _fit_from(stream_weights, recipe, journal, train, test, "bobnet")
+    _, default = _fit_from(default_weights, recipe, journal, train, test, "torch's initial weights")
     metrics = {"test accuracy": reached, "test accuracy from torch's initial weights": default}
     return Trained(model, metrics)
 
@@ -91,14 +92,28 @@ def fit(recipe: Recipe) -> Trained:
 def _fit_from(
     weights: Callable[[torch.Generator], dict[str, Tensor]],
     recipe: Recipe,
+    journal: Journal,
     train: data.Digits,
     test: data.Digits,
-    label: str,
+    phase: str,
 ) -> tuple[BobNet, float]:
     generator = torch.Generator().manual_seed(recipe.seed)
     model = with_weights(BobNet, weights(generator))
     drawn = batches(train, recipe.batch, generator)
-    descend(model, drawn, nn.functional.nll_loss, recipe, label)
+
+    def test_loss() -> float:
+        with torch.no_grad():
+            return nn.functional.nll_loss(model(test.images), test.labels).item()
+
+    descend(
+        model,
+        drawn,
+        nn.functional.nll_loss,
+        recipe,
+        journal,
+        phase=phase,
+        validate=test_loss,
+    )
     with torch.no_grad():
         return model, accuracy(model(test.images), test.labels)
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from torchship.models import registry, store, training
+from torchship.models.journal import Journal
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -44,9 +45,16 @@ def models(
     table = Table("model", "parameters", "task", "reached", "source")
     table.columns[1].justify = "right"
     for card, parameters, metrics in rows:
-        reached = "\n".join(f"{name} {value:.2%}" for name, value in metrics.items())
+        reached = "\n".join(
+            f"{metric} {figure(metric, value)}" for metric, value in metrics.items()
+        )
         table.add_row(card.name, f"{parameters:,}", card.description, reached, card.source)
     Console().print(table)
+
+
+def figure(metric: str, value: float) -> str:
+    """Return a metric's value as it is read: an accuracy in percent, anything else as a number."""
+    return f"{value:.2%}" if "accuracy" in metric else f"{value:.4g}"
 
 
 @app.command()
@@ -64,8 +72,17 @@ def train(
             "the weights that come with the package stay as they are."
         ),
     ] = Path(),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Throw the checkpoint in --out away.")
+    ] = False,
 ) -> None:
     """Train one of our models and save its weights, with a JSON of how they were made.
+
+    Beside them: NAME.png, the losses over the steps, and NAME-logs/ for TensorBoard. A training
+    that was interrupted leaves NAME.checkpoint, from which --resume goes on to the same weights.
 
     Example: torchship train fizzbuzz --out weights
     """
@@ -77,8 +94,10 @@ def train(
         lr=recipe.lr if lr is None else lr,
     )
     store.prepare(out)
-    trained, report = training.run(recipe)
-    path = store.save(trained.model.state_dict(), report, out)
+    with Journal(recipe.identity, out, resume, restart) as journal:
+        trained, report = training.run(recipe, journal)
+        path = store.save(trained.model.state_dict(), report, out)
+        journal.finish()
     for metric, value in report.metrics.items():
-        typer.echo(f"{metric}: {value:.2%}")
+        typer.echo(f"{metric}: {figure(metric, value)}")
     typer.echo(f"saved {path} and {path.with_suffix('.json').name}")

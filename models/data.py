@@ -1,7 +1,7 @@
 """Data sets, checked against the digests of the published files, from a folder or a download.
 
-With TORCHSHIP_DATA set, files are read from that folder (`mnist/*.gz`) and nothing is downloaded;
-otherwise they are fetched once into the user's cache.
+With TORCHSHIP_DATA set, files are read from that folder (`mnist/*.gz`, `names.txt`) and nothing is
+downloaded; otherwise they are fetched once into the user's cache.
 """
 
 import gzip
@@ -19,10 +19,14 @@ from torch import Tensor
 
 from torchship.models.errors import DataDamagedError, DataMissingError
 
-MIRRORS = (
-    "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "https://storage.googleapis.com/cvdf-datasets/mnist/",
-)
+MIRRORS = {
+    "mnist": (
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    ),
+    "": ("https://raw.githubusercontent.com/karpathy/makemore/master/",),
+}
+"""Folder below TORCHSHIP_DATA -> where its files can be downloaded."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Digits:
 
 @dataclass(frozen=True)
 class _File:
+    folder: str
+    """Below TORCHSHIP_DATA and in `MIRRORS`."""
     name: str
     header: int
     """Bytes before the data; the IDX format, http://yann.lecun.com/exdb/mnist."""
@@ -43,17 +49,23 @@ class _File:
     content: str
     """SHA-256 of the content."""
 
+    @property
+    def place(self) -> str:
+        return f"{self.folder}/{self.name}" if self.folder else self.name
+
 
 _IMAGES_HEADER, _LABELS_HEADER = 16, 8
 _FILES = {
     "train": (
         _File(
+            "mnist",
             "train-images-idx3-ubyte.gz",
             _IMAGES_HEADER,
             "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
             "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
         ),
         _File(
+            "mnist",
             "train-labels-idx1-ubyte.gz",
             _LABELS_HEADER,
             "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
@@ -62,12 +74,14 @@ _FILES = {
     ),
     "test": (
         _File(
+            "mnist",
             "t10k-images-idx3-ubyte.gz",
             _IMAGES_HEADER,
             "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
             "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
         ),
         _File(
+            "mnist",
             "t10k-labels-idx1-ubyte.gz",
             _LABELS_HEADER,
             "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
@@ -75,6 +89,8 @@ _FILES = {
         ),
     ),
 }
+_DIGEST_OF_NAMES = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
+_NAMES = _File("", "names.txt", 0, _DIGEST_OF_NAMES, _DIGEST_OF_NAMES)
 
 
 def mnist(split: Literal["train", "test"]) -> Digits:
@@ -88,38 +104,64 @@ def mnist(split: Literal["train", "test"]) -> Digits:
     return Digits(images.reshape(-1, 28 * 28), labels.long())
 
 
+def names() -> list[str]:
+    """Return the 32,033 names of makemore, lower case, in the file's order.
+
+    Raises:
+        DataMissingError: the file is not there, and cannot be downloaded.
+        DataDamagedError: its content is not the published one.
+    """
+    return _checked(_NAMES, _read(_NAMES)).decode("ascii").split()
+
+
 def _content(file: _File) -> Tensor:
-    path = _locate(file)
+    packed = _read(file)
     try:
-        content = gzip.decompress(path.read_bytes())
-    except FileNotFoundError:
-        raise DataMissingError(
-            f"{path} is not there: TORCHSHIP_DATA must name a folder that holds mnist/{file.name}"
-        ) from None
+        content = gzip.decompress(packed)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataDamagedError(f"{path} is not a whole gzip file: {error}") from None
-    except OSError as error:
-        raise DataMissingError(f"{path} cannot be read: {error.strerror}") from None
+        raise DataDamagedError(f"{_path(file)} is not a whole gzip file: {error}") from None
+    # A bytearray, because torch warns of memory that it must not write to.
+    writable = bytearray(_checked(file, content))
+    return torch.frombuffer(writable, dtype=torch.uint8, offset=file.header)
+
+
+def _checked(file: _File, content: bytes) -> bytes:
     came = hashlib.sha256(content).hexdigest()
     if came != file.content:
-        raise DataDamagedError(f"{path}: SHA-256 of the content is {came}, expected {file.content}")
-    # A bytearray, because torch warns of memory that it must not write to.
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=file.header)
+        raise DataDamagedError(
+            f"{_path(file)}: SHA-256 of the content is {came}, expected {file.content}"
+        )
+    return content
 
 
-def _locate(file: _File) -> Path:
-    folder = os.environ.get("TORCHSHIP_DATA")
-    if folder:
-        return Path(folder) / "mnist" / file.name
-    cache = Path(os_cache("torchship")) / "mnist"
+def _path(file: _File) -> Path:
+    folder = os.environ.get("TORCHSHIP_DATA") or os_cache("torchship")
+    return Path(folder) / file.folder / file.name
+
+
+def _read(file: _File) -> bytes:
+    path = _path(file) if os.environ.get("TORCHSHIP_DATA") else _download(file)
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataMissingError(
+            f"{path} is not there: TORCHSHIP_DATA must name a folder that holds {file.place}"
+        ) from None
+    except OSError as error:
+        raise DataMissingError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _download(file: _File) -> Path:
+    path = _path(file)
     failures = []
-    for mirror in MIRRORS:
+    for mirror in MIRRORS[file.folder]:
         try:
             # It downloads to a temporary file, checks it, and only then renames it.
-            return Path(retrieve(mirror + file.name, f"sha256:{file.packed}", file.name, cache))
+            digest = f"sha256:{file.packed}"
+            return Path(retrieve(mirror + file.name, digest, file.name, path.parent))
         except (OSError, ValueError) as error:
             failures.append(f"{mirror}: {error}")
     raise DataMissingError(
         f"{file.name} is not in the cache and cannot be downloaded; set TORCHSHIP_DATA to a folder "
-        f"that holds mnist/{file.name}\n  " + "\n  ".join(failures)
+        f"that holds {file.place}\n  " + "\n  ".join(failures)
     )

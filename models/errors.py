@@ -51,3 +51,17 @@ class DataDamagedError(ModelsError):
 
     code = "data_damaged"
     exit_code = 4
+
+
+class CheckpointError(ModelsError):
+    """A checkpoint in the way, missing, damaged, or of another training."""
+
+    code = "checkpoint"
+    exit_code = 2
+
+
+class ExtraMissingError(ModelsError):
+    """A package that only training needs is not installed."""
+
+    code = "extra_missing"
+    exit_code = 2

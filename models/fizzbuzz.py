@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from torchship.models import store
 from torchship.models.card import Card, Example
+from torchship.models.journal import Journal
 from torchship.models.seeding import normal, with_weights
 from torchship.models.training import Recipe, Trained, accuracy, descend
 
@@ -90,11 +91,19 @@ def squared_error(scores: Tensor, targets: Tensor) -> Tensor:
     return ((scores - targets) ** 2).sum()
 
 
-def fit(recipe: Recipe) -> Trained:
+def test_loss(model: nn.Module) -> float:
+    """Return the squared error on 1..100, as much as a batch of the training's size would have."""
+    with torch.no_grad():
+        error = squared_error(model(encode(TEST)), torch.eye(len(WORDS))[words(TEST)])
+    return error.item() * RECIPE.batch / len(TEST)
+
+
+def fit(recipe: Recipe, journal: Journal) -> Trained:
     """Train on 101..1023 and test on 1..100."""
     generator = torch.Generator().manual_seed(recipe.seed)
     model = with_weights(FizzBuzz, initial_weights(generator))
-    descend(model, batches(recipe.batch, generator), squared_error, recipe)
+    drawn = batches(recipe.batch, generator)
+    descend(model, drawn, squared_error, recipe, journal, validate=lambda: test_loss(model))
     with torch.no_grad():
         metrics = {
             "test accuracy": accuracy(model(encode(TEST)), words(TEST)),

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from torchship.models.card import Card, Example, Step
-from torchship.models.lstm import State, lstm_pointwise
+from torchship.models.cells import State, lstm_pointwise
 from torchship.models.seeding import integers, normal, seeded
 
 SIDE = 11

@@ -8,14 +8,30 @@ from torchship.models.training import Recipe
 
 # Name -> where its card is, and its recipe if it has one.
 _CARDS = {
+    "xor": "torchship.models.xor:CARD",
     "fizzbuzz": "torchship.models.fizzbuzz:CARD",
     "bobnet": "torchship.models.bobnet:CARD",
-    "lstm": "torchship.models.lstm:CARD",
+    "makemore-flat": "torchship.models.makemore:FLAT",
+    "wavenet": "torchship.models.makemore:WAVENET",
+    "charlstm": "torchship.models.charlstm:CARD",
+    "lstm": "torchship.models.recurrent:LSTM",
+    "gru": "torchship.models.recurrent:GRU",
+    "milstm": "torchship.models.recurrent:MILSTM",
+    "lnlstm": "torchship.models.recurrent:LNLSTM",
+    "peephole": "torchship.models.recurrent:PEEPHOLE",
     "moba": "torchship.models.moba:CARD",
+    "snake": "torchship.models.snake_policy:CARD",
+    "snake-lstm": "torchship.models.snake_policy:LSTM_CARD",
 }
 _RECIPES = {
+    "xor": "torchship.models.xor:RECIPE",
     "fizzbuzz": "torchship.models.fizzbuzz:RECIPE",
     "bobnet": "torchship.models.bobnet:RECIPE",
+    "makemore-flat": "torchship.models.makemore:FLAT_RECIPE",
+    "wavenet": "torchship.models.makemore:WAVENET_RECIPE",
+    "charlstm": "torchship.models.charlstm:RECIPE",
+    "snake": "torchship.models.snake_training:RECIPE",
+    "snake-lstm": "torchship.models.snake_training:LSTM_RECIPE",
 }
 
 

@@ -55,8 +55,8 @@ def save(weights: Mapping[str, Tensor], report: Report, folder: Path) -> Path:
     report = report.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()})
     prepare(folder)
     path = folder / f"{report.name}.safetensors"
-    _replace(path, data)
-    _replace(path.with_suffix(".json"), (report.model_dump_json(indent=2) + "\n").encode())
+    replace_file(path, data)
+    replace_file(path.with_suffix(".json"), (report.model_dump_json(indent=2) + "\n").encode())
     return path
 
 
@@ -114,7 +114,8 @@ def _read(path: Path) -> bytes:
         raise WeightsError(f"{path.name} cannot be read: {error.strerror}") from None
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -11,6 +11,7 @@ from torchship.script.errors import TorchShipError
 from torchship.script.golden import Call, Case
 from torchship.script.manifest import Manifest, Method
 from torchship.script.nodes import Node, TensorNode, leaves
+from torchship.script.program import check_inputs, shape_text
 from torchship.script.tree import Flat, map_children, matches
 
 BATCH = "batch"
@@ -116,6 +117,43 @@ def rows_are_independent(call: Call, name: str, method: Method, symbol: str, inp
     except TorchShipError:
         return False
     return True
+
+
+def contradiction(call: Call, name: str, method: Method, inputs: Flat) -> str | None:
+    """Return where outputs contradict the signature once a symbol stands for 1; None if nowhere.
+
+    At that size an unqualified `squeeze()` takes an axis away that the examples did not lose. A
+    size that the module rejects is no contradiction.
+    """
+    for symbol in sorted(dimension_names(method)):
+        axes = _axes((argument.value for argument in method.inputs), symbol)
+        single = resize(inputs, axes, 1)
+        try:
+            sizes = check_inputs(method, single)
+            outputs = call(name, single)
+        except TorchShipError:
+            continue
+        for leaf in leaves(method.outputs):
+            if not isinstance(leaf, TensorNode):
+                continue
+            expected = [
+                sizes.get(size, size) if isinstance(size, str) else size for size in leaf.shape
+            ]
+            for output, tensor in outputs.items():
+                if matches(leaf.name, output) and not _fits(tensor.shape, expected):
+                    return (
+                        f"with {symbol}=1 the output '{output}' of {name} has the shape "
+                        f"{shape_text(tuple(tensor.shape))}: expected {shape_text(leaf.shape)}, "
+                        "as in the examples"
+                    )
+    return None
+
+
+def _fits(shape: Sequence[int], expected: Sequence[int | str | None]) -> bool:
+    """Whether sizes are those expected; a size that is not a number may be any."""
+    return len(shape) == len(expected) and all(
+        size == known for size, known in zip(shape, expected, strict=True) if isinstance(known, int)
+    )
 
 
 def _rows(flat: Flat, axes: Mapping[str, int], row: int) -> Flat:

@@ -15,6 +15,7 @@ from torchship.script import torchscript
 from torchship.script.archive import Archive, pack, parse_archive
 from torchship.script.batch import (
     BATCH,
+    contradiction,
     dimension_names,
     leading_symbol,
     rename_symbol,
@@ -219,13 +220,22 @@ def _manifest(
 
 
 def _settle_batch(program: Program, calls: Mapping[str, Sequence[dict[str, object]]]) -> Manifest:
-    """Call the leading dimension `batch` if its rows are independent; refuse a false `batch`."""
+    """Call the leading dimension `batch` if its rows are independent; refuse a false `batch`.
+
+    Refuses dimensions, too, of which the outputs know nothing when the size is 1.
+    """
     methods = {}
     for name, method in program.manifest.methods.items():
         inputs = max(
             (flatten_example(method, call) for call in calls[name]),
             key=lambda flat: sum(tensor.numel() for tensor in flat.values()),
         )
+        wrong = contradiction(program.call, name, method, inputs)
+        if wrong:
+            raise ExportError(
+                f"{wrong}; a squeeze() without an axis does that: name the axis, or give an "
+                "example of this size"
+            )
         has_batch = BATCH in dimension_names(method)
         symbol = BATCH if has_batch else leading_symbol(method)
         independent = symbol is not None and rows_are_independent(

@@ -34,6 +34,11 @@ HINTS = (
         r"[Pp]ython value of type|cannot be used as a value|has no attribute|closed over",
         "make it a tensor buffer, a submodule, or an attribute annotated with a plain type",
     ),
+    (
+        r"Unknown type annotation: '\w+'",
+        "write the annotation without quotes, and without `from __future__ import annotations` in "
+        "that file, which puts them in quotes",
+    ),
     (r"Unknown (type|builtin)|undefined value", "use an operator or type that TorchScript knows"),
     (
         r"[Ll]ambda|[Cc]omprehension|[Tt]ry|[Ww]ith|yield|generator|isn't supported|not supported|"

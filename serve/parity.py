@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -25,8 +26,10 @@ class HttpRuntime:
 
     name = "HTTP"
 
-    def __init__(self, trusted_keys: Path | None = None) -> None:
+    def __init__(self, trusted_keys: Path | None = None, url: str | None = None) -> None:
+        """Check archives on the server at `url`, or each on a server of its own."""
         self._trusted_keys = trusted_keys
+        self._url = url
 
     def check(self, archive: Archive) -> Result:
         """Run the golden cases over HTTP.
@@ -35,10 +38,12 @@ class HttpRuntime:
             TorchShipError: the server refuses the archive; with its reason.
         """
         manifest = archive.vouched
-        with (
-            running_server([archive.path], self._trusted_keys) as url,
-            Client(url) as client,
-        ):
+        server = (
+            running_server([archive.path], self._trusted_keys)
+            if self._url is None
+            else nullcontext(self._url)
+        )
+        with server as url, Client(url) as client:
 
             def caller(binary: bool) -> Call:
                 def call(method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:

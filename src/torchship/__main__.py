@@ -18,6 +18,7 @@ def application() -> typer.Typer:
     import torchship.agreement
     import torchship.demo
     import torchship.models.cli
+    import torchship.play
     import torchship.script.cli
     import torchship.serve.cli
 
@@ -34,6 +35,7 @@ def application() -> typer.Typer:
         torchship.serve.cli,
         torchship.models.cli,
         torchship.demo,
+        torchship.play,
     ):
         app.registered_commands += room.app.registered_commands
     return app

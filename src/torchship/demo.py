@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from torchship.models import registry
 from torchship.models.data import mnist
 from torchship.models.errors import DataMissingError
 from torchship.models.fizzbuzz import encode
+from torchship.models.names import decode
 from torchship.script.archive import Archive, open_archive
 from torchship.script.errors import UsageError
 from torchship.script.export import export
@@ -28,6 +30,7 @@ from torchship.script.program import Program
 from torchship.script.runtimes import Result
 from torchship.script.target import find_target, make_module
 from torchship.serve.client import Client
+from torchship.serve.parity import HttpRuntime
 from torchship.serve.runtime import running_server
 
 app = typer.Typer()
@@ -39,7 +42,7 @@ HTTP_BATCH = 1000  # rows of MNIST in one request
 def demo(
     folder: Annotated[Path, typer.Option(help="Where to put the archives.")] = Path("archives"),
 ) -> None:
-    """Script our models, check them in four runtimes, and use two of them.
+    """Script our models, check them in four runtimes, and use three of them.
 
     Example:
 
@@ -47,12 +50,16 @@ def demo(
     """
     console = Console()
     folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.pt" for name in registry.names()]
+    for path in paths:
+        with console.status(f"{path.stem}: script"):
+            export(find_target(path.stem, None, {}), path)
     reports = []
-    for name in registry.names():
-        with console.status(f"{name}: script, then verify in eager, script, C++ and HTTP"):
-            path = folder / f"{name}.pt"
-            export(find_target(name, None, {}), path)
-            reports.append(verify_archive(open_archive(path), list(all_runtimes().values())))
+    with console.status("start the server") as status, running_server(paths) as url:
+        runtimes = {**all_runtimes(), "http": HttpRuntime(url=url)}
+        for path in paths:
+            status.update(f"{path.stem}: verify in eager, script, C++ and HTTP")
+            reports.append(verify_archive(open_archive(path), list(runtimes.values())))
     console.print(_table(reports))
     for report in reports:
         for result in report.results:
@@ -62,6 +69,8 @@ def demo(
                 )
     console.print("\nfizzbuzz 1..20, by the C++ binary:")
     console.print(" ".join(fizzbuzz_words(folder / "fizzbuzz.pt", 20)), highlight=False)
+    console.print("\nnames from seed 1, by the C++ binary:")
+    console.print(" ".join(names_of(folder / "charlstm.pt", 10, 1)), highlight=False)
     digits_agree = _digits(folder / "bobnet.pt", console)
     if not digits_agree or not all(report.agreed for report in reports):
         raise typer.Exit(1)
@@ -120,9 +129,20 @@ def fizzbuzz_words(archive: Path, count: int) -> list[str]:
     ]
 
 
-def _runner(*arguments: str) -> str:
+def names_of(archive: Path, count: int, seed: int) -> list[str]:
+    """Return names that the C++ binary draws, in the script's own loop."""
+    arguments = json.dumps({"count": count, "seed": seed, "max_length": 20})
+    answer = _runner("run", str(archive), "--method", "generate", "--input", "-", stdin=arguments)
+    return decode(torch.tensor(json.loads(answer)["names"]))
+
+
+def _runner(*arguments: str, stdin: str = "") -> str:
     done = subprocess.run(
-        [str(runner_path()), *arguments], capture_output=True, text=True, check=False
+        [str(runner_path()), *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise UsageError(f"torchship-runner {arguments[0]}: {done.stderr.strip()}")

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from torchship.models import data
 from torchship.models.card import Card, Example, Step
+from torchship.models.journal import Journal
+from torchship.models.training import Recipe
 
+OpenJournal = Callable[[Recipe], Journal]
 Run = Callable[[nn.Module, Card, str, Example], list[dict[str, Tensor]]]
 
 
@@ -44,6 +47,16 @@ def script() -> Callable[[nn.Module], torch.jit.ScriptModule]:
 
 
 @pytest.fixture
+def script_function() -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        with torchscript():
+            scripted: Callable[..., Tensor] = torch.jit.script(function)
+        return scripted
+
+    return compiled
+
+
+@pytest.fixture
 def reload() -> Callable[[torch.jit.ScriptModule], torch.jit.ScriptModule]:
     """Return a function that saves a scripted module and loads it again."""
 
@@ -65,6 +78,12 @@ def digits() -> data.Digits:
     if not os.environ.get("TORCHSHIP_DATA"):
         pytest.skip("TORCHSHIP_DATA is not set: no MNIST to test on")
     return data.mnist("test")
+
+
+@pytest.fixture
+def journal_of(tmp_path_factory: pytest.TempPathFactory) -> OpenJournal:
+    """Return a function that opens the journal of a recipe, in a new folder each time."""
+    return lambda recipe: Journal(recipe.identity, tmp_path_factory.mktemp("journal"))
 
 
 @pytest.fixture
@@ -90,10 +109,10 @@ def _run(module: nn.Module, card: Card, method: str, example: Example) -> list[d
 
 def _start(card: Card, method: str, step: Step) -> dict[str, object]:
     """Return zeros for the state that a first step leaves out and the module needs."""
-    (batch,) = {len(tensor) for tensor in flat(step).values()}
     zeros: dict[str, object] = {}
     for name, _, start in card.state.get(method, []):
         if start == "zeros":
+            (batch,) = {len(tensor) for tensor in flat(step).values()}
             like = next(e[0][name] for e in card.examples()[method] if name in e[0])
             assert isinstance(like, Tensor)
             zeros[name] = torch.zeros(batch, *like.shape[1:])
@@ -104,9 +123,9 @@ def flat(tree: dict[str, object]) -> dict[str, Tensor]:
     """Name the leaves of arguments or outputs as the archive does: `hidden.0`."""
     leaves: dict[str, Tensor] = {}
     for name, value in tree.items():
-        if isinstance(value, Tensor):
-            leaves[name] = value
-        elif isinstance(value, tuple):
+        if isinstance(value, Tensor | int):
+            leaves[name] = torch.as_tensor(value)
+        elif isinstance(value, tuple | list):
             leaves |= flat({f"{name}.{i}": item for i, item in enumerate(value)})
         else:
             raise TypeError(f"{name}: {type(value)}")

@@ -16,7 +16,20 @@ Reload = Callable[[torch.jit.ScriptModule], torch.jit.ScriptModule]
 Flat = Callable[[dict[str, object]], dict[str, Tensor]]
 Run = Callable[[nn.Module, Card, str, Example], list[dict[str, Tensor]]]
 
-PARAMETERS = {"fizzbuzz": 754, "bobnet": 101_632, "lstm": 10_560, "moba": 168_856}
+PARAMETERS = {
+    "xor": 12,
+    "fizzbuzz": 754,
+    "bobnet": 101_632,
+    "makemore-flat": 22_097,
+    "wavenet": 76_579,
+    "charlstm": 338_395,
+    "lstm": 10_560,
+    "gru": 45_120,
+    "milstm": 10_880,
+    "lnlstm": 24_480,
+    "peephole": 21_360,
+    "moba": 168_856,
+}
 
 
 @pytest.fixture(params=registry.names())
@@ -72,7 +85,8 @@ def test_no_two_tensors_come_from_one_seed(card: Card, flat: Flat) -> None:
     for method, example in every_example(card):
         for number, step in enumerate(example):
             for name, tensor in flat(step).items():
-                if extreme(tensor) or (card.name == "fizzbuzz" and len(tensor) > 7):
+                few = not tensor.is_floating_point() and tensor.numel() < 8
+                if few or extreme(tensor) or (card.name == "fizzbuzz" and len(tensor) > 7):
                     continue
                 starts.append((f"{method} {name} {number}", tensor.flatten()[:8] / tensor.max()))
     assert len(starts) >= 3
@@ -83,14 +97,23 @@ def test_no_two_tensors_come_from_one_seed(card: Card, flat: Flat) -> None:
 def extreme(tensor: Tensor) -> bool:
     """Say whether the tensor is one of the hand-made ones: constant rows, or large."""
     if tensor.dtype == torch.uint8:
-        return len(set(tensor[0].tolist())) <= 2
-    return float(tensor.abs().max()) > 100 or float(tensor.std()) == 0
+        return len(tensor[0].unique()) <= 2
+    tensor = tensor.double()
+    return float(tensor.abs().max()) > 100 or (tensor.numel() > 1 and float(tensor.std()) == 0)
+
+
+def batched(card: Card, method: str) -> bool:
+    """Say whether a method has rows; `generate` has numbers only."""
+    arguments = {name for example in card.examples()[method] for step in example for name in step}
+    return any(key.partition(".")[0] in arguments for key in card.dims)
 
 
 def test_the_batches_are_one_two_and_ragged(card: Card) -> None:
     axis = {symbol: key.rsplit(".", 1) for key, symbol in reversed(list(card.dims.items()))}
     name, number = axis["batch"]
     for method, examples in card.examples().items():
+        if not batched(card, method):
+            continue
         sizes = {tensor_of(example[0], name).size(int(number)) for example in examples}
         assert {1, 2} < sizes, method
         assert sizes & {5, 7}, method
@@ -150,15 +173,18 @@ def test_values_are_signed_and_mostly_not_saturated(card: Card, flat: Flat, run:
         for outputs in run(module, card, method, example):
             for name, tensor in outputs.items():
                 if name in ("h", "output", "hidden.0"):
-                    assert float(tensor.abs().max()) < 0.95, name
+                    assert float((tensor.abs() < 0.95).float().mean()) > 0.95, name
                 if name == "log_probs":
                     assert float(tensor.exp().max()) < 1.0
 
 
 def test_one_example_is_extreme(card: Card, flat: Flat) -> None:
     for method, examples in card.examples().items():
+        if not batched(card, method):
+            continue
         largest = max(float(t.max()) for t in flat(examples[-1][0]).values())
-        assert largest >= 255, method
+        indices = all(t.dtype == torch.int64 for t in flat(examples[-1][0]).values())
+        assert indices or largest >= 255, method
         assert any(not bool(row.any()) for e in examples for t in rows(e, flat) for row in t)
 
 
@@ -174,8 +200,8 @@ def test_outputs_are_named_finite_and_labelled(card: Card, run: Run) -> None:
         for outputs in run(module, card, method, example):
             for name, tensor in outputs.items():
                 assert bool(torch.isfinite(tensor).all()), name
-            for name, labels in card.labels.items():
-                assert outputs[name].size(-1) == len(labels)
+            for name in card.labels.keys() & outputs.keys():
+                assert outputs[name].size(-1) == len(card.labels[name])
             for entry in card.state.get(method, []):
                 assert entry[1] in outputs
     assert methods == set(card.outputs)
@@ -213,20 +239,33 @@ def test_a_row_does_not_depend_on_the_other_rows(card: Card, flat: Flat, run: Ru
     """A batch of one gives what the batch gave, up to the rounding of another kernel."""
     module = card.factory()
     for method, example in every_example(card):
+        if not batched(card, method):
+            continue
         whole = run(module, card, method, example[:1])[0]
-        first = run(module, card, method, [{n: row_of(v, 0) for n, v in example[0].items()}])[0]
+        first = run(module, card, method, [first_row(card, example[0])])[0]
         for name, tensor in first.items():
-            torch.testing.assert_close(tensor, whole[name][:1], rtol=1e-4, atol=1e-5)
+            row = whole[name].narrow(batch_axis(card, name), 0, 1)
+            torch.testing.assert_close(tensor, row, rtol=1e-4, atol=1e-5)
 
 
-def row_of(value: object, row: int) -> object:
-    if isinstance(value, tuple):
-        return tuple(row_of(item, row) for item in value)
-    assert isinstance(value, Tensor)
-    return value[row : row + 1]
+def batch_axis(card: Card, name: str) -> int:
+    """Return the axis of the batch in an input, or in an output that is named as it; else 0."""
+    places = (key.rsplit(".", 1) for key, symbol in card.dims.items() if symbol == "batch")
+    return next((int(axis) for leaf, axis in places if leaf == name), 0)
 
 
-def test_metrics_are_shares(card: Card) -> None:
+def first_row(card: Card, step: Step) -> Step:
+    def row_of(name: str, value: object) -> object:
+        if isinstance(value, tuple | list):
+            return type(value)(row_of(f"{name}.{i}", item) for i, item in enumerate(value))
+        assert isinstance(value, Tensor)
+        return value.narrow(batch_axis(card, name), 0, 1)
+
+    return {name: row_of(name, value) for name, value in step.items()}
+
+
+def test_metrics_are_finite_and_accuracies_shares(card: Card) -> None:
     metrics = card.metrics()
-    assert all(math.isfinite(value) and 0 <= value <= 1 for value in metrics.values())
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert all(0 <= value <= 1 for name, value in metrics.items() if "accuracy" in name)
     assert bool(metrics) == (card.name in registry.trainable())

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from torchship.models import store
+from torchship.models import registry, store
 from torchship.models.cli import app
 from torchship.models.errors import ModelsError
 
@@ -21,7 +21,8 @@ def invoke(*arguments: str) -> tuple[int, str, str]:
 def test_models_are_listed_for_people() -> None:
     code, out, _ = invoke("models")
     assert code == 0
-    for text in ("fizzbuzz", "754", "100.00%", "bobnet", "101,632", "lstm", "moba", "168,856"):
+    wavenet = f"{store.read_report('wavenet').metrics['validation loss']:.4g}"
+    for text in ("fizzbuzz", "754", "100.00%", "bobnet", "101,632", "wavenet", wavenet, "moba"):
         assert text in out
     assert "Joel Grus" in out
 
@@ -30,16 +31,17 @@ def test_models_are_listed_for_programs() -> None:
     code, out, _ = invoke("models", "--json")
     assert code == 0
     rows = {row["name"]: row for row in json.loads(out)}
-    assert list(rows) == ["fizzbuzz", "bobnet", "lstm", "moba"]
-    assert {name: row["parameters"] for name, row in rows.items()} == {
-        "fizzbuzz": 754,
-        "bobnet": 101_632,
-        "lstm": 10_560,
-        "moba": 168_856,
-    }
+    assert list(rows) == registry.names()
+    parameters = {name: row["parameters"] for name, row in rows.items()}
+    assert parameters["fizzbuzz"] == 754
+    assert parameters["makemore-flat"] == 22_097
+    assert parameters["wavenet"] == 76_579
+    assert parameters["moba"] == 168_856
     assert rows["fizzbuzz"]["metrics"]["test accuracy"] == 1.0
+    assert rows["wavenet"]["metrics"]["validation loss"] <= 1.993
+    assert rows["charlstm"]["metrics"]["validation loss"] <= 1.96
     assert rows["moba"]["metrics"] == {}
-    assert [row["trainable"] for row in rows.values()] == [True, True, False, False]
+    assert [name for name, row in rows.items() if row["trainable"]] == registry.trainable()
     assert all(row["task"] and row["source"] for row in rows.values())
 
 
@@ -67,7 +69,9 @@ def test_training_writes_here_and_never_into_the_package(
     assert "saved fizzbuzz.safetensors and fizzbuzz.json" in out
     assert store.read_report("fizzbuzz", tmp_path).recipe["steps"] == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "fizzbuzz-logs",
         "fizzbuzz.json",
+        "fizzbuzz.png",
         "fizzbuzz.safetensors",
     ]
     assert {path.name: path.read_bytes() for path in store.WEIGHTS.iterdir()} == kept
@@ -78,16 +82,19 @@ def test_a_loss_that_is_not_finite_saves_nothing(tmp_path: Path) -> None:
     assert code == 1
     assert "fizzbuzz: the loss is " in err
     assert " at step " in err
-    assert list(tmp_path.iterdir()) == []
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["fizzbuzz-logs"], "no weights, and no checkpoint that would end there again"
 
 
 def test_bad_usage_is_told_in_one_line(tmp_path: Path) -> None:
     code, _, err = invoke("train", "fizbuzz")
     assert (code, err.count("\n")) == (2, 1)
-    assert "no model 'fizbuzz': expected one of fizzbuzz, bobnet, lstm, moba" in err
+    known = ", ".join(registry.names())
+    assert err == f"no model 'fizbuzz': expected one of {known}\n"
     code, _, err = invoke("train", "moba")
     assert code == 2
-    assert "'moba' has no training recipe: expected one of fizzbuzz, bobnet" in err
+    trainable = ", ".join(registry.trainable())
+    assert err == f"model 'moba' has no training recipe: expected one of {trainable}\n"
     (tmp_path / "file").write_text("")
     code, _, err = invoke("train", "fizzbuzz", "--out", str(tmp_path / "file"))
     assert code == 2

@@ -43,7 +43,8 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    monkeypatch.setattr(data, "MIRRORS", (f"http://127.0.0.1:{server.server_port}/",))
+    url = f"http://127.0.0.1:{server.server_port}/"
+    monkeypatch.setattr(data, "MIRRORS", {"mnist": (url,), "": (url,)})
     yield folder
     server.shutdown()
     thread.join()
@@ -112,16 +113,20 @@ def test_a_download_is_checked_kept_and_not_repeated(
 ) -> None:
     packed, content = gzip.compress(b"12345678" + bytes([3, 1, 4])), b"12345678" + bytes([3, 1, 4])
     file = data._File(
-        "small.gz", 8, hashlib.sha256(packed).hexdigest(), hashlib.sha256(content).hexdigest()
+        "mnist",
+        "small.gz",
+        8,
+        hashlib.sha256(packed).hexdigest(),
+        hashlib.sha256(content).hexdigest(),
     )
     (mirror / "small.gz").write_bytes(packed)
     assert data._content(file).tolist() == [3, 1, 4]
     assert os.listdir(cache) == ["small.gz"]
-    monkeypatch.setattr(data, "MIRRORS", ())
+    monkeypatch.setattr(data, "MIRRORS", {"mnist": ()})
     (mirror / "small.gz").unlink()
     with pytest.raises(DataMissingError):
         data._content(file)
-    monkeypatch.setattr(data, "MIRRORS", ("http://127.0.0.1:9/",))
+    monkeypatch.setattr(data, "MIRRORS", {"mnist": ("http://127.0.0.1:9/",)})
     assert data._content(file).tolist() == [3, 1, 4]
 
 
@@ -138,7 +143,7 @@ def test_without_data_and_network_there_is_one_clear_error(
     cache: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused = "http://127.0.0.1:9/"  # the discard port: nothing listens
-    monkeypatch.setattr(data, "MIRRORS", (*data.MIRRORS, refused))
+    monkeypatch.setattr(data, "MIRRORS", {"mnist": (*data.MIRRORS["mnist"], refused)})
     with pytest.raises(DataMissingError) as raised:
         data.mnist("test")
     message = str(raised.value)
@@ -149,3 +154,24 @@ def test_without_data_and_network_there_is_one_clear_error(
     assert "404" in message
     assert refused in message
     assert raised.value.exit_code == 4
+
+
+def test_the_real_names_are_as_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not os.environ.get("TORCHSHIP_DATA"):
+        pytest.skip("TORCHSHIP_DATA is not set: no names to read")
+    names = data.names()
+    assert (len(names), names[0], names[-1], max(map(len, names))) == (32_033, "emma", "zzyzx", 15)
+    (tmp_path / "names.txt").write_text("\n".join(names[1:]))
+    monkeypatch.setenv("TORCHSHIP_DATA", str(tmp_path))
+    with pytest.raises(DataDamagedError, match=r"names\.txt: SHA-256 .* expected 0a30b5557f192f32"):
+        data.names()
+
+
+def test_names_are_downloaded_beside_the_digits(
+    cache: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = hashlib.sha256(b"anna\nbo\n").hexdigest()
+    monkeypatch.setattr(data, "_NAMES", data._File("", "names.txt", 0, digest, digest))
+    (mirror / "names.txt").write_bytes(b"anna\nbo\n")
+    assert data.names() == ["anna", "bo"]
+    assert (cache.parent / "names.txt").exists()

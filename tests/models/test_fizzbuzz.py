@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain, islice
 
@@ -10,7 +11,11 @@ from hypothesis import strategies as st
 from torchship.models import fizzbuzz as fb
 from torchship.models import store, training
 from torchship.models.errors import NonFiniteError
+from torchship.models.journal import Journal
 from torchship.models.seeding import normal, seeded
+from torchship.models.training import Recipe
+
+OpenJournal = Callable[[Recipe], Journal]
 
 
 def test_bits_come_least_significant_first() -> None:
@@ -92,9 +97,9 @@ def test_the_loss_is_summed() -> None:
     assert fb.squared_error(scores, targets).item() == 8.0
 
 
-def test_two_steps_agree_with_a_backward_pass_by_hand() -> None:
+def test_two_steps_agree_with_a_backward_pass_by_hand(journal_of: OpenJournal) -> None:
     recipe = replace(fb.RECIPE, steps=2)
-    trained = fb.fit(recipe).model.state_dict()
+    trained = fb.fit(recipe, journal_of(recipe)).model.state_dict()
 
     generator = torch.Generator().manual_seed(recipe.seed)
     w1, b1, w2, b2 = (t.double().numpy() for t in fb.initial_weights(generator).values())
@@ -118,7 +123,9 @@ def test_initial_weights_are_standard_normal() -> None:
     assert [tuple(t.shape) for t in weights.values()] == [(50, 10), (50,), (4, 50), (4,)]
 
 
-def test_a_learning_rate_of_001_is_stopped_at_the_first_loss_that_is_not_finite() -> None:
+def test_a_learning_rate_of_001_is_stopped_at_the_first_loss_that_is_not_finite(
+    journal_of: OpenJournal,
+) -> None:
     recipe = replace(fb.RECIPE, lr=0.01)
     losses: list[float] = []
 
@@ -131,7 +138,7 @@ def test_a_learning_rate_of_001_is_stopped_at_the_first_loss_that_is_not_finite(
     module = seeded(fb.FizzBuzz, 1)
     module.load_state_dict(fb.initial_weights(generator))
     with pytest.raises(NonFiniteError) as raised:
-        training.descend(module, fb.batches(32, generator), watched, recipe)
+        training.descend(module, fb.batches(32, generator), watched, recipe, journal_of(recipe))
     assert all(np.isfinite(losses[:-1]))
     assert not np.isfinite(losses[-1])
     assert (
@@ -140,4 +147,4 @@ def test_a_learning_rate_of_001_is_stopped_at_the_first_loss_that_is_not_finite(
     )
     assert raised.value.code == "non_finite"
     with pytest.raises(NonFiniteError, match=f"at step {len(losses)} of 145000"):
-        training.run(recipe)
+        training.run(recipe, journal_of(recipe))

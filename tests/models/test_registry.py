@@ -5,32 +5,48 @@ from pathlib import Path
 import pytest
 
 import torchship.models
-from torchship.models import bobnet, fizzbuzz, lstm, moba, registry
+from torchship.models import bobnet, fizzbuzz, makemore, moba, recurrent, registry
 from torchship.models.errors import UnknownModelError
 
 
 def test_every_model_is_found_by_the_name_on_its_card() -> None:
-    assert registry.names() == ["fizzbuzz", "bobnet", "lstm", "moba"]
     assert [registry.get(name).name for name in registry.names()] == registry.names()
     assert registry.get("fizzbuzz") is fizzbuzz.CARD
     assert registry.get("bobnet") is bobnet.CARD
-    assert registry.get("lstm") is lstm.CARD
+    assert registry.get("wavenet") is makemore.WAVENET
+    assert registry.get("lstm") is recurrent.LSTM
     assert registry.get("moba") is moba.CARD
+
+
+def test_the_models_of_every_source_are_there() -> None:
+    assert registry.names() == [
+        *("xor", "fizzbuzz", "bobnet"),
+        *("makemore-flat", "wavenet", "charlstm"),
+        *("lstm", "gru", "milstm", "lnlstm", "peephole"),
+        *("moba", "snake", "snake-lstm"),
+    ]
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(UnknownModelError) as raised:
         registry.get("bobnut")
-    assert str(raised.value) == ("no model 'bobnut': expected one of fizzbuzz, bobnet, lstm, moba")
+    known = ", ".join(registry.names())
+    assert str(raised.value) == f"no model 'bobnut': expected one of {known}"
     assert raised.value.code == "unknown_model"
 
 
-def test_only_models_with_a_recipe_can_be_trained() -> None:
-    assert registry.trainable() == ["fizzbuzz", "bobnet"]
+def test_every_recipe_bears_the_name_of_a_model() -> None:
+    assert set(registry.trainable()) < set(registry.names())
+    assert [registry.recipe(name).name for name in registry.trainable()] == registry.trainable()
     assert registry.recipe("fizzbuzz") is fizzbuzz.RECIPE
-    assert registry.recipe("bobnet") is bobnet.RECIPE
-    with pytest.raises(UnknownModelError, match=r"'moba' has no training recipe.*fizzbuzz, bobnet"):
+    assert registry.recipe("wavenet") is makemore.WAVENET_RECIPE
+
+
+def test_only_models_with_a_recipe_can_be_trained() -> None:
+    with pytest.raises(UnknownModelError) as raised:
         registry.recipe("moba")
+    trainable = ", ".join(registry.trainable())
+    assert str(raised.value) == f"model 'moba' has no training recipe: expected one of {trainable}"
     with pytest.raises(UnknownModelError, match="no model 'bobnut'"):
         registry.recipe("bobnut")
 

@@ -136,7 +136,7 @@ def test_missing_and_malformed_files_are_named(
 @pytest.mark.parametrize("name", registry.trainable())
 def test_the_kept_weights_are_small_and_say_how_they_were_made(name: str) -> None:
     path = store.WEIGHTS / f"{name}.safetensors"
-    assert path.stat().st_size < 2**20
+    assert path.stat().st_size < 5 * 2**20
     report = json.loads(path.with_suffix(".json").read_text())
     assert report["name"] == name
     assert report["command"] == registry.recipe(name).command

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from torchship.agreement import all_runtimes, verify_archive
 from torchship.cpp_runner.binary import runner_path
 from torchship.models import registry
 from torchship.script import torchscript
 from torchship.script.archive import open_archive, pack
+from torchship.script.batch import batch_axes, row_count
 from torchship.script.export import export
 from torchship.script.target import find_target
+from torchship.serve.parity import HttpRuntime
+from torchship.serve.runtime import running_server
 
 RUNTIMES = ["eager", "script", "C++", "HTTP"]
 
@@ -33,24 +38,66 @@ def torchship(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.fixture(scope="module")
+def server(archives: Path) -> Iterator[str]:
+    """One server for all models, as a service would run it."""
+    with running_server([archives / f"{name}.pt" for name in registry.names()]) as url:
+        yield url
+
+
 @pytest.mark.parametrize("name", registry.names())
-def test_all_four_runtimes_are_bit_identical(name: str, archives: Path) -> None:
-    done = torchship("verify", archives / f"{name}.pt", "--json")
+def test_all_four_runtimes_are_bit_identical(name: str, archives: Path, server: str) -> None:
+    runtimes = {**all_runtimes(), "http": HttpRuntime(url=server)}
+    report = verify_archive(open_archive(archives / f"{name}.pt"), list(runtimes.values()))
+    assert report.agreed
+    assert [result.runtime for result in report.results] == RUNTIMES
+    for result in report.results:
+        assert result.p50_us is not None
+        assert result.p50_us > 0
+        checked = {(d.case, d.step, d.output) for d in result.differences}
+        assert len(checked) == sum(
+            len(step.outputs) for case in report.archive.golden for step in case.steps
+        )
+        for difference in result.differences:
+            assert difference.bit_identical, (result.runtime, difference)
+            assert (difference.max_abs, difference.max_rel, difference.max_ulp) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_every_method_is_checked_at_one_two_and_more_rows(name: str, archives: Path) -> None:
+    archive = open_archive(archives / f"{name}.pt")
+    for method_name, method in archive.vouched.methods.items():
+        axes = batch_axes(method)
+        if not axes:
+            assert method_name == "generate"
+            continue
+        cases = [case for case in archive.golden if case.method == method_name]
+        sizes = {row_count(case.steps[0].inputs, axes) for case in cases}
+        assert {1, 2} <= sizes
+        assert max(sizes) >= 4
+
+
+def test_verify_says_the_same_on_the_command_line(archives: Path) -> None:
+    done = torchship("verify", archives / "xor.pt", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["agreed"] is True
     assert [entry["runtime"] for entry in report["runtimes"]] == RUNTIMES
     for entry in report["runtimes"]:
-        assert entry["p50_us"] > 0
         for output in entry["outputs"]:
-            assert output["bit_identical"], (entry["runtime"], output)
+            assert output["bit_identical"] is True
             assert (output["max_abs"], output["max_rel"], output["max_ulp"]) == (0, 0, 0)
 
 
 def test_recurrent_golden_cases_take_three_steps_and_a_state_that_is_not_zero(
     archives: Path,
 ) -> None:
-    for name, state in (("lstm", "hidden.1"), ("moba", "c")):
+    for name, state in (
+        ("lstm", "hidden.1"),
+        ("charlstm", "hidden.0"),
+        ("moba", "c"),
+        ("snake-lstm", "h"),
+    ):
         cases = open_archive(archives / f"{name}.pt").golden
         assert any(len(case.steps) >= 3 for case in cases)
         assert any(bool(case.steps[0].inputs.get(state, torch.zeros(1)).any()) for case in cases)

@@ -12,6 +12,8 @@ import pytest
 
 from torchship.demo import fizzbuzz_words, largest_difference
 from torchship.models import registry
+from torchship.models.charlstm import charlstm
+from torchship.models.names import decode
 from torchship.script.export import export
 from torchship.script.parity import Difference
 from torchship.script.runtimes import Result
@@ -34,6 +36,10 @@ def test_the_demo_prints_what_it_promises(tmp_path: Path) -> None:
     assert "1 2 fizz 4 buzz fizz 7 8 fizz buzz 11 fizz 13 14 fizzbuzz 16 17 fizz 19 buzz" in (
         done.stdout
     )
+    drawn = done.stdout.split("names from seed 1, by the C++ binary:\n")[1].splitlines()[0].split()
+    eager = decode(charlstm().generate(10, 1, 20))
+    assert drawn == eager
+    assert len(drawn) == 10
     if os.environ.get("TORCHSHIP_DATA"):
         reached = re.findall(r"(eager|script|C\+\+|HTTP) +([\d.]+) %", done.stdout)
         assert [name for name, _ in reached] == ["eager", "script", "C++", "HTTP"]

@@ -403,3 +403,34 @@ def test_factories_that_make_no_module(
     factory: Callable[[], object], expected: str, tmp_path: Path
 ) -> None:
     assert expected in refusal(zoo.target(factory, zoo.rows), tmp_path)
+
+
+def test_annotations_in_quotes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "quoted.py").write_text(
+        """
+from __future__ import annotations
+import torch
+from torch import Tensor, nn
+
+class Quoted(nn.Module):
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - self.mean
+
+def make() -> nn.Module:
+    return Quoted().eval()
+
+def examples() -> list[dict[str, Tensor]]:
+    return [{"x": torch.randn(2, 3)}, {"x": torch.randn(4, 3)}]
+"""
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ExportError, match="Unknown type annotation: 'Tensor'.* without `from __fu"):
+        export(find_target("quoted:make", "quoted:examples", {}), tmp_path / "quoted.pt")
+    assert not (tmp_path / "quoted.pt").exists()

@@ -1,0 +1,275 @@
+"""`torchship play`: a policy plays its game, in eager, script or C++; all three play alike."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated, Protocol
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.style import Style
+from rich.text import Text
+
+from torchship.cpp_runner.stepper import Stepper
+from torchship.models.sampling import keys
+from torchship.models.snake import ACTIONS, REACH, Bools, Bytes, Integers, Snake
+from torchship.script import torchscript
+from torchship.script.archive import Archive, open_archive
+from torchship.script.errors import UsageError
+from torchship.script.export import export
+from torchship.script.program import Program
+from torchship.script.target import find_target, make_module
+from torchship.script.tree import Flat
+
+app = typer.Typer()
+
+MISMATCH = 1
+POLICIES = ("snake", "snake-lstm")
+SIDE_OF_ONE = 18  # of a field for one snake; of 16, the training's, it is 72
+RUNTIMES = {"eager": "eager", "script": "script", "cpp": "C++"}
+
+
+class Session(Protocol):
+    """A method that is stepped, its recurrent state carried from step to step."""
+
+    def send(self, inputs: Flat) -> None:
+        """Give one step's inputs; state among them takes the place of the carried one."""
+        ...
+
+    def receive(self) -> Flat:
+        """Return the outputs of the step that was given."""
+        ...
+
+
+class ProgramSession:
+    """A method of a module in this process."""
+
+    def __init__(self, program: Program, method: str) -> None:
+        self._program, self._method = program, method
+        self._given: Flat = {}
+        self._carried: Flat = {}
+
+    def send(self, inputs: Flat) -> None:
+        """Keep one step's inputs."""
+        self._given = inputs
+
+    def receive(self) -> Flat:
+        """Run the step."""
+        outputs = self._program.call(self._method, self._carried | self._given)
+        state = self._program.method(self._method).state
+        self._carried = {entry.input: outputs[entry.output] for entry in state}
+        return outputs
+
+
+@contextmanager
+def session(archive: Archive, runtime: str, method: str) -> Iterator[Session]:
+    """Step a method in `eager`, `script` or `cpp`, for the length of a `with`.
+
+    Raises:
+        TorchShipError: the runtime cannot run the archive.
+    """
+    if runtime == "cpp":
+        with Stepper(archive, method) as stepper:
+            yield stepper
+    elif runtime == "script":
+        yield ProgramSession(archive.program(), method)
+    else:
+        module = make_module(archive.vouched.source).eval()
+        yield ProgramSession(Program(archive.vouched, module), method)
+
+
+class Game:
+    """One game of snake, played by a session; what happened is digested step for step."""
+
+    def __init__(self, played: Session, inputs: Sequence[str], snakes: int, seed: int) -> None:
+        """Begin the game of `seed`; `inputs` are the names of the session's inputs."""
+        side = round(SIDE_OF_ONE * snakes**0.5)
+        self.snake = Snake(snakes=snakes, food=snakes, width=side, height=side)
+        self.steps = 0
+        self.info: dict[str, Integers] = self.snake.info()
+        self._session, self._inputs = played, inputs
+        self._first: Flat = {"key": keys(seed, self.snake.agents)} if "key" in inputs else {}
+        self._obs: Bytes = self.snake.reset(seed)[0]
+        self._died: Bools = np.zeros(self.snake.agents, dtype=np.bool_)
+        self._digest = hashlib.sha256(self._obs.tobytes())
+
+    def ask(self) -> None:
+        """Show the session what the agents see."""
+        given: Flat = {"obs": torch.from_numpy(self._obs)} | self._first
+        if "reset" in self._inputs:
+            given["reset"] = torch.from_numpy(self._died)
+        self._first = {}
+        self._session.send(given)
+
+    def answer(self) -> Integers:
+        """Return each agent's action, int64[agents]."""
+        chosen: Integers = self._session.receive()["actions"][:, 0].numpy()
+        return chosen
+
+    def play(self, actions: Integers) -> None:
+        """Play one step."""
+        self._obs, rewards, self._died, _, self.info = self.snake.step(actions)
+        self.steps += 1
+        for part in (actions, self._obs, rewards, self._died):
+            self._digest.update(part.tobytes())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all observations, actions, rewards and deaths up to now."""
+        return self._digest.hexdigest()
+
+    def score(self) -> str:
+        """Return what has been reached, in words."""
+        food, deaths = int(self.info["food"].sum()), int(self.info["deaths"].sum())
+        return f"{self.steps:,} steps, {self.snake.agents} snakes, food {food:,}, deaths {deaths:,}"
+
+
+@app.command()
+def play(
+    policy: Annotated[str, typer.Argument(help="snake or snake-lstm.")],
+    archive: Annotated[
+        Path | None, typer.Option(help="The policy's archive [default: one made for this game].")
+    ] = None,
+    runtime: Annotated[str, typer.Option(help="eager, script or cpp.")] = "script",
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="[default: 500; with --compare 10000]")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of game and sampling.")] = 0,
+    snakes: Annotated[
+        int, typer.Option(min=1, max=64, help="How many; the field grows with them.")
+    ] = 16,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Draw actions instead of taking the likeliest.")
+    ] = False,
+    fps: Annotated[float, typer.Option(min=0.1, help="Steps shown per second.")] = 20.0,
+    plain: Annotated[bool, typer.Option("--plain", help="Show no game, only its end.")] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Play in all three runtimes and compare each step.")
+    ] = False,
+) -> None:
+    """Let a policy play: many snakes in the terminal, all moved by one model.
+
+    Exit code 0; with --compare 1 if the runtimes did not play the same game.
+
+    Examples:
+
+        torchship play snake --runtime cpp
+
+        torchship play snake-lstm --sample --compare
+    """
+    if policy not in POLICIES:
+        raise UsageError(f"no game for '{policy}': expected one of {', '.join(POLICIES)}")
+    if runtime not in RUNTIMES:
+        raise UsageError(f"--runtime '{runtime}': expected one of {', '.join(RUNTIMES)}")
+    torchscript.configure()
+    method = "sample" if sample else "act"
+    with ExitStack() as stack:
+        if archive is None:
+            archive = Path(stack.enter_context(tempfile.TemporaryDirectory())) / f"{policy}.pt"
+            export(find_target(policy, None, {}), archive)
+        opened = open_archive(archive)
+        inputs = _inputs(opened, method)
+        chosen = RUNTIMES if compare else (runtime,)
+        games = {
+            name: Game(stack.enter_context(session(opened, name, method)), inputs, snakes, seed)
+            for name in chosen
+        }
+        if compare:
+            same = _compare(policy, games, steps or 10_000)
+            if not same:
+                raise typer.Exit(MISMATCH)
+        else:
+            console = Console()
+            shown = console if console.is_terminal and not plain else None
+            _show(f"{policy}, {RUNTIMES[runtime]}", games[runtime], steps or 500, fps, shown)
+
+
+def _inputs(archive: Archive, method: str) -> list[str]:
+    """Return the names of a policy's inputs.
+
+    Raises:
+        UsageError: the archive's model is no policy that plays this game.
+    """
+    signature = archive.vouched.methods.get(method)
+    inputs = [argument.name for argument in signature.inputs] if signature else []
+    if "obs" not in inputs or not {*inputs} <= {"obs", "reset", "h", "c", "key"}:
+        raise UsageError(
+            f"'{archive.path.name}' has no method '{method}' that takes obs: it plays no snake"
+        )
+    return inputs
+
+
+def _show(title: str, game: Game, steps: int, fps: float, console: Console | None) -> None:
+    """Play and print the score; on a console, show every step."""
+    start = time.perf_counter()
+    with ExitStack() as stack:
+        live = None
+        if console is not None:
+            live = stack.enter_context(Live(console=console, auto_refresh=False, transient=True))
+        try:
+            for step in range(steps):
+                game.ask()
+                game.play(game.answer())
+                if live is not None:
+                    live.update(picture(game.snake), refresh=True)
+                    time.sleep(max(0.0, start + (step + 1) / fps - time.perf_counter()))
+        except KeyboardInterrupt:
+            pass  # the score up to here
+    speed = game.steps / (time.perf_counter() - start)
+    typer.echo(f"{title}: {game.score()}, {speed:,.0f} steps/s")
+
+
+def _compare(policy: str, games: dict[str, Game], steps: int) -> bool:
+    """Play in lock step and print the first step that differs; return whether none does."""
+    first = games[next(iter(games))]
+    for step in range(steps):
+        for game in games.values():
+            game.ask()  # the binary works while the others do
+        chosen = {name: game.answer() for name, game in games.items()}
+        for name, game in games.items():
+            game.play(chosen[name])
+        for name, game in games.items():
+            if game.digest != first.digest:
+                typer.echo(f"{policy}: NOT IDENTICAL: step {step}: {_difference(chosen, name)}")
+                return False
+    names = ", ".join(RUNTIMES[name] for name in games)
+    typer.echo(f"{policy}: {names}: identical for {first.score()}; SHA-256 {first.digest}")
+    return True
+
+
+def _difference(chosen: dict[str, Integers], name: str) -> str:
+    reference = next(iter(chosen))
+    agents = np.flatnonzero(chosen[reference] != chosen[name])
+    if len(agents) == 0:
+        return f"{RUNTIMES[reference]} and {RUNTIMES[name]} chose alike, and their games differ"
+    agent = int(agents[0])
+    return (
+        f"agent {agent} chose {ACTIONS[chosen[reference][agent]]} in {RUNTIMES[reference]}, "
+        f"{ACTIONS[chosen[name][agent]]} in {RUNTIMES[name]}"
+    )
+
+
+# empty, food, corpse, wall, then the snakes
+PALETTE = ("#101418", "#ffd24a", "#7a5c58", "#3a424c", "#4fb3ff", "#5fd38d", "#ff7a6b", "#c58bff")
+TOP_BRIGHT = "▀"  # upper half in the foreground's colour, lower half in the background's
+
+
+def picture(snake: Snake) -> Text:
+    """Return the first field: two rows of cells in one line of half blocks, walls one thick."""
+    tiles = snake.field()[REACH - 1 : 1 - REACH, REACH - 1 : 1 - REACH]
+    if len(tiles) % 2:
+        tiles = np.vstack([tiles, tiles[-1:]])
+    text = Text()
+    for upper, lower in zip(tiles[0::2], tiles[1::2], strict=True):
+        for top, bottom in zip(upper.tolist(), lower.tolist(), strict=True):
+            text.append(TOP_BRIGHT, Style(color=PALETTE[top], bgcolor=PALETTE[bottom]))
+        text.append("\n")
+    return text

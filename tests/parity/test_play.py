@@ -1,0 +1,338 @@
+"""`torchship play`: one game, whoever computes it, and whoever computes it otherwise is named."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+from torchship import play
+from torchship.__main__ import application
+from torchship.cpp_runner import stepper
+from torchship.cpp_runner.stepper import Stepper
+from torchship.models.sampling import keys
+from torchship.models.snake import Integers, Snake
+from torchship.play import Game, ProgramSession, Session, picture, session
+from torchship.script import torchscript
+from torchship.script.archive import Archive, open_archive, pack
+from torchship.script.errors import UsageError
+from torchship.script.export import export
+from torchship.script.target import find_target
+
+NAMES = ("snake", "snake-lstm")
+INPUTS = {
+    ("snake", "act"): ["obs"],
+    ("snake", "sample"): ["obs", "key"],
+    ("snake-lstm", "act"): ["obs", "reset", "h", "c"],
+    ("snake-lstm", "sample"): ["obs", "reset", "h", "c", "key"],
+}
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("archives")
+    for name in (*NAMES, "fizzbuzz"):
+        export(find_target(name, None, {}), folder / f"{name}.pt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tampered(archives: Path) -> Path:
+    """The archive of `snake` with slightly other weights."""
+    archive = open_archive(archives / "snake.pt")
+    module = archive.load()
+    with torch.no_grad():
+        module.state_dict()["actor.bias"][0] += 0.05
+    path = archives / "tampered.pt"
+    path.write_bytes(pack(torchscript.save(module), archive.vouched, archive.golden))
+    return path
+
+
+def torchship(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torchship", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(application(), [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "options"), [("snake", 3_000, []), ("snake-lstm", 10_000, ["--sample"])]
+)
+def test_thousands_of_steps_are_identical_in_three_runtimes(
+    name: str, steps: int, options: list[str], archives: Path
+) -> None:
+    done = torchship(
+        *("play", name, "--archive", archives / f"{name}.pt", "--snakes", 4, "--seed", 3),
+        *("--compare", "--steps", steps, *options),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.fullmatch(
+        rf"{name}: eager, script, C\+\+: identical for {steps:,} steps, 4 snakes, food ([\d,]+), "
+        r"deaths ([\d,]+); SHA-256 [0-9a-f]{64}\n",
+        done.stdout,
+    )
+    assert found, done.stdout
+    assert int(found[1].replace(",", "")) > steps / 10
+    assert int(found[2].replace(",", "")) > steps / 500
+
+
+def first_difference(one: Session, other: Session, inputs: list[str]) -> tuple[int, int]:
+    """The first step in which two sessions choose otherwise, and its first agent."""
+    games = [Game(played, inputs, 16, 0) for played in (one, other)]
+    for step in range(1000):
+        actions = []
+        for game in games:
+            game.ask()
+            actions.append(game.answer())
+            game.play(actions[-1])
+        if not np.array_equal(actions[0], actions[1]):
+            return step, int(np.flatnonzero(actions[0] != actions[1])[0])
+    raise AssertionError("no difference")
+
+
+def test_an_archive_with_other_weights_is_caught_at_its_step(
+    archives: Path, tampered: Path
+) -> None:
+    step, agent = first_difference(
+        ProgramSession(open_archive(archives / "snake.pt").program(), "act"),
+        ProgramSession(open_archive(tampered).program(), "act"),
+        ["obs"],
+    )
+    assert step > 0, "it should not be caught at once"
+    done = torchship("play", "snake", "--archive", tampered, "--compare", "--steps", step + 100)
+    assert done.returncode == 1
+    assert re.fullmatch(
+        rf"snake: NOT IDENTICAL: step {step}: agent {agent} chose (\w+) in eager, "
+        r"(?!\1)\w+ in script\n",
+        done.stdout,
+    ), done.stdout
+    short = torchship("play", "snake", "--archive", tampered, "--compare", "--steps", step)
+    assert short.returncode == 0, short.stdout
+
+
+@pytest.mark.parametrize("runtime", ["eager", "script", "cpp"])
+def test_the_runtime_that_plays_otherwise_is_named(
+    runtime: str, archives: Path, tampered: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_a_cheat(archive: Archive, name: str, method: str) -> AbstractContextManager[Session]:
+        if name != runtime:
+            return session(archive, name, method)
+        cheat = open_archive(tampered)
+        return session(cheat, "script" if name == "eager" else name, method)
+
+    monkeypatch.setattr(play, "session", with_a_cheat)
+    result = run("play", "snake", "--archive", archives / "snake.pt", "--compare", "--steps", 900)
+    assert result.exit_code == 1, result.output
+    named = {"eager": "in script", "script": "in script", "cpp": r"in C\+\+"}[runtime]
+    assert re.search(rf"NOT IDENTICAL: step \d+: agent \d+ chose \w+ in eager, \w+ {named}\n$",
+                     result.output)  # fmt: skip
+
+
+def test_games_that_differ_though_the_choices_do_not_are_caught(
+    archives: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bent(game: Game, actions: Integers) -> None:
+        whole(game, actions)
+        game._digest.update(b"x" * (isinstance(game._session, Stepper) and game.steps == 7))
+
+    whole = Game.play
+    monkeypatch.setattr(Game, "play", bent)
+    result = run("play", "snake", "--archive", archives / "snake.pt", "--compare", "--steps", 20)
+    assert result.exit_code == 1
+    assert "NOT IDENTICAL: step 6: eager and C++ chose alike, and their games differ" in (
+        result.output
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_runtime_plays_and_prints_one_line(name: str, archives: Path) -> None:
+    scores = set()
+    for runtime, shown in (("eager", "eager"), ("script", "script"), ("cpp", "C++")):
+        result = run(
+            *("play", name, "--archive", archives / f"{name}.pt", "--runtime", runtime),
+            *("--steps", 40, "--seed", 11),
+        )
+        assert result.exit_code == 0, result.output
+        found = re.fullmatch(
+            rf"{name}, {re.escape(shown)}: (40 steps, 16 snakes, food \d+, deaths \d+), "
+            r"[\d,]+ steps/s\n",
+            result.output,
+        )
+        assert found, result.output
+        scores.add(found[1])
+    assert len(scores) == 1
+
+
+def test_without_an_archive_one_is_made() -> None:
+    result = run("play", "snake", "--steps", 3, "--snakes", 2)
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("snake, script: 3 steps, 2 snakes, ")
+
+
+def digest(archive: Archive, name: str, method: str, seed: int, runtime: str = "script") -> str:
+    with session(archive, runtime, method) as played:
+        game = Game(played, INPUTS[name, method], 16, seed)
+        for _ in range(25):
+            game.ask()
+            game.play(game.answer())
+    return game.digest
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_game_is_a_function_of_seed_and_method(name: str, archives: Path) -> None:
+    archive = open_archive(archives / f"{name}.pt")
+    games = {
+        (method, seed): digest(archive, name, method, seed)
+        for method in ("act", "sample")
+        for seed in (0, 1)
+    }
+    assert len(set(games.values())) == 4
+    assert digest(archive, name, "sample", 1) == games["sample", 1]
+    assert digest(archive, name, "sample", 1, "cpp") == games["sample", 1]
+
+
+def test_the_state_of_an_agent_is_carried_and_cleared_when_it_dies(archives: Path) -> None:
+    """Against the module called by hand, with the state kept here."""
+    archive = open_archive(archives / "snake-lstm.pt")
+    module = archive.load()
+    with session(archive, "script", "sample") as played:
+        game = Game(played, INPUTS["snake-lstm", "sample"], 16, 5)
+        h, c, key = torch.zeros(16, 128), torch.zeros(16, 128), keys(5, 16)
+        obs, died = Snake().reset(5)[0], np.zeros(16, dtype=np.bool_)
+        deaths = 0
+        for _ in range(60):
+            reset = torch.from_numpy(died)
+            h[reset], c[reset] = 0, 0
+            nobody = torch.zeros(16, dtype=torch.bool)
+            with torch.no_grad():
+                actions, h, c, key = module.sample(torch.from_numpy(obs), nobody, h, c, key)
+            game.ask()
+            assert game.answer().tolist() == actions[:, 0].tolist()
+            obs, _, died, _, _ = game.snake.step(actions[:, 0].numpy())
+            game._obs, game._died = obs, died
+            deaths += int(died.sum())
+    assert deaths > 0
+
+
+# --- the terminal ---
+
+
+def test_a_terminal_shows_the_game(archives: Path) -> None:
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torchship", "play", "snake", "--steps", "3", "--fps", "100"),
+            *("--archive", str(archives / "snake.pt")),
+        ],
+        stdout=child,
+        env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "50"},
+    )
+    os.close(child)
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal's end, when the process has gone
+        while part := os.read(parent, 65536):
+            shown += part
+    os.close(parent)
+    assert process.wait() == 0
+    text = shown.decode()
+    assert text.count("▀") >= 3 * 74 * 37
+    assert re.search(r"snake, script: 3 steps, 16 snakes, food \d+, deaths \d+, \d+ steps/s\r\n$",
+                     text)  # fmt: skip
+
+
+def test_the_picture_is_the_field_with_walls_one_thick() -> None:
+    game = Snake(snakes=4, food=4, width=30, height=21, max_length=3)
+    game.reset(0)
+    tiles = game.field()[4:-4, 4:-4]
+    lines = picture(game).split("\n", allow_blank=False)
+    assert [len(line) for line in lines] == [32] * 12  # 23 rows, two in a line
+    for row in range(24):
+        for column in range(32):
+            style = lines[row // 2].get_style_at_offset(Console(), column)
+            colour = style.bgcolor if row % 2 else style.color
+            tile = tiles[min(row, 22), column]
+            assert colour is not None
+            assert colour.name == play.PALETTE[tile], (row, column)
+
+
+# --- what goes wrong ---
+
+
+def test_bad_usage_is_named(archives: Path) -> None:
+    fizzbuzz = archives / "fizzbuzz.pt"
+    for arguments, message in (
+        (["play", "fizzbuzz"], "no game for 'fizzbuzz': expected one of snake, snake-lstm"),
+        (["play", "snake", "--runtime", "java"], "--runtime 'java': expected one of eager, "),
+        (["play", "snake", "--archive", fizzbuzz], "'fizzbuzz.pt' has no method 'act' that takes"),
+    ):
+        result = run(*arguments)
+        assert isinstance(result.exception, UsageError)
+        assert message in str(result.exception)
+
+
+@pytest.fixture
+def stepping(archives: Path) -> Iterator[Callable[[str, str], Stepper]]:
+    with contextlib.ExitStack() as stack:
+        yield lambda name, method: stack.enter_context(
+            Stepper(open_archive(archives / f"{name}.pt"), method)
+        )
+
+
+def test_a_stepper_carries_the_state_and_takes_another(
+    stepping: Callable[[str, str], Stepper], archives: Path
+) -> None:
+    binary, program = (
+        stepping("snake", "sample"),
+        ProgramSession(open_archive(archives / "snake.pt").program(), "sample"),
+    )
+    obs = torch.randint(8, (5, 11, 11), dtype=torch.uint8)
+    chosen = []
+    for given in ({}, {}, {"key": keys(3, 5)}, {}):
+        for side in (binary, program):
+            side.send({"obs": obs} | given)
+        came, expected = binary.receive(), program.receive()
+        assert came.keys() == {"actions"}
+        assert came["actions"].dtype == torch.int64
+        assert torch.equal(came["actions"], expected["actions"])
+        chosen.append(came["actions"].tolist())
+    assert len({str(actions) for actions in chosen}) > 1
+
+
+def test_the_binary_s_last_words_are_passed_on(stepping: Callable[[str, str], Stepper]) -> None:
+    binary = stepping("snake", "act")
+    binary.send({"obs": torch.full((1, 11, 11), 9, dtype=torch.uint8)})
+    with pytest.raises(UsageError, match=r"exit code 4: .*obs: tile must be below 8, got 9"):
+        binary.receive()
+    assert binary._process.poll() == 4
+
+
+def test_the_binary_ends_with_the_with(archives: Path) -> None:
+    with Stepper(open_archive(archives / "snake.pt"), "act") as binary:
+        process = binary._process
+        assert process.poll() is None
+        binary.send({"obs": torch.zeros(1, 11, 11, dtype=torch.uint8)})
+        binary.receive()
+    assert process.poll() == 0
+
+
+def test_no_binary_is_one_message(archives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> Path:
+        raise FileNotFoundError("torchship-runner is not installed")
+
+    monkeypatch.setattr(stepper, "runner_path", missing)
+    with pytest.raises(UsageError, match="torchship-runner is not installed"):
+        Stepper(open_archive(archives / "snake.pt"), "act")
