@@ -129,8 +129,10 @@ def _uniform_weights(
     }
 
 
-# The stream's seed, steps, rate and batch. The seeds 0 to 7 and 42 reach 96.05 to 96.57 %.
-RECIPE = Recipe(name="bobnet", seed=1337, steps=1000, lr=0.001, batch=128, fit=fit)
+# The stream's seed, steps, rate and batch. The seeds 0 to 7 and 42 reach 96.05 to 96.54 %.
+RECIPE = Recipe(
+    name="bobnet", seed=1337, steps=1000, lr=0.001, batch=128, fit=fit, checkpoint_steps=100
+)
 
 
 # --- the card ---

@@ -60,7 +60,9 @@ def figure(metric: str, value: float) -> str:
 @app.command()
 def train(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(registry.trainable())}.")],
-    seed: Annotated[int | None, typer.Option(min=0, help="Default: the recipe's.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Default: the recipe's.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Default: the recipe's.")] = None,
     lr: Annotated[
         float | None, typer.Option(min=0.0, help="Learning rate. Default: the recipe's.")

@@ -1,8 +1,9 @@
 """What a training leaves behind while it runs: a progress bar, logs, a plot and a checkpoint."""
 
+import hashlib
 import io
 import math
-import pickle
+import shutil
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from torchship.models.errors import CheckpointError, ExtraMissingError, NonFiniteError
+from torchship.models.errors import CheckpointError, ExtraMissingError, NonFiniteError, OutputError
 from torchship.models.store import replace_file
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ State = dict[str, Any]
 """What a training goes on from: numbers, strings, tensors, and dicts and lists of them."""
 
 
-_NO_CHECKPOINT = (pickle.UnpicklingError, LookupError, TypeError)
-"""Raised by a file of other content."""
+DIGEST = 32
+"""Bytes of the SHA-256 that a checkpoint begins with, of all that follows."""
 
 
 class Journal:
@@ -58,9 +59,10 @@ class Journal:
         `resume` goes on from the checkpoint, `restart` throws it away.
 
         Raises:
-            CheckpointError: there is a checkpoint, and neither was chosen; there is none to resume
-                from; it is damaged, or of a training with other figures.
+            CheckpointError: there is a checkpoint, and neither was chosen; both were; there is none
+                to resume from; it is damaged, or of a training with other figures.
             ExtraMissingError: a package of the extra `train` is not installed.
+            OutputError: a file or folder in `folder` is in the way.
         """
         _require_extra()
         self.name = str(identity["name"])
@@ -69,16 +71,21 @@ class Journal:
         self._file = folder / f"{self.name}.checkpoint"
         self._phases: dict[str, State] = {}
         self.history: History = {}
+        if resume and restart:
+            raise CheckpointError("--resume and --restart: expected one of them, got both")
         if resume:
             self._restore()
-        elif restart:
-            self._file.unlink(missing_ok=True)
-        elif self._file.exists():
+        elif self._file.exists() and not restart:
             raise CheckpointError(
                 f"{self._file} is of a training that was interrupted: "
                 "go on from it with --resume, or throw it away with --restart"
             )
-        self._writer = _writer(folder / f"{self.name}-logs", self.history)
+        try:
+            if not resume:
+                self._file.unlink(missing_ok=True)
+            self._writer = _writer(folder / f"{self.name}-logs", self.history)
+        except OSError as error:
+            raise OutputError(f"cannot write '{error.filename}': {error.strerror}") from None
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -113,7 +120,7 @@ class Journal:
         for name, value in values.items():
             series = f"{phase}: {name}" if phase else name
             self.history.setdefault(series, []).append((step, value))
-            self._writer.add_scalar(series.replace(": ", "/"), value, step)
+            self._writer.add_scalar(_tag(series), value, step)
         if phase not in self._tasks:
             total = int(self._identity["steps"])
             self._tasks[phase] = self._progress.add_task(phase or self.name, total=total, value="")
@@ -130,7 +137,8 @@ class Journal:
             "history": self.history,
         }
         torch.save(content, memory)
-        replace_file(self._file, memory.getvalue())
+        data = memory.getvalue()
+        replace_file(self._file, hashlib.sha256(data).digest() + data)
         self._writer.flush()
 
     def resume(self, phase: str = "") -> State | None:
@@ -143,21 +151,18 @@ class Journal:
 
     def _restore(self) -> None:
         try:
-            content = torch.load(self._file, weights_only=True)
-            came = content["identity"]
-            self._phases = content["phases"]
-            self.history = content["history"]
+            whole = self._file.read_bytes()
         except FileNotFoundError:
             raise CheckpointError(f"{self._file} is not there: nothing to resume from") from None
-        except (
-            OSError,
-            RuntimeError,
-            pickle.UnpicklingError,
-            EOFError,
-            LookupError,
-            TypeError,
-        ) as error:
-            raise CheckpointError(f"{self._file} is not a checkpoint: {error}") from None
+        except OSError as error:
+            raise CheckpointError(f"{self._file} cannot be read: {error.strerror}") from None
+        digest, data = whole[:DIGEST], whole[DIGEST:]
+        if hashlib.sha256(data).digest() != digest:
+            raise CheckpointError(f"{self._file} is damaged: its content has another SHA-256")
+        content = torch.load(io.BytesIO(data), weights_only=True)
+        came = content["identity"]
+        self._phases = content["phases"]
+        self.history = content["history"]
         if came != self._identity:
             raise CheckpointError(
                 f"{self._file} is of a training with {_figures(came)}, expected "
@@ -180,11 +185,20 @@ def _require_extra() -> None:
 
 
 def _writer(folder: Path, history: History) -> "SummaryWriter":
+    """Return a writer of new logs that begin with what was recorded up to the checkpoint."""
     from torch.utils.tensorboard import SummaryWriter
 
-    # What a killed training logged after its checkpoint is logged again.
-    last = max((points[-1][0] for points in history.values()), default=0)
-    return SummaryWriter(str(folder), purge_step=last + 1 if history else None)
+    if folder.exists():
+        shutil.rmtree(folder)
+    writer = SummaryWriter(str(folder))
+    for series, points in history.items():
+        for step, value in points:
+            writer.add_scalar(_tag(series), value, step)
+    return writer
+
+
+def _tag(series: str) -> str:
+    return series.replace(": ", "/")
 
 
 def plot(title: str, history: History) -> bytes:

@@ -16,7 +16,7 @@ from torch import Tensor
 def keys(seed: int, count: int) -> Tensor:
     """Return int64[count]: one key per row, apart from each other and from another seed's."""
     rows = torch.arange(count)  # [count]
-    return _mix(rows + _mix(torch.full([count], seed, dtype=torch.int64)))
+    return _scatter(rows + _scatter(torch.full([count], seed, dtype=torch.int64)))
 
 
 def advance(key: Tensor) -> Tensor:
@@ -27,10 +27,13 @@ def advance(key: Tensor) -> Tensor:
 def uniform(key: Tensor) -> Tensor:
     """Return float32[batch], uniform over the 2**24 equally spaced numbers in [0, 1).
 
+    Drawn again and again, with `advance` in between, they are the outputs of SplitMix64 seeded with
+    the key, the upper 24 of their 64 bits.
+
     Args:
         key: int64[batch]; `advance` it before the next draw.
     """
-    return _logical_shift(_mix(key), 40).float() / 16777216  # [batch], 24 bits of 64
+    return _logical_shift(_scatter(key), 40).float() / 16777216  # [batch]
 
 
 def categorical(logits: Tensor, u: Tensor) -> Tensor:
@@ -42,11 +45,16 @@ def categorical(logits: Tensor, u: Tensor) -> Tensor:
     """
     cumulative = torch.softmax(logits, 1).cumsum(1)  # [batch, class]
     reached = u.unsqueeze(1) * cumulative[:, -1:]  # [batch, 1]; the sum may round to beside 1
-    return (cumulative <= reached).sum(1).clamp(max=logits.size(1) - 1)  # [batch]
+    return (cumulative <= reached).sum(1)  # [batch]; below the last column, since u < 1
 
 
-def _mix(z: Tensor) -> Tensor:
-    """Return int64 of z's shape, a bijection that scatters neighbours."""
+def _scatter(z: Tensor) -> Tensor:
+    """Return int64 of z's shape, a bijection that scatters neighbours.
+
+    It adds before it mixes: of 0, which is a likely seed and the state that a session starts with,
+    the mixing alone would make 0.
+    """
+    z = advance(z)
     z = (z ^ _logical_shift(z, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
     z = (z ^ _logical_shift(z, 27)) * -7723592293110705685  # 0x94D049BB133111EB
     return z ^ _logical_shift(z, 31)

@@ -25,14 +25,14 @@ One step, for all snakes at once; "before" is the field as the last step left it
    cell v names is empty or corpse; the snake heads to v & 3.
 7. Food. For each food eaten, in the order of the slots that ate it, the field draws v until a cell
    is empty or corpse, and that becomes food. The first 32 draws name cells of the window around
-   where the food was (a wall is not free); if all fail, further draws name cells of the whole field.
+   where the food was; if all fail, further draws name cells of the whole field.
 
 A game begins with 6 for all slots on an empty field; then each of `food` is placed anywhere: drawn
 as in 6. Fields are independent.
 
-Why food grows again nearby: scattered over the whole field, it would be met by luck more than by
-skill. A window 11 wide shows 11 new cells a step, a random walk treads on about 0.8, and so even a
-careful player found only 11 to 13 times as much as a random one, at any density.
+Why food grows again nearby: scattered over the whole field, it is met by luck more than by skill. A
+window 11 wide shows 11 new cells a step, a random walk treads on about 0.8, and so a player that
+went after the nearest food found only 9 to 14 times as much as a random one.
 
 Reward: +1 for food, +0.5 for corpse, -1 for death. `terminated` says that a slot's snake died in
 this step; the observation is then the new snake's.

@@ -105,7 +105,7 @@ def make(
     made: OnPolicyAlgorithm = algorithm(
         "MlpLstmPolicy" if recurrent else "MlpPolicy",
         Agents(game),
-        learning_rate=lambda remaining: recipe.lr * remaining,
+        learning_rate=lambda remaining: recipe.lr * max(0.0, remaining),  # < 0 past `steps`
         batch_size=recipe.batch,
         policy_kwargs=policy,
         seed=recipe.seed,

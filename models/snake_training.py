@@ -164,7 +164,7 @@ def _global_generators_restored() -> Iterator[None]:
 RECIPE = Recipe(
     name="snake",
     seed=0,
-    steps=6_000_000,
+    steps=4_000_000,
     lr=0.002,
     batch=2048,
     fit=fit,
@@ -174,7 +174,7 @@ RECIPE = Recipe(
 LSTM_RECIPE = Recipe(
     name="snake-lstm",
     seed=0,
-    steps=3_000_000,
+    steps=4_000_000,
     lr=0.002,
     batch=2048,
     fit=fit,

@@ -46,7 +46,7 @@ def save(weights: Mapping[str, Tensor], report: Report, folder: Path) -> Path:
 
     Raises:
         NonFiniteError: a weight is infinite or NaN; nothing is written.
-        OutputError: `folder` cannot be written to.
+        OutputError: `folder` or a file in it cannot be written to.
     """
     for name, tensor in weights.items():
         if not bool(torch.isfinite(tensor).all()):
@@ -115,9 +115,14 @@ def _read(path: Path) -> bytes:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write a file that appears whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written; what was there before still is.
+    """
+    temporary = ""
     try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
@@ -126,7 +131,10 @@ def replace_file(path: Path, data: bytes) -> None:
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only the owner may read
         os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+    except BaseException as error:
+        if temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise OutputError(f"cannot write '{path}': {error.strerror}") from None
         raise

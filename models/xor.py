@@ -118,7 +118,7 @@ def _fit(
 
 # The talk's rate and 5000 epochs. Of the seeds 0 to 23, 17 end with 4 of 4 right, one with 3 and
 # six with 2. This one was chosen for getting there first and staying.
-RECIPE = Recipe(name="xor", seed=13, steps=5000, lr=0.01, batch=4, fit=fit)
+RECIPE = Recipe(name="xor", seed=13, steps=5000, lr=0.01, batch=4, fit=fit, checkpoint_steps=500)
 
 
 # --- the card ---

@@ -10,7 +10,7 @@ from torchship.script.eager import same
 from torchship.script.errors import TorchShipError
 from torchship.script.golden import Call, Case
 from torchship.script.manifest import Manifest, Method
-from torchship.script.nodes import Node, TensorNode, leaves
+from torchship.script.nodes import Leaf, Node, TensorNode, leaves
 from torchship.script.program import check_inputs, shape_text
 from torchship.script.tree import Flat, map_children, matches
 
@@ -125,9 +125,12 @@ def contradiction(call: Call, name: str, method: Method, inputs: Flat) -> str | 
     At that size an unqualified `squeeze()` takes an axis away that the examples did not lose. A
     size that the module rejects is no contradiction.
     """
+    nodes = [leaf for argument in method.inputs for leaf in leaves(argument.value)]
     for symbol in sorted(dimension_names(method)):
-        axes = _axes((argument.value for argument in method.inputs), symbol)
-        single = resize(inputs, axes, 1)
+        single = {
+            name: _single(tensor, next(leaf for leaf in nodes if matches(leaf.name, name)), symbol)
+            for name, tensor in inputs.items()
+        }
         try:
             sizes = check_inputs(method, single)
             outputs = call(name, single)
@@ -147,6 +150,15 @@ def contradiction(call: Call, name: str, method: Method, inputs: Flat) -> str | 
                         "as in the examples"
                     )
     return None
+
+
+def _single(tensor: torch.Tensor, leaf: Leaf, symbol: str) -> torch.Tensor:
+    """Return the tensor with size 1 wherever its shape has the symbol, which may be twice."""
+    shape = leaf.shape if isinstance(leaf, TensorNode) else ()
+    for axis, size in enumerate(shape):
+        if size == symbol:
+            tensor = tensor.narrow(axis, 0, min(1, tensor.shape[axis]))
+    return tensor.contiguous()
 
 
 def _fits(shape: Sequence[int], expected: Sequence[int | str | None]) -> bool:

@@ -233,8 +233,8 @@ def _settle_batch(program: Program, calls: Mapping[str, Sequence[dict[str, objec
         wrong = contradiction(program.call, name, method, inputs)
         if wrong:
             raise ExportError(
-                f"{wrong}; a squeeze() without an axis does that: name the axis, or give an "
-                "example of this size"
+                f"{wrong}; a squeeze() without an axis or a slice does that: name the axis, or "
+                "give an example of this size"
             )
         has_batch = BATCH in dimension_names(method)
         symbol = BATCH if has_batch else leading_symbol(method)

@@ -83,20 +83,21 @@ def _table(reports: list[Report]) -> Table:
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     table.add_column("model", no_wrap=True)
     table.add_column("parameters", justify="right", no_wrap=True)
     for name in runtimes:
-        table.add_column(f"diff\n{name}", justify="right")
+        table.add_column(f"diff\n{name}", justify="right", no_wrap=True)
     for name in runtimes:
-        table.add_column(f"p50\n{name}", justify="right")
+        table.add_column(f"p50\n{name}", justify="right", no_wrap=True)
     for report in reports:
         manifest = report.archive.vouched
         table.add_row(
             manifest.name,
             f"{manifest.parameters:,}",
             *(largest_difference(result) for result in report.results),
-            *("-" if r.p50_us is None else f"{r.p50_us:,.0f}" for r in report.results),
+            *("-" if r.p50_us is None else f"{r.p50_us:.0f}" for r in report.results),
             style=None if report.agreed else "red",
         )
     return table

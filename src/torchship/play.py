@@ -129,7 +129,8 @@ class Game:
     def score(self) -> str:
         """Return what has been reached, in words."""
         food, deaths = int(self.info["food"].sum()), int(self.info["deaths"].sum())
-        return f"{self.steps:,} steps, {self.snake.agents} snakes, food {food:,}, deaths {deaths:,}"
+        snakes = "1 snake" if self.snake.agents == 1 else f"{self.snake.agents} snakes"
+        return f"{self.steps:,} steps, {snakes}, food {food:,}, deaths {deaths:,}"
 
 
 @app.command()

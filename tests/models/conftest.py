@@ -5,17 +5,20 @@ import io
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from torchship.models import data
+from torchship.models import data, names
 from torchship.models.card import Card, Example, Step
 from torchship.models.journal import Journal
 from torchship.models.training import Recipe
 
 OpenJournal = Callable[[Recipe], Journal]
+Logged = Callable[[Path], dict[str, list[tuple[int, float]]]]
 Run = Callable[[nn.Module, Card, str, Example], list[dict[str, Tensor]]]
 
 
@@ -80,10 +83,33 @@ def digits() -> data.Digits:
     return data.mnist("test")
 
 
+@pytest.fixture(scope="session")
+def parts() -> names.Split:
+    """Return the real names in three parts."""
+    if not os.environ.get("TORCHSHIP_DATA"):
+        pytest.skip("TORCHSHIP_DATA is not set: no names to read")
+    return names.split(data.names())
+
+
 @pytest.fixture
 def journal_of(tmp_path_factory: pytest.TempPathFactory) -> OpenJournal:
     """Return a function that opens the journal of a recipe, in a new folder each time."""
     return lambda recipe: Journal(recipe.identity, tmp_path_factory.mktemp("journal"))
+
+
+@pytest.fixture
+def logged() -> Logged:
+    """Return a function that reads TensorBoard's logs in a folder: tag -> (step, value)."""
+
+    def read(folder: Path) -> dict[str, list[tuple[int, float]]]:
+        events = EventAccumulator(str(folder))  # type: ignore[no-untyped-call]
+        events.Reload()  # type: ignore[no-untyped-call]
+        return {
+            tag: [(e.step, e.value) for e in events.Scalars(tag)]  # type: ignore[no-untyped-call]
+            for tag in events.Tags()["scalars"]  # type: ignore[no-untyped-call]
+        }
+
+    return read
 
 
 @pytest.fixture
@@ -115,7 +141,7 @@ def _start(card: Card, method: str, step: Step) -> dict[str, object]:
             (batch,) = {len(tensor) for tensor in flat(step).values()}
             like = next(e[0][name] for e in card.examples()[method] if name in e[0])
             assert isinstance(like, Tensor)
-            zeros[name] = torch.zeros(batch, *like.shape[1:])
+            zeros[name] = torch.zeros(batch, *like.shape[1:], dtype=like.dtype)
     return zeros
 
 

@@ -99,8 +99,42 @@ def test_bad_usage_is_told_in_one_line(tmp_path: Path) -> None:
     code, _, err = invoke("train", "fizzbuzz", "--out", str(tmp_path / "file"))
     assert code == 2
     assert "cannot write to the folder" in err
-    for wrong in (("--steps", "0"), ("--seed", "-1"), ("--lr", "-1")):
-        assert invoke("train", "fizzbuzz", *wrong)[0] == 2
+    out = ("--out", str(tmp_path / "out"))
+    for wrong in (("--steps", "0"), ("--seed", "-1"), ("--seed", str(2**32)), ("--lr", "-1")):
+        code, _, err = invoke("train", "fizzbuzz", *wrong, *out)
+        assert code == 2
+        assert f"Invalid value for '{wrong[0]}'" in err
+    code, _, err = invoke("train", "fizzbuzz", "--resume", "--restart", *out)
+    assert (code, err) == (2, "--resume and --restart: expected one of them, got both\n")
+    assert invoke("train", "fizzbuzz", "--seed", str(2**32 - 1), "--steps", "1", *out)[0] == 0
+
+
+def test_a_checkpoint_is_thrown_away_only_when_asked(tmp_path: Path) -> None:
+    arguments = ("train", "fizzbuzz", "--steps", "2", "--out", str(tmp_path))
+    file = tmp_path / "fizzbuzz.checkpoint"
+    file.write_bytes(b"damaged")
+    code, _, err = invoke(*arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"{file} is of a training that was interrupted: " in err
+    code, _, err = invoke(*arguments, "--resume")
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"{file} is damaged: " in err
+    assert [path.name for path in tmp_path.iterdir()] == ["fizzbuzz.checkpoint"]
+    assert invoke(*arguments, "--restart")[0] == 0
+    assert not file.exists()
+    assert (tmp_path / "fizzbuzz.safetensors").exists()
+
+
+def test_a_file_or_folder_in_the_way_is_named(tmp_path: Path) -> None:
+    arguments = ("train", "fizzbuzz", "--steps", "2", "--out", str(tmp_path))
+    logs, image = tmp_path / "fizzbuzz-logs", tmp_path / "fizzbuzz.png"
+    logs.write_text("")
+    code, _, err = invoke(*arguments)
+    assert (code, err) == (2, f"cannot write '{logs}': Not a directory\n")
+    logs.unlink()
+    image.mkdir()
+    code, _, err = invoke(*arguments)
+    assert (code, err) == (2, f"cannot write '{image}': Is a directory\n")
 
 
 def test_missing_data_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,14 +18,6 @@ from torchship.models.training import Recipe
 
 Script = Callable[[nn.Module], torch.jit.ScriptModule]
 OpenJournal = Callable[[Recipe], Journal]
-
-
-@pytest.fixture(scope="session")
-def parts() -> names.Split:
-    """Return the real names in three parts."""
-    if not os.environ.get("TORCHSHIP_DATA"):
-        pytest.skip("TORCHSHIP_DATA is not set: no names to read")
-    return names.split(data.names())
 
 
 def untrained(make: Callable[[], mm.Makemore], seed: int = 1) -> mm.Makemore:
@@ -101,20 +93,19 @@ def test_batch_norm_in_eval_mode_uses_and_keeps_the_running_statistics(
 
 def test_torchs_batch_norm_is_silently_another_where_length_and_channels_are_equal() -> None:
     """Channels-last data: an error for [8, 4, 6], other numbers and no error for [8, 6, 6]."""
-    ours, theirs = batch_norm(6), nn.BatchNorm1d(6)
+    theirs = nn.BatchNorm1d(6)
     with pytest.raises(RuntimeError):
         theirs(normal(1, 8, 4, 6))
     x = normal(1, 8, 6, 6)
     assert theirs(x).shape == x.shape
-    ones = mm.BatchNorm(6)
-    ones.load_state_dict(
+    ours = mm.BatchNorm(6)
+    ours.load_state_dict(
         {"gamma": torch.ones(6), "beta": torch.zeros(6)}
         | {"running_mean": torch.zeros(6), "running_var": torch.ones(6)}
     )
-    assert not torch.allclose(ones.train()(x), theirs(x), atol=0.01)
+    assert not torch.allclose(ours.train()(x), theirs(x), atol=0.01)
     right = theirs(x.transpose(1, 2)).transpose(1, 2)
-    torch.testing.assert_close(ones(x), right, rtol=0.02, atol=0.01)  # unbiased, or not
-    assert ours(x).shape == x.shape
+    torch.testing.assert_close(ours(x), right, rtol=0.02, atol=0.01)  # unbiased, or not
 
 
 @pytest.mark.parametrize("shape", [(6,), (2, 3, 4, 6)])
@@ -334,6 +325,125 @@ def test_the_rate_of_the_lstm_rises_and_falls() -> None:
     assert rates[-1] == pytest.approx(0.01 * 0.003)
 
 
+def part_of(model: nn.Module, words: list[str]) -> tuple[Tensor, Tensor]:
+    """Return the words as the model takes them, with the targets."""
+    return names.sequences(words) if isinstance(model, cl.CharLSTM) else names.contexts(words, 8)
+
+
+def loss_of(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
+    if isinstance(model, cl.CharLSTM):
+        return cl.loss(model, inputs, targets)
+    return mm.loss(model, inputs, targets)
+
+
+def cross_entropy(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
+    """Return the loss in the mode that the model is in."""
+    with torch.no_grad():
+        output = model(inputs)
+    logits = output[0].flatten(0, 1) if isinstance(output, tuple) else output
+    counts = targets.flatten() != names.IGNORED
+    return nn.functional.cross_entropy(logits[counts], targets.flatten()[counts]).item()
+
+
+@pytest.mark.parametrize("make", [mm.makemore_flat, mm.wavenet, cl.charlstm])
+def test_the_loss_is_that_of_eval_mode_and_leaves_training_mode(
+    make: Callable[[], nn.Module],
+) -> None:
+    """A training's validation loss: neither dropout nor the batch's statistics, and no trace."""
+    module = make().train()
+    inputs, targets = part_of(module, ["emma", "zzyzx", "maximilian"])
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    reached = loss_of(module, inputs, targets)
+    assert module.training
+    assert all(layer.training for layer in module.modules())
+    after = module.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    in_eval = cross_entropy(module.eval(), inputs, targets)
+    assert reached == pytest.approx(in_eval, abs=1e-6)
+    torch.manual_seed(1)
+    assert abs(cross_entropy(module.train(), inputs, targets) - in_eval) > 1e-3
+
+
+def test_the_lstm_drops_out_after_the_embedding_and_after_the_lstm() -> None:
+    module = cl.charlstm()
+    x, _ = names.sequences(["emma", "zzyzx", "maximilian"])
+    layers = (module.embedding_dropout, module.dropout)
+    assert [layer.p for layer in layers] == [0.2, 0.4]
+    shapes = []
+    for layer in layers:
+        layer.register_forward_hook(lambda _, args, out: shapes.append(tuple(out.shape)))
+    assert torch.equal(module(x)[0], module(x)[0]), "in eval mode"
+    assert shapes == [(3, 11, 64), (3, 11, 256)] * 2
+    module.train()
+    for off, on in (layers, layers[::-1]):
+        off.p, p = 0.0, off.p
+        assert not torch.equal(module(x)[0], module(x)[0]), on
+        off.p = p
+    module.embedding_dropout.p = module.dropout.p = 0.0
+    assert torch.equal(module(x)[0], module(x)[0])
+
+
+WORDS = [
+    first + vowel + last for first in "bdfgklmn" for vowel in "aei" for last in ("", "n", "ra")
+]
+
+
+@pytest.mark.parametrize("recipe", [mm.FLAT_RECIPE, mm.WAVENET_RECIPE, cl.RECIPE])
+def test_a_training_sees_the_train_part_and_is_measured_on_each_part(
+    recipe: Recipe, journal_of: OpenJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is trained: what `fit` hands to `descend` is looked at."""
+    parts = names.split(WORDS)
+    room = cl if recipe is cl.RECIPE else mm
+    seen: list[Tensor] = []
+    called: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def batches(inputs: Tensor, targets: Tensor, size: int, generator: torch.Generator) -> str:
+        assert size == recipe.batch
+        assert generator.initial_seed() == recipe.seed
+        seen.extend((inputs, targets))
+        return "the batches"
+
+    def descend(model: nn.Module, *arguments: Any, **options: Any) -> None:
+        assert model.training
+        called.append(((model, *arguments), options))
+        with torch.no_grad():
+            list(model.parameters())[-1][3] = 5.0  # a bias: other weights than at the start
+        assert options["validate"]() == loss_of(model, *part_of(model, parts.validation))
+        assert model.training
+
+    monkeypatch.setattr(data, "names", lambda: WORDS)
+    monkeypatch.setattr(room, "batches", batches)
+    monkeypatch.setattr(room, "descend", descend)
+    journal = journal_of(recipe)
+    trained = recipe.fit(recipe, journal)
+    (((model, *arguments), options),) = called
+    expected = part_of(model, parts.train)
+    assert all(torch.equal(a, b) for a, b in zip(seen, expected, strict=True))
+    assert trained.model is model
+    assert arguments[0] == "the batches"
+    assert arguments[2:] == [recipe, journal]
+    assert not model.training
+    assert trained.metrics == {
+        "validation loss": loss_of(model, *part_of(model, parts.validation)),
+        "train loss": loss_of(model, *part_of(model, parts.train)),
+        "test loss": loss_of(model, *part_of(model, parts.test)),
+    }
+    assert len(set(trained.metrics.values())) == 3
+    options.pop("validate")
+    if room is mm:
+        assert arguments[1] is nn.functional.cross_entropy
+        assert options == {"rate": mm.falling_rate}
+        return
+    assert arguments[1] is cl.cross_entropy
+    optimizer = options.pop("optimizer")
+    assert options == {"rate": cl.cosine_rate, "clip": 1.0}
+    assert type(optimizer) is torch.optim.AdamW
+    (group,) = optimizer.param_groups
+    assert (group["betas"], group["weight_decay"]) == ((0.9, 0.99), 0.05)
+    assert all(a is b for a, b in zip(group["params"], model.parameters(), strict=True))
+
+
 # --- names drawn from them ---
 
 
@@ -410,6 +520,14 @@ def test_names_are_names(make: Callable[[], nn.Module], parts: names.Split) -> N
     assert 0.1 < sum(name in known for name in drawn) / 500 < 0.9
     other = names.decode(module.generate(500, 2, 20))  # type: ignore[operator]
     assert sum(a == b for a, b in zip(drawn, other, strict=True)) < 25
+
+
+@pytest.mark.parametrize("make", [mm.wavenet, cl.charlstm])
+def test_seed_0_draws_names_like_any_other(make: Callable[[], nn.Module]) -> None:
+    """Not the empty name, to which 0 leads when it is mixed without anything added."""
+    drawn = names.decode(make().generate(5, 0, 12))  # type: ignore[operator]
+    assert all(drawn), drawn
+    assert len(set(drawn)) == 5
 
 
 def test_the_loop_ends_when_every_name_has(monkeypatch: pytest.MonkeyPatch) -> None:

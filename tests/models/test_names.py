@@ -1,4 +1,3 @@
-import os
 from itertools import pairwise
 
 import pytest
@@ -9,14 +8,6 @@ from hypothesis import strategies as st
 from torchship.models import data, names
 
 WORDS = st.lists(st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=15), min_size=1)
-
-
-@pytest.fixture(scope="session")
-def parts() -> names.Split:
-    """Return the real names in three parts."""
-    if not os.environ.get("TORCHSHIP_DATA"):
-        pytest.skip("TORCHSHIP_DATA is not set: no names to read")
-    return names.split(data.names())
 
 
 def test_the_parts_have_the_lectures_sizes(parts: names.Split) -> None:

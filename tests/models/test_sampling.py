@@ -9,6 +9,7 @@ from torch import Tensor
 from torchship.models import sampling
 
 MASK = 2**64 - 1
+GAMMA = 0x9E3779B97F4A7C15
 INT64 = st.integers(-(2**63), 2**63 - 1)
 
 
@@ -21,21 +22,36 @@ def mix(z: int) -> int:
 
 @given(st.lists(INT64, min_size=1, max_size=40))
 def test_uniform_numbers_are_those_of_splitmix64(numbers: list[int]) -> None:
-    """The first outputs of the paper's generator seeded with n are mix(n + gamma), ..."""
-    key = sampling.advance(torch.tensor(numbers))
-    gamma = 0x9E3779B97F4A7C15
-    assert [k & MASK for k in key.tolist()] == [(n + gamma) & MASK for n in numbers]
-    expected = [(mix((n + gamma) & MASK) >> 40) / 2**24 for n in numbers]
-    assert sampling.uniform(key).tolist() == expected
+    """The outputs of the paper's generator seeded with n are mix(n + gamma), mix(n + 2 gamma)..."""
+    key = torch.tensor(numbers)
+    for count in (1, 2, 3):
+        expected = [(mix((n + count * GAMMA) & MASK) >> 40) / 2**24 for n in numbers]
+        assert sampling.uniform(key).tolist() == expected
+        key = sampling.advance(key)
+
+
+def test_the_first_outputs_are_the_published_ones() -> None:
+    """Of SplitMix64 seeded with 1234567, from the test data of Rosetta Code's task of that name."""
+    published = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    key = torch.tensor([1234567])
+    for output in published:
+        assert sampling.uniform(key).item() == (output >> 40) / 2**24
+        key = sampling.advance(key)
 
 
 @given(INT64)
 def test_rows_have_keys_of_their_own(seed: int) -> None:
     keys = sampling.keys(seed, 5)
+    base = mix((seed + GAMMA) & MASK)
     assert [k & MASK for k in keys.tolist()] == [
-        mix((row + mix(seed & MASK)) & MASK) for row in range(5)
+        mix((row + base + GAMMA) & MASK) for row in range(5)
     ]
     assert torch.equal(sampling.keys(seed, 9)[:5], keys)
+
+
+def test_seed_0_and_key_0_are_like_any_other() -> None:
+    assert bool((sampling.keys(0, 100) != 0).all())
+    assert 0.01 < sampling.uniform(torch.zeros(1, dtype=torch.int64)).item() < 0.99
 
 
 def test_uniform_numbers_fill_the_unit_interval_evenly() -> None:

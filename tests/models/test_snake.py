@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -480,7 +481,8 @@ def test_a_state_is_all_that_a_game_goes_on_from() -> None:
     actions = generator.integers(4, size=(30, 32))
     for chosen in actions:
         came, expected = twin.step(chosen), game.step(chosen)
-        assert all(np.array_equal(a, b) for a, b in zip(came[:4], expected[:4], strict=True))
+        same: list[Any] = list(zip(came[:4], expected[:4], strict=True))
+        assert all(np.array_equal(a, b) for a, b in same)
         assert came[4].keys() == expected[4].keys()
         assert all(np.array_equal(came[4][name], expected[4][name]) for name in came[4])
     assert np.array_equal(twin.restore(state), obs)

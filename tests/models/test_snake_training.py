@@ -20,6 +20,7 @@ from torch import Tensor
 from torchship.models import registry, snake_training, training
 from torchship.models.errors import ExtraMissingError, NonFiniteError
 from torchship.models.journal import Journal
+from torchship.models.sampling import keys
 from torchship.models.seeding import with_weights
 from torchship.models.snake import Bools, Bytes, Integers, Snake
 from torchship.models.snake_policy import SnakeLSTM, SnakePolicy
@@ -137,7 +138,7 @@ class Interrupted(Exception):
 def test_a_resumed_training_ends_at_the_same_bits(
     recipe: Recipe, journal_of: OpenJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = small(recipe)
+    recipe = small(recipe, rollouts=4)  # of which the last one learns nothing: the rate is 0
     whole = journal_of(recipe)
     expected = trained(recipe, whole)
     interrupted = Journal(recipe.identity, tmp_path)
@@ -171,22 +172,26 @@ def test_what_is_logged(recipe: Recipe, journal_of: OpenJournal) -> None:
 
 
 @both
-def test_the_learning_rate_falls_and_training_changes_every_weight(
+def test_the_learning_rate_falls_training_changes_every_weight_and_food_is_logged(
     recipe: Recipe, journal_of: OpenJournal
 ) -> None:
     from torchship.models import snake_ppo
 
     recipe = small(recipe, rollouts=4)
     recurrent = recipe.name == "snake-lstm"
-    algorithm = snake_ppo.make(recipe, Snake(), SETTINGS, recurrent)
+    game = Snake()
+    algorithm = snake_ppo.make(recipe, game, SETTINGS, recurrent)
     before = snake_ppo.weights(algorithm)
     with journal_of(recipe) as journal:
         snake_ppo.learn(recipe, journal, algorithm)
+    logged = [food for _, food in journal.history["food per 500 steps"]]
+    assert sum(logged) * 32 / 500 == pytest.approx(game.info()["food"].mean())
     after = snake_ppo.weights(algorithm)
     assert not any(torch.equal(tensor, after[name]) for name, tensor in before.items())
     # Each update takes the rate of the steps that are left after its rollout.
     assert algorithm.policy.optimizer.param_groups[0]["lr"] == 0
     assert algorithm.lr_schedule(0.5) == recipe.lr / 2
+    assert algorithm.lr_schedule(-0.1) == 0  # in the last rollout, which may go past `steps`
 
 
 @both
@@ -228,17 +233,25 @@ for name in ("snake", "snake-lstm"):
 
 def test_measure_counts_what_happens() -> None:
     """Who always goes up eats little and dies at the upper wall, again and again."""
+    seen: list[tuple[Bytes, Bools]] = []
 
     def upwards(agents: int) -> Callable[[Bytes, Bools], Integers]:
-        return lambda obs, died: np.zeros(agents, dtype=np.int64)
+        def play(obs: Bytes, died: Bools) -> Integers:
+            seen.append((obs, died))
+            return np.zeros(agents, dtype=np.int64)
+
+        return play
 
     means = measure(upwards, 3, episodes=2, steps=100)
     game = Snake(fields=2)
-    game.reset(3)
+    obs, died = game.reset(3)[0], np.ones(32, dtype=np.bool_)
     rewards: NDArray[np.float64] = np.zeros(32)
-    for _ in range(100):
-        _, reward, _, _, info = game.step(np.zeros(32, dtype=np.int64))
+    for came_obs, came_died in seen:
+        assert np.array_equal(came_obs, obs)
+        assert np.array_equal(came_died, died)
+        obs, reward, died, _, info = game.step(np.zeros(32, dtype=np.int64))
         rewards += reward
+    assert len(seen) == 100
     assert means == {
         "food": info["food"].mean(),
         "corpses": info["corpses"].mean(),
@@ -254,6 +267,29 @@ def test_the_random_policy_takes_each_action_alike() -> None:
     shares = np.bincount(play(obs, died), minlength=4) / 40_000
     np.testing.assert_allclose(shares, 0.25, atol=0.01)
     assert not np.array_equal(play(obs, died), play(obs, died))
+
+
+@pytest.mark.parametrize("sample", [False, True])
+@both
+def test_a_player_carries_the_state(recipe: Recipe, sample: bool) -> None:
+    policy: Any = registry.get(recipe.name).factory()
+    method = policy.sample if sample else policy.act
+    play = player(policy, 3, 16, sample)
+    game = Snake()
+    obs, died = game.reset(4)[0], np.ones(16, dtype=np.bool_)
+    h, c, key = torch.zeros(16, 128), torch.zeros(16, 128), keys(3, 16)
+    memory = recipe is LSTM_RECIPE
+    for _ in range(60):
+        state = [*([torch.from_numpy(died), h, c] if memory else []), *([key] if sample else [])]
+        with torch.no_grad():
+            came = method(torch.from_numpy(obs), *state)
+        actions, *rest = came if state else (came,)
+        if memory:
+            h, c = rest[:2]
+        if sample:
+            key = rest[-1]
+        assert play(obs, died).tolist() == actions[:, 0].tolist()
+        obs, _, died, _, _ = game.step(actions[:, 0].numpy())
 
 
 @both

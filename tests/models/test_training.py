@@ -18,6 +18,7 @@ from torchship.models.seeding import integers, seeded
 from torchship.models.training import Recipe
 
 OpenJournal = Callable[[Recipe], Journal]
+Logged = Callable[[Path], dict[str, list[tuple[int, float]]]]
 
 SHORT = replace(fizzbuzz.RECIPE, steps=60)
 
@@ -151,15 +152,16 @@ def noisy_fit(
     return training.Trained(module, {})
 
 
-NOISY = Recipe("noisy", seed=3, steps=90, lr=0.1, batch=4, fit=noisy_fit, checkpoint_steps=20)
+# A checkpoint lies between two of the steps that are logged, 4 apart: losses wait in it.
+NOISY = Recipe("noisy", seed=3, steps=90, lr=0.1, batch=4, fit=noisy_fit, checkpoint_steps=18)
 
 
-def test_an_interrupted_training_ends_at_the_same_bits(tmp_path: Path) -> None:
+def test_an_interrupted_training_ends_at_the_same_bits(tmp_path: Path, logged: Logged) -> None:
     with Journal(NOISY.identity, tmp_path / "whole") as whole:
         expected = training.run(NOISY, whole)[0].model.state_dict()
 
     def kill(step: int) -> None:
-        if step == 77:
+        if step == 61:  # after the checkpoint at 54
             raise Interrupted
 
     folder = tmp_path / "interrupted"
@@ -170,6 +172,12 @@ def test_an_interrupted_training_ends_at_the_same_bits(tmp_path: Path) -> None:
         resumed = training.run(NOISY, journal)[0].model.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.items())
     assert journal.history == whole.history
+    in_float32 = {
+        name: [(step, torch.tensor(value).item()) for step, value in points]
+        for name, points in whole.history.items()
+    }
+    assert logged(tmp_path / "whole" / "noisy-logs") == in_float32
+    assert logged(folder / "noisy-logs") == in_float32
     assert [step for step, _ in journal.history["train loss"]][:3] == [4, 8, 12]
     assert journal.history["train loss"][-1][0] == journal.history["validation loss"][-1][0] == 90
 
@@ -206,6 +214,21 @@ main()
     for name in ("fizzbuzz.safetensors", "fizzbuzz.json", "fizzbuzz.png"):
         assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not (folder / "fizzbuzz.checkpoint").exists()
+
+
+def test_the_train_loss_is_the_mean_since_the_last_one(journal_of: OpenJournal) -> None:
+    module = seeded(lambda: nn.Linear(1, 1), 1)
+    recipe = replace(NOISY, steps=65)
+    journal = journal_of(recipe)
+    training.descend(
+        module,
+        ((torch.ones(1, 1), torch.tensor(float(step))) for step in count(1)),
+        lambda scores, target: 0 * scores.sum() + target,  # at step n the loss is n
+        recipe,
+        journal,
+    )
+    of_three = [(step, step - 1.0) for step in range(3, 64, 3)]
+    assert journal.history == {"train loss": [*of_three, (65, 64.5)]}
 
 
 def test_the_rate_and_the_clip_reach_the_optimizer(journal_of: OpenJournal) -> None:

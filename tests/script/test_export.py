@@ -431,6 +431,6 @@ def examples() -> list[dict[str, Tensor]]:
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(ExportError, match="Unknown type annotation: 'Tensor'.* without `from __fu"):
+    with pytest.raises(ExportError, match=r"Unknown type annotation: 'Tensor'.* without `from"):
         export(find_target("quoted:make", "quoted:examples", {}), tmp_path / "quoted.pt")
     assert not (tmp_path / "quoted.pt").exists()

@@ -257,6 +257,33 @@ def test_a_squeeze_that_takes_the_batch_is_refused_though_no_example_has_one_row
     assert f"expected [{symbol}{among}, as in the examples; a squeeze() without an axis" in message
 
 
+class SqueezingTheLength(Shipped):
+    """x: float32[batch,time,3] -> float32[batch,time], except when time is 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(2).squeeze(1)
+
+
+def test_a_squeeze_that_takes_another_axis_is_refused_too(tmp_path: Path) -> None:
+    examples = noise((2, 4, 3), (4, 5, 3))
+    dims = {"x.0": "batch", "x.1": "time"}
+    message = refusal(SqueezingTheLength, examples, tmp_path, dims=dims)
+    assert "with time=1 the output 'output' of forward has the shape [4]" in message
+
+
+class SqueezingASquare(Shipped):
+    """x: float32[n,n] -> its square, except when n is 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x @ x).squeeze()
+
+
+def test_a_squeeze_of_two_axes_of_one_size_is_refused_too(tmp_path: Path) -> None:
+    dims = {"x.0": "n", "x.1": "n"}
+    message = refusal(SqueezingASquare, noise((2, 2), (4, 4)), tmp_path, dims=dims)
+    assert "with n=1 the output 'output' of forward has the shape []" in message
+
+
 def test_a_squeeze_that_takes_the_batch_contradicts_an_example_of_one_row(tmp_path: Path) -> None:
     message = refusal(Squeezing, noise((1, 1, 3), (4, 1, 3)), tmp_path)
     assert "'output' has other dtypes or ranks from example to example" in message
