@@ -10,13 +10,14 @@ SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp_runner -name '*.cpp' -
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-python test-cpp lint format bench clean
+.PHONY: help setup demo test test-python test-cpp lint format bench bench-server clean
 
 help:
 	@echo "make demo   set up from nothing, script every model, check it in 4 runtimes"
 	@echo "make test   set up from nothing, run every test, Python and C++"
 	@echo "make lint   ruff, mypy, clang-format"
 	@echo "make bench  latency of each runtime, side by side"
+	@echo "make bench-server  throughput of the server beside a plain endpoint (needs wrk)"
 	@echo "make clean  remove everything that make has made"
 
 setup: $(VENV)/installed
@@ -49,6 +50,9 @@ format: setup
 
 bench: setup
 	python bench/latency.py
+
+bench-server: setup
+	python bench/server.py
 
 clean:
 	rm -rf $(VENV) build archives .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -98,28 +98,33 @@ def check_inputs(signature: Method, inputs: Mapping[str, torch.Tensor]) -> dict[
 
 
 def _check_leaf(leaf: Leaf, name: str, tensor: torch.Tensor, symbols: dict[str, int]) -> None:
-    shape = list(tensor.shape)
-    came = f"{dtypes.name_of(tensor.dtype)}[{','.join(map(str, shape))}]"
+    shape = tensor.shape
     if not isinstance(leaf, TensorNode):
         if leaf.kind == "str":
             fits = tensor.dtype == torch.uint8 and len(shape) == 1
         else:
-            fits = tensor.dtype == SCALAR_DTYPES[leaf.kind] and shape in ([], [1])
+            fits = tensor.dtype == SCALAR_DTYPES[leaf.kind] and tuple(shape) in ((), (1,))
         if not fits:
-            raise InputError(f"input '{name}': expected {leaf.kind}, got {came}")
+            raise InputError(f"input '{name}': expected {leaf.kind}, got {_came(tensor)}")
         return
-    expected = f"{leaf.dtype}{shape_text(leaf.shape)}"
-    fits = dtypes.name_of(tensor.dtype) == leaf.dtype and len(shape) == len(leaf.shape)
-    if not fits:
-        raise InputError(f"input '{name}': expected {expected}, got {came}")
+    if dtypes.name_of(tensor.dtype) != leaf.dtype or len(shape) != len(leaf.shape):
+        raise InputError(f"input '{name}': expected {_text(leaf)}, got {_came(tensor)}")
     for size, dimension in zip(shape, leaf.shape, strict=True):
         if isinstance(dimension, int) and size != dimension:
-            raise InputError(f"input '{name}': expected {expected}, got {came}")
+            raise InputError(f"input '{name}': expected {_text(leaf)}, got {_came(tensor)}")
         if isinstance(dimension, str) and symbols.setdefault(dimension, size) != size:
             raise InputError(
-                f"input '{name}': expected {expected} with {dimension}={symbols[dimension]}, "
-                f"got {came}"
+                f"input '{name}': expected {_text(leaf)} with {dimension}={symbols[dimension]}, "
+                f"got {_came(tensor)}"
             )
+
+
+def _came(tensor: torch.Tensor) -> str:
+    return f"{dtypes.name_of(tensor.dtype)}[{','.join(map(str, tensor.shape))}]"
+
+
+def _text(leaf: TensorNode) -> str:
+    return f"{leaf.dtype}{shape_text(leaf.shape)}"
 
 
 def shape_text(shape: tuple[Dimension, ...]) -> str:
@@ -143,7 +148,7 @@ def _starting_state(
             if known is None:
                 raise InputError(
                     f"input '{state.input}' is missing, and its size '{size}' follows from no "
-                    f"other input: expected {node.dtype}{shape_text(node.shape)}"
+                    f"other input: expected {_text(node)}"
                 )
             shape.append(known)
         started[state.input] = torch.zeros(shape, dtype=dtypes.BY_NAME[node.dtype].torch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 
 import orjson
@@ -14,40 +15,32 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from torchship.serve import protocol
-from torchship.serve.errors import BodyTooLargeError, status_of
-from torchship.serve.repository import Repository
-from torchship.serve.signature import describe
+from torchship.serve.compression import ACCEPTED
+from torchship.serve.errors import status_of
+from torchship.serve.infer import Inference, infer_target, read_body
+from torchship.serve.repository import IndexEntry, Repository
+from torchship.serve.signature import describe, describe_config
 
 log = logging.getLogger(__name__)
 
-EXTENSIONS = ["binary_tensor_data"]
+EXTENSIONS = ["binary_tensor_data", "model_configuration", "schedule_policy"]
+
+# What an error of that status says besides.
+HEADERS = {
+    # A body that was not read to its end cannot be followed by another request.
+    413: {"Connection": "close"},
+    415: {"Accept-Encoding": ", ".join(ACCEPTED)},
+}
 
 
 def create_app(repository: Repository, max_body_bytes: int = 64 << 20) -> FastAPI:
     """Return the application that serves the live models of a repository."""
-    app = FastAPI(
-        title="TorchShip", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
-    )
+    infer = ErrorBoundary(Inference(repository, max_body_bytes))
+    app = Application(infer)
     app.add_middleware(ErrorBoundary)
     app.add_exception_handler(HTTPException, _http_exception)
-
-    async def infer(request: Request) -> Response:
-        engine = repository.find(request.path_params["model"], request.path_params.get("version"))
-        body = await read_body(request, max_body_bytes)
-        asked = protocol.decode_request(body, request.headers.get(protocol.HEADER_LENGTH))
-        signature = engine.signature(asked.method)
-        outputs = await engine.call(asked.method, signature.to_flat(asked.inputs))
-        manifest = engine.manifest
-        answer = protocol.InferResponse(manifest.name, manifest.version, {**outputs}, asked.id)
-        content, header_length = protocol.encode_response(asked, answer)
-        if header_length is None:
-            return Response(content, media_type="application/json")
-        headers = {protocol.HEADER_LENGTH: str(header_length)}
-        return Response(content, headers=headers, media_type="application/octet-stream")
-
-    # Plain routes: nothing of FastAPI's validation stands between the body and the protocol.
     for path in ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"):
-        app.add_route(path, infer, methods=["POST"])
+        app.add_route(path, infer, methods=["POST"])  # type: ignore[arg-type]
 
     @app.get("/v2")
     async def server_metadata() -> Response:
@@ -75,28 +68,49 @@ def create_app(repository: Repository, max_body_bytes: int = 64 << 20) -> FastAP
         manifest = repository.find(model, version).manifest
         return _json({"name": manifest.name, "version": manifest.version, "ready": True})
 
+    @app.get("/v2/models/{model}/config")
+    @app.get("/v2/models/{model}/versions/{version}/config")
+    async def model_config(model: str, version: str | None = None) -> Response:
+        return _json(describe_config(repository.find(model, version).manifest))
+
+    @app.post("/v2/repository/index")
+    async def index(request: Request) -> Response:
+        headers = dict(request.scope["headers"])
+        body = await read_body(headers, request.receive, max_body_bytes)
+        only_ready = protocol.decode_index_request(body)
+        entries = [e for e in repository.index() if e.state == "READY" or not only_ready]
+        return _json([_index_entry(entry) for entry in entries])
+
     return app
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """Return the request's body, of at most `limit` bytes.
+def _index_entry(entry: IndexEntry) -> dict[str, str]:
+    return {key: value for key, value in asdict(entry).items() if value}
 
-    Raises:
-        BodyTooLargeError: as soon as more was announced or has come.
-    """
-    announced = request.headers.get("content-length", "")
-    size = int(announced) if announced.isdecimal() else 0
-    chunks = []
-    if size <= limit:
-        size = 0
-        async for chunk in request.stream():
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > limit:
-                break
-    if size > limit:
-        raise BodyTooLargeError(f"the body is too large: expected at most {limit} bytes")
-    return b"".join(chunks)
+
+class Application(FastAPI):
+    """FastAPI, with inference in front of its router."""
+
+    def __init__(self, infer: ASGIApp) -> None:
+        super().__init__(
+            title="TorchShip",
+            docs_url=None,
+            redoc_url=None,
+            openapi_url=None,
+            redirect_slashes=False,
+        )
+        self._infer = infer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if (
+            scope["type"] == "http"
+            and scope["method"] == "POST"
+            and infer_target(scope["path"]) is not None
+        ):
+            await self._infer(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 class ErrorBoundary:
@@ -128,9 +142,7 @@ def answer(error: Exception) -> Response:
     """Return the response to an error; one that was not foreseen is logged under an id."""
     status = status_of(error)
     if status != 500:
-        # A body that was not read to its end cannot be followed by another request.
-        headers = {"Connection": "close"} if status == 413 else None
-        return _error(status, str(error), headers)
+        return _error(status, str(error), HEADERS.get(status))
     number = uuid.uuid4().hex
     log.error("internal error %s", number, exc_info=error)
     return _error(500, f"internal error {number}")

@@ -30,6 +30,12 @@ def serve(
     threads: Annotated[
         int | None, typer.Option(help="Intra-op threads of each model.", show_default="1")
     ] = None,
+    max_batch: Annotated[
+        int | None, typer.Option(help="Rows of all requests in one call.", show_default="64")
+    ] = None,
+    max_queue: Annotated[
+        int | None, typer.Option(help="Rows that may wait for each model.", show_default="4096")
+    ] = None,
     trusted_keys: Annotated[
         Path | None,
         typer.Option(help="PEM file of Ed25519 public keys: serve only what they signed."),
@@ -52,6 +58,8 @@ def serve(
         "host": host,
         "port": port,
         "threads": threads,
+        "max_batch": max_batch,
+        "max_queue": max_queue,
         "trusted_keys": trusted_keys,
         "max_body_bytes": max_body_bytes,
     }

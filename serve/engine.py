@@ -3,37 +3,79 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import reduce
 
 from torchship.script.archive import Archive
+from torchship.script.batch import batch_axes, resize
 from torchship.script.errors import InputError, ModelError
 from torchship.script.golden import Case
 from torchship.script.parity import check_case, worse
-from torchship.script.program import Program
+from torchship.script.program import Program, check_inputs
 from torchship.script.torchscript import configure
 from torchship.script.tree import Flat
-from torchship.serve.errors import DisagreementError, NotReadyError, RequestError
+from torchship.serve.batching import Batching
+from torchship.serve.errors import (
+    DeadlineError,
+    DisagreementError,
+    NotReadyError,
+    RequestError,
+)
 from torchship.serve.signature import Signature
+from torchship.serve.waiting import Job, Waiting
+
+JOIN_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one engine may use: intra-op threads, rows in one call, rows that wait."""
+
+    threads: int = 1
+    max_batch: int = 64
+    max_queue: int = 4096
+
+
+Outcome = tuple[Job, Flat | Exception]
+
+_STARTED: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """End the threads in good order: one that Python kills inside LibTorch aborts the process."""
+    engines = list(_STARTED)
+    for engine in engines:
+        engine.close()
+    for engine in engines:
+        engine.join()
 
 
 class Engine:
     """A model and its one thread; calls may come from any task of one event loop.
 
     One thread, because TorchScript's profiling executor specialises a graph as it runs, and what
-    was checked shall be what answers.
+    was checked shall be what answers. Requests that come while it is busy wait, and those of one
+    kind run together as the next batch; an idle engine begins at once.
     """
 
-    def __init__(self, archive: Archive, threads: int = 1) -> None:
+    def __init__(self, archive: Archive, limits: Limits | None = None) -> None:
         self.manifest = archive.vouched
         self.signatures = {name: Signature(m) for name, m in self.manifest.methods.items()}
+        self._batching = {name: Batching(m) for name, m in self.manifest.methods.items()}
         self._archive = archive
+        self._limits = limits or Limits()
         self._program: Program | None = None
         self._stopping = threading.Event()
-        self._thread = ThreadPoolExecutor(
-            1, f"engine-{self.manifest.name}", initializer=configure, initargs=(threads,)
-        )
+        self._waiting = Waiting(self._limits.max_queue)
+        self._woken = False
+        self._thread: threading.Thread | None = None
 
     async def start(self) -> None:
         """Load the archive and run its golden cases, on the engine's thread.
@@ -42,9 +84,56 @@ class Engine:
             ArchiveError: it cannot be loaded; `DisagreementError` when an output differs from
                 its golden value: the message names case, step, output and the difference.
         """
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._prove)
+        loop = asyncio.get_running_loop()
+        proved: asyncio.Future[None] = loop.create_future()
+        name = f"engine-{self.manifest.name}"
+        self._thread = threading.Thread(
+            target=self._work, args=(loop, proved), name=name, daemon=True
+        )
+        self._thread.start()
+        _STARTED.add(self)
+        await proved
 
-    def _prove(self) -> None:
+    def _work(self, loop: asyncio.AbstractEventLoop, proved: asyncio.Future[None]) -> None:
+        """Prove the archive, then answer until closed. The engine's thread."""
+        configure(self._limits.threads)
+        error: Exception | None = None
+        try:
+            self._program = self._prove()
+        except Exception as raised:
+            error = raised
+        _tell(loop, _settle, proved, error)
+        if error is None:
+            while jobs := self._waiting.take(self._limits.max_batch):
+                _tell(jobs[0].done.get_loop(), _deliver, self._run(jobs))
+
+    def _run(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Run a batch; if it fails, each of its jobs alone, so that one bad request fails alone."""
+        outcomes: list[Outcome] = []
+        live = []
+        for job in jobs:
+            if job.expired():
+                outcomes.append((job, DeadlineError("the request waited longer than its timeout")))
+            elif not job.done.cancelled():
+                live.append(job)
+        if not live:
+            return outcomes
+        batching = self._batching[live[0].method]
+        try:
+            outputs = self._ready().call(
+                live[0].method, batching.join([job.inputs for job in live])
+            )
+            wanted = _union([job.wanted for job in live])
+            # Copies, since the model might write into its own again.
+            copies = {n: o.clone() for n, o in outputs.items() if wanted is None or n in wanted}
+            parts = batching.split(copies, [job.rows for job in live])
+        except Exception as error:
+            if len(live) == 1:
+                return [*outcomes, (live[0], error)]
+            return [*outcomes, *(outcome for job in live for outcome in self._run([job]))]
+        return [*outcomes, *zip(live, parts, strict=True)]
+
+    def _prove(self) -> Program:
         archive = self._archive
         if not archive.golden:
             raise DisagreementError("it has no golden cases: nothing shows that it is right")
@@ -53,7 +142,28 @@ class Engine:
             if self._stopping.is_set():
                 raise NotReadyError("the server is shutting down")
             self._prove_case(program, number, case)
-        self._program = program
+        self._warm_up(program)
+        return program
+
+    def _warm_up(self, program: Program) -> None:
+        """Run every batch size that can come, twice, with rows of the golden cases.
+
+        TorchScript's executor specialises on the second call, and some kernels are compiled for a
+        shape when they first meet it. That is done here, on the thread that will answer.
+        """
+        for name, method in self.manifest.methods.items():
+            axes = batch_axes(method)
+            rows = (
+                case.steps[0].inputs
+                for case in self._archive.golden
+                if case.method == name and self._batching[name].kind(case.steps[0].inputs)
+            )
+            inputs = next(rows, None)
+            for size in range(1, self._limits.max_batch + 1) if inputs else ():
+                for _ in range(2):
+                    if self._stopping.is_set():
+                        raise NotReadyError("the server is shutting down")
+                    program.call(name, resize(inputs or {}, axes, size))
 
     def _prove_case(self, program: Program, number: int, case: Case) -> None:
         where = f"golden case {number} ('{case.name}')"
@@ -86,25 +196,95 @@ class Engine:
             )
         return self.signatures[method]
 
-    async def call(self, method: str, inputs: Flat) -> Flat:
-        """Run a method on the engine's thread.
+    async def call(
+        self,
+        method: str,
+        inputs: Flat,
+        *,
+        wanted: frozenset[str] | None = None,
+        priority: int = 2,
+        timeout: float | None = None,
+    ) -> Flat:
+        """Run a method on the engine's thread, together with others that wait.
+
+        Args:
+            method: its name.
+            inputs: by flat name.
+            wanted: names of outputs; others may be left out. All when None.
+            priority: 1 is served before 2.
+            timeout: seconds after which a request that still waits is given up.
 
         Raises:
             InputError, ModelError: as `Program.call`.
-            NotReadyError: the engine has not proved itself.
+            NotReadyError: the engine has not proved itself, or is closed.
+            QueueFullError: too many rows wait already.
+            DeadlineError: the timeout passed.
         """
-        if self._program is None:
+        check_inputs(self._ready().method(method), inputs)
+        batching = self._batching[method]
+        rows, kind = batching.rows(inputs), batching.kind(inputs)
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else time.monotonic() + timeout
+
+        def job(part: Flat, rows: int) -> Job:
+            done = loop.create_future()
+            return Job(method, part, rows, kind, done, wanted, priority, deadline)
+
+        if kind is None or rows <= self._limits.max_batch:
+            return await self._enter([job(inputs, rows)])[0]
+        parts = batching.cut(inputs, self._limits.max_batch)
+        jobs = [job(part, batching.rows(part)) for part in parts]
+        return batching.merge(await asyncio.gather(*self._enter(jobs)))
+
+    def _ready(self) -> Program:
+        if self._program is None or self._stopping.is_set():
             raise NotReadyError(f"model '{self.manifest.name}' is not ready")
-        return await asyncio.get_running_loop().run_in_executor(
-            self._thread, _call, self._program, method, inputs
-        )
+        return self._program
+
+    def _enter(self, jobs: list[Job]) -> list[asyncio.Future[Flat]]:
+        """Let jobs wait; wake the engine once for all that this turn of the event loop brings."""
+        self._waiting.put(jobs)
+        if not self._woken:
+            self._woken = True
+            asyncio.get_running_loop().call_soon(self._wake)
+        return [job.done for job in jobs]
+
+    def _wake(self) -> None:
+        self._woken = False
+        self._waiting.wake()
 
     def close(self) -> None:
         """Take no more calls; what runs now runs to its end, a check to the end of its case."""
         self._stopping.set()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        closed = NotReadyError(f"model '{self.manifest.name}' is closed")
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody listens
+            _deliver([(job, closed) for job in self._waiting.close()])
+
+    def join(self) -> None:
+        """Wait until the thread of a closed engine has ended."""
+        if self._thread is not None:
+            self._thread.join(JOIN_SECONDS)
 
 
-def _call(program: Program, method: str, inputs: Flat) -> Flat:
-    """Call the model; the outputs are copies, since it might write into its own again."""
-    return {name: output.clone() for name, output in program.call(method, inputs).items()}
+def _union(wanted: Sequence[frozenset[str] | None]) -> frozenset[str] | None:
+    known = [names for names in wanted if names is not None]
+    return frozenset().union(*known) if len(known) == len(wanted) else None
+
+
+def _tell(loop: asyncio.AbstractEventLoop, what: Callable[..., None], *news: object) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop was closed: nobody listens
+        loop.call_soon_threadsafe(what, *news)
+
+
+def _settle(proved: asyncio.Future[None], error: Exception | None) -> None:
+    if not proved.done():
+        proved.set_result(None) if error is None else proved.set_exception(error)
+
+
+def _deliver(outcomes: Sequence[Outcome]) -> None:
+    for job, outcome in outcomes:
+        if not job.done.done():
+            if isinstance(outcome, Exception):
+                job.done.set_exception(outcome)
+            else:
+                job.done.set_result(outcome)

@@ -29,6 +29,24 @@ class BodyTooLargeError(TorchShipError):
     code = "body_too_large"
 
 
+class EncodingError(TorchShipError):
+    """A request body in a `Content-Encoding` that the server does not read."""
+
+    code = "unsupported_encoding"
+
+
+class QueueFullError(TorchShipError):
+    """More rows wait for a model than its queue holds."""
+
+    code = "queue_full"
+
+
+class DeadlineError(TorchShipError):
+    """A request that had waited longer than its own timeout when its turn came."""
+
+    code = "timeout"
+
+
 class DisagreementError(ArchiveError):
     """An archive that did not reproduce its own golden cases, or has none to reproduce."""
 
@@ -49,7 +67,10 @@ STATUS: dict[type[Exception], int] = {
     InputError: 400,
     ModelError: 400,
     UnknownModelError: 404,
+    DeadlineError: 408,
     BodyTooLargeError: 413,
+    EncodingError: 415,
+    QueueFullError: 429,
     NotReadyError: 503,
 }
 

@@ -15,6 +15,7 @@ from torchship.script.errors import UsageError
 from torchship.script.signing import read_trusted_keys
 from torchship.script.torchscript import configure
 from torchship.serve.app import create_app
+from torchship.serve.engine import Limits
 from torchship.serve.repository import Repository, find_archives
 from torchship.serve.settings import Settings
 
@@ -77,7 +78,8 @@ def run(settings: Settings) -> None:
             "signatures are not checked: no --trusted-keys were given", file=sys.stderr, flush=True
         )
     configure(settings.threads)
-    repository = Repository(files, keys, settings.threads)
+    limits = Limits(settings.threads, settings.max_batch, settings.max_queue)
+    repository = Repository(files, keys, limits)
     config = uvicorn.Config(
         create_app(repository, settings.max_body_bytes),
         http="httptools",
@@ -87,6 +89,7 @@ def run(settings: Settings) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=settings.shutdown_seconds,

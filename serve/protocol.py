@@ -31,6 +31,16 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 # Parameters that change what an answer means: passing over them would answer another question.
 REFUSED = ("sequence_id", "shared_memory_region", "classification")
 
+DEFAULT_PRIORITY = 2
+
+# The type of each parameter that means something here, the largest number, and both in words.
+KNOWN: dict[str, tuple[type, int, str]] = {
+    "method": (str, 0, "a str"),
+    "binary_data_output": (bool, 0, "a bool"),
+    "priority": (int, 2, "1 or 2, or 0 for the default"),
+    "timeout": (int, (1 << 63) - 1, "microseconds, an integer from 0 (for none) on"),
+}
+
 
 @dataclass(frozen=True)
 class WantedOutput:
@@ -59,6 +69,18 @@ class InferRequest:
         """Whether outputs travel as binary data where nothing else was said."""
         return self.parameters.get("binary_data_output") is True
 
+    @property
+    def priority(self) -> int:
+        """1 for a request that goes before others, else 2."""
+        value = self.parameters.get("priority")
+        return value if isinstance(value, int) and value else DEFAULT_PRIORITY
+
+    @property
+    def timeout(self) -> float | None:
+        """The seconds that the request may wait; None for as long as it takes."""
+        value = self.parameters.get("timeout")
+        return value / 1e6 if isinstance(value, int) and value else None
+
 
 @dataclass(frozen=True)
 class InferResponse:
@@ -78,12 +100,8 @@ def decode_request(body: bytes, header_length: str | None = None) -> InferReques
     """
     head, rest = _split(body, header_length)
     parameters = _parameters("the request", head)
-    for name in ("method", "binary_data_output"):
-        expected = bool if name == "binary_data_output" else str
-        if not isinstance(parameters.get(name, expected()), expected):
-            raise RequestError(
-                f"parameter '{name}': expected a {expected.__name__}, got {short(parameters[name])}"
-            )
+    if parameters:
+        _check_parameters(parameters)
     wanted: list[WantedOutput] = []
     for entry in _entries("outputs", head) if head.get("outputs") is not None else ():
         name = _name("output", entry)
@@ -155,6 +173,20 @@ def decode_response(body: bytes, header_length: str | None = None) -> InferRespo
     return InferResponse(model, version, outputs, _id(head))
 
 
+def decode_index_request(body: bytes) -> bool:
+    """Read the body of a repository index request, which may be empty: are ready ones wanted only?
+
+    Raises:
+        RequestError: the body is not what the protocol says.
+    """
+    if not body:
+        return False
+    ready = _split(body, None)[0].get("ready", False)
+    if not isinstance(ready, bool):
+        raise RequestError(f"expected 'ready' to be true or false, got {short(ready)}")
+    return ready
+
+
 def _split(body: bytes, header_length: str | None) -> tuple[dict[str, object], memoryview | None]:
     """Return the JSON object, and what follows it (None when no header length announces it)."""
     whole = memoryview(body)
@@ -207,6 +239,16 @@ def _parameters(what: str, entry: Mapping[str, object]) -> dict[str, object]:
         if name in parameters:
             raise RequestError(f"{what}: parameter '{name}' is not supported")
     return parameters
+
+
+def _check_parameters(parameters: Mapping[str, object]) -> None:
+    """Raise RequestError unless each parameter that we know has a value of its kind."""
+    for name, value in parameters.items():
+        if name not in KNOWN:
+            continue
+        kind, largest, expected = KNOWN[name]
+        if type(value) is not kind or (type(value) is int and not 0 <= value <= largest):
+            raise RequestError(f"parameter '{name}': expected {expected}, got {short(value)}")
 
 
 def _decode_tensors(

@@ -14,10 +14,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from torchship.script.archive import open_archive
 from torchship.script.errors import ArchiveError, TorchShipError, UsageError
-from torchship.serve.engine import Engine
+from torchship.serve.engine import Engine, Limits
 from torchship.serve.errors import NotReadyError, UnknownModelError
 
 log = logging.getLogger(__name__)
+
+IndexState = Literal["LOADING", "READY", "UNAVAILABLE"]
+
+STATES: dict[str, IndexState] = {"waiting": "LOADING", "live": "READY", "failed": "UNAVAILABLE"}
 
 
 def find_archives(paths: Sequence[Path]) -> list[Path]:
@@ -51,6 +55,7 @@ class Entry:
     path: Path
     state: Literal["waiting", "live", "failed"] = "waiting"
     reason: str = ""
+    foreseen: bool = True
     engine: Engine | None = None
 
     @property
@@ -60,16 +65,36 @@ class Entry:
             return None
         return self.engine.manifest.name, self.engine.manifest.version
 
+    @property
+    def public_reason(self) -> str:
+        """The reason without folders, and without what was not foreseen: the log has those."""
+        if not self.foreseen:
+            return "internal error while loading"
+        return self.reason.replace(str(self.path), self.path.name)
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """What a client may know of an archive; `version` is empty while the manifest is unread."""
+
+    name: str
+    version: str
+    state: IndexState
+    reason: str
+
 
 class Repository:
     """The archives of one server; used from its event loop only."""
 
     def __init__(
-        self, files: Sequence[Path], keys: Sequence[Ed25519PublicKey] = (), threads: int = 1
+        self,
+        files: Sequence[Path],
+        keys: Sequence[Ed25519PublicKey] = (),
+        limits: Limits | None = None,
     ) -> None:
         self.entries = [Entry(file) for file in files]
         self._keys = keys
-        self._threads = threads
+        self._limits = limits
         self._live: dict[str, dict[str, Engine]] = {}
         self._closed = False
 
@@ -87,6 +112,7 @@ class Repository:
                 self._fail(entry, str(error))
             except Exception as error:
                 log.exception("loading %s", entry.path)
+                entry.foreseen = False
                 self._fail(entry, f"{type(error).__name__}: {error}")
 
     async def _load(self, entry: Entry) -> None:
@@ -97,7 +123,7 @@ class Repository:
                 raise ArchiveError(
                     f"model '{name}' version '{version}' is in '{other.path.name}' already"
                 )
-        entry.engine = Engine(archive, self._threads)
+        entry.engine = Engine(archive, self._limits)
         await entry.engine.start()
         entry.state = "live"
         versions = self._live.get(name, {}) | {version: entry.engine}
@@ -137,6 +163,15 @@ class Repository:
     def versions(self, name: str) -> list[str]:
         """Return the live versions of a model, newest first."""
         return list(self._live.get(name, {}))
+
+    def index(self) -> list[IndexEntry]:
+        """Return every archive, in the order they were given, and what became of it."""
+        return [
+            IndexEntry(
+                *(entry.key or (entry.path.stem, "")), STATES[entry.state], entry.public_reason
+            )
+            for entry in self.entries
+        ]
 
     def close(self) -> None:
         """Be not ready from now on, and let the engines come to an end when nothing runs."""

@@ -17,6 +17,8 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="0 for any free one")
     threads: int = Field(default=1, ge=1, description="intra-op threads of each model")
+    max_batch: int = Field(default=64, ge=1, description="rows of all requests in one call")
+    max_queue: int = Field(default=4096, ge=1, description="rows that may wait for each model")
     trusted_keys: Path | None = Field(default=None, description="PEM file of Ed25519 public keys")
     max_body_bytes: int = Field(default=64 << 20, ge=1, description="largest request body")
     shutdown_seconds: int = Field(default=30, ge=1, description="for requests in flight to finish")

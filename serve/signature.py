@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -15,6 +15,7 @@ from torchship.serve.errors import RequestError
 from torchship.serve.tensors import BYTES, Strings, Value, datatype_of
 
 PLATFORM = "pytorch_libtorch"  # as Triton names a TorchScript model
+BACKEND = "torchship"
 
 
 class Signature:
@@ -26,9 +27,10 @@ class Signature:
 
     def __init__(self, method: Method) -> None:
         self.method = method
-        known = [leaf for argument in method.inputs for leaf in leaves(argument.value)]
+        known = wire_inputs(method)
         self._exact = {leaf.name: leaf for leaf in known if "*" not in leaf.name}
         self._patterns = [leaf for leaf in known if "*" in leaf.name]
+        self._outputs = frozenset(leaf.name for leaf in leaves(method.outputs))
 
     def leaf(self, name: str) -> Leaf:
         """Return the input leaf of that name.
@@ -43,6 +45,11 @@ class Signature:
             names = ", ".join(f"'{leaf}'" for leaf in self._exact | _by_name(self._patterns))
             raise RequestError(f"unknown input '{name}': expected {names}")
         return found
+
+    def wanted(self, names: Iterable[str]) -> frozenset[str] | None:
+        """Return the outputs that a request asks for; None for all, or if one is not known here."""
+        asked = frozenset(names)
+        return asked if asked and asked <= self._outputs else None
 
     def to_flat(self, values: Mapping[str, Value]) -> Flat:
         """Return the flat leaves that the wire tensors stand for.
@@ -100,14 +107,53 @@ def describe(manifest: Manifest, versions: Sequence[str]) -> dict[str, object]:
     }
 
 
-def _tensors(method: Method) -> dict[str, object]:
+def describe_config(manifest: Manifest) -> dict[str, object]:
+    """Return the model configuration of `forward`, in Triton's words.
+
+    `max_batch_size` is 0, as Triton has it where the dimensions given are all there are: a
+    request may bring any number of rows, in the first dimension that is -1.
+    """
+    forward = manifest.methods.get("forward")
+    tensors = _tensors(forward) if forward else {"inputs": [], "outputs": []}
+    return {
+        "name": manifest.name,
+        "platform": PLATFORM,
+        "backend": BACKEND,
+        "max_batch_size": 0,
+        "input": [_config(tensor) for tensor in tensors["inputs"]],
+        "output": [_config(tensor) for tensor in tensors["outputs"]],
+    }
+
+
+def _config(tensor: Mapping[str, object]) -> dict[str, object]:
+    """Return a tensor of the metadata as the model configuration has it."""
+    datatype = tensor["datatype"]
+    return {
+        "name": tensor["name"],
+        "data_type": "TYPE_STRING" if datatype == BYTES else f"TYPE_{datatype}",
+        "dims": tensor["shape"],
+        **({"optional": True} if "optional" in tensor else {}),
+    }
+
+
+def wire_inputs(method: Method) -> list[Leaf]:
+    """Return the input leaves of a method, in order; a `*` stands for any key or number."""
+    return [leaf for argument in method.inputs for leaf in leaves(argument.value)]
+
+
+def optional_inputs(method: Method) -> set[str]:
+    """Return the names of the inputs that may be left out, state among them."""
     optional = {state.input for state in method.state}
     for argument in method.inputs:
         optional.update(leaf.name for leaf in omissible(argument.value, argument.required))
+    return optional
+
+
+def _tensors(method: Method) -> dict[str, list[dict[str, object]]]:
+    optional = optional_inputs(method)
     inputs = [
         _tensor(leaf) | ({"optional": True} if leaf.name in optional else {})
-        for argument in method.inputs
-        for leaf in leaves(argument.value)
+        for leaf in wire_inputs(method)
     ]
     return {"inputs": inputs, "outputs": [_tensor(leaf) for leaf in leaves(method.outputs)]}
 

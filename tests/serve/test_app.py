@@ -1,6 +1,7 @@
 """Over a real socket, with Triton's own client where it has a word for it."""
 
 import asyncio
+import gzip
 import logging
 import math
 import struct
@@ -12,14 +13,16 @@ from typing import Any
 import httpx
 import ml_dtypes
 import numpy as np
+import orjson
 import pytest
 from fastapi import FastAPI
-from starlette.requests import Request
 from tritonclient.utils import InferenceServerException
 
-from torchship.serve.app import create_app, read_body
+from torchship.script.tree import Flat
+from torchship.serve.app import create_app
 from torchship.serve.engine import Engine
-from torchship.serve.errors import BodyTooLargeError
+from torchship.serve.errors import BodyTooLargeError, QueueFullError
+from torchship.serve.infer import read_body
 from torchship.serve.repository import Repository
 
 # It has no types.
@@ -66,7 +69,11 @@ def test_server_metadata_and_health(client: Any, http: httpx.Client) -> None:
     assert client.is_server_ready()
     metadata = client.get_server_metadata()
     assert metadata["name"] == "torchship"
-    assert metadata["extensions"] == ["binary_tensor_data"]
+    assert metadata["extensions"] == [
+        "binary_tensor_data",
+        "model_configuration",
+        "schedule_policy",
+    ]
     assert http.get("/v2/health/ready").status_code == 200
 
 
@@ -79,6 +86,55 @@ def test_model_metadata_and_readiness(client: Any) -> None:
     assert client.is_model_ready("tiny", "9")
     assert not client.is_model_ready("tiny", "8")
     assert not client.is_model_ready("nobody")
+
+
+def test_model_configuration(client: Any, http: httpx.Client) -> None:
+    for version in ("", "9"):
+        config = client.get_model_config("tiny", version)
+        assert config == {
+            "name": "tiny",
+            "platform": "pytorch_libtorch",
+            "backend": "torchship",
+            "max_batch_size": 0,
+            "input": [{"name": "obs", "data_type": "TYPE_UINT8", "dims": [-1, 510]}],
+            "output": [{"name": "logits", "data_type": "TYPE_FP32", "dims": [-1, 3]}],
+        }
+    inputs = {tensor["name"]: tensor for tensor in client.get_model_config("nested")["input"]}
+    assert inputs["text"] == {"name": "text", "data_type": "TYPE_STRING", "dims": [1]}
+    assert inputs["flag"]["data_type"] == "TYPE_BOOL"
+    assert inputs["flag"]["optional"] is True
+    assert "is unknown" in refusal(http.get("/v2/models/nobody/config"), 404)
+
+
+def test_the_index_lists_every_archive(client: Any, http: httpx.Client) -> None:
+    index = client.get_model_repository_index()
+    assert index[0] == {"name": "tiny", "version": "1", "state": "READY"}
+    assert [entry["version"] for entry in index if entry["name"] == "tiny"] == ["1", "9", "10"]
+    assert http.post("/v2/repository/index", json={"ready": True}).json() == index
+    refusal(http.get("/v2/repository/index"), 405)
+    for content, message in ((b"[]", "expected a JSON object"), (b'{"ready":1}', "true or false")):
+        assert message in refusal(http.post("/v2/repository/index", content=content))
+    refusal(http.post("/v2/repository/index", content=b" " * ((1 << 20) + 1)), 413)
+
+
+def test_the_index_says_why_an_archive_is_not_ready(
+    launch: Any, make_archive: Any, archives: Any, tmp_path: Any
+) -> None:
+    broken = tmp_path / "broken.pt"
+    broken.write_bytes(b"no archive")
+    wrong = make_archive("half", edit=lambda flat: {name: v + 1 for name, v in flat.items()})
+    with launch(archives["memory"], broken, wrong) as process:
+        assert process.line().startswith("failed: ")
+        assert process.line().startswith("failed: ")
+        with triton.InferenceServerClient(process.url.removeprefix("http://")) as own:
+            live, unread, failed = own.get_model_repository_index()
+        only = httpx.post(f"{process.url}/v2/repository/index", json={"ready": True}).json()
+    assert live == {"name": "memory", "version": "1", "state": "READY"}
+    assert only == [live]
+    assert unread.pop("reason").startswith("'broken.pt': not a readable zip")
+    assert unread == {"name": "broken", "state": "UNAVAILABLE"}
+    assert "golden case 0" in failed.pop("reason")
+    assert failed == {"name": "half", "version": "1", "state": "UNAVAILABLE"}
 
 
 @pytest.mark.parametrize("binary_in", [False, True])
@@ -196,6 +252,60 @@ def test_half_precision_travels_as_binary_data_only(client: Any, http: httpx.Cli
     )
 
 
+def test_a_request_gives_up_after_its_own_timeout(client: Any) -> None:
+    inputs = [given("obs", "UINT8", OBS)]
+    # A microsecond is over before the engine's thread has even been woken.
+    with pytest.raises(InferenceServerException) as caught:
+        client.infer("tiny", inputs, timeout=1)
+    assert str(caught.value) == "[408] the request waited longer than its timeout"
+    for timeout in (None, 0, 60_000_000):
+        assert client.infer("tiny", inputs, timeout=timeout).as_numpy("logits").shape == (2, 3)
+
+
+def test_priority_and_timeout_reach_the_engine(archives: Any) -> None:
+    asked: list[tuple[int, float | None]] = []
+
+    async def ask_all() -> None:
+        repository = Repository([archives["logarithm"]])
+        await repository.load()
+        engine = repository.find("logarithm")
+        run = engine.call
+
+        async def watched(*said: Any, **named: Any) -> Flat:
+            asked.append((named["priority"], named["timeout"]))
+            return await run(*said, **named)
+
+        engine.call = watched  # type: ignore[method-assign]
+        transport = httpx.ASGITransport(create_app(repository))
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as own:
+            for parameters in ({}, {"priority": 0, "timeout": 0}, {"priority": 1}, {"priority": 2}):
+                body = {"inputs": [x(1)], "parameters": {"timeout": 2_500_000, **parameters}}
+                answer = await own.post("/v2/models/logarithm/infer", json=body)
+                assert answer.status_code == 200
+        repository.release()
+
+    asyncio.run(ask_all())
+    assert asked == [(2, 2.5), (2, None), (1, 2.5), (2, 2.5)]
+
+
+def test_a_full_queue_is_the_clients_to_wait_for(archives: Any) -> None:
+    async def ask_one() -> httpx.Response:
+        repository = Repository([archives["logarithm"]])
+        await repository.load()
+
+        async def full(*_: object, **__: object) -> Flat:
+            raise QueueFullError("too many rows wait")
+
+        repository.find("logarithm").call = full  # type: ignore[method-assign]
+        transport = httpx.ASGITransport(create_app(repository))
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as own:
+            answer = await own.post("/v2/models/logarithm/infer", json={"inputs": [x(1)]})
+        repository.release()
+        return answer
+
+    assert refusal(asyncio.run(ask_one()), 429) == "too many rows wait"
+
+
 def test_the_models_own_refusal_is_the_clients_error(http: httpx.Client) -> None:
     message = refusal(ask(http, "logarithm", x(60, 60)))
     assert message == "model 'logarithm' method 'forward' raised: the sum is over 100"
@@ -251,6 +361,100 @@ def test_a_lying_binary_request_is_refused(http: httpx.Client) -> None:
         assert message in refusal(answer)
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_tritons_client_compresses_requests(client: Any, reference: Any, encoding: str) -> None:
+    logits = reference("tiny", obs=OBS)["logits"].numpy()
+    for binary in (True, False):
+        tensors = [given("obs", "UINT8", OBS, binary)]
+        result = client.infer("tiny", tensors, request_compression_algorithm=encoding)
+        assert result.as_numpy("logits").tobytes() == logits.tobytes()
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_tritons_client_gets_compressed_answers(
+    client: Any, http: httpx.Client, reference: Any, encoding: str
+) -> None:
+    logits = reference("tiny", obs=OBS)["logits"].numpy()
+    for binary in (True, False):
+        result = client.infer(
+            "tiny",
+            [given("obs", "UINT8", OBS)],
+            outputs=[triton.InferRequestedOutput("logits", binary_data=binary)],
+            response_compression_algorithm=encoding,
+        )
+        assert result.as_numpy("logits").tobytes() == logits.tobytes()
+    for accepted, got in ((encoding, encoding), ("gzip, deflate, br", None), ("identity", None)):
+        headers = {"Accept-Encoding": accepted}
+        body = {"inputs": [x(1)]}
+        answer = http.post("/v2/models/logarithm/infer", json=body, headers=headers)
+        assert answer.headers.get("content-encoding") == got
+        assert answer.json()["outputs"][0]["data"] == [0.0]
+
+
+def raw(http: httpx.Client, path: str, content: bytes, **headers: str) -> httpx.Response:
+    return http.post(
+        f"/v2/models/{path}/infer",
+        content=content,
+        headers={"Inference-Header-Content-Length": "0", **headers},
+    )
+
+
+def test_a_raw_request_is_the_inputs_data_alone(http: httpx.Client, reference: Any) -> None:
+    logits = reference("tiny", obs=OBS)["logits"].numpy()
+    for answer in (
+        raw(http, "tiny", OBS.tobytes()),
+        raw(http, "tiny/versions/10", gzip.compress(OBS.tobytes()), **{"Content-Encoding": "gzip"}),
+    ):
+        length = int(answer.headers["inference-header-content-length"])
+        result = triton.InferenceServerClient.parse_response_body(
+            answer.content, header_length=length
+        )
+        assert result.as_numpy("logits").tobytes() == logits.tobytes()
+        assert result.get_response()["model_version"] == "10"
+
+
+def test_what_a_raw_request_cannot_be(http: httpx.Client) -> None:
+    cases = [
+        ("tiny", bytes(511), "expected a multiple of 510 bytes for uint8[batch,510], got 511"),
+        ("exact", b"", "expected a model that needs one tensor, it needs 'f', 'd', 'i', 'u', 'b'"),
+        ("slow", bytes(8), "expected a model that needs one tensor, it needs 'rounds'"),
+    ]
+    for model, content, message in cases:
+        assert message in refusal(raw(http, model, content))
+
+
+def test_a_raw_request_leaves_state_to_start_by_itself(http: httpx.Client) -> None:
+    answer = raw(http, "memory", np.ones((3, 2), np.float32).tobytes())
+    length = int(answer.headers["inference-header-content-length"])
+    assert [output["shape"] for output in orjson.loads(answer.content[:length])["outputs"]] == [
+        [3, 2],
+        [3, 2],
+    ]
+    assert answer.content[length + 24 :] == np.ones((3, 2), np.float32).tobytes()
+
+
+def test_an_encoding_that_is_not_read_is_refused(http: httpx.Client) -> None:
+    for encoding in ("br", "gzip, deflate", ""):
+        headers = {"Content-Encoding": encoding}
+        answer = http.post("/v2/models/tiny/infer", content=b"{}", headers=headers)
+        assert refusal(answer, 415) == (
+            f"Content-Encoding: expected gzip, deflate, identity, got {encoding!r}"
+        )
+        assert answer.headers["accept-encoding"] == "gzip, deflate, identity"
+    headers = {"Content-Encoding": "gzip"}
+    answer = http.post("/v2/models/tiny/infer", content=b"{}", headers=headers)
+    assert refusal(answer).startswith("the body is not gzip: ")
+
+
+def test_a_bomb_is_refused(http: httpx.Client) -> None:
+    headers = {"Content-Encoding": "gzip"}
+    for size, status in ((1 << 20, 400), ((1 << 20) + 1, 413)):
+        content = gzip.compress(b" " * size)
+        answer = http.post("/v2/models/tiny/infer", content=content, headers=headers)
+        message = refusal(answer, status)
+    assert message == "the inflated body is too large: expected at most 1048576 bytes"
+
+
 def test_what_is_not_there(http: httpx.Client) -> None:
     for path in ("/v2/models/nobody", "/v2/models/tiny/versions/8", "/v2/models/nobody/ready"):
         assert "is unknown" in refusal(http.get(path), 404)
@@ -287,7 +491,7 @@ def test_reading_ends_at_the_limit() -> None:
         return {"type": "http.request", "body": b" " * 10, "more_body": received < 100}
 
     async def read() -> None:
-        await read_body(Request({"type": "http", "headers": []}, receive), 25)
+        await read_body({}, receive, 25)
 
     with pytest.raises(BodyTooLargeError):
         asyncio.run(read())

@@ -9,11 +9,17 @@ import torch
 from torch import nn
 
 from torchship.script.archive import open_archive
-from torchship.script.errors import ModelError
+from torchship.script.errors import InputError, ModelError
 from torchship.script.program import Program
 from torchship.script.tree import Flat
-from torchship.serve.engine import Engine
-from torchship.serve.errors import DisagreementError, NotReadyError, RequestError
+from torchship.serve.engine import Engine, Limits
+from torchship.serve.errors import (
+    DeadlineError,
+    DisagreementError,
+    NotReadyError,
+    QueueFullError,
+    RequestError,
+)
 
 MakeArchive = Callable[..., Path]
 
@@ -49,11 +55,31 @@ def test_every_golden_case_runs_three_times_on_the_one_thread_that_answers(
 
     monkeypatch.setattr(Program, "call", watched)
     engine = start(archives["tiny"])
-    assert len(threads) == 3 * 3
+    warm_up = 2 * 2 * 64  # of both methods at every batch size
+    assert len(threads) == 3 * 3 + warm_up
     asyncio.run(engine.call("forward", {"obs": torch.zeros(1, 510, dtype=torch.uint8)}))
     assert len(set(threads)) == 1
     assert threads[0] is not threading.current_thread()
     engine.close()
+
+
+def test_every_batch_size_that_can_come_is_run_twice_before(
+    archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, int]] = []
+    plain = Program.call
+
+    def watched(self: Program, method: str, inputs: Flat) -> Flat:
+        calls.append((method, len(inputs["obs"])))
+        return plain(self, method, inputs)
+
+    monkeypatch.setattr(Program, "call", watched)
+    engine = Engine(open_archive(archives["tiny"]), Limits(max_batch=5))
+    asyncio.run(engine.start())
+    engine.close()
+    sizes = [size for size in range(1, 6) for _ in range(2)]
+    expected = [(method, size) for method in ("forward", "act") for size in sizes]
+    assert calls[-len(expected) :] == expected
 
 
 def test_an_edited_golden_value_is_refused_and_named(make_archive: MakeArchive) -> None:
@@ -136,6 +162,7 @@ class Reusing(nn.Module):
 def test_an_answer_is_not_overwritten_by_the_next(archives: dict[str, Path]) -> None:
     async def ask() -> list[float]:
         engine = Engine(open_archive(archives["logarithm"]))
+        await engine.start()
         engine._program = Program(engine.manifest, Reusing())
         answers = [await engine.call("forward", {"x": torch.full((1,), x)}) for x in (1.0, 2.0)]
         engine.close()
@@ -156,3 +183,223 @@ def test_a_method_that_is_not_there_is_refused(archives: dict[str, Path]) -> Non
     with pytest.raises(RequestError, match="has no method 'train': expected 'forward', 'act'"):
         engine.signature("train")
     engine.close()
+
+
+class Gate:
+    """Holds the engine's thread inside a call until it is opened; records the calls' rows."""
+
+    def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rows: list[int] = []
+        self.inside = threading.Event()
+        self._open = threading.Event()
+        plain = Program.call
+
+        def watched(program: Program, method: str, inputs: Flat) -> Flat:
+            if program is engine._program:
+                self.rows.append(len(inputs["obs"]))
+                self.inside.set()
+                assert self._open.wait(30)
+            return plain(program, method, inputs)
+
+        monkeypatch.setattr(Program, "call", watched)
+
+    async def entered(self) -> None:
+        """Wait until the engine is busy."""
+        assert await asyncio.to_thread(self.inside.wait, 30)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+def observations(seed: int, rows: int) -> Flat:
+    generator = torch.Generator().manual_seed(seed)
+    return {"obs": torch.randint(256, (rows, 510), generator=generator).byte()}
+
+
+def test_what_waits_while_the_engine_is_busy_is_the_next_batch(
+    archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [observations(seed, rows) for seed, rows in enumerate((1, 2, 1, 3, 60, 2))]
+    program = open_archive(archives["tiny"]).program()
+    alone = [program.call("forward", inputs)["logits"] for inputs in requests]
+
+    async def ask() -> list[Flat]:
+        engine = Engine(open_archive(archives["tiny"]), Limits(max_batch=64))
+        await engine.start()
+        gate = Gate(engine, monkeypatch)
+        first = asyncio.create_task(engine.call("forward", requests[0]))
+        await gate.entered()
+        others = [asyncio.create_task(engine.call("forward", r)) for r in requests[1:]]
+        act = asyncio.create_task(engine.call("act", requests[1]))
+        await asyncio.sleep(0)  # a turn of the loop, in which they enter the line
+        gate.open()
+        answers = await asyncio.gather(first, *others)
+        (choices,) = (await act).values()
+        assert choices.tolist() == alone[1].argmax(1).tolist()
+        # 2 + 1 + 3 and, past the 60 that do not fit, 2; then 60; then the other method
+        assert gate.rows == [1, 8, 60, 2]
+        engine.close()
+        return answers
+
+    for answer, expected in zip(asyncio.run(ask()), alone, strict=True):
+        torch.testing.assert_close(answer["logits"], expected)
+
+
+def test_an_idle_engine_begins_at_once(
+    archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask() -> None:
+        engine = Engine(open_archive(archives["tiny"]))
+        await engine.start()
+        gate = Gate(engine, monkeypatch)
+        only = asyncio.create_task(engine.call("forward", observations(1, 1)))
+        await gate.entered()  # though nothing else came
+        gate.open()
+        await only
+        assert gate.rows == [1]
+        engine.close()
+
+    asyncio.run(ask())
+
+
+def test_a_large_request_runs_in_parts_that_were_allowed(
+    archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = observations(1, 21)
+
+    async def ask() -> Flat:
+        engine = Engine(open_archive(archives["tiny"]), Limits(max_batch=8))
+        await engine.start()
+        gate = Gate(engine, monkeypatch)
+        gate.open()
+        answer = await engine.call("forward", inputs)
+        assert gate.rows == [8, 8, 5]
+        engine.close()
+        return answer
+
+    expected = open_archive(archives["tiny"]).program().call("forward", inputs)
+    torch.testing.assert_close(asyncio.run(ask())["logits"], expected["logits"])
+
+
+def test_one_bad_request_of_a_batch_fails_alone(archives: dict[str, Path]) -> None:
+    """The model refuses a sum over 100; the rows of `memory` are added up, not mixed."""
+
+    class Picky(nn.Module):
+        def forward(self, obs: torch.Tensor) -> torch.Tensor:
+            if bool((obs[:, 0] == 255).any()):
+                raise ValueError("a row begins with 255")
+            return obs[:, :3].float()
+
+    def row(first: int) -> Flat:
+        obs = torch.zeros(1, 510, dtype=torch.uint8)
+        obs[0, 0] = first
+        return {"obs": obs}
+
+    async def ask() -> list[Flat | BaseException]:
+        engine = Engine(open_archive(archives["tiny"]))
+        await engine.start()
+        engine._program = Program(engine.manifest, Picky())
+        calls = [engine.call("forward", row(first)) for first in (1, 255, 3, 4)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        engine.close()
+        return answers
+
+    one, bad, three, four = asyncio.run(ask())
+    assert isinstance(bad, ModelError)
+    assert str(bad).endswith("a row begins with 255")
+    for answer, first in ((one, 1.0), (three, 3.0), (four, 4.0)):
+        assert isinstance(answer, dict)
+        assert answer["logits"].tolist() == [[first, 0.0, 0.0]]
+
+
+def test_a_request_that_waited_too_long_or_left_is_not_run(
+    archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask() -> None:
+        engine = Engine(open_archive(archives["tiny"]))
+        await engine.start()
+        gate = Gate(engine, monkeypatch)
+        first = asyncio.create_task(engine.call("forward", observations(1, 1)))
+        await gate.entered()
+        late = asyncio.create_task(engine.call("forward", observations(2, 2), timeout=0.0))
+        left = asyncio.create_task(engine.call("forward", observations(3, 3)))
+        last = asyncio.create_task(engine.call("forward", observations(4, 4)))
+        await asyncio.sleep(0)
+        left.cancel()
+        gate.open()
+        await first
+        with pytest.raises(DeadlineError):
+            await late
+        assert (await last)["logits"].shape == (4, 3)
+        assert gate.rows == [1, 4]
+        engine.close()
+
+    asyncio.run(ask())
+
+
+def test_a_full_queue_refuses_at_once_and_recovers(
+    archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask() -> None:
+        engine = Engine(open_archive(archives["tiny"]), Limits(max_queue=4))
+        await engine.start()
+        gate = Gate(engine, monkeypatch)
+        first = asyncio.create_task(engine.call("forward", observations(1, 1)))
+        await gate.entered()
+        waiting = asyncio.create_task(engine.call("forward", observations(2, 4)))
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFullError, match="4 rows wait, 1 more"):
+            await engine.call("forward", observations(3, 1))
+        gate.open()
+        await asyncio.gather(first, waiting)
+        assert (await engine.call("forward", observations(3, 1)))["logits"].shape == (1, 3)
+        engine.close()
+
+    asyncio.run(ask())
+
+
+def test_a_bad_input_is_refused_before_it_waits(archives: dict[str, Path]) -> None:
+    engine = start(archives["tiny"])
+    with pytest.raises(InputError, match=r"input 'obs': expected uint8\[batch,510\], got"):
+        asyncio.run(engine.call("forward", {"obs": torch.zeros(1, 510)}))
+    engine.close()
+
+
+def test_closing_gives_up_those_that_wait(
+    archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask() -> None:
+        engine = Engine(open_archive(archives["tiny"]))
+        await engine.start()
+        gate = Gate(engine, monkeypatch)
+        first = asyncio.create_task(engine.call("forward", observations(1, 1)))
+        await gate.entered()
+        waiting = asyncio.create_task(engine.call("forward", observations(2, 1)))
+        await asyncio.sleep(0)
+        engine.close()
+        gate.open()
+        assert (await first)["logits"].shape == (1, 3)
+        with pytest.raises(NotReadyError, match="is closed"):
+            await waiting
+        with pytest.raises(NotReadyError):
+            await engine.call("forward", observations(3, 1))
+
+    asyncio.run(ask())
+
+
+def test_only_outputs_that_someone_wants_are_copied(archives: dict[str, Path]) -> None:
+    async def ask() -> list[Flat]:
+        engine = Engine(open_archive(archives["memory"]))
+        await engine.start()
+        inputs = {"x": torch.ones(1, 2)}
+        wanted = [frozenset({"h"}), frozenset({"y"}), None]
+        calls = [engine.call("forward", inputs, wanted=names) for names in wanted]
+        alone = await engine.call("forward", inputs, wanted=frozenset({"h"}))
+        answers = await asyncio.gather(*calls)
+        engine.close()
+        return [alone, *answers]
+
+    alone, *together = asyncio.run(ask())
+    assert set(alone) == {"h"}
+    for answer, names in zip(together, ({"h"}, {"y"}, {"y", "h"}), strict=True):
+        assert names <= set(answer)

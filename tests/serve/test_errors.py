@@ -3,8 +3,11 @@ import pytest
 from torchship.script.errors import ArchiveError, InputError, ModelError, TorchShipError
 from torchship.serve.errors import (
     BodyTooLargeError,
+    DeadlineError,
     DisagreementError,
+    EncodingError,
     NotReadyError,
+    QueueFullError,
     RequestError,
     UnknownModelError,
     status_of,
@@ -18,7 +21,10 @@ from torchship.serve.errors import (
         (RequestError, 400),
         (ModelError, 400),
         (UnknownModelError, 404),
+        (DeadlineError, 408),
         (BodyTooLargeError, 413),
+        (EncodingError, 415),
+        (QueueFullError, 429),
         (NotReadyError, 503),
         (ArchiveError, 500),
         (DisagreementError, 500),

@@ -11,6 +11,7 @@ from torchship.serve.protocol import (
     InferRequest,
     InferResponse,
     WantedOutput,
+    decode_index_request,
     decode_request,
     decode_response,
     encode_request,
@@ -60,6 +61,16 @@ def test_a_request_round_trips(content: bytes, length: int | None) -> None:
     )
     assert back.method == "act"
     assert back.binary_output
+
+
+def test_priority_and_timeout_have_defaults() -> None:
+    said: list[dict[str, object]] = [
+        {},
+        {"priority": 0, "timeout": 0},
+        {"priority": 1, "timeout": 1500},
+    ]
+    asked = [InferRequest({}, parameters=parameters) for parameters in said]
+    assert [(r.priority, r.timeout) for r in asked] == [(2, None), (2, None), (1, 0.0015)]
 
 
 def test_only_binary_data_has_a_header_length() -> None:
@@ -120,6 +131,8 @@ ANYTHING = st.recursive(
                     "binary_data_size",
                     "binary_data",
                     "binary_data_output",
+                    "priority",
+                    "timeout",
                 ]
             ),
             inner,
@@ -136,6 +149,20 @@ def test_any_json_is_read_or_refused(anything: object) -> None:
         decode_request(orjson.dumps(anything))
 
 
+@given(st.none() | ANYTHING)
+def test_any_index_request_is_read_or_refused(anything: object) -> None:
+    with suppress(RequestError):
+        assert decode_index_request(orjson.dumps(anything)) in (True, False)
+
+
+def test_an_index_request_may_be_empty() -> None:
+    assert [decode_index_request(b) for b in (b"", b"{}", b'{"ready":true}')] == [
+        False,
+        False,
+        True,
+    ]
+
+
 REFUSED = [
     (b"", None, "the body is not JSON: "),
     (b"[]", None, "expected a JSON object, got list"),
@@ -146,6 +173,23 @@ REFUSED = [
     (body(X, id=7), None, "expected the id to be a string, got 7"),
     (body(X, parameters=[]), None, "the request: expected parameters to be an object"),
     (body(X, parameters={"method": 1}), None, "parameter 'method': expected a str, got 1"),
+    *(
+        (
+            body(X, parameters={"priority": value}),
+            None,
+            f"parameter 'priority': expected 1 or 2, or 0 for the default, got {value!r}",
+        )
+        for value in (3, -1, True, 1.0, "1", None)
+    ),
+    *(
+        (
+            body(X, parameters={"timeout": value}),
+            None,
+            "parameter 'timeout': expected microseconds, an integer from 0 (for none) on, "
+            f"got {value!r}",
+        )
+        for value in (-1, False, 0.5, "1", 2**63)
+    ),
     (
         body(X, parameters={"binary_data_output": "yes"}),
         None,

@@ -7,7 +7,7 @@ import pytest
 from torchship.script.errors import UsageError
 from torchship.script.tree import Flat
 from torchship.serve.errors import NotReadyError, UnknownModelError
-from torchship.serve.repository import Repository, find_archives, version_order
+from torchship.serve.repository import IndexEntry, Repository, find_archives, version_order
 
 MakeArchive = Callable[..., Path]
 
@@ -117,6 +117,31 @@ def test_an_unforeseen_failure_is_a_failed_archive(
 
     monkeypatch.setattr("torchship.serve.repository.open_archive", explode)
     assert loaded(archives["tiny"]).entries[0].reason == "MemoryError: no room at all"
+
+
+def test_the_index_keeps_folders_and_faults_to_the_log(
+    make_archive: MakeArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = tmp_path / "missing.pt"
+    repository = Repository([make_archive("memory"), missing])
+    before = [(entry.name, entry.version, entry.state) for entry in repository.index()]
+    assert before == [("memory-1", "", "LOADING"), ("missing", "", "LOADING")]
+    asyncio.run(repository.load())
+    assert repository.index() == [
+        IndexEntry("memory", "1", "READY", ""),
+        IndexEntry(
+            "missing", "", "UNAVAILABLE", "cannot read 'missing.pt': No such file or directory"
+        ),
+    ]
+    repository.release()
+
+    def explode(*_: object) -> None:
+        raise OSError("secret in /srv/models")
+
+    monkeypatch.setattr("torchship.serve.repository.open_archive", explode)
+    repository = loaded(missing)
+    assert "secret" in repository.entries[0].reason
+    assert repository.index()[0].reason == "internal error while loading"
 
 
 def test_a_plain_torchscript_file_is_not_served(tmp_path: Path, archives: dict[str, Path]) -> None:

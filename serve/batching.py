@@ -1,0 +1,113 @@
+"""Which requests may run as one call, and how their tensors are put together and taken apart.
+
+Rows are independent along `batch` (the exporter has checked that), so a call of many requests' rows
+gives each request what it would have got alone, up to the rounding of another kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import torch
+
+from torchship.script.batch import BATCH, axis_of, batch_axes
+from torchship.script.manifest import Method
+from torchship.script.nodes import ScalarNode, TensorNode, leaves
+from torchship.script.tree import Flat
+
+Kind = Hashable
+"""Requests of one kind may run as one call."""
+
+
+class Batching:
+    """The batch dimension of one method: what is joined, and what must be alike."""
+
+    def __init__(self, method: Method) -> None:
+        self._inputs = batch_axes(method)
+        self._outputs = {
+            leaf.name: leaf.shape.index(BATCH)
+            for leaf in leaves(method.outputs)
+            if isinstance(leaf, TensorNode) and BATCH in leaf.shape
+        }
+        self.possible = bool(self._inputs) and all(
+            leaf.name in self._outputs for leaf in leaves(method.outputs)
+        )
+        self._numbers = frozenset(
+            leaf.name
+            for argument in method.inputs
+            for leaf in leaves(argument.value)
+            if isinstance(leaf, ScalarNode)
+        )
+
+    def rows(self, inputs: Flat) -> int:
+        """Return how many rows the inputs have; 0 where there is no batch."""
+        for name, tensor in inputs.items():
+            axis = axis_of(name, self._inputs)
+            if axis is not None:
+                return tensor.shape[axis]
+        return 0
+
+    def kind(self, inputs: Flat) -> Kind | None:
+        """Return what must be equal for requests to run together; None for one that runs alone.
+
+        It is the names and the sizes beside the batch, and the values of numbers and strings.
+        Another tensor that has no batch dimension belongs to its own request alone.
+        """
+        if not self.possible or not self.rows(inputs):
+            return None
+        parts: list[Hashable] = []
+        for name in sorted(inputs):
+            tensor = inputs[name]
+            axis = axis_of(name, self._inputs)
+            if axis is not None:
+                shape = tensor.shape
+                parts.append((name, shape[:axis], shape[axis + 1 :]))
+            elif name in self._numbers:
+                parts.append((name, tensor.dtype, tuple(tensor.reshape(-1).tolist())))
+            else:
+                return None
+        return tuple(parts)
+
+    def join(self, requests: Sequence[Flat]) -> Flat:
+        """Return the inputs of one call with the rows of all requests, which are of one kind."""
+        if len(requests) == 1:
+            return requests[0]
+        joined: Flat = {}
+        for name, tensor in requests[0].items():
+            axis = axis_of(name, self._inputs)
+            joined[name] = (
+                tensor if axis is None else torch.cat([inputs[name] for inputs in requests], axis)
+            )
+        return joined
+
+    def cut(self, inputs: Flat, most: int) -> list[Flat]:
+        """Return a large request as requests of at most `most` rows; `kind` was not None."""
+        cuts = range(0, self.rows(inputs), most)
+        parts: list[Flat] = [{} for _ in cuts]
+        for name, tensor in inputs.items():
+            axis = axis_of(name, self._inputs)
+            for part, start in zip(parts, cuts, strict=True):
+                end = min(start + most, self.rows(inputs))
+                part[name] = tensor if axis is None else tensor.narrow(axis, start, end - start)
+        return parts
+
+    def merge(self, outputs: Sequence[Flat]) -> Flat:
+        """Return the outputs of a request that was cut."""
+        merged: Flat = {}
+        for name in outputs[0]:
+            axis = axis_of(name, self._outputs)
+            assert axis is not None, "a method that is cut has the batch in every output"
+            merged[name] = torch.cat([part[name] for part in outputs], axis)
+        return merged
+
+    def split(self, outputs: Mapping[str, torch.Tensor], rows: Sequence[int]) -> list[Flat]:
+        """Return each request's outputs, given how many rows each had."""
+        if len(rows) == 1:
+            return [dict(outputs)]
+        parts: list[Flat] = [{} for _ in rows]
+        for name, tensor in outputs.items():
+            axis = axis_of(name, self._outputs)
+            assert axis is not None, "a method that is joined has the batch in every output"
+            for part, piece in zip(parts, torch.split(tensor, list(rows), axis), strict=True):
+                part[name] = piece
+        return parts

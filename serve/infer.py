@@ -1,0 +1,113 @@
+"""The hot path: a plain ASGI application from a request's body to its answer.
+
+It is reached before FastAPI's router and middleware, which would take longer than most models do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from torchship.serve import protocol
+from torchship.serve.compression import OFFERED, deflate, inflate
+from torchship.serve.errors import BodyTooLargeError, RequestError
+from torchship.serve.raw import decode_raw
+from torchship.serve.repository import Repository
+
+HEADER_LENGTH = protocol.HEADER_LENGTH.lower().encode()
+JSON = (b"content-type", b"application/json")
+BINARY = (b"content-type", b"application/octet-stream")
+
+
+def infer_target(path: str) -> tuple[str, str | None] | None:
+    """Return the model and the version that an inference path names; None for another path."""
+    match path.split("/"):
+        case ["", "v2", "models", model, "infer"]:
+            return model, None
+        case ["", "v2", "models", model, "versions", version, "infer"]:
+            return model, version
+    return None
+
+
+class Inference:
+    """Answers `POST /v2/models/{model}[/versions/{version}]/infer`."""
+
+    def __init__(self, repository: Repository, max_body_bytes: int) -> None:
+        self._repository = repository
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request.
+
+        Raises:
+            TorchShipError: the request cannot be answered; nothing was sent.
+            ClientDisconnect: the client left before its request was complete.
+        """
+        target = infer_target(scope["path"])
+        if target is None:
+            raise RequestError(f"{scope['path']}: expected an inference path")
+        engine = self._repository.find(*target)
+        headers = dict(scope["headers"])
+        body = await read_body(headers, receive, self._max_body_bytes)
+        encoding = headers.get(b"content-encoding")
+        if encoding is not None:  # in another thread: a large body must not hold up the others
+            name = encoding.decode("latin-1")
+            body = await asyncio.to_thread(inflate, name, body, self._max_body_bytes)
+        header_length = headers.get(HEADER_LENGTH)
+        if header_length == b"0":
+            request = decode_raw(engine.signature("forward").method, body)
+        else:
+            request = protocol.decode_request(
+                body, None if header_length is None else header_length.decode("latin-1")
+            )
+        signature = engine.signature(request.method)
+        outputs = await engine.call(
+            request.method,
+            signature.to_flat(request.inputs),
+            wanted=signature.wanted(output.name for output in request.outputs),
+            priority=request.priority,
+            timeout=request.timeout,
+        )
+        manifest = engine.manifest
+        response = protocol.InferResponse(manifest.name, manifest.version, {**outputs}, request.id)
+        content, length = protocol.encode_response(request, response)
+        answered: list[tuple[bytes, bytes]] = (
+            [JSON] if length is None else [BINARY, (HEADER_LENGTH, b"%d" % length)]
+        )
+        accepted = headers.get(b"accept-encoding")
+        if accepted in OFFERED:
+            content = await asyncio.to_thread(deflate, accepted, content)
+            answered.append((b"content-encoding", accepted))
+        answered.append((b"content-length", b"%d" % len(content)))
+        await send({"type": "http.response.start", "status": 200, "headers": answered})
+        await send({"type": "http.response.body", "body": content})
+
+
+async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
+    """Return the request's body, of at most `limit` bytes.
+
+    Raises:
+        BodyTooLargeError: as soon as more was announced or has come.
+        ClientDisconnect: the client left before the end.
+    """
+    announced = headers.get(b"content-length", b"")
+    too_large = announced.isdigit() and int(announced) > limit
+    chunks: list[bytes] = []
+    size = 0
+    more = not too_large
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            too_large = True
+            break
+        chunks.append(chunk)
+        more = message.get("more_body", False)
+    if too_large:
+        raise BodyTooLargeError(f"the body is too large: expected at most {limit} bytes")
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)

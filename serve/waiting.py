@@ -1,0 +1,120 @@
+"""The line of requests before one engine: bounded by rows, taken from in batches."""
+
+from __future__ import annotations
+
+import threading
+import time
+from asyncio import Future
+from collections import deque
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+from torchship.script.tree import Flat
+from torchship.serve.batching import Kind
+from torchship.serve.errors import QueueFullError
+
+PRIORITIES = (1, 2)
+"""The first is served before the second."""
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One request's call of a method, waiting for its outputs."""
+
+    method: str
+    inputs: Flat
+    rows: int
+    kind: Kind | None
+    """Jobs of one method and kind may run together; None runs alone."""
+    done: Future[Flat]
+    wanted: frozenset[str] | None = None
+    """The outputs that are asked for; all when None."""
+    priority: int = 2
+    deadline: float | None = None
+    """On `time.monotonic`'s clock; a job that is still waiting then is not run."""
+
+    @property
+    def weight(self) -> int:
+        """Rows in the line; a job without rows counts as one."""
+        return max(self.rows, 1)
+
+    def expired(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+
+class Waiting:
+    """Jobs in the order they came; the event loop puts them in, the engine's thread takes them."""
+
+    def __init__(self, limit: int) -> None:
+        """Hold at most `limit` rows; a single job may be larger when nothing else waits."""
+        self.limit = limit
+        self.rows = 0
+        self._lines: dict[int, deque[Job]] = {priority: deque() for priority in PRIORITIES}
+        self._lock = threading.Lock()
+        self._bell: SimpleQueue[None] = SimpleQueue()
+        self._closed = False
+
+    def put(self, jobs: list[Job]) -> None:
+        """Let jobs wait. A busy engine finds them when it is done; `wake` an idle one.
+
+        Raises:
+            QueueFullError: they would be too many rows; none of them waits.
+        """
+        with self._lock:
+            weight = sum(job.weight for job in jobs)
+            if self.rows and self.rows + weight > self.limit:
+                raise QueueFullError(
+                    f"the queue is full: {self.rows} rows wait, {weight} more would be over the "
+                    f"limit of {self.limit}; try again later"
+                )
+            for job in jobs:
+                self._lines[job.priority].append(job)
+            self.rows += weight
+
+    def wake(self) -> None:
+        """Have an idle engine look. What it finds may be nothing."""
+        self._bell.put(None)
+
+    def take(self, most: int) -> list[Job] | None:
+        """Return the next batch, of at most `most` rows; wait for one; None when closed and empty.
+
+        It begins with the oldest job of the highest priority. What fits to it is taken in order,
+        also from behind jobs of other kinds, which come next.
+        """
+        while not (batch := self._batch(most)):
+            if self._closed:
+                return None
+            self._bell.get()
+        return batch
+
+    def _batch(self, most: int) -> list[Job]:
+        with self._lock:
+            first = next((line.popleft() for line in self._lines.values() if line), None)
+            if first is None:
+                return []
+            batch = [first]
+            rows = first.rows
+            if first.kind is not None:
+                for line in self._lines.values():
+                    for job in list(line):
+                        if rows >= most:
+                            break
+                        fits = rows + job.rows <= most
+                        if fits and job.method == first.method and job.kind == first.kind:
+                            line.remove(job)
+                            batch.append(job)
+                            rows += job.rows
+            self.rows -= sum(job.weight for job in batch)
+            return batch
+
+    def close(self) -> list[Job]:
+        """Take no more; return the jobs that were waiting."""
+        with self._lock:
+            self._closed = True
+            left = [job for line in self._lines.values() for job in line]
+            for line in self._lines.values():
+                line.clear()
+            self.rows = 0
+        self._bell.put(None)
+        return left

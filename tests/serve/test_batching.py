@@ -1,0 +1,105 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torchship.script.manifest import Argument, Method, Tolerance
+from torchship.script.nodes import ScalarNode, TensorNode, TupleNode
+from torchship.script.tree import Flat
+from torchship.serve.batching import Batching
+
+
+def tensor(name: str, *shape: str | int | None) -> TensorNode:
+    return TensorNode(name=name, dtype="float32", shape=shape)
+
+
+def method(inputs: list[TensorNode | ScalarNode], *outputs: TensorNode) -> Method:
+    return Method(
+        inputs=tuple(Argument(name=n.name, required=True, value=n) for n in inputs),
+        outputs=TupleNode(items=outputs),
+        state=(),
+        tolerances={n.name: Tolerance(atol=0, rtol=0) for n in outputs},
+    )
+
+
+RECURRENT = Batching(
+    method(
+        [
+            tensor("x", "batch", "time", 3),
+            tensor("h", 2, "batch", 5),
+            ScalarNode(kind="float", name="scale"),
+        ],
+        tensor("y", "batch", "time"),
+        tensor("h", 2, "batch", 5),
+    )
+)
+
+
+def request(rows: int, time: int = 4, scale: float = 1.0, seed: int = 0) -> Flat:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "x": torch.randn(rows, time, 3, generator=generator),
+        "h": torch.randn(2, rows, 5, generator=generator),
+        "scale": torch.tensor(scale, dtype=torch.float64),
+    }
+
+
+def run(inputs: Flat) -> Flat:
+    """Rows are independent, along axis 0 of one tensor and axis 1 of the other."""
+    return {
+        "y": inputs["x"].sum(2) * inputs["scale"] + inputs["h"][0].sum(1, keepdim=True),
+        "h": inputs["h"] * 2,
+    }
+
+
+def equal(a: Flat, b: Flat) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=6))
+def test_each_request_gets_what_it_would_get_alone(rows: list[int]) -> None:
+    requests = [request(count, seed=number) for number, count in enumerate(rows)]
+    assert [RECURRENT.rows(inputs) for inputs in requests] == rows
+    joined = RECURRENT.join(requests)
+    assert RECURRENT.rows(joined) == sum(rows)
+    parts = RECURRENT.split(run(joined), rows)
+    assert len(parts) == len(rows)
+    assert all(equal(part, run(inputs)) for part, inputs in zip(parts, requests, strict=True))
+
+
+@given(st.integers(1, 20), st.integers(1, 7))
+def test_a_large_request_is_cut_and_put_together_again(rows: int, most: int) -> None:
+    inputs = request(rows)
+    parts = RECURRENT.cut(inputs, most)
+    sizes = [RECURRENT.rows(part) for part in parts]
+    assert sum(sizes) == rows
+    assert max(sizes) <= most
+    assert all(size == most for size in sizes[:-1])
+    assert equal(RECURRENT.merge([run(part) for part in parts]), run(inputs))
+
+
+def test_only_requests_that_are_alike_beside_the_batch_run_together() -> None:
+    kind = RECURRENT.kind(request(2))
+    assert kind is not None
+    assert RECURRENT.kind(request(7, seed=3)) == kind
+    assert RECURRENT.kind(request(2, time=5)) != kind
+    assert RECURRENT.kind(request(2, scale=2.0)) != kind
+    without_state = {name: t for name, t in request(2).items() if name != "h"}
+    assert RECURRENT.kind(without_state) not in (None, kind)
+
+
+def test_requests_without_rows_run_alone() -> None:
+    assert RECURRENT.kind(request(0)) is None
+
+
+@pytest.mark.parametrize(
+    "batching",
+    [
+        Batching(method([tensor("x", "n", 3)], tensor("y", "n"))),
+        Batching(method([tensor("x", "batch", 3)], tensor("y", 3))),
+        Batching(method([tensor("x", "batch", 3), tensor("table", 3)], tensor("y", "batch"))),
+    ],
+    ids=["no batch", "an output without it", "a tensor that is not of rows"],
+)
+def test_what_cannot_be_joined_runs_alone(batching: Batching) -> None:
+    assert batching.kind({"x": torch.zeros(2, 3), "table": torch.zeros(3)}) is None
