@@ -16,7 +16,7 @@ from torchship.models import data, store
 from torchship.models.card import Card, Example
 from torchship.models.cells import LSTMCell
 from torchship.models.journal import Journal
-from torchship.models.makemore import Embedding, check_sizes, check_symbols
+from torchship.models.makemore import Embedding, check_sizes, check_symbols, losses
 from torchship.models.names import IGNORED, SYMBOLS, sequences, split
 from torchship.models.recurrent import Recurrent
 from torchship.models.sampling import advance, categorical, keys, uniform
@@ -160,11 +160,7 @@ def fit(recipe: Recipe, journal: Journal) -> Trained:
         clip=1.0,
         validate=lambda: loss(model, *validation),
     )
-    metrics = {
-        "validation loss": loss(model, *validation),
-        "train loss": loss(model, *train),
-        "test loss": loss(model, *test),
-    }
+    metrics = losses(lambda part: loss(model, *part), train, validation, test)
     return Trained(model.eval(), metrics)
 
 

@@ -327,6 +327,21 @@ def loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
     return value
 
 
+Part = tuple[Tensor, Tensor]
+"""Inputs and targets of one part of the data."""
+
+
+def losses(
+    loss_on: Callable[[Part], float], train: Part, validation: Part, test: Part
+) -> dict[str, float]:
+    """Return the figures that a character model reports."""
+    return {
+        "validation loss": loss_on(validation),
+        "train loss": loss_on(train),
+        "test loss": loss_on(test),
+    }
+
+
 def fit(recipe: Recipe, journal: Journal) -> Trained:
     """Train on the contexts of 80 % of the names; report the loss on all three parts."""
     make = flat_network if recipe.name == "makemore-flat" else wavenet_network
@@ -347,11 +362,7 @@ def fit(recipe: Recipe, journal: Journal) -> Trained:
         rate=falling_rate,
         validate=lambda: loss(model, *validation),
     )
-    metrics = {
-        "validation loss": loss(model, *validation),
-        "train loss": loss(model, *train),
-        "test loss": loss(model, *test),
-    }
+    metrics = losses(lambda part: loss(model, *part), train, validation, test)
     return Trained(model.eval(), metrics)
 
 

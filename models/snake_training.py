@@ -8,6 +8,7 @@ learned, its opponents have too. The reward is the game's own. The training itse
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -171,13 +172,4 @@ RECIPE = Recipe(
     optimizer="Adam, PPO",
     checkpoint_steps=500_000,
 )
-LSTM_RECIPE = Recipe(
-    name="snake-lstm",
-    seed=0,
-    steps=4_000_000,
-    lr=0.002,
-    batch=2048,
-    fit=fit,
-    optimizer="Adam, PPO",
-    checkpoint_steps=500_000,
-)
+LSTM_RECIPE = replace(RECIPE, name="snake-lstm")

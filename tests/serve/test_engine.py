@@ -1,7 +1,8 @@
 import asyncio
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -211,6 +212,23 @@ class Gate:
         self._open.set()
 
 
+@asynccontextmanager
+async def busy(
+    path: Path, monkeypatch: pytest.MonkeyPatch, limits: Limits | None = None
+) -> AsyncIterator[tuple[Engine, Gate, asyncio.Task[Flat]]]:
+    """An engine that is in a call of one row, until the gate is opened; and that call."""
+    engine = Engine(open_archive(path), limits)
+    await engine.start()
+    gate = Gate(engine, monkeypatch)
+    first = asyncio.create_task(engine.call("forward", observations(1, 1)))
+    await gate.entered()
+    try:
+        yield engine, gate, first
+    finally:
+        gate.open()
+        engine.close()
+
+
 def observations(seed: int, rows: int) -> Flat:
     generator = torch.Generator().manual_seed(seed)
     return {"obs": torch.randint(256, (rows, 510), generator=generator).byte()}
@@ -316,23 +334,18 @@ def test_a_request_that_waited_too_long_or_left_is_not_run(
     archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def ask() -> None:
-        engine = Engine(open_archive(archives["tiny"]))
-        await engine.start()
-        gate = Gate(engine, monkeypatch)
-        first = asyncio.create_task(engine.call("forward", observations(1, 1)))
-        await gate.entered()
-        late = asyncio.create_task(engine.call("forward", observations(2, 2), timeout=0.0))
-        left = asyncio.create_task(engine.call("forward", observations(3, 3)))
-        last = asyncio.create_task(engine.call("forward", observations(4, 4)))
-        await asyncio.sleep(0)
-        left.cancel()
-        gate.open()
-        await first
-        with pytest.raises(DeadlineError):
-            await late
-        assert (await last)["logits"].shape == (4, 3)
-        assert gate.rows == [1, 4]
-        engine.close()
+        async with busy(archives["tiny"], monkeypatch) as (engine, gate, first):
+            late = asyncio.create_task(engine.call("forward", observations(2, 2), timeout=0.0))
+            left = asyncio.create_task(engine.call("forward", observations(3, 3)))
+            last = asyncio.create_task(engine.call("forward", observations(4, 4)))
+            await asyncio.sleep(0)
+            left.cancel()
+            gate.open()
+            await first
+            with pytest.raises(DeadlineError):
+                await late
+            assert (await last)["logits"].shape == (4, 3)
+            assert gate.rows == [1, 4]
 
     asyncio.run(ask())
 
@@ -341,19 +354,18 @@ def test_a_full_queue_refuses_at_once_and_recovers(
     archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def ask() -> None:
-        engine = Engine(open_archive(archives["tiny"]), Limits(max_queue=4))
-        await engine.start()
-        gate = Gate(engine, monkeypatch)
-        first = asyncio.create_task(engine.call("forward", observations(1, 1)))
-        await gate.entered()
-        waiting = asyncio.create_task(engine.call("forward", observations(2, 4)))
-        await asyncio.sleep(0)
-        with pytest.raises(QueueFullError, match="4 rows wait, 1 more"):
-            await engine.call("forward", observations(3, 1))
-        gate.open()
-        await asyncio.gather(first, waiting)
-        assert (await engine.call("forward", observations(3, 1)))["logits"].shape == (1, 3)
-        engine.close()
+        async with busy(archives["tiny"], monkeypatch, Limits(max_queue=4)) as (
+            engine,
+            gate,
+            first,
+        ):
+            waiting = asyncio.create_task(engine.call("forward", observations(2, 4)))
+            await asyncio.sleep(0)
+            with pytest.raises(QueueFullError, match="4 rows wait, 1 more"):
+                await engine.call("forward", observations(3, 1))
+            gate.open()
+            await asyncio.gather(first, waiting)
+            assert (await engine.call("forward", observations(3, 1)))["logits"].shape == (1, 3)
 
     asyncio.run(ask())
 
@@ -369,20 +381,16 @@ def test_closing_gives_up_those_that_wait(
     archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def ask() -> None:
-        engine = Engine(open_archive(archives["tiny"]))
-        await engine.start()
-        gate = Gate(engine, monkeypatch)
-        first = asyncio.create_task(engine.call("forward", observations(1, 1)))
-        await gate.entered()
-        waiting = asyncio.create_task(engine.call("forward", observations(2, 1)))
-        await asyncio.sleep(0)
-        engine.close()
-        gate.open()
-        assert (await first)["logits"].shape == (1, 3)
-        with pytest.raises(NotReadyError, match="is closed"):
-            await waiting
-        with pytest.raises(NotReadyError):
-            await engine.call("forward", observations(3, 1))
+        async with busy(archives["tiny"], monkeypatch) as (engine, gate, first):
+            waiting = asyncio.create_task(engine.call("forward", observations(2, 1)))
+            await asyncio.sleep(0)
+            engine.close()
+            gate.open()
+            assert (await first)["logits"].shape == (1, 3)
+            with pytest.raises(NotReadyError, match="is closed"):
+                await waiting
+            with pytest.raises(NotReadyError):
+                await engine.call("forward", observations(3, 1))
 
     asyncio.run(ask())
 
