@@ -16,7 +16,8 @@ from torchship.models import data, store
 from torchship.models.card import Card, Example
 from torchship.models.cells import LSTMCell
 from torchship.models.journal import Journal
-from torchship.models.makemore import Embedding, check_sizes, check_symbols, losses
+from torchship.models.layers import Embedding
+from torchship.models.makemore import check_sizes, check_symbols, losses, mean_loss
 from torchship.models.names import IGNORED, SYMBOLS, sequences, split
 from torchship.models.recurrent import Recurrent
 from torchship.models.sampling import advance, categorical, keys, uniform
@@ -136,11 +137,7 @@ def cosine_rate(recipe: Recipe, step: int) -> float:
 
 def loss(model: CharLSTM, inputs: Tensor, targets: Tensor) -> float:
     """Return the mean cross-entropy in nats per symbol, in eval mode."""
-    model.eval()
-    with torch.no_grad():
-        value = cross_entropy(model(inputs), targets).item()
-    model.train()
-    return value
+    return mean_loss(model, cross_entropy, inputs, targets)
 
 
 def fit(recipe: Recipe, journal: Journal) -> Trained:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torchship.models import charlstm as cl
-from torchship.models import data, names, store, training
+from torchship.models import data, layers, names, store, training
 from torchship.models import makemore as mm
 from torchship.models.journal import Journal
 from torchship.models.sampling import advance, categorical, keys, uniform
@@ -27,9 +27,9 @@ def untrained(make: Callable[[], mm.Makemore], seed: int = 1) -> mm.Makemore:
     return with_weights(make, mm.initial_weights(network, generator))
 
 
-def batch_norm(channels: int) -> mm.BatchNorm:
+def batch_norm(channels: int) -> layers.BatchNorm:
     """Return a layer in training mode whose weights and statistics are all different."""
-    layer = mm.BatchNorm(channels)
+    layer = layers.BatchNorm(channels)
     layer.load_state_dict(
         {
             "gamma": normal(1, channels) + 1,
@@ -98,7 +98,7 @@ def test_torchs_batch_norm_is_silently_another_where_length_and_channels_are_equ
         theirs(normal(1, 8, 4, 6))
     x = normal(1, 8, 6, 6)
     assert theirs(x).shape == x.shape
-    ours = mm.BatchNorm(6)
+    ours = layers.BatchNorm(6)
     ours.load_state_dict(
         {"gamma": torch.ones(6), "beta": torch.zeros(6)}
         | {"running_mean": torch.zeros(6), "running_var": torch.ones(6)}
@@ -135,7 +135,7 @@ def test_gradients_of_batch_norm_are_exact() -> None:
 
 @pytest.mark.parametrize("scripted", [False, True])
 def test_neighbours_lie_side_by_side(scripted: bool, script: Script) -> None:
-    layer = mm.FlattenConsecutive(2)
+    layer = layers.FlattenConsecutive(2)
     module = script(layer) if scripted else layer
     x = torch.arange(2 * 4 * 3).reshape(2, 4, 3)
     assert module(x).tolist() == [
@@ -150,7 +150,7 @@ def test_neighbours_lie_side_by_side(scripted: bool, script: Script) -> None:
 
 
 def test_the_linear_layer_has_a_bias_only_if_asked() -> None:
-    plain, biased = mm.Linear(5, 3), mm.Linear(5, 3, bias=True)
+    plain, biased = layers.Linear(5, 3), layers.Linear(5, 3, bias=True)
     weight, bias = normal(1, 5, 3), normal(2, 3)
     plain.load_state_dict({"weight": weight})
     biased.load_state_dict({"weight": weight, "bias": bias})
@@ -162,7 +162,7 @@ def test_the_linear_layer_has_a_bias_only_if_asked() -> None:
 
 @pytest.mark.parametrize("index", [-1, 27])
 def test_an_index_beside_the_table_is_an_error(index: int) -> None:
-    layer = mm.Embedding(27, 4)
+    layer = layers.Embedding(27, 4)
     with pytest.raises(IndexError):
         layer(torch.tensor([[index]]))
 
