@@ -19,6 +19,7 @@ from torchship.serve.compression import ACCEPTED
 from torchship.serve.errors import status_of
 from torchship.serve.infer import Inference, infer_target, read_body
 from torchship.serve.repository import IndexEntry, Repository
+from torchship.serve.settings import Settings
 from torchship.serve.signature import describe, describe_config
 
 log = logging.getLogger(__name__)
@@ -33,9 +34,11 @@ HEADERS = {
 }
 
 
-def create_app(repository: Repository, max_body_bytes: int = 64 << 20) -> FastAPI:
+def create_app(repository: Repository, settings: Settings | None = None) -> FastAPI:
     """Return the application that serves the live models of a repository."""
-    infer = ErrorBoundary(Inference(repository, max_body_bytes))
+    settings = settings or Settings()
+    max_body_bytes = settings.max_body_bytes
+    infer = ErrorBoundary(Inference(repository, settings))
     app = Application(infer)
     app.add_middleware(ErrorBoundary)
     app.add_exception_handler(HTTPException, _http_exception)

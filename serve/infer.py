@@ -15,6 +15,7 @@ from torchship.serve.compression import OFFERED, deflate, inflate
 from torchship.serve.errors import BodyTooLargeError, RequestError
 from torchship.serve.raw import decode_raw
 from torchship.serve.repository import Repository
+from torchship.serve.settings import Settings
 
 HEADER_LENGTH = protocol.HEADER_LENGTH.lower().encode()
 JSON = (b"content-type", b"application/json")
@@ -34,9 +35,9 @@ def infer_target(path: str) -> tuple[str, str | None] | None:
 class Inference:
     """Answers `POST /v2/models/{model}[/versions/{version}]/infer`."""
 
-    def __init__(self, repository: Repository, max_body_bytes: int) -> None:
+    def __init__(self, repository: Repository, settings: Settings) -> None:
         self._repository = repository
-        self._max_body_bytes = max_body_bytes
+        self._max_body_bytes = settings.max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.

@@ -81,7 +81,7 @@ def run(settings: Settings) -> None:
     limits = Limits(settings.threads, settings.max_batch, settings.max_queue)
     repository = Repository(files, keys, limits)
     config = uvicorn.Config(
-        create_app(repository, settings.max_body_bytes),
+        create_app(repository, settings),
         http="httptools",
         ws="none",
         lifespan="off",
