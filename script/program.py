@@ -13,7 +13,7 @@ import torch
 from torchship.script import dtypes
 from torchship.script.errors import InputError, ModelError
 from torchship.script.manifest import Manifest, Method
-from torchship.script.nodes import Dimension, Leaf, Node, TensorNode, leaves
+from torchship.script.nodes import Dimension, Leaf, Node, TensorNode, TupleNode, leaves
 from torchship.script.torchscript import raised_message
 from torchship.script.tree import SCALAR_DTYPES, Flat, build, flatten, matches
 
@@ -27,6 +27,7 @@ class Program:
     def __init__(self, manifest: Manifest, module: torch.nn.Module) -> None:
         self.manifest = manifest
         self.module = module
+        self._plans = {name: _Plan(method) for name, method in manifest.methods.items()}
 
     def method(self, name: str) -> Method:
         """Return a method's signature.
@@ -50,9 +51,39 @@ class Program:
             InputError: the inputs do not fit the signature; nothing was run.
             ModelError: the model raised.
         """
-        signature = self.method(method)
-        symbols = check_inputs(signature, inputs)
-        given = dict(inputs) | _starting_state(signature, inputs, symbols)
+        return self.run(method, inputs, check_inputs(self.method(method), inputs))
+
+    def run(
+        self, method: str, inputs: Mapping[str, torch.Tensor], symbols: Mapping[str, int]
+    ) -> Flat:
+        """Run the method on inputs that `check_inputs` has seen; `symbols` are what it found.
+
+        Raises:
+            InputError: an input is missing.
+            ModelError: the model raised.
+        """
+        plan = self._plans[method]
+        given = dict(inputs)
+        plan.start_state(given, symbols)
+        arguments = given if plan.takes == given.keys() else self._arguments(plan.method, given)
+        try:
+            with torch.inference_mode():
+                result = getattr(self.module, method)(**arguments)
+        except Exception as error:
+            raise ModelError(
+                f"model '{self.manifest.name}' method '{method}' raised: {raised_message(error)}"
+            ) from error
+        try:
+            return plan.outputs(result)
+        except TypeError as error:
+            raise ModelError(
+                f"model '{self.manifest.name}' method '{method}' broke its signature: {error}"
+            ) from None
+
+    def _arguments(
+        self, signature: Method, given: Mapping[str, torch.Tensor]
+    ) -> Mapping[str, object]:
+        """Put flat values together as the method takes them."""
         arguments = {}
         for argument in signature.inputs:
             try:
@@ -66,19 +97,60 @@ class Program:
                 ) from None
             except UnicodeDecodeError:
                 raise InputError(f"input '{argument.name}': expected UTF-8 text") from None
-        try:
-            with torch.inference_mode():
-                result = getattr(self.module, method)(**arguments)
-        except Exception as error:
-            raise ModelError(
-                f"model '{self.manifest.name}' method '{method}' raised: {raised_message(error)}"
-            ) from error
-        try:
-            return flatten(signature.outputs, result)
-        except TypeError as error:
-            raise ModelError(
-                f"model '{self.manifest.name}' method '{method}' broke its signature: {error}"
-            ) from None
+        return arguments
+
+
+class _Plan:
+    """What can be known of a method's calls before the first: most take and give plain tensors."""
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        plain = all(isinstance(argument.value, TensorNode) for argument in method.inputs)
+        self.takes = {argument.name for argument in method.inputs} if plain else None
+        nodes = {leaf.name: leaf for arg in method.inputs for leaf in leaves(arg.value)}
+        self._starts = [
+            node
+            for state in method.state
+            if state.start == "zeros" and isinstance(node := nodes[state.input], TensorNode)
+        ]
+        items = method.outputs.items if isinstance(method.outputs, TupleNode) else ()
+        self._names = [item.name for item in items if isinstance(item, TensorNode)]
+        self._tuple = bool(items) and len(items) == len(self._names)
+
+    def outputs(self, result: object) -> Flat:
+        """Return the named outputs of a call.
+
+        Raises:
+            TypeError: they have another structure than the signature.
+        """
+        if (
+            self._tuple
+            and type(result) is tuple
+            and len(result) == len(self._names)
+            and all(type(item) is torch.Tensor for item in result)
+        ):
+            return dict(zip(self._names, result, strict=True))
+        return flatten(self.method.outputs, result)
+
+    def start_state(self, given: Flat, symbols: Mapping[str, int]) -> None:
+        """Add the zeros for the state inputs that the caller leaves out and the model needs.
+
+        Raises:
+            InputError: a state's size follows from no other input.
+        """
+        for node in self._starts:
+            if node.name in given:
+                continue
+            shape = []
+            for size in node.shape:
+                known = symbols.get(size) if isinstance(size, str) else size
+                if known is None:
+                    raise InputError(
+                        f"input '{node.name}' is missing, and its size '{size}' follows from no "
+                        f"other input: expected {_text(node)}"
+                    )
+                shape.append(known)
+            given[node.name] = torch.zeros(shape, dtype=dtypes.BY_NAME[node.dtype].torch)
 
 
 def check_inputs(signature: Method, inputs: Mapping[str, torch.Tensor]) -> dict[str, int]:
@@ -130,29 +202,6 @@ def _text(leaf: TensorNode) -> str:
 def shape_text(shape: tuple[Dimension, ...]) -> str:
     """Return a shape as messages show it: `[batch,510]`, `?` for a dimension of any size."""
     return "[" + ",".join("?" if size is None else str(size) for size in shape) + "]"
-
-
-def _starting_state(
-    signature: Method, inputs: Mapping[str, torch.Tensor], symbols: Mapping[str, int]
-) -> Flat:
-    """Return the zeros for the state inputs that the caller leaves out and the model needs."""
-    started: Flat = {}
-    nodes = {leaf.name: leaf for argument in signature.inputs for leaf in leaves(argument.value)}
-    for state in signature.state:
-        node = nodes[state.input]
-        if state.start != "zeros" or state.input in inputs or not isinstance(node, TensorNode):
-            continue
-        shape = []
-        for size in node.shape:
-            known = symbols.get(size) if isinstance(size, str) else size
-            if known is None:
-                raise InputError(
-                    f"input '{state.input}' is missing, and its size '{size}' follows from no "
-                    f"other input: expected {_text(node)}"
-                )
-            shape.append(known)
-        started[state.input] = torch.zeros(shape, dtype=dtypes.BY_NAME[node.dtype].torch)
-    return started
 
 
 def _any_given(value: Node, given: Mapping[str, torch.Tensor]) -> bool:

@@ -39,6 +39,10 @@ class Batching:
             if isinstance(leaf, ScalarNode)
         )
 
+    def follows_from_shapes(self, inputs: Flat) -> bool:
+        """Whether rows and kind follow from names, dtypes and shapes alone."""
+        return not self._numbers or self._numbers.isdisjoint(inputs)
+
     def rows(self, inputs: Flat) -> int:
         """Return how many rows the inputs have; 0 where there is no batch."""
         for name, tensor in inputs.items():
@@ -69,9 +73,13 @@ class Batching:
         return tuple(parts)
 
     def join(self, requests: Sequence[Flat]) -> Flat:
-        """Return the inputs of one call with the rows of all requests, which are of one kind."""
+        """Return the inputs of one call with the rows of all requests, which are of one kind.
+
+        They are copies, with the allocator's alignment: the model may not write into a request,
+        and the rounding of some kernels depends on where their input starts.
+        """
         if len(requests) == 1:
-            return requests[0]
+            return {name: tensor.clone() for name, tensor in requests[0].items()}
         joined: Flat = {}
         for name, tensor in requests[0].items():
             axis = axis_of(name, self._inputs)

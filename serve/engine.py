@@ -8,20 +8,21 @@ import contextlib
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
 from torchship.script.archive import Archive
-from torchship.script.batch import batch_axes, resize
+from torchship.script.batch import BATCH, batch_axes, resize
 from torchship.script.errors import InputError, ModelError
 from torchship.script.golden import Case
 from torchship.script.parity import check_case, worse
 from torchship.script.program import Program, check_inputs
 from torchship.script.torchscript import configure
 from torchship.script.tree import Flat
-from torchship.serve.batching import Batching
+from torchship.serve.batching import Batching, Kind
 from torchship.serve.errors import (
+    ClientGoneError,
     DeadlineError,
     DisagreementError,
     NotReadyError,
@@ -31,6 +32,7 @@ from torchship.serve.signature import Signature
 from torchship.serve.waiting import Job, Waiting
 
 JOIN_SECONDS = 30
+MOST_ADMITTED = 1024  # names, dtypes and shapes that are remembered as fitting
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Limits:
 
 
 Outcome = tuple[Job, Flat | Exception]
+_Admission = tuple[dict[str, int], int, Kind | None]
 
 _STARTED: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -76,6 +79,7 @@ class Engine:
         self._waiting = Waiting(self._limits.max_queue)
         self._woken = False
         self._thread: threading.Thread | None = None
+        self._admitted: dict[Hashable, _Admission] = {}
 
     async def start(self) -> None:
         """Load the archive and run its golden cases, on the engine's thread.
@@ -114,15 +118,17 @@ class Engine:
         for job in jobs:
             if job.expired():
                 outcomes.append((job, DeadlineError("the request waited longer than its timeout")))
+            elif job.gone is not None and job.gone():
+                outcomes.append((job, ClientGoneError("the client left before its turn came")))
             elif not job.done.cancelled():
                 live.append(job)
         if not live:
             return outcomes
         batching = self._batching[live[0].method]
         try:
-            outputs = self._ready().call(
-                live[0].method, batching.join([job.inputs for job in live])
-            )
+            inputs = batching.join([job.inputs for job in live])
+            symbols = {**live[0].symbols, BATCH: sum(job.rows for job in live)}
+            outputs = self._ready().run(live[0].method, inputs, symbols)
             wanted = _union([job.wanted for job in live])
             # Copies, since the model might write into its own again.
             copies = {n: o.clone() for n, o in outputs.items() if wanted is None or n in wanted}
@@ -204,6 +210,7 @@ class Engine:
         wanted: frozenset[str] | None = None,
         priority: int = 2,
         timeout: float | None = None,
+        gone: Callable[[], bool] | None = None,
     ) -> Flat:
         """Run a method on the engine's thread, together with others that wait.
 
@@ -213,28 +220,46 @@ class Engine:
             wanted: names of outputs; others may be left out. All when None.
             priority: 1 is served before 2.
             timeout: seconds after which a request that still waits is given up.
+            gone: whether the caller has left; asked once, on the engine's thread, when the
+                request's turn comes.
 
         Raises:
             InputError, ModelError: as `Program.call`.
             NotReadyError: the engine has not proved itself, or is closed.
             QueueFullError: too many rows wait already.
             DeadlineError: the timeout passed.
+            ClientGoneError: the caller had left.
         """
-        check_inputs(self._ready().method(method), inputs)
         batching = self._batching[method]
-        rows, kind = batching.rows(inputs), batching.kind(inputs)
+        symbols, rows, kind = self._admit(method, inputs)
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else time.monotonic() + timeout
 
         def job(part: Flat, rows: int) -> Job:
             done = loop.create_future()
-            return Job(method, part, rows, kind, done, wanted, priority, deadline)
+            return Job(method, part, rows, kind, done, symbols, wanted, priority, deadline, gone)
 
         if kind is None or rows <= self._limits.max_batch:
             return await self._enter([job(inputs, rows)])[0]
         parts = batching.cut(inputs, self._limits.max_batch)
         jobs = [job(part, batching.rows(part)) for part in parts]
         return batching.merge(await asyncio.gather(*self._enter(jobs)))
+
+    def _admit(self, method: str, inputs: Flat) -> _Admission:
+        """Check inputs; return their symbols, rows and kind. What was seen before is known."""
+        program = self._ready()
+        key = (method, *((name, value.dtype, value.shape) for name, value in inputs.items()))
+        known = self._admitted.get(key)
+        if known is not None:
+            return known
+        symbols = check_inputs(program.method(method), inputs)
+        batching = self._batching[method]
+        admission = (symbols, batching.rows(inputs), batching.kind(inputs))
+        if batching.follows_from_shapes(inputs):
+            if len(self._admitted) >= MOST_ADMITTED:
+                self._admitted.clear()
+            self._admitted[key] = admission
+        return admission
 
     def _ready(self) -> Program:
         if self._program is None or self._stopping.is_set():

@@ -47,6 +47,12 @@ class DeadlineError(TorchShipError):
     code = "timeout"
 
 
+class ClientGoneError(TorchShipError):
+    """A request whose client had left when its turn came; nobody sees the answer."""
+
+    code = "client_gone"
+
+
 class DisagreementError(ArchiveError):
     """An archive that did not reproduce its own golden cases, or has none to reproduce."""
 
@@ -71,6 +77,7 @@ STATUS: dict[type[Exception], int] = {
     BodyTooLargeError: 413,
     EncodingError: 415,
     QueueFullError: 429,
+    ClientGoneError: 499,
     NotReadyError: 503,
 }
 

@@ -6,6 +6,8 @@ It is reached before FastAPI's router and middleware, which would take longer th
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
@@ -70,6 +72,7 @@ class Inference:
             wanted=signature.wanted(output.name for output in request.outputs),
             priority=request.priority,
             timeout=request.timeout,
+            gone=_watch(receive),
         )
         manifest = engine.manifest
         response = protocol.InferResponse(manifest.name, manifest.version, {**outputs}, request.id)
@@ -84,6 +87,14 @@ class Inference:
         answered.append((b"content-length", b"%d" % len(content)))
         await send({"type": "http.response.start", "status": 200, "headers": answered})
         await send({"type": "http.response.body", "body": content})
+
+
+def _watch(receive: Receive) -> Callable[[], bool] | None:
+    """Return whether the client has left, where uvicorn tells: ASGI has no word for a look."""
+    cycle = getattr(receive, "__self__", None)
+    if not hasattr(cycle, "disconnected"):
+        return None
+    return partial(getattr, cycle, "disconnected")
 
 
 async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import orjson
 
@@ -32,6 +33,8 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 REFUSED = ("sequence_id", "shared_memory_region", "classification")
 
 DEFAULT_PRIORITY = 2
+
+CACHED_HEAD = 2048  # bytes of a request's JSON that is kept for when it comes again
 
 # The type of each parameter that means something here, the largest number, and both in words.
 KNOWN: dict[str, tuple[type, int, str]] = {
@@ -98,7 +101,43 @@ def decode_request(body: bytes, header_length: str | None = None) -> InferReques
     Raises:
         RequestError: the body is not what the protocol says, or not what it says of itself.
     """
-    head, rest = _split(body, header_length)
+    text, rest = _split(body, header_length)
+    if rest is not None and len(text) <= CACHED_HEAD:
+        head = _known_head(bytes(text))
+    else:
+        head = _decode_head(text)
+    inputs = _read_tensors(head.inputs, rest, bools=rest is not None or _has_bools(body))
+    return InferRequest(inputs, head.outputs, head.id, head.parameters)
+
+
+@dataclass(frozen=True)
+class _Announced:
+    """A tensor as the JSON announces it: `size` bytes of binary data, or `data` when None."""
+
+    name: str
+    what: str
+    datatype: str
+    shape: tuple[int, ...]
+    size: int | None
+    data: object
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The JSON of a request, checked."""
+
+    inputs: tuple[_Announced, ...]
+    outputs: tuple[WantedOutput, ...]
+    id: str | None
+    parameters: dict[str, object]
+
+
+def _has_bools(body: bytes) -> bool:
+    return b"true" in body or b"false" in body
+
+
+def _decode_head(text: bytes | memoryview) -> _Head:
+    head = _object(text)
     parameters = _parameters("the request", head)
     if parameters:
         _check_parameters(parameters)
@@ -111,8 +150,12 @@ def decode_request(body: bytes, header_length: str | None = None) -> InferReques
         if any(name == other.name for other in wanted):
             raise RequestError(f"output '{name}' is asked for twice")
         wanted.append(WantedOutput(name, binary))
-    inputs = _decode_tensors("input", _entries("inputs", head), rest)
-    return InferRequest(inputs, tuple(wanted), _id(head), parameters)
+    inputs = _announced("input", _entries("inputs", head))
+    return _Head(inputs, tuple(wanted), _id(head), parameters)
+
+
+# A client that sends binary data says the same of it again and again: the JSON is read once.
+_known_head = lru_cache(maxsize=256)(_decode_head)
 
 
 def encode_request(
@@ -167,8 +210,9 @@ def decode_response(body: bytes, header_length: str | None = None) -> InferRespo
     Raises:
         RequestError: the body is not what the protocol says.
     """
-    head, rest = _split(body, header_length)
-    outputs = _decode_tensors("output", _entries("outputs", head), rest)
+    text, rest = _split(body, header_length)
+    head = _object(text)
+    outputs = _read_tensors(_announced("output", _entries("outputs", head)), rest)
     model, version = str(head.get("model_name", "")), str(head.get("model_version", ""))
     return InferResponse(model, version, outputs, _id(head))
 
@@ -181,31 +225,34 @@ def decode_index_request(body: bytes) -> bool:
     """
     if not body:
         return False
-    ready = _split(body, None)[0].get("ready", False)
+    ready = _object(body).get("ready", False)
     if not isinstance(ready, bool):
         raise RequestError(f"expected 'ready' to be true or false, got {short(ready)}")
     return ready
 
 
-def _split(body: bytes, header_length: str | None) -> tuple[dict[str, object], memoryview | None]:
-    """Return the JSON object, and what follows it (None when no header length announces it)."""
+def _split(body: bytes, header_length: str | None) -> tuple[bytes | memoryview, memoryview | None]:
+    """Return the JSON text, and what follows it (None when no header length announces it)."""
+    if header_length is None:
+        return body, None
+    digits = header_length.isascii() and header_length.isdigit() and len(header_length) < 20
+    if not digits or not 0 < int(header_length) <= len(body):
+        raise RequestError(
+            f"{HEADER_LENGTH}: expected a length from 1 to the body's {len(body)} bytes, "
+            f"got {short(header_length)}"
+        )
     whole = memoryview(body)
-    rest = None
-    if header_length is not None:
-        digits = header_length.isascii() and header_length.isdigit() and len(header_length) < 20
-        if not digits or not 0 < int(header_length) <= len(whole):
-            raise RequestError(
-                f"{HEADER_LENGTH}: expected a length from 1 to the body's {len(whole)} bytes, "
-                f"got {short(header_length)}"
-            )
-        whole, rest = whole[: int(header_length)], whole[int(header_length) :]
+    return whole[: int(header_length)], whole[int(header_length) :]
+
+
+def _object(text: bytes | memoryview) -> dict[str, object]:
     try:
-        head = orjson.loads(whole)
+        head = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise RequestError(f"the body is not JSON: {error}") from None
     if not isinstance(head, dict):
         raise RequestError(f"expected a JSON object, got {type(head).__name__}")
-    return head, rest
+    return head
 
 
 def _entries(key: str, head: Mapping[str, object]) -> list[dict[str, object]]:
@@ -251,11 +298,9 @@ def _check_parameters(parameters: Mapping[str, object]) -> None:
             raise RequestError(f"parameter '{name}': expected {expected}, got {short(value)}")
 
 
-def _decode_tensors(
-    kind: str, entries: Iterable[dict[str, object]], rest: memoryview | None
-) -> dict[str, Value]:
-    tensors: dict[str, Value] = {}
-    place = 0
+def _announced(kind: str, entries: Iterable[dict[str, object]]) -> tuple[_Announced, ...]:
+    """Check what is said of tensors, without reading their data."""
+    tensors: dict[str, _Announced] = {}
     for entry in entries:
         name = _name(kind, entry)
         what = f"{kind} '{name}'"
@@ -264,22 +309,33 @@ def _decode_tensors(
         datatype = check_datatype(what, entry.get("datatype"))
         shape = check_shape(what, entry.get("shape"))
         size = _parameters(what, entry).get("binary_data_size")
-        if size is None:
-            if "data" not in entry:
-                raise RequestError(f"{what}: expected data or a binary_data_size")
-            tensors[name] = from_json(what, datatype, shape, entry["data"])
-            continue
-        if "data" in entry:
+        if size is None and "data" not in entry:
+            raise RequestError(f"{what}: expected data or a binary_data_size")
+        if size is not None and "data" in entry:
             raise RequestError(f"{what}: expected either data or a binary_data_size, got both")
-        if type(size) is not int or size < 0:
+        if size is not None and (not isinstance(size, int) or type(size) is bool or size < 0):
             raise RequestError(f"{what}: expected a binary_data_size from 0 on, got {short(size)}")
+        tensors[name] = _Announced(name, what, datatype, shape, size, entry.get("data"))
+    return tuple(tensors.values())
+
+
+def _read_tensors(
+    announced: Iterable[_Announced], rest: memoryview | None, bools: bool = True
+) -> dict[str, Value]:
+    tensors: dict[str, Value] = {}
+    place = 0
+    for one in announced:
+        what, size = one.what, one.size
+        if size is None:
+            tensors[one.name] = from_json(what, one.datatype, one.shape, one.data, bools=bools)
+            continue
         if rest is None:
             raise RequestError(f"{what} has a binary_data_size, and {HEADER_LENGTH} is missing")
         if size > len(rest) - place:
             raise RequestError(
                 f"{what}: binary_data_size is {size}, and {len(rest) - place} bytes are left"
             )
-        tensors[name] = from_binary(what, datatype, shape, rest[place : place + size])
+        tensors[one.name] = from_binary(what, one.datatype, one.shape, rest[place : place + size])
         place += size
     if rest is not None and place != len(rest):
         raise RequestError(f"expected {place} bytes of binary data after the JSON, got {len(rest)}")

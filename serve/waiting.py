@@ -6,7 +6,8 @@ import threading
 import time
 from asyncio import Future
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 from torchship.script.tree import Flat
@@ -27,11 +28,15 @@ class Job:
     kind: Kind | None
     """Jobs of one method and kind may run together; None runs alone."""
     done: Future[Flat]
+    symbols: Mapping[str, int] = field(default_factory=dict)
+    """The sizes for which the signature's symbols stand in these inputs."""
     wanted: frozenset[str] | None = None
     """The outputs that are asked for; all when None."""
     priority: int = 2
     deadline: float | None = None
     """On `time.monotonic`'s clock; a job that is still waiting then is not run."""
+    gone: Callable[[], bool] | None = None
+    """Whether nobody waits for the outputs any more; such a job is not run."""
 
     @property
     def weight(self) -> int:

@@ -103,3 +103,15 @@ def test_requests_without_rows_run_alone() -> None:
 )
 def test_what_cannot_be_joined_runs_alone(batching: Batching) -> None:
     assert batching.kind({"x": torch.zeros(2, 3), "table": torch.zeros(3)}) is None
+
+
+def test_what_the_model_gets_is_an_aligned_copy() -> None:
+    # Memory of Python and numpy is aligned to 16 bytes, on which some kernels round differently.
+    memory = bytearray(4 * 40)
+    odd = torch.frombuffer(memory, dtype=torch.float32, offset=4, count=9).view(3, 3)
+    batching = Batching(method([tensor("x", "batch", 3)], tensor("y", "batch")))
+    for requests in ([{"x": odd}], [{"x": odd}, {"x": odd}]):
+        joined = batching.join(requests)["x"]
+        assert joined.data_ptr() % 64 == 0
+        joined.fill_(7)
+    assert memory == bytearray(4 * 40)

@@ -1,7 +1,7 @@
 import asyncio
 import math
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -48,13 +48,13 @@ def test_every_golden_case_runs_three_times_on_the_one_thread_that_answers(
     archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[threading.Thread] = []
-    plain = Program.call
+    plain = Program.run
 
-    def watched(self: Program, method: str, inputs: Flat) -> Flat:
+    def watched(self: Program, method: str, inputs: Flat, symbols: Mapping[str, int]) -> Flat:
         threads.append(threading.current_thread())
-        return plain(self, method, inputs)
+        return plain(self, method, inputs, symbols)
 
-    monkeypatch.setattr(Program, "call", watched)
+    monkeypatch.setattr(Program, "run", watched)
     engine = start(archives["tiny"])
     warm_up = 2 * 2 * 64  # of both methods at every batch size
     assert len(threads) == 3 * 3 + warm_up
@@ -68,13 +68,13 @@ def test_every_batch_size_that_can_come_is_run_twice_before(
     archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[str, int]] = []
-    plain = Program.call
+    plain = Program.run
 
-    def watched(self: Program, method: str, inputs: Flat) -> Flat:
+    def watched(self: Program, method: str, inputs: Flat, symbols: Mapping[str, int]) -> Flat:
         calls.append((method, len(inputs["obs"])))
-        return plain(self, method, inputs)
+        return plain(self, method, inputs, symbols)
 
-    monkeypatch.setattr(Program, "call", watched)
+    monkeypatch.setattr(Program, "run", watched)
     engine = Engine(open_archive(archives["tiny"]), Limits(max_batch=5))
     asyncio.run(engine.start())
     engine.close()
@@ -193,16 +193,18 @@ class Gate:
         self.rows: list[int] = []
         self.inside = threading.Event()
         self._open = threading.Event()
-        plain = Program.call
+        plain = Program.run
 
-        def watched(program: Program, method: str, inputs: Flat) -> Flat:
+        def watched(
+            program: Program, method: str, inputs: Flat, symbols: Mapping[str, int]
+        ) -> Flat:
             if program is engine._program:
                 self.rows.append(len(inputs["obs"]))
                 self.inside.set()
                 assert self._open.wait(30)
-            return plain(program, method, inputs)
+            return plain(program, method, inputs, symbols)
 
-        monkeypatch.setattr(Program, "call", watched)
+        monkeypatch.setattr(Program, "run", watched)
 
     async def entered(self) -> None:
         """Wait until the engine is busy."""

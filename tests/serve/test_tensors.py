@@ -82,22 +82,12 @@ def test_any_binary_data_is_a_tensor_or_refused(
     assert bits(value) == raw
 
 
-def test_a_binary_tensor_is_an_aligned_copy() -> None:
+def test_a_binary_tensor_is_a_copy() -> None:
     body = bytearray(struct.pack("<x8f", *range(8)))
     value = from_binary("input 'x'", "FP32", (8,), memoryview(body)[1:])
     assert isinstance(value, torch.Tensor)
-    assert value.data_ptr() % 64 == 0
     value.fill_(7)
     assert body == struct.pack("<x8f", *range(8))
-
-
-def test_a_json_tensor_is_aligned() -> None:
-    # numpy's own memory is aligned to 16 bytes, on which kernels round differently.
-    for dtype in ("INT64", "FP64", "FP32"):
-        for _ in range(20):
-            value = from_json("input 'x'", dtype, (3,), [1, 2, 3])
-            assert isinstance(value, torch.Tensor)
-            assert value.data_ptr() % 64 == 0
 
 
 @pytest.mark.parametrize(
