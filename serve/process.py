@@ -16,6 +16,7 @@ from torchship.script.errors import UsageError
 from torchship.script.signing import read_trusted_keys
 from torchship.script.torchscript import configure
 from torchship.serve.app import create_app
+from torchship.serve.connection import Connection
 from torchship.serve.engine import Limits
 from torchship.serve.repository import Repository, find_archives
 from torchship.serve.settings import Settings
@@ -87,7 +88,7 @@ def run(settings: Settings) -> None:
     repository = Repository(files, keys, limits)
     config = uvicorn.Config(
         create_app(repository, settings),
-        http="httptools",
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -1,0 +1,59 @@
+"""A connection as uvicorn has it, with each answer in one write.
+
+uvicorn writes an answer's head and its body separately, which is a system call and a packet each;
+for small answers that costs more than all of the decoding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 protocol over a transport that keeps a head back until its body comes."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to serve a client."""
+        super().connection_made(cast("asyncio.Transport", OneWrite(transport, self.loop)))
+
+
+class OneWrite:
+    """A transport that joins the first write of a turn of the event loop with the second."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: bytes | None = None
+        self.is_closing = transport.is_closing
+        self.get_extra_info = transport.get_extra_info
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what else the transport has; what is held goes out before anything else is done.
+
+        `set_protocol` (an upgrade to WebSocket), `write_eof` and `abort` come this way.
+        """
+        self.flush()
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Write what is held and this together; hold it, to the turn's end, if it is the first."""
+        if self._held is None:
+            self._held = data
+            self._loop.call_soon(self.flush)
+        else:
+            self._transport.write(self._held + data)
+            self._held = None
+
+    def flush(self) -> None:
+        """Write what is held."""
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._transport.write(held)
+
+    def close(self) -> None:
+        """Close the connection when all is written."""
+        self.flush()
+        self._transport.close()
