@@ -202,6 +202,8 @@ def _numbers(what: str, dtype: Dtype, values: list[object], bools: bool) -> Pack
     if bools:
         _check_types(what, dtype.wire, values, allowed)
     try:
+        if dtype.torch is torch.uint8:
+            return bytearray(cast("list[int]", values))  # several times as quick as `array`
         if not dtype.is_float:
             return array(_CODES[dtype.torch], cast("list[int]", values))
         wide = array("d", cast("list[float]", values))
@@ -209,7 +211,7 @@ def _numbers(what: str, dtype: Dtype, values: list[object], bools: bool) -> Pack
     except TypeError:
         _check_types(what, dtype.wire, values, allowed)
         raise
-    except OverflowError:
+    except (OverflowError, ValueError):
         _check_types(what, dtype.wire, values, allowed)
         limits = torch.iinfo(dtype.torch)
         smallest, largest = min(values), max(values)  # type: ignore[type-var]
