@@ -168,7 +168,7 @@ def _inference(summary: str, request: Document) -> Document:
         "tags": ["inference"],
         "parameters": [length],
         "requestBody": {
-            "required": True,
+            "required": False,  # a raw request of no rows has none
             "content": {"application/json": {"schema": request}, **octets},
         },
         "responses": {
