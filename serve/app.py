@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-EXTENSIONS = ["binary_tensor_data", "model_configuration", "schedule_policy"]
+EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "schedule_policy"]
 
 # What an error of that status says besides.
 HEADERS = {

@@ -71,6 +71,7 @@ def test_server_metadata_and_health(client: Any, http: httpx.Client) -> None:
     assert metadata["name"] == "torchship"
     assert metadata["extensions"] == [
         "binary_tensor_data",
+        "classification",
         "model_configuration",
         "schedule_policy",
     ]
