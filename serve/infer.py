@@ -28,9 +28,9 @@ BINARY = (b"content-type", b"application/octet-stream")
 def infer_target(path: str) -> tuple[str, str | None] | None:
     """Return the model and the version that an inference path names; None for another path."""
     match path.split("/"):
-        case ["", "v2", "models", model, "infer"]:
+        case ["", "v2", "models", model, "infer"] if model:
             return model, None
-        case ["", "v2", "models", model, "versions", version, "infer"]:
+        case ["", "v2", "models", model, "versions", version, "infer"] if model and version:
             return model, version
     return None
 
