@@ -113,14 +113,14 @@ def bomb(kind: str, size: int) -> bytes:
     return start + block * (size // MIB) + stream.flush()
 
 
-@pytest.mark.parametrize("kind", ["gzip", "deflate"])
-def test_bombs_are_refused_and_never_inflated(server: Any, kind: str) -> None:
-    content = bomb(kind, 512 * MIB)
-    assert len(content) < MIB
+def test_bombs_are_refused_and_never_inflated(server: Any) -> None:
+    bombs = [(kind, bomb(kind, 512 * MIB)) for kind in ("gzip", "deflate")]
     assert_well(server)
     before = peak(server)
 
-    def throw(_: int) -> Answer:
+    def throw(number: int) -> Answer:
+        kind, content = bombs[number % 2]
+        assert len(content) < MIB
         with connected(server) as (connection, stream):
             connection.sendall(post("tiny", content, f"Content-Encoding: {kind}"))
             return read(stream)
