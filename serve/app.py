@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 
 import orjson
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from torchship.serve import protocol
+from torchship.serve import protocol, schemas
 from torchship.serve.compression import ACCEPTED
+from torchship.serve.engine import Engine
 from torchship.serve.errors import status_of
 from torchship.serve.infer import Inference, infer_target, read_body
+from torchship.serve.openapi import INFER_PATHS, OpenApi, answers, takes
 from torchship.serve.repository import IndexEntry, Repository
 from torchship.serve.settings import Settings
 from torchship.serve.signature import describe, describe_config
+from torchship.serve.tensors import short
 
 log = logging.getLogger(__name__)
 
-EXTENSIONS = ["binary_tensor_data", "model_configuration", "schedule_policy"]
+Handler = Callable[[Request], Awaitable[Response]]
+
+EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "schedule_policy"]
 
 # What an error of that status says besides.
 HEADERS = {
@@ -42,47 +51,73 @@ def create_app(repository: Repository, settings: Settings | None = None) -> Fast
     app = Application(infer)
     app.add_middleware(ErrorBoundary)
     app.add_exception_handler(HTTPException, _http_exception)
-    for path in ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"):
+    app.add_exception_handler(RequestValidationError, _invalid)
+    for path in INFER_PATHS:
         app.add_route(path, infer, methods=["POST"])  # type: ignore[arg-type]
 
-    @app.get("/v2")
+    @app.get("/v2", responses=answers(schemas.ServerMetadata))
     async def server_metadata() -> Response:
         return _json({"name": "torchship", "version": _own_version(), "extensions": EXTENSIONS})
 
-    @app.get("/v2/health/live")
+    @app.get("/v2/health/live", responses=answers(schemas.Live))
     async def live() -> Response:
         return _json({"live": True})
 
-    @app.get("/v2/health/ready")
+    @app.get("/v2/health/ready", responses=answers(schemas.Ready, 503))
     async def ready() -> Response:
         if not repository.ready:
             return _error(503, "the server is not ready")
         return _json({"ready": True})
 
-    @app.get("/v2/models/{model}")
-    @app.get("/v2/models/{model}/versions/{version}")
-    async def model_metadata(model: str, version: str | None = None) -> Response:
-        manifest = repository.find(model, version).manifest
-        return _json(describe(manifest, repository.versions(model)))
+    def named(request: Request) -> Engine:
+        path = request.path_params
+        return repository.find(path["model"], path.get("version"))
 
-    @app.get("/v2/models/{model}/ready")
-    @app.get("/v2/models/{model}/versions/{version}/ready")
-    async def model_ready(model: str, version: str | None = None) -> Response:
-        manifest = repository.find(model, version).manifest
+    def model_routes(path: str, model: type[BaseModel]) -> Callable[[Handler], Handler]:
+        """Return a decorator that adds a route of a model, with and without its version."""
+
+        def add(handler: Handler) -> Handler:
+            for start in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+                app.get(start + path, responses=answers(model, 404, 503))(handler)
+            return handler
+
+        return add
+
+    @model_routes("", schemas.ModelMetadata)
+    async def model_metadata(request: Request) -> Response:
+        manifest = named(request).manifest
+        return _json(describe(manifest, repository.versions(manifest.name)))
+
+    @model_routes("/ready", schemas.ModelReady)
+    async def model_ready(request: Request) -> Response:
+        manifest = named(request).manifest
         return _json({"name": manifest.name, "version": manifest.version, "ready": True})
 
-    @app.get("/v2/models/{model}/config")
-    @app.get("/v2/models/{model}/versions/{version}/config")
-    async def model_config(model: str, version: str | None = None) -> Response:
-        return _json(describe_config(repository.find(model, version).manifest))
+    @model_routes("/config", schemas.ModelConfig)
+    async def model_config(request: Request) -> Response:
+        return _json(describe_config(named(request).manifest))
 
-    @app.post("/v2/repository/index")
+    @app.post(
+        "/v2/repository/index",
+        responses=answers(list[schemas.IndexEntry], 400, 413),
+        openapi_extra=takes(schemas.IndexRequest),
+    )
     async def index(request: Request) -> Response:
         headers = dict(request.scope["headers"])
         body = await read_body(headers, request.receive, max_body_bytes)
         only_ready = protocol.decode_index_request(body)
         entries = [e for e in repository.index() if e.state == "READY" or not only_ready]
         return _json([_index_entry(entry) for entry in entries])
+
+    openapi = OpenApi(app, repository)
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi_document() -> Response:
+        return Response(openapi.document(), media_type="application/json")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(openapi.page())
 
     return app
 
@@ -106,6 +141,8 @@ class Application(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # uvicorn leaves the body out
         if (
             scope["type"] == "http"
             and scope["method"] == "POST"
@@ -154,7 +191,24 @@ def answer(error: Exception) -> Response:
 async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail.lower()}"
-    return _error(error.status_code, message, dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_methods(request))
+    return _error(error.status_code, message, headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """Return what the path of a request may be asked with; one path may have several routes."""
+    matching = (r for r in request.app.routes if r.matches(request.scope)[0] != Match.NONE)
+    methods = {method for route in matching for method in getattr(route, "methods", ())}
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return _error(400, f"{place}: {first['msg'].lower()}, got {short(first.get('input'))}")
 
 
 def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:

@@ -189,6 +189,11 @@ class Engine:
                 f"output '{worst.output}': {worst.reason}"
             )
 
+    @property
+    def golden(self) -> Sequence[Case]:
+        """The cases that the archive was proved with."""
+        return self._archive.golden
+
     def signature(self, method: str) -> Signature:
         """Return a method's signature.
 

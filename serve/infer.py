@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from torchship.serve import protocol
+from torchship.serve.classification import classified
 from torchship.serve.compression import OFFERED, deflate, inflate
 from torchship.serve.errors import BodyTooLargeError, RequestError
 from torchship.serve.raw import decode_raw
@@ -27,9 +28,9 @@ BINARY = (b"content-type", b"application/octet-stream")
 def infer_target(path: str) -> tuple[str, str | None] | None:
     """Return the model and the version that an inference path names; None for another path."""
     match path.split("/"):
-        case ["", "v2", "models", model, "infer"]:
+        case ["", "v2", "models", model, "infer"] if model:
             return model, None
-        case ["", "v2", "models", model, "versions", version, "infer"]:
+        case ["", "v2", "models", model, "versions", version, "infer"] if model and version:
             return model, version
     return None
 
@@ -75,7 +76,8 @@ class Inference:
             gone=_watch(receive),
         )
         manifest = engine.manifest
-        response = protocol.InferResponse(manifest.name, manifest.version, {**outputs}, request.id)
+        found = classified(outputs, request.outputs, manifest.labels)
+        response = protocol.InferResponse(manifest.name, manifest.version, found, request.id)
         content, length = protocol.encode_response(request, response)
         answered: list[tuple[bytes, bytes]] = (
             [JSON] if length is None else [BINARY, (HEADER_LENGTH, b"%d" % length)]

@@ -30,7 +30,7 @@ from torchship.serve.tensors import (
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
 # Parameters that change what an answer means: passing over them would answer another question.
-REFUSED = ("sequence_id", "shared_memory_region", "classification")
+REFUSED = ("sequence_id", "shared_memory_region")
 
 DEFAULT_PRIORITY = 2
 
@@ -51,6 +51,8 @@ class WantedOutput:
 
     name: str
     binary: bool | None = None
+    classes: int = 0
+    """How many of the largest classes to give instead of the values; 0 for the values."""
 
 
 @dataclass(frozen=True)
@@ -144,12 +146,18 @@ def _decode_head(text: bytes | memoryview) -> _Head:
     wanted: list[WantedOutput] = []
     for entry in _entries("outputs", head) if head.get("outputs") is not None else ():
         name = _name("output", entry)
-        binary = _parameters(f"output '{name}'", entry).get("binary_data")
+        said = _parameters(f"output '{name}'", entry)
+        binary, classes = said.get("binary_data"), said.get("classification", 0)
         if binary is not None and not isinstance(binary, bool):
             raise RequestError(f"output '{name}': expected binary_data true or false")
+        if type(classes) is not int or not 0 <= classes < 1 << 31:
+            raise RequestError(
+                f"output '{name}': expected classification to be a number of classes, "
+                f"got {short(classes)}"
+            )
         if any(name == other.name for other in wanted):
             raise RequestError(f"output '{name}' is asked for twice")
-        wanted.append(WantedOutput(name, binary))
+        wanted.append(WantedOutput(name, binary, classes))
     inputs = _announced("input", _entries("inputs", head))
     return _Head(inputs, tuple(wanted), _id(head), parameters)
 

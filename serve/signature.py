@@ -152,13 +152,14 @@ def optional_inputs(method: Method) -> set[str]:
 def _tensors(method: Method) -> dict[str, list[dict[str, object]]]:
     optional = optional_inputs(method)
     inputs = [
-        _tensor(leaf) | ({"optional": True} if leaf.name in optional else {})
+        describe_leaf(leaf) | ({"optional": True} if leaf.name in optional else {})
         for leaf in wire_inputs(method)
     ]
-    return {"inputs": inputs, "outputs": [_tensor(leaf) for leaf in leaves(method.outputs)]}
+    return {"inputs": inputs, "outputs": [describe_leaf(leaf) for leaf in leaves(method.outputs)]}
 
 
-def _tensor(leaf: Leaf) -> dict[str, object]:
+def describe_leaf(leaf: Leaf) -> dict[str, object]:
+    """Return a leaf as the metadata has it: name, datatype, and shape with -1 for an open size."""
     if isinstance(leaf, TensorNode):
         shape = [size if isinstance(size, int) else -1 for size in leaf.shape]
         return {"name": leaf.name, "datatype": BY_NAME[leaf.dtype].wire, "shape": shape}

@@ -201,9 +201,9 @@ REFUSED = [
         "the request: parameter 'sequence_id' is not supported",
     ),
     (
-        body(X, outputs=[{"name": "y", "parameters": {"classification": 3}}]),
+        body(X, outputs=[{"name": "y", "parameters": {"classification": "3"}}]),
         None,
-        "output 'y': parameter 'classification' is not supported",
+        "output 'y': expected classification to be a number of classes, got '3'",
     ),
     (body(X, outputs=[{"name": "y"}] * 2), None, "output 'y' is asked for twice"),
     (body(X, outputs={}), None, "expected 'outputs' to be a list of objects"),

@@ -1,0 +1,320 @@
+"""What clients do wrong, and what the real process makes of it: it answers, never with 500."""
+
+import gzip
+import json
+import selectors
+import socket
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import pytest
+
+MIB = 1 << 20
+OBS = np.arange(2 * 510, dtype=np.uint8).reshape(2, 510)
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def error(self) -> str:
+        assert list(json.loads(self.body)) == ["error"]
+        return str(json.loads(self.body)["error"])
+
+
+def read(stream: IO[bytes]) -> Answer:
+    """Read one answer; what follows it on the connection is left there."""
+    line = stream.readline()
+    assert line.startswith(b"HTTP/1.1 "), line
+    headers = {}
+    while (field := stream.readline().strip()) != b"":
+        name, _, value = field.partition(b":")
+        headers[name.decode().lower()] = value.strip().decode()
+    body = stream.read(int(headers["content-length"])) if "content-length" in headers else b""
+    if headers.get("transfer-encoding") == "chunked":
+        while size := int(stream.readline(), 16):
+            body += stream.read(size)
+            stream.readline()
+        stream.readline()
+    return Answer(int(line.split()[1]), headers, body)
+
+
+@contextmanager
+def connected(server: Any) -> Iterator[tuple[socket.socket, IO[bytes]]]:
+    with server.connect() as connection, connection.makefile("rb") as stream:
+        yield connection, stream
+
+
+def post(model: str, body: bytes, *headers: str, length: int | None = None) -> bytes:
+    lines = [f"POST /v2/models/{model}/infer HTTP/1.1", "Host: x", *headers]
+    lines.append(f"Content-Length: {len(body) if length is None else length}")
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def row(value: float, **more: object) -> bytes:
+    x = {"name": "x", "datatype": "FP32", "shape": [1], "data": [value]}
+    return json.dumps({"inputs": [x], **more}).encode()
+
+
+def rounds(count: int, **more: object) -> bytes:
+    x = {"name": "rounds", "datatype": "INT64", "shape": [1], "data": [count]}
+    return json.dumps({"inputs": [x], **more}).encode()
+
+
+def assert_well(server: Any) -> None:
+    with connected(server) as (connection, stream):
+        connection.sendall(post("logarithm", row(1)))
+        answer = read(stream)
+    assert answer.status == 200
+    assert json.loads(answer.body)["outputs"][0]["data"] == [0.0]
+
+
+@pytest.mark.parametrize("more", [(), ("Expect: 100-continue",), ("Content-Encoding: gzip",)])
+@pytest.mark.parametrize("size", [2 << 30, 1 << 70])
+def test_a_huge_body_that_is_announced_is_refused_unread(
+    server: Any, more: tuple[str, ...], size: int
+) -> None:
+    with connected(server) as (connection, stream):
+        connection.sendall(post("tiny", b"", *more, length=size))
+        answer = read(stream)
+        if size > 1 << 64 and answer.status == 400:  # more than the parser can count
+            return
+        assert (answer.status, answer.headers["connection"]) == (413, "close")
+        assert answer.error == "the body is too large: expected at most 1048576 bytes"
+        assert stream.read() == b""
+
+
+def test_a_huge_body_in_chunks_is_refused_when_it_is_too_large(server: Any) -> None:
+    head = "POST /v2/models/tiny/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+    with connected(server) as (connection, stream):
+        connection.sendall(head.encode() + chunk * 17)  # and no end
+        assert read(stream).status == 413
+    assert_well(server)
+
+
+def peak(server: Any) -> int:
+    """The most memory that the process ever had, in bytes."""
+    with open(f"/proc/{server.popen.pid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) << 10
+
+
+def bomb(kind: str, size: int) -> bytes:
+    """A stream that inflates to `size` bytes, put together from blocks that need no history."""
+    stream = zlib.compressobj(9, wbits=-15)
+    block = stream.compress(bytes(MIB)) + stream.flush(zlib.Z_FULL_FLUSH)
+    start = {"gzip": gzip.compress(b"")[:10], "deflate": b"\x78\x9c"}[kind]
+    return start + block * (size // MIB) + stream.flush()
+
+
+def test_bombs_are_refused_and_never_inflated(server: Any) -> None:
+    bombs = [(kind, bomb(kind, 512 * MIB)) for kind in ("gzip", "deflate")]
+    assert_well(server)
+    before = peak(server)
+
+    def throw(number: int) -> Answer:
+        kind, content = bombs[number % 2]
+        assert len(content) < MIB
+        with connected(server) as (connection, stream):
+            connection.sendall(post("tiny", content, f"Content-Encoding: {kind}"))
+            return read(stream)
+
+    with ThreadPoolExecutor(8) as pool:
+        for answer in pool.map(throw, range(16)):
+            assert answer.status == 413
+            assert answer.error == "the inflated body is too large: expected at most 1048576 bytes"
+    assert peak(server) - before < 128 * MIB
+    assert_well(server)
+
+
+def test_a_queue_that_overflows_says_so_at_once_and_recovers(launch: Any, archives: Any) -> None:
+    with launch("--max-queue", 4, archives["slow"]) as process, ExitStack() as stack:
+        assert process.line() == "ready: slow/1"
+        selector = stack.enter_context(selectors.DefaultSelector())
+        for number in range(10):
+            connection, stream = stack.enter_context(connected(process))
+            selector.register(connection, selectors.EVENT_READ, stream)
+            connection.sendall(post("slow", rounds(1 if number else 200_000)))
+        arrived: list[Answer] = []
+        while len(arrived) < 10:
+            for key, _ in selector.select():
+                arrived.append(read(key.data))
+                selector.unregister(key.fileobj)
+        statuses = [answer.status for answer in arrived]
+        # One runs and four wait; the one that runs may still have waited when the others came.
+        refused = statuses.count(429)
+        assert refused in (5, 6)
+        assert statuses == [429] * refused + [200] * (10 - refused)
+        assert "the queue is full" in arrived[0].error
+        with connected(process) as (connection, stream):
+            connection.sendall(post("slow", rounds(1)))
+            assert read(stream).status == 200
+
+
+MALFORMED = [
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)),
+    b"\0" * 64,
+    b"GET\r\n\r\n",
+    b"GET /v2 HTTP/9.9\r\n\r\n",
+    b"GET /v2 HTTP/1.1\r\nno colon here\r\n\r\n",
+    b"GET /v2 HTTP/1.1\r\nHost: x\r\nX: a\0b\r\n\r\n",
+    b"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+    b"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: x\r\nContent-Length: ten\r\n\r\n",
+    b"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n"
+    b"\r\n{}",
+    b"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+    b"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"-1\r\n\r\n",
+    b"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"fffffffffffffffff\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("content", MALFORMED)
+def test_what_is_no_http_is_refused_and_the_connection_closed(server: Any, content: bytes) -> None:
+    with connected(server) as (connection, stream):
+        connection.sendall(content)
+        assert read(stream).status == 400
+        assert stream.read() == b""
+    assert_well(server)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v2/models/..%2f..%2fetc%2fpasswd/infer",
+        "/v2/models/%2e%2e/infer",
+        "/v2/models/../models/tiny2/infer",
+        "/v2/models//infer",
+        "/v2/models/%00/infer",
+        "/v2/models/%ff%fe/infer",
+        "/v2/models/tiny/versions/%2e%2e%2f/infer",
+        "/v2/models/tiny/versions//infer",
+        "/v2/models/tiny/infer/",
+        "/v2/models/tiny%0d%0aX: y/infer",
+        "/v2/models/" + "a" * 30_000 + "/infer",
+    ],
+)
+def test_tricks_in_names_find_nothing(server: Any, path: str) -> None:
+    with connected(server) as (connection, stream):
+        lines = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}"
+        connection.sendall(lines.encode())
+        answer = read(stream)
+    assert answer.status in (400, 404)
+    if answer.status == 404:
+        assert "not found" in answer.error or "is unknown" in answer.error
+    assert "x" not in answer.headers
+    assert_well(server)
+
+
+def test_a_body_in_chunks_of_any_size(server: Any) -> None:
+    body = row(1, id="seven")
+    for size in (1, 7, len(body)):
+        pieces = [body[at : at + size] for at in range(0, len(body), size)]
+        with connected(server) as (connection, stream):
+            connection.sendall(
+                b"POST /v2/models/logarithm/infer HTTP/1.1\r\nHost: x\r\n"
+                b"Transfer-Encoding: chunked\r\n\r\n"
+            )
+            for piece in pieces:
+                connection.sendall(b"%x;ext=1\r\n%s\r\n" % (len(piece), piece))
+            connection.sendall(b"0\r\nTrailer: x\r\n\r\n")
+            answer = read(stream)
+        assert answer.status == 200
+        assert json.loads(answer.body)["id"] == "seven"
+
+
+def test_pipelined_requests_are_answered_in_order(server: Any) -> None:
+    """The first takes longest, and is answered first."""
+    requests = [
+        post("slow", rounds(20_000, id="0")),
+        post("logarithm", row(1, id="1")),
+        b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n",
+        post("logarithm", b"{", length=1),
+        post("logarithm", row(1, id="4")),
+    ]
+    with connected(server) as (connection, stream):
+        connection.sendall(b"".join(requests))
+        answers = [read(stream) for _ in requests]
+    assert [answer.status for answer in answers] == [200, 200, 200, 400, 200]
+    assert [json.loads(answers[place].body)["id"] for place in (0, 1, 4)] == ["0", "1", "4"]
+    assert json.loads(answers[2].body) == {"ready": True}
+
+
+def test_a_content_length_that_lies(server: Any) -> None:
+    body = row(1)
+    with connected(server) as (connection, stream):  # too short: the rest is no request
+        connection.sendall(post("logarithm", body, length=len(body) - 5))
+        assert read(stream).status == 400
+        assert b" 500 " not in stream.read()
+    with connected(server) as (connection, stream):  # too long: the client ends before
+        connection.sendall(post("logarithm", body, length=len(body) + 5))
+        connection.shutdown(socket.SHUT_WR)
+        assert b" 500 " not in stream.read()
+    assert_well(server)
+
+
+@pytest.mark.parametrize("ending", [socket.SHUT_WR, socket.SHUT_RDWR])
+def test_sockets_that_are_half_closed_harm_nobody(server: Any, ending: int) -> None:
+    for content in (
+        b"",
+        b"POST /v2/mod",
+        post("slow", rounds(2_000)),
+        post("tiny", b"{", length=9),
+    ):
+        with connected(server) as (connection, stream):
+            connection.sendall(content)
+            connection.shutdown(ending)
+            assert b" 500 " not in stream.read()
+    assert_well(server)
+
+
+def test_verbs(server: Any) -> None:
+    cases = [
+        ("HEAD", "/v2/health/ready", 200, None),
+        ("HEAD", "/v2/models/tiny/ready", 200, None),
+        ("HEAD", "/v2/models/nobody/ready", 404, None),
+        ("HEAD", "/v2/models/tiny/infer", 405, "POST"),
+        ("PUT", "/v2/models/tiny/infer", 405, "POST"),
+        ("DELETE", "/v2/models/tiny", 405, "GET, HEAD"),
+        ("POST", "/v2/health/live", 405, "GET, HEAD"),
+        ("GET", "/v2/repository/index", 405, "POST"),
+        ("BREW", "/v2", 400, None),  # no HTTP verb that the parser knows
+    ]
+    for verb, path, status, allow in cases:
+        with connected(server) as (connection, stream):
+            connection.sendall(
+                f"{verb} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+            )
+            content = stream.read()
+        head, _, body = content.partition(b"\r\n\r\n")
+        assert head.startswith(f"HTTP/1.1 {status} ".encode()), (verb, path, content)
+        assert (verb == "HEAD") == (body == b"")
+        lines = head.decode().lower().split("\r\n")
+        assert [line for line in lines if line.startswith("allow:")] == (
+            [f"allow: {allow.lower()}"] if allow else []
+        )
+
+
+def test_paths_that_end_otherwise(server: Any) -> None:
+    for path, status in (
+        ("/v2/health/ready?verbose=1", 200),
+        ("/v2/health/ready/", 404),
+        ("/v2/health/live/x", 404),
+        ("/v2/models/tiny/ready/", 404),
+        ("/V2/health/ready", 404),
+    ):
+        with connected(server) as (connection, stream):
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            answer = read(stream)
+        assert answer.status == status
+        if status == 404:
+            assert answer.error == f"GET {path}: not found"
