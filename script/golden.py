@@ -58,7 +58,7 @@ def from_safetensors(
     except (SafetensorError, ValueError, KeyError) as error:
         raise ArchiveError(f"the golden record is not safetensors: {error}") from None
     found: dict[tuple[int, int, str], Flat] = {}
-    for key, tensor in tensors.items():
+    for key, tensor in sorted(tensors.items()):  # the reader gives them in any order
         parts = key.split("/", 3)
         if len(parts) != 4 or not parts[0].isdecimal() or not parts[1].isdecimal():
             raise ArchiveError(

@@ -6,6 +6,8 @@ import base64
 from dataclasses import dataclass
 
 from torchship.script.golden import Case
+from torchship.script.nodes import leaves
+from torchship.script.tree import matches
 from torchship.serve.engine import Engine
 from torchship.serve.errors import RequestError
 from torchship.serve.protocol import (
@@ -14,6 +16,7 @@ from torchship.serve.protocol import (
     encode_request,
     encode_response,
 )
+from torchship.serve.tensors import Value
 
 MAX_BYTES = 1 << 20  # of a body in the document
 
@@ -56,7 +59,13 @@ def example_of(engine: Engine) -> Example | None:
 def _from(engine: Engine, case: Case) -> list[tuple[tuple[bool, bool, int], Example]]:
     step, manifest = case.steps[0], engine.manifest
     values = engine.signature(case.method).to_wire(step.inputs)
-    response = InferResponse(manifest.name, manifest.version, {**step.outputs})
+    outputs: dict[str, Value] = {
+        name: tensor
+        for leaf in leaves(manifest.methods[case.method].outputs)  # in the model's order
+        for name, tensor in step.outputs.items()
+        if matches(leaf.name, name)
+    }
+    response = InferResponse(manifest.name, manifest.version, outputs)
     made = []
     for binary in (False, True):
         parameters: dict[str, object] = {}
