@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
+import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
@@ -18,6 +19,15 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to serve a client."""
         super().connection_made(cast("asyncio.Transport", OneWrite(transport, self.loop)))
+
+    def send_400_response(self, msg: str) -> None:
+        """Say, in the form of every error, that what came is no HTTP; the connection ends."""
+        body = orjson.dumps({"error": msg.rstrip(".").lower()})
+        self.transport.write(
+            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
+        )
+        self.transport.close()
 
 
 class OneWrite:

@@ -157,6 +157,22 @@ def test_a_queue_that_overflows_says_so_at_once_and_recovers(launch: Any, archiv
             assert read(stream).status == 200
 
 
+def test_a_request_whose_client_left_is_not_run(launch: Any, archives: Any) -> None:
+    with launch(archives["slow"]) as process:
+        assert process.line() == "ready: slow/1"
+        with connected(process) as (first, answers), connected(process) as (last, more):
+            first.sendall(post("slow", rounds(200_000)))
+            with connected(process) as (leaver, told):
+                # It would keep the model busy for longer than a socket waits here.
+                body = rounds(1_000_000_000)
+                leaver.sendall(post("slow", b"", "Expect: 100-continue", length=len(body)))
+                assert told.readline().startswith(b"HTTP/1.1 100")
+                leaver.sendall(body)
+            last.sendall(post("slow", rounds(1)))
+            assert read(answers).status == 200
+            assert read(more).status == 200
+
+
 MALFORMED = [
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)),
     b"\0" * 64,
@@ -182,7 +198,9 @@ MALFORMED = [
 def test_what_is_no_http_is_refused_and_the_connection_closed(server: Any, content: bytes) -> None:
     with connected(server) as (connection, stream):
         connection.sendall(content)
-        assert read(stream).status == 400
+        answer = read(stream)
+        assert (answer.status, answer.headers["connection"]) == (400, "close")
+        assert answer.error == "invalid http request received"
         assert stream.read() == b""
     assert_well(server)
 
