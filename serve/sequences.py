@@ -126,7 +126,8 @@ class Sequences:
     ) -> Body:
         """Run a step of a sequence, when it is its turn, and return the encoded answer.
 
-        `gone` says whether the client has left: then the step is not run. If anything goes wrong, up to and including the encoding, the state is as it was.
+        `gone` says whether the client has left: then the step is not run. If anything goes wrong,
+        up to and including the encoding, the state is as it was.
 
         Raises:
             UnknownSequenceError, ExpiredSequenceError, LostSequenceError: there is none to go on.
