@@ -153,6 +153,21 @@ class _Plan:
             given[node.name] = torch.zeros(shape, dtype=dtypes.BY_NAME[node.dtype].torch)
 
 
+def with_state(
+    signature: Method, inputs: Mapping[str, torch.Tensor], symbols: Mapping[str, int]
+) -> Flat:
+    """Return the inputs and the zeros with which the state starts that they leave out.
+
+    `symbols` are the sizes that `check_inputs` found in them.
+
+    Raises:
+        InputError: a state's size follows from no other input.
+    """
+    given = dict(inputs)
+    _Plan(signature).start_state(given, symbols)
+    return given
+
+
 def check_inputs(signature: Method, inputs: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """Check names, dtypes and shapes; return the size of each symbol.
 

@@ -25,6 +25,8 @@ from torchship.serve.errors import status_of
 from torchship.serve.infer import Inference, infer_target, read_body
 from torchship.serve.openapi import INFER_PATHS, OpenApi, answers, takes
 from torchship.serve.repository import IndexEntry, Repository
+from torchship.serve.sequence_routes import add_sequence_routes
+from torchship.serve.sequences import Sequences, open_store
 from torchship.serve.settings import Settings
 from torchship.serve.signature import describe, describe_config
 from torchship.serve.tensors import short
@@ -33,7 +35,13 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "schedule_policy"]
+EXTENSIONS = [
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "schedule_policy",
+    "sequence",
+]
 
 # What an error of that status says besides.
 HEADERS = {
@@ -47,8 +55,11 @@ def create_app(repository: Repository, settings: Settings | None = None) -> Fast
     """Return the application that serves the live models of a repository."""
     settings = settings or Settings()
     max_body_bytes = settings.max_body_bytes
-    infer = ErrorBoundary(Inference(repository, settings))
+    sequences = Sequences(repository, open_store(settings))
+    infer = ErrorBoundary(Inference(repository, sequences, settings))
     app = Application(infer)
+    app.state.sequences = sequences
+    add_sequence_routes(app, sequences, max_body_bytes, answer)
     app.add_middleware(ErrorBoundary)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -161,6 +172,9 @@ class ErrorBoundary:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application; answer for what it raises, if it has not answered yet."""
+        if scope["type"] != "http":  # a stream sends its errors as messages
+            await self.app(scope, receive, send)
+            return
         answered = False
 
         async def watched(message: Message) -> None:

@@ -53,6 +53,42 @@ class ClientGoneError(TorchShipError):
     code = "client_gone"
 
 
+class UnknownSequenceError(TorchShipError):
+    """A sequence that was never started, or was ended."""
+
+    code = "unknown_sequence"
+
+
+class ExpiredSequenceError(TorchShipError):
+    """A sequence whose state was freed since nobody used it for too long."""
+
+    code = "expired_sequence"
+
+
+class LostSequenceError(TorchShipError):
+    """A sequence that ended with the model version on which it began."""
+
+    code = "lost_sequence"
+
+
+class TooManySequencesError(TorchShipError):
+    """A sequence that is to begin where the most are live already."""
+
+    code = "too_many_sequences"
+
+
+class NoStateError(RequestError):
+    """A sequence of a method that has no state to carry on."""
+
+    code = "no_state"
+
+
+class StateStoreError(TorchShipError):
+    """The store of sequences cannot be reached, or took a sequence away meanwhile."""
+
+    code = "state_store"
+
+
 class DisagreementError(ArchiveError):
     """An archive that did not reproduce its own golden cases, or has none to reproduce."""
 
@@ -73,12 +109,17 @@ STATUS: dict[type[Exception], int] = {
     InputError: 400,
     ModelError: 400,
     UnknownModelError: 404,
+    UnknownSequenceError: 404,
     DeadlineError: 408,
+    ExpiredSequenceError: 410,
+    LostSequenceError: 410,
     BodyTooLargeError: 413,
     EncodingError: 415,
     QueueFullError: 429,
+    TooManySequencesError: 429,
     ClientGoneError: 499,
     NotReadyError: 503,
+    StateStoreError: 503,
 }
 
 

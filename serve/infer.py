@@ -13,11 +13,13 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from torchship.serve import protocol
-from torchship.serve.classification import classified
+from torchship.serve.answers import encode_answer
 from torchship.serve.compression import OFFERED, deflate, inflate
+from torchship.serve.engine import Engine
 from torchship.serve.errors import BodyTooLargeError, RequestError
 from torchship.serve.raw import decode_raw
 from torchship.serve.repository import Repository
+from torchship.serve.sequences import Sequences
 from torchship.serve.settings import Settings
 
 HEADER_LENGTH = protocol.HEADER_LENGTH.lower().encode()
@@ -38,8 +40,9 @@ def infer_target(path: str) -> tuple[str, str | None] | None:
 class Inference:
     """Answers `POST /v2/models/{model}[/versions/{version}]/infer`."""
 
-    def __init__(self, repository: Repository, settings: Settings) -> None:
+    def __init__(self, repository: Repository, sequences: Sequences, settings: Settings) -> None:
         self._repository = repository
+        self._sequences = sequences
         self._max_body_bytes = settings.max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,19 +69,11 @@ class Inference:
             request = protocol.decode_request(
                 body, None if header_length is None else header_length.decode("latin-1")
             )
-        signature = engine.signature(request.method)
-        outputs = await engine.call(
-            request.method,
-            signature.to_flat(request.inputs),
-            wanted=signature.wanted(output.name for output in request.outputs),
-            priority=request.priority,
-            timeout=request.timeout,
-            gone=_watch(receive),
-        )
-        manifest = engine.manifest
-        found = classified(outputs, request.outputs, manifest.labels)
-        response = protocol.InferResponse(manifest.name, manifest.version, found, request.id)
-        content, length = protocol.encode_response(request, response)
+        gone = _watch(receive)
+        if request.in_sequence:
+            content, length = await self._sequences.answer(*target, request, gone)
+        else:
+            content, length = await _run(engine, request, gone)
         answered: list[tuple[bytes, bytes]] = (
             [JSON] if length is None else [BINARY, (HEADER_LENGTH, b"%d" % length)]
         )
@@ -97,6 +92,21 @@ def _watch(receive: Receive) -> Callable[[], bool] | None:
     if not hasattr(cycle, "disconnected"):
         return None
     return partial(getattr, cycle, "disconnected")
+
+
+async def _run(
+    engine: Engine, request: protocol.InferRequest, gone: Callable[[], bool] | None
+) -> tuple[bytes, int | None]:
+    signature = engine.signature(request.method)
+    outputs = await engine.call(
+        request.method,
+        signature.to_flat(request.inputs),
+        wanted=signature.wanted(output.name for output in request.outputs),
+        priority=request.priority,
+        timeout=request.timeout,
+        gone=gone,
+    )
+    return encode_answer(engine.manifest, request, outputs)
 
 
 async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:

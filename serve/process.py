@@ -19,6 +19,7 @@ from torchship.serve.app import create_app
 from torchship.serve.connection import Connection
 from torchship.serve.engine import Limits
 from torchship.serve.repository import Repository, find_archives
+from torchship.serve.sequences import Sequences
 from torchship.serve.settings import Settings
 
 BACKLOG = 2048
@@ -31,6 +32,7 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, repository: Repository) -> None:
         super().__init__(config)
         self.repository = repository
+        self.sequences: Sequences = config.app.state.sequences  # type: ignore[union-attr]
         self._loading: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -59,6 +61,7 @@ class Server(uvicorn.Server):
         if self._loading is not None:
             self._loading.cancel()
         await super().shutdown(sockets)
+        await self.sequences.close()
         self.repository.release()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -89,7 +92,8 @@ def run(settings: Settings) -> None:
     config = uvicorn.Config(
         create_app(repository, settings),
         http=Connection,
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=settings.max_body_bytes,
         lifespan="off",
         log_config=None,
         log_level="warning",

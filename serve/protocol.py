@@ -30,7 +30,10 @@ from torchship.serve.tensors import (
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
 # Parameters that change what an answer means: passing over them would answer another question.
-REFUSED = ("sequence_id", "shared_memory_region")
+REFUSED = ("shared_memory_region",)
+
+SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
+MAX_ID = 256  # characters of a sequence id
 
 DEFAULT_PRIORITY = 2
 
@@ -42,6 +45,8 @@ KNOWN: dict[str, tuple[type, int, str]] = {
     "binary_data_output": (bool, 0, "a bool"),
     "priority": (int, 2, "1 or 2, or 0 for the default"),
     "timeout": (int, (1 << 63) - 1, "microseconds, an integer from 0 (for none) on"),
+    "sequence_start": (bool, 0, "a bool"),
+    "sequence_end": (bool, 0, "a bool"),
 }
 
 
@@ -85,6 +90,27 @@ class InferRequest:
         """The seconds that the request may wait; None for as long as it takes."""
         value = self.parameters.get("timeout")
         return value / 1e6 if isinstance(value, int) and value else None
+
+    @property
+    def in_sequence(self) -> bool:
+        """Whether a parameter says that this is a step of a sequence."""
+        return bool(self.parameters) and any(self.parameters.get(name) for name in SEQUENCE)
+
+    @property
+    def sequence_id(self) -> str | None:
+        """The sequence's id, numbers as their digits; None for 0 and the empty string too."""
+        value = self.parameters.get("sequence_id")
+        return str(value) if value else None
+
+    @property
+    def sequence_start(self) -> bool:
+        """Whether the state is to start anew before this step."""
+        return self.parameters.get("sequence_start") is True
+
+    @property
+    def sequence_end(self) -> bool:
+        """Whether the state is to be freed after this step."""
+        return self.parameters.get("sequence_end") is True
 
 
 @dataclass(frozen=True)
@@ -304,6 +330,19 @@ def _check_parameters(parameters: Mapping[str, object]) -> None:
         kind, largest, expected = KNOWN[name]
         if type(value) is not kind or (type(value) is int and not 0 <= value <= largest):
             raise RequestError(f"parameter '{name}': expected {expected}, got {short(value)}")
+    if "sequence_id" in parameters:
+        _check_sequence_id(parameters["sequence_id"])
+
+
+def _check_sequence_id(value: object) -> None:
+    fits = (type(value) is int and 0 <= value < 1 << 64) or (
+        isinstance(value, str) and len(value) <= MAX_ID
+    )
+    if not fits:
+        raise RequestError(
+            f"parameter 'sequence_id': expected a string of at most {MAX_ID} characters "
+            f"or an integer of 64 bits without sign, got {short(value)}"
+        )
 
 
 def _announced(kind: str, entries: Iterable[dict[str, object]]) -> tuple[_Announced, ...]:

@@ -21,4 +21,13 @@ class Settings(BaseSettings):
     max_queue: int = Field(default=4096, ge=1, description="rows that may wait for each model")
     trusted_keys: Path | None = Field(default=None, description="PEM file of Ed25519 public keys")
     max_body_bytes: int = Field(default=64 << 20, ge=1, description="largest request body")
+    state: str = Field(
+        default="memory",
+        pattern=r"^(memory|rediss?://.+|unix://.+)$",
+        description="where sequences keep their state: memory, or redis://host:port/db",
+    )
+    sequence_idle_seconds: float = Field(
+        default=60, gt=0, description="after which an unused sequence is freed"
+    )
+    max_sequences: int = Field(default=16384, ge=1, description="live sequences")
     shutdown_seconds: int = Field(default=30, ge=1, description="for requests in flight to finish")

@@ -358,7 +358,13 @@ def launched(*arguments: object, environment: Mapping[str, str] | None = None) -
             stop(popen)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def make_in() -> MakeArchive:
+    """Return `make`, which takes a folder first."""
+    return make
+
+
+@pytest.fixture(scope="session")
 def launch() -> Launch:
     """Return `launched`."""
     return launched

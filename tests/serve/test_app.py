@@ -74,6 +74,7 @@ def test_server_metadata_and_health(client: Any, http: httpx.Client) -> None:
         "classification",
         "model_configuration",
         "schedule_policy",
+        "sequence",
     ]
     assert http.get("/v2/health/ready").status_code == 200
 

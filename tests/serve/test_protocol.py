@@ -196,9 +196,9 @@ REFUSED = [
         "parameter 'binary_data_output': expected a bool, got 'yes'",
     ),
     (
-        body(X, parameters={"sequence_id": 1}),
+        body(X, parameters={"classification": 1}),
         None,
-        "the request: parameter 'sequence_id' is not supported",
+        "the request: parameter 'classification' is not supported",
     ),
     (
         body(X, outputs=[{"name": "y", "parameters": {"classification": "3"}}]),

@@ -1,0 +1,349 @@
+"""Sequences: steps of a recurrent model whose state stays on the server.
+
+A step is an ordinary call in which the state is among the inputs, so steps of different sequences
+run together as any requests do. Triton's sequence extension is the source of the parameters.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from math import inf
+
+import torch
+
+from torchship.script.errors import UsageError
+from torchship.script.manifest import Manifest, Method
+from torchship.script.nodes import leaves
+from torchship.script.program import check_inputs, with_state
+from torchship.script.tree import Flat
+from torchship.serve import protocol
+from torchship.serve.engine import Engine
+from torchship.serve.errors import (
+    DeadlineError,
+    ExpiredSequenceError,
+    LostSequenceError,
+    NoStateError,
+    RequestError,
+    UnknownModelError,
+    UnknownSequenceError,
+)
+from torchship.serve.protocol import InferRequest, InferResponse
+from torchship.serve.repository import Repository
+from torchship.serve.settings import Settings
+from torchship.serve.state import SequenceKey, SequenceState, Store, Turn, read_state
+from torchship.serve.state_memory import MemoryStore
+
+IN_PROCESS = "memory"
+
+
+def needs_single_worker(manifest: Manifest) -> bool:
+    """Whether a model has state: with the in-process store only one worker can serve it."""
+    return any(method.state for method in manifest.methods.values())
+
+
+def open_store(settings: Settings) -> Store:
+    """Return the store that the settings name; it connects when it is first used.
+
+    Raises:
+        UsageError: it is Redis, and the package for it is not installed.
+    """
+    if settings.state == IN_PROCESS:
+        return MemoryStore(settings.sequence_idle_seconds, settings.max_sequences)
+    try:
+        from torchship.serve.state_redis import RedisStore
+    except ImportError:
+        raise UsageError(
+            f"setting 'state': '{settings.state}' needs the package redis: "
+            "pip install 'torchship[redis]'"
+        ) from None
+    return RedisStore(settings.state, settings.sequence_idle_seconds, settings.max_sequences)
+
+
+Body = tuple[bytes, int | None]
+"""An answer's bytes, and the length of the JSON at their beginning (None: JSON alone)."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A sequence that one connection has to itself."""
+
+    sequences: Sequences
+    key: SequenceKey
+    version: str | None
+    turn: Turn
+
+    async def step(self, request: InferRequest) -> Body:
+        """Run the next step; the first, and one after an end, starts the state.
+
+        Raises:
+            RequestError: the request names another sequence; otherwise as `Sequences.answer`.
+        """
+        if request.sequence_id is not None:
+            raise RequestError("parameter 'sequence_id': a stream is a sequence of its own")
+        return await self.sequences.step(
+            self.turn, self.key, self.version, request, self.turn.state is None
+        )
+
+
+class Sequences:
+    """The sequences of all models of a repository.
+
+    A sequence is known by its model and id. It stays on the version on which it began. Its steps
+    may be of different methods if these have the same state.
+    """
+
+    def __init__(self, repository: Repository, store: Store) -> None:
+        self._repository = repository
+        self._store = store
+        # A stream's sequence is of use to its own connection only: it need not leave the process.
+        self._streams = store if isinstance(store, MemoryStore) else MemoryStore(inf, store.most)
+        self.most = store.most
+
+    async def live(self) -> int:
+        """Return how many sequences are live.
+
+        Raises:
+            StateStoreError: the store failed.
+        """
+        streams = 0 if self._streams is self._store else await self._streams.live()
+        return streams + await self._store.live()
+
+    async def close(self) -> None:
+        """Let go of the store."""
+        await self._store.close()
+        await self._streams.close()
+
+    async def answer(
+        self,
+        model: str,
+        version: str | None,
+        request: InferRequest,
+        gone: Callable[[], bool] | None = None,
+    ) -> Body:
+        """Run a step of a sequence, when it is its turn, and return the encoded answer.
+
+        `gone` says whether the client has left: then the step is not run. If anything goes wrong,
+        up to and including the encoding, the state is as it was.
+
+        Raises:
+            UnknownSequenceError, ExpiredSequenceError, LostSequenceError: there is none to go on.
+            TooManySequencesError: one more cannot begin.
+            NoStateError, RequestError, InputError, ModelError: the request is wrong.
+            DeadlineError: the request's timeout passed before its turn.
+            StateStoreError: the store failed.
+        """
+        if request.sequence_id is None:
+            raise RequestError("expected a sequence_id with sequence_start or sequence_end")
+        key = SequenceKey(model, request.sequence_id)
+        came = time.monotonic()
+        async with self._store.turn(key, request.sequence_start) as turn:
+            timeout = request.timeout
+            if timeout is not None:
+                timeout -= time.monotonic() - came
+                if timeout <= 0:
+                    raise DeadlineError("the request waited longer than its timeout")
+            start = request.sequence_start
+            return await self.step(turn, key, version, request, start, timeout, gone)
+
+    @asynccontextmanager
+    async def stream(self, model: str, version: str | None) -> AsyncIterator[Stream]:
+        """Have a new sequence for as long as the block lasts.
+
+        Raises:
+            UnknownModelError, NotReadyError: there is no such model.
+            TooManySequencesError: one more cannot begin.
+        """
+        self._repository.find(model, version)
+        key = SequenceKey(model, f"stream-{uuid.uuid4().hex}")
+        async with self._streams.turn(key, opening=True) as turn:
+            try:
+                yield Stream(self, key, version, turn)
+            finally:
+                turn.end()
+
+    async def step(
+        self,
+        turn: Turn,
+        key: SequenceKey,
+        version: str | None,
+        request: InferRequest,
+        start: bool,
+        timeout: float | None = None,
+        gone: Callable[[], bool] | None = None,
+    ) -> Body:
+        """Run one step in a turn that the caller has; see `answer`."""
+        if start:
+            engine = self._repository.find(key.model, version)
+        else:
+            engine = self._engine(turn, key, version)
+        signature = engine.signature(request.method)
+        method = signature.method
+        if not method.state:
+            raise NoStateError(
+                f"model '{key.model}' method '{request.method}' has no state: expected a request "
+                "without a sequence"
+            )
+        inputs = signature.to_flat(request.inputs)
+        if start:
+            inputs = with_state(method, inputs, check_inputs(method, inputs))
+        else:
+            inputs |= _going_on(engine, key, turn, request.method, inputs)
+        wanted = signature.wanted(output.name for output in request.outputs)
+        if wanted is not None:
+            wanted |= {state.output for state in method.state}
+        outputs = await engine.call(
+            request.method,
+            inputs,
+            wanted=wanted,
+            priority=request.priority,
+            timeout=timeout,
+            gone=gone,
+        )
+        manifest = engine.manifest
+        response = InferResponse(manifest.name, manifest.version, {**outputs}, request.id)
+        content = protocol.encode_response(request, response)
+        if request.sequence_end:
+            turn.end()
+        else:
+            tensors = {
+                state.input: _own(outputs[state.output])
+                for state in method.state
+                if state.output in outputs
+            }
+            turn.keep(SequenceState(manifest.version, request.method, tensors))
+        return content
+
+    def _engine(self, turn: Turn, key: SequenceKey, version: str | None) -> Engine:
+        """Return the engine on which a sequence goes on; the version asked for must be its own."""
+        state = _found(turn, key)
+        if version not in (None, state.version):
+            raise RequestError(
+                f"{key} is on version '{state.version}': expected that or none, got '{version}'"
+            )
+        try:
+            return self._repository.find(key.model, state.version)
+        except UnknownModelError:
+            turn.end()
+            raise LostSequenceError(
+                f"{key} has ended: it was on version '{state.version}', which is gone; start anew"
+            ) from None
+
+    async def export(self, model: str, id: str) -> bytes:
+        """Return a sequence's state as safetensors, its version and method as metadata.
+
+        Raises:
+            UnknownSequenceError, ExpiredSequenceError: there is none.
+            StateStoreError: the store failed.
+        """
+        key = SequenceKey(model, id)
+        async with self._store.turn(key, opening=False) as turn:
+            return _found(turn, key).to_bytes()
+
+    async def put(self, model: str, id: str, data: bytes) -> None:
+        """Set the state of a sequence, which begins if it is not there.
+
+        Version and method are those in the metadata; without, the newest version and forward.
+
+        Raises:
+            RequestError, InputError: the bytes are no state of that method.
+            NoStateError: the method has none.
+            UnknownModelError, NotReadyError: the version is not there.
+            TooManySequencesError: one more cannot begin.
+            StateStoreError: the store failed.
+        """
+        tensors, metadata = read_state(data)
+        name = metadata.get("method", "forward")
+        engine = self._repository.find(model, metadata.get("version"))
+        method = engine.signature(name).method
+        if not method.state:
+            raise NoStateError(f"model '{model}' method '{name}' has no state")
+        names = {state.input for state in method.state}
+        needed = {state.input for state in method.state if state.start == "zeros"}
+        if not needed <= tensors.keys() <= names:
+            raise RequestError(
+                f"the state: expected {_listed(names)}, got {_listed(tensors) or 'none'}"
+            )
+        check_inputs(method, tensors)
+        key = SequenceKey(model, id)
+        async with self._store.turn(key, opening=True) as turn:
+            turn.keep(SequenceState(engine.manifest.version, name, tensors))
+
+    async def reset(self, model: str, id: str) -> None:
+        """Put a sequence's state to where the manifest says that it starts.
+
+        Raises:
+            UnknownSequenceError, ExpiredSequenceError, LostSequenceError: there is none.
+            StateStoreError: the store failed.
+        """
+        key = SequenceKey(model, id)
+        async with self._store.turn(key, opening=False) as turn:
+            method = self._engine(turn, key, None).signature(_found(turn, key).method).method
+            state = _found(turn, key)
+            zeros = {
+                name: torch.zeros_like(state.tensors[name])
+                for name in (part.input for part in method.state if part.start == "zeros")
+            }
+            turn.keep(replace(state, tensors=zeros))
+
+    async def end(self, model: str, id: str) -> None:
+        """Free a sequence's state.
+
+        Raises:
+            UnknownSequenceError, ExpiredSequenceError: there is none.
+            StateStoreError: the store failed.
+        """
+        key = SequenceKey(model, id)
+        async with self._store.turn(key, opening=False) as turn:
+            _found(turn, key)
+            turn.end()
+
+
+def _found(turn: Turn, key: SequenceKey) -> SequenceState:
+    if turn.state is not None:
+        return turn.state
+    if turn.expired:
+        raise ExpiredSequenceError(f"{key} has expired: it was not used for too long; start anew")
+    raise UnknownSequenceError(
+        f"{key} is unknown: expected sequence_start with its first request; "
+        "it was never started, or has ended"
+    )
+
+
+def _going_on(engine: Engine, key: SequenceKey, turn: Turn, method: str, inputs: Flat) -> Flat:
+    """Return the state inputs of a step that is not the first.
+
+    Raises:
+        RequestError: the request brings some itself, or its method has another state.
+    """
+    state = _found(turn, key)
+    asked, begun = engine.signature(method).method, engine.signature(state.method).method
+    if asked is not begun and _layout(asked) != _layout(begun):
+        raise RequestError(
+            f"{key} began with method '{state.method}', whose state is another than that of "
+            f"'{method}'"
+        )
+    for part in asked.state:
+        if part.input in inputs:
+            raise RequestError(
+                f"input '{part.input}' is state of {key}: expected it with sequence_start only"
+            )
+    return state.tensors
+
+
+def _layout(method: Method) -> object:
+    """Return what must be equal for two methods to step one sequence."""
+    nodes = {leaf.name: leaf for argument in method.inputs for leaf in leaves(argument.value)}
+    return {state.input: (nodes[state.input], state.start) for state in method.state}
+
+
+def _own(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor that holds no more memory than it needs: not the whole batch it was in."""
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(names))
