@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from torchship.serve import protocol
 from torchship.serve.classification import classified
 from torchship.serve.compression import OFFERED, deflate, inflate
+from torchship.serve.engine import Engine
 from torchship.serve.errors import BodyTooLargeError, RequestError
 from torchship.serve.raw import decode_raw
 from torchship.serve.repository import Repository
@@ -52,7 +53,11 @@ class Inference:
         target = infer_target(scope["path"])
         if target is None:
             raise RequestError(f"{scope['path']}: expected an inference path")
-        engine = self._repository.find(*target)
+        # Held, so that a newer version that takes over meanwhile leaves this request its engine.
+        with self._repository.find(*target) as engine:
+            await self._answer(engine, scope, receive, send)
+
+    async def _answer(self, engine: Engine, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         body = await read_body(headers, receive, self._max_body_bytes)
         encoding = headers.get(b"content-encoding")
