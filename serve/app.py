@@ -19,12 +19,14 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from torchship.serve import protocol, schemas
+from torchship.serve.catalogue import IndexEntry
 from torchship.serve.compression import ACCEPTED
 from torchship.serve.engine import Engine
 from torchship.serve.errors import status_of
 from torchship.serve.infer import Inference, infer_target, read_body
 from torchship.serve.openapi import INFER_PATHS, OpenApi, answers, takes
-from torchship.serve.repository import IndexEntry, Repository
+from torchship.serve.repository import Repository
+from torchship.serve.repository_routes import add_repository_routes
 from torchship.serve.sequence_routes import add_sequence_routes
 from torchship.serve.sequences import Sequences, open_store
 from torchship.serve.settings import Settings
@@ -119,6 +121,8 @@ def create_app(repository: Repository, settings: Settings | None = None) -> Fast
         only_ready = protocol.decode_index_request(body)
         entries = [e for e in repository.index() if e.state == "READY" or not only_ready]
         return _json([_index_entry(entry) for entry in entries])
+
+    add_repository_routes(app, repository, max_body_bytes)
 
     openapi = OpenApi(app, repository)
 

@@ -80,6 +80,9 @@ class Engine:
         self._woken = False
         self._thread: threading.Thread | None = None
         self._admitted: dict[Hashable, _Admission] = {}
+        self._holders = 0
+        self._free: asyncio.Future[None] | None = None
+        self._ended: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
         """Load the archive and run its golden cases, on the engine's thread.
@@ -90,6 +93,7 @@ class Engine:
         """
         loop = asyncio.get_running_loop()
         proved: asyncio.Future[None] = loop.create_future()
+        self._ended = loop.create_future()
         name = f"engine-{self.manifest.name}"
         self._thread = threading.Thread(
             target=self._work, args=(loop, proved), name=name, daemon=True
@@ -110,6 +114,8 @@ class Engine:
         if error is None:
             while jobs := self._waiting.take(self._limits.max_batch):
                 _tell(jobs[0].done.get_loop(), _deliver, self._run(jobs))
+        if self._ended is not None:
+            _tell(loop, _settle, self._ended, None)
 
     def _run(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Run a batch; if it fails, each of its jobs alone, so that one bad request fails alone."""
@@ -290,10 +296,36 @@ class Engine:
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody listens
             _deliver([(job, closed) for job in self._waiting.close()])
 
-    def join(self) -> None:
-        """Wait until the thread of a closed engine has ended."""
-        if self._thread is not None:
-            self._thread.join(JOIN_SECONDS)
+    def __enter__(self) -> Engine:
+        """Hold the engine: from its event loop, until the calls made with it are answered."""
+        self._holders += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let it go."""
+        self._holders -= 1
+        if not self._holders and self._free is not None and not self._free.done():
+            self._free.set_result(None)
+
+    async def retire(self) -> None:
+        """Close it when nobody holds it any more; return when its thread has ended.
+
+        Whoever has it already may go on to call it; nobody new shall be given it.
+        """
+        if self._holders:
+            self._free = asyncio.get_running_loop().create_future()
+            await self._free
+        self.close()
+        if self._ended is not None:
+            await self._ended
+            await asyncio.to_thread(self.join)
+
+    def join(self, seconds: float = JOIN_SECONDS) -> bool:
+        """Wait until the thread of a closed engine has ended; return whether it has."""
+        if self._thread is None:
+            return True
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
 
 def _union(wanted: Sequence[frozenset[str] | None]) -> frozenset[str] | None:

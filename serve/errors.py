@@ -23,6 +23,18 @@ class NotReadyError(TorchShipError):
     code = "not_ready"
 
 
+class LoadError(TorchShipError):
+    """A model that was to be loaded and could not be; what was live before goes on."""
+
+    code = "load_failed"
+
+
+class ModeError(TorchShipError):
+    """A wish to load or unload a model, to a server that is not in explicit mode."""
+
+    code = "wrong_mode"
+
+
 class BodyTooLargeError(TorchShipError):
     """A request body over the server's limit."""
 
@@ -108,6 +120,8 @@ class ServerError(TorchShipError):
 STATUS: dict[type[Exception], int] = {
     InputError: 400,
     ModelError: 400,
+    LoadError: 400,
+    ModeError: 400,
     UnknownModelError: 404,
     UnknownSequenceError: 404,
     DeadlineError: 408,

@@ -55,8 +55,18 @@ class Inference:
         target = infer_target(scope["path"])
         if target is None:
             raise RequestError(f"{scope['path']}: expected an inference path")
-        engine = self._repository.find(*target)
-        headers = dict(scope["headers"])
+        # Held, so that a newer version that takes over meanwhile leaves this request its engine.
+        with self._repository.find(*target) as engine:
+            await self._answer(engine, target, dict(scope["headers"]), receive, send)
+
+    async def _answer(
+        self,
+        engine: Engine,
+        target: tuple[str, str | None],
+        headers: dict[bytes, bytes],
+        receive: Receive,
+        send: Send,
+    ) -> None:
         body = await read_body(headers, receive, self._max_body_bytes)
         encoding = headers.get(b"content-encoding")
         if encoding is not None:  # in another thread: a large body must not hold up the others

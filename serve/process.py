@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -17,22 +19,29 @@ from torchship.script.signing import read_trusted_keys
 from torchship.script.torchscript import configure
 from torchship.serve.app import create_app
 from torchship.serve.connection import Connection
+from torchship.serve.discovery import find_archives
 from torchship.serve.engine import Limits
-from torchship.serve.repository import Repository, find_archives
+from torchship.serve.repository import Repository
 from torchship.serve.sequences import Sequences
 from torchship.serve.settings import Settings
 
+log = logging.getLogger(__name__)
+
 BACKLOG = 2048
+END_SECONDS = 1  # for what runs in a model when the limit on the shutdown has passed
 KEEP_ALIVE = 75  # seconds that an idle connection stays open
 
 
 class Server(uvicorn.Server):
     """uvicorn, which listens first and loads then, and for which a signal is a normal end."""
 
-    def __init__(self, config: uvicorn.Config, repository: Repository) -> None:
+    def __init__(
+        self, config: uvicorn.Config, repository: Repository, poll_seconds: float = 5
+    ) -> None:
         super().__init__(config)
         self.repository = repository
         self.sequences: Sequences = config.app.state.sequences  # type: ignore[union-attr]
+        self._poll_seconds = poll_seconds
         self._loading: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -43,6 +52,11 @@ class Server(uvicorn.Server):
         self._loading = asyncio.create_task(self._load())
 
     async def _load(self) -> None:
+        await self._first_load()
+        if self.repository.mode == "poll":
+            await self.repository.watch(self._poll_seconds)
+
+    async def _first_load(self) -> None:
         await self.repository.load()
         # What is there now stays: looking through all of it again and again for garbage, torch's
         # own objects above all, would hold requests up for 100 ms at a time.
@@ -52,12 +66,13 @@ class Server(uvicorn.Server):
         for entry in failed:
             print(f"failed: {entry.path}: {entry.reason}", flush=True)
         if not failed:
-            keys = [entry.key for entry in self.repository.entries if entry.key]
+            live = [entry for entry in self.repository.entries if entry.state == "live"]
+            keys = [entry.key for entry in live if entry.key]
             print("ready: " + ", ".join(f"{name}/{version}" for name, version in keys), flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish the requests in flight, then let the models go."""
-        self.repository.close()
+        self.repository.halt()
         if self._loading is not None:
             self._loading.cancel()
         await super().shutdown(sockets)
@@ -80,7 +95,7 @@ def run(settings: Settings) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
-    files = find_archives(settings.paths)
+    find_archives(settings.paths, empty=settings.mode != "fixed")
     keys = read_trusted_keys(settings.trusted_keys) if settings.trusted_keys else []
     if not keys:
         print(
@@ -88,7 +103,14 @@ def run(settings: Settings) -> None:
         )
     configure(settings.threads)
     limits = Limits(settings.threads, settings.max_batch, settings.max_queue)
-    repository = Repository(files, keys, limits)
+    repository = Repository(
+        settings.paths,
+        keys,
+        limits,
+        mode=settings.mode,
+        load=settings.load,
+        report=partial(print, flush=True),
+    )
     config = uvicorn.Config(
         create_app(repository, settings),
         http=Connection,
@@ -105,7 +127,13 @@ def run(settings: Settings) -> None:
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
     with _listen(settings.host, settings.port) as bound:
-        Server(config, repository).run([bound])
+        Server(config, repository, settings.poll_seconds).run([bound])
+    if not repository.join(END_SECONDS):
+        # A call that runs cannot be interrupted, and a thread killed inside LibTorch aborts.
+        log.warning("a model still runs: the server ends without it")
+        sys.stdout.flush()
+        logging.shutdown()
+        os._exit(0)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -154,3 +154,13 @@ class InferenceResponse(BaseModel):
     model_version: str
     id: str | None = None
     outputs: list[ResponseOutput]
+
+
+class ChangeRequest(BaseModel):
+    """How to load or unload a model; the body may be left out."""
+
+    parameters: Parameters | None = None
+
+
+class Changed(BaseModel):
+    """It was done; there is nothing more to say."""

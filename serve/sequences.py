@@ -195,14 +195,15 @@ class Sequences:
         wanted = signature.wanted(output.name for output in request.outputs)
         if wanted is not None:
             wanted |= {state.output for state in method.state}
-        outputs = await engine.call(
-            request.method,
-            inputs,
-            wanted=wanted,
-            priority=request.priority,
-            timeout=timeout,
-            gone=gone,
-        )
+        with engine:  # a newer version that takes over meanwhile leaves this step its engine
+            outputs = await engine.call(
+                request.method,
+                inputs,
+                wanted=wanted,
+                priority=request.priority,
+                timeout=timeout,
+                gone=gone,
+            )
         manifest = engine.manifest
         response = InferResponse(manifest.name, manifest.version, {**outputs}, request.id)
         content = protocol.encode_response(request, response)

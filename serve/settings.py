@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -13,7 +14,19 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="TORCHSHIP_SERVE_", frozen=True)
 
-    paths: tuple[Path, ...] = Field(default=(), description="archives, or folders of *.pt")
+    paths: tuple[Path, ...] = Field(
+        default=(), description="archives, or folders of *.pt or <name>/<version>/model.pt"
+    )
+    mode: Literal["fixed", "poll", "explicit"] = Field(
+        default="fixed",
+        description="fixed: what is there at start; poll: follow the files; explicit: as told",
+    )
+    poll_seconds: float = Field(
+        default=5, gt=0, allow_inf_nan=False, description="between two looks in poll mode"
+    )
+    load: tuple[str, ...] = Field(
+        default=(), description="models that explicit mode loads at start"
+    )
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="0 for any free one")
     threads: int = Field(default=1, ge=1, description="intra-op threads of each model")

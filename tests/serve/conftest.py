@@ -129,6 +129,19 @@ class Slow(nn.Module):
         return x.sum()
 
 
+class Wide(nn.Module):
+    """x: float32[batch,2] -> float32[batch,4]; has 8 MB of weights."""
+
+    weights: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.arange(1 << 21).float() / (1 << 21))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.repeat(1, 2) * self.weights.sum()
+
+
 @dataclass(frozen=True)
 class Model:
     """What an archive is made of."""
@@ -242,6 +255,13 @@ def _slow() -> Model:
     return Model(Slow(), {"forward": signature}, [once({"rounds": torch.tensor(2)})])
 
 
+def _wide() -> Model:
+    signature = method(
+        [needs(tensor("x", "float32", "batch", 2))], tensor("output", "float32", "batch", 4)
+    )
+    return Model(Wide(), {"forward": signature}, [once({"x": noise(1, 2)})])
+
+
 MODELS = {
     "tiny": _tiny,
     "nested": _nested,
@@ -265,7 +285,7 @@ def make(
     golden: bool = True,
 ) -> Path:
     """Write an archive of one of the models above; `edit` changes its golden outputs."""
-    model = MODELS[name]()
+    model = _wide() if name == "wide" else MODELS[name]()
     cases = model.cases if golden else []
     manifest = Manifest(
         name=name,

@@ -6,8 +6,10 @@ import pytest
 
 from torchship.script.errors import UsageError
 from torchship.script.tree import Flat
+from torchship.serve.catalogue import IndexEntry
+from torchship.serve.discovery import find_archives, version_order
 from torchship.serve.errors import NotReadyError, UnknownModelError
-from torchship.serve.repository import IndexEntry, Repository, find_archives, version_order
+from torchship.serve.repository import Repository
 
 MakeArchive = Callable[..., Path]
 
