@@ -143,10 +143,13 @@ def _mend(path: str, operation: Document, known: Mapping[str, list[str]]) -> Non
         if path.startswith("/v2/models/") and parameter["in"] == "path" and values:
             parameter["schema"] = {"type": "string", "enum": values}
     responses = operation.setdefault("responses", {})
+    said_nothing = not {*responses} - {"200", "422"}
     error = _in_json({"$ref": "#/components/schemas/Error"})
     if "422" in responses:
         del responses["422"]
         responses.setdefault("400", {"description": _meaning(400), **error})
+    if said_nothing:  # which errors a route has, it alone knows
+        responses["default"] = {"description": "Another error", **error}
     for status in {401, 500} & {*STATUS.values(), 500}:
         responses.setdefault(str(status), {"description": _meaning(status), **error})
 

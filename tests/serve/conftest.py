@@ -95,6 +95,15 @@ class Exact(nn.Module):
         return f.clone(), d.clone(), i.clone(), u.clone(), b.clone(), f.sum()
 
 
+class Every(nn.Module):
+    """A tensor of each dtype that `Exact` has not, unchanged."""
+
+    def forward(
+        self, h: Tensor, a: Tensor, s: Tensor, i: Tensor, us: Tensor, ui: Tensor, ul: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        return h.clone(), a.clone(), s.clone(), i.clone(), us.clone(), ui.clone(), ul.clone()
+
+
 class Half(nn.Module):
     """x: bfloat16[n] -> twice that, and as float32."""
 
@@ -227,6 +236,21 @@ def _exact() -> Model:
     return Model(Exact(), {"forward": method(arguments, outputs)}, [once(inputs)])
 
 
+def _every() -> Model:
+    dtypes = {
+        "h": "float16", "a": "int8", "s": "int16", "i": "int32",
+        "us": "uint16", "ui": "uint32", "ul": "uint64",
+    }  # fmt: skip
+    inputs: Flat = {
+        name: torch.arange(3).to(getattr(torch, dtype)) for name, dtype in dtypes.items()
+    }
+    outputs = TupleNode(
+        items=tuple(tensor(f"{name}_out", dtype, "n") for name, dtype in dtypes.items())
+    )
+    arguments = [needs(tensor(name, dtype, "n")) for name, dtype in dtypes.items()]
+    return Model(Every(), {"forward": method(arguments, outputs)}, [once(inputs)])
+
+
 def _half() -> Model:
     outputs = TupleNode(items=(tensor("double", "bfloat16", "n"), tensor("wide", "float32", "n")))
     inputs = {"x": noise(4).bfloat16()}
@@ -270,6 +294,7 @@ MODELS = {
     "logarithm": _logarithm,
     "memory": _memory,
     "slow": _slow,
+    "every": _every,
 }
 
 Edit = Callable[[Flat], Flat]
