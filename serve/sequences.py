@@ -84,9 +84,8 @@ class Stream:
         """
         if request.sequence_id is not None:
             raise RequestError("parameter 'sequence_id': a stream is a sequence of its own")
-        return await self.sequences.step(
-            self.turn, self.key, self.version, request, self.turn.state is None
-        )
+        start = request.sequence_start or self.turn.state is None
+        return await self.sequences.step(self.turn, self.key, self.version, request, start)
 
 
 class Sequences:
