@@ -164,3 +164,10 @@ class ChangeRequest(BaseModel):
 
 class Changed(BaseModel):
     """It was done; there is nothing more to say."""
+
+
+class SequenceCount(BaseModel):
+    """How many sequences are live, and how many may be."""
+
+    live: int
+    most: int

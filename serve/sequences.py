@@ -20,7 +20,7 @@ from torchship.script.manifest import Manifest, Method
 from torchship.script.nodes import leaves
 from torchship.script.program import check_inputs, with_state
 from torchship.script.tree import Flat
-from torchship.serve import protocol
+from torchship.serve.answers import encode_answer
 from torchship.serve.engine import Engine
 from torchship.serve.errors import (
     DeadlineError,
@@ -31,7 +31,7 @@ from torchship.serve.errors import (
     UnknownModelError,
     UnknownSequenceError,
 )
-from torchship.serve.protocol import InferRequest, InferResponse
+from torchship.serve.protocol import InferRequest
 from torchship.serve.repository import Repository
 from torchship.serve.settings import Settings
 from torchship.serve.state import SequenceKey, SequenceState, Store, Turn, read_state
@@ -84,9 +84,8 @@ class Stream:
         """
         if request.sequence_id is not None:
             raise RequestError("parameter 'sequence_id': a stream is a sequence of its own")
-        return await self.sequences.step(
-            self.turn, self.key, self.version, request, self.turn.state is None
-        )
+        start = request.sequence_start or self.turn.state is None
+        return await self.sequences.step(self.turn, self.key, self.version, request, start)
 
 
 class Sequences:
@@ -204,9 +203,7 @@ class Sequences:
                 timeout=timeout,
                 gone=gone,
             )
-        manifest = engine.manifest
-        response = InferResponse(manifest.name, manifest.version, {**outputs}, request.id)
-        content = protocol.encode_response(request, response)
+        content = encode_answer(engine.manifest, request, outputs)
         if request.sequence_end:
             turn.end()
         else:
@@ -215,7 +212,7 @@ class Sequences:
                 for state in method.state
                 if state.output in outputs
             }
-            turn.keep(SequenceState(manifest.version, request.method, tensors))
+            turn.keep(SequenceState(engine.manifest.version, request.method, tensors))
         return content
 
     def _engine(self, turn: Turn, key: SequenceKey, version: str | None) -> Engine:

@@ -196,9 +196,9 @@ REFUSED = [
         "parameter 'binary_data_output': expected a bool, got 'yes'",
     ),
     (
-        body(X, parameters={"classification": 1}),
+        body(X, parameters={"shared_memory_region": "a"}),
         None,
-        "the request: parameter 'classification' is not supported",
+        "the request: parameter 'shared_memory_region' is not supported",
     ),
     (
         body(X, outputs=[{"name": "y", "parameters": {"classification": "3"}}]),

@@ -296,7 +296,7 @@ def interleave(url: str, path: Path, connections: int, total: int) -> Iterator[t
                 number = free.pop(pick.randrange(len(free)))
             at = done[number]
             xs, expected = sequences[number]
-            parameters = {"sequence_id": f"n{number}", "sequence_start": at == 0}
+            parameters: dict[str, Any] = {"sequence_id": f"n{number}", "sequence_start": at == 0}
             http.request("POST", "/v2/models/memory/infer", json.dumps(body(xs[at], **parameters)))
             answer = http.getresponse()
             content = json.loads(answer.read())
@@ -335,7 +335,7 @@ def test_64_sequences_over_1_connection_are_bit_identical(
 
 
 def test_one_more_than_the_most_is_refused(http: httpx.Client) -> None:
-    opened = []
+    opened: list[str] = []
     answer = httpx.Response(200)
     while answer.status_code == 200:
         opened.append(f"most-{len(opened)}")
@@ -352,7 +352,7 @@ def test_10000_sequences_abandoned_give_their_memory_back(
     store: str, archives: dict[str, Path], launch: Launch
 ) -> None:
     rows = np.ones((1024, 2), np.float32)
-    head = {"name": "x", "datatype": "FP32", "shape": [1024, 2]}
+    head: dict[str, object] = {"name": "x", "datatype": "FP32", "shape": [1024, 2]}
     head["parameters"] = {"binary_data_size": rows.nbytes}
 
     def open_many(http: HTTPConnection, ids: range) -> None:
@@ -369,7 +369,7 @@ def test_10000_sequences_abandoned_give_their_memory_back(
     with launch(archives["memory"], environment=settings) as process, ExitStack() as stack:
         assert process.line().startswith("ready: ")
         http = stack.enter_context(httpx.Client(base_url=process.url, trust_env=False, timeout=60))
-        own = psutil.Process(process.popen.pid)
+        own: Any = psutil.Process(process.popen.pid)  # type: ignore[no-untyped-call]
         links = [HTTPConnection(*process.address) for _ in range(4)]
         for link in links:
             stack.callback(link.close)
@@ -381,7 +381,8 @@ def test_10000_sequences_abandoned_give_their_memory_back(
                 list(pool.map(open_many, links, shares))
             while live(http) > 0:
                 pass
-            return own.memory_info().rss
+            size: int = own.memory_info().rss
+            return size
 
         before = abandon(1, 1000)
         after = abandon(1001, 10000)

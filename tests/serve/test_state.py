@@ -61,6 +61,7 @@ class Setting:
         if self.url is not None:
             async with redis.Redis.from_url(self.url) as client:
                 for name in await client.keys("torchship:*:state"):
+                    assert isinstance(name, bytes)
                     remaining = await client.pttl(name)
                     assert 0 < remaining <= IDLE * 1000
                     assert await client.zscore(LIVE, name) is not None
