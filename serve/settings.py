@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     trusted_keys: Path | None = Field(
         default=None, description="PEM file of Ed25519 public keys: serve only what they signed"
     )
+    api_keys: Path | None = Field(
+        default=None, description="file of lines name:key[:requests per second]; others get 401"
+    )
     max_body_bytes: int = Field(default=64 << 20, ge=1, description="largest request body")
     state: str = Field(
         default="memory",
