@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     config: Path | None = Field(default=None, description="TOML file with any of these settings")
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="port; 0 for any free one")
+    workers: int = Field(default=1, ge=1, description="processes that share the port")
     threads: int = Field(default=1, ge=1, description="intra-op threads of each model")
     max_batch: int = Field(default=64, ge=1, description="rows of all requests in one call")
     max_queue: int = Field(default=4096, ge=1, description="rows that may wait for each model")

@@ -49,7 +49,7 @@ def test_the_environment_may_name_the_file(file: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("prot = 1", "unknown setting 'prot': expected one of paths, config, host, port, "),
+        ("prot = 1", "unknown setting 'prot': expected one of paths, "),
         ("[server]\nport = 1", "unknown setting 'server'"),
         ("port = 'high'", "setting 'port': .*, got 'high'"),
         ("port = ", "cannot read the settings from '.*serve.toml': "),
