@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -19,10 +20,11 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from torchship.serve import protocol, schemas
+from torchship.serve.auth import Guard, read_api_keys
 from torchship.serve.catalogue import IndexEntry
 from torchship.serve.compression import ACCEPTED
 from torchship.serve.engine import Engine
-from torchship.serve.errors import status_of
+from torchship.serve.errors import RateError, status_of
 from torchship.serve.infer import Inference, infer_target, read_body
 from torchship.serve.openapi import INFER_PATHS, OpenApi, answers, takes
 from torchship.serve.repository import Repository
@@ -47,6 +49,7 @@ EXTENSIONS = [
 
 # What an error of that status says besides.
 HEADERS = {
+    401: {"WWW-Authenticate": 'Bearer realm="torchship"'},
     # A body that was not read to its end cannot be followed by another request.
     413: {"Connection": "close"},
     415: {"Accept-Encoding": ", ".join(ACCEPTED)},
@@ -134,6 +137,9 @@ def create_app(repository: Repository, settings: Settings | None = None) -> Fast
     async def docs() -> Response:
         return HTMLResponse(openapi.page())
 
+    if settings.api_keys is not None:
+        keys = read_api_keys(settings.api_keys)
+        app.put_in_front(lambda inner: Guard(inner, keys, answer))
     return app
 
 
@@ -153,9 +159,17 @@ class Application(FastAPI):
             redirect_slashes=False,
         )
         self._infer = infer
+        self._entry: ASGIApp = self._route
+
+    def put_in_front(self, wrap: Callable[[ASGIApp], ASGIApp]) -> None:
+        """Wrap everything, inference too; what comes last is the outermost."""
+        self._entry = wrap(self._entry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
+        await self._entry(scope, receive, send)
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}  # uvicorn leaves the body out
         if (
@@ -200,7 +214,10 @@ def answer(error: Exception) -> Response:
     """Return the response to an error; one that was not foreseen is logged under an id."""
     status = status_of(error)
     if status != 500:
-        return _error(status, str(error), HEADERS.get(status))
+        headers = HEADERS.get(status)
+        if isinstance(error, RateError):
+            headers = {"Retry-After": str(math.ceil(error.retry_after))}
+        return _error(status, str(error), headers)
     number = uuid.uuid4().hex
     log.error("internal error %s", number, exc_info=error)
     return _error(500, f"internal error {number}")

@@ -1,77 +1,113 @@
-"""`torchship serve`."""
+"""`torchship serve`: every field of the settings is an option."""
 
 from __future__ import annotations
 
+import inspect
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, Union
 
+import orjson
 import typer
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
+from pydantic.fields import FieldInfo
+from rich.console import Console
+from rich.table import Table
 
-from torchship.script.errors import UsageError
-from torchship.serve.settings import Settings
+from torchship.serve.settings import Settings, Shown, read_settings, show
 
 app = typer.Typer()
 
+# Types that the command line reads itself; the settings read others from text.
+READ = (int, float, bool, str, Path)
 
-@app.command()
-def serve(
-    paths: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="PATH...", help="Archives, or folders of *.pt.", show_default=False),
-    ] = None,
-    host: Annotated[
-        str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(help="Port; 0 for any free one.", show_default="8000")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Intra-op threads of each model.", show_default="1")
-    ] = None,
-    max_batch: Annotated[
-        int | None, typer.Option(help="Rows of all requests in one call.", show_default="64")
-    ] = None,
-    max_queue: Annotated[
-        int | None, typer.Option(help="Rows that may wait for each model.", show_default="4096")
-    ] = None,
-    trusted_keys: Annotated[
-        Path | None,
-        typer.Option(help="PEM file of Ed25519 public keys: serve only what they signed."),
-    ] = None,
-    max_body_bytes: Annotated[
-        int | None, typer.Option(help="Largest request body.", show_default="64 MiB")
-    ] = None,
-) -> None:
+
+def serve(show_config: bool, json: bool, **flags: object) -> None:
     """Serve archives over HTTP: Open Inference Protocol V2, JSON and binary tensors.
 
     The server is ready when every archive has reproduced its golden cases.
-    Each option can also be set as TORCHSHIP_SERVE_<NAME> in the environment.
+    Each option can also be set as TORCHSHIP_SERVE_<NAME> in the environment,
+    or in the TOML file that --config names. Flags win over the environment,
+    the environment over the file. --show-config prints what came of it.
 
     Example: torchship serve archives/ --port 8000
     """
+    given = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in flags.items()
+        if value is not None and value != []
+    }
+    settings = read_settings(given)
+    if show_config:
+        _print(show(settings, given), json)
+        return
     from torchship.serve.process import run  # FastAPI and uvicorn, which --help does not need
 
-    given: dict[str, object] = {
-        "paths": tuple(paths) if paths else None,
-        "host": host,
-        "port": port,
-        "threads": threads,
-        "max_batch": max_batch,
-        "max_queue": max_queue,
-        "trusted_keys": trusted_keys,
-        "max_body_bytes": max_body_bytes,
-    }
-    run(_settings({name: value for name, value in given.items() if value is not None}))
+    run(settings)
 
 
-def _settings(given: dict[str, object]) -> Settings:
-    try:
-        return Settings(**given)  # type: ignore[arg-type]
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"setting '{name}': {first['msg']}, got {first['input']!r}") from None
-    except SettingsError as error:
-        raise UsageError(str(error)) from None
+def _print(settings: list[Shown], json: bool) -> None:
+    if json:
+        content = {s.name: asdict(s) for s in settings}
+        print(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode())
+        return
+    table = Table("setting", "value", "from", "what it is")
+    for setting in settings:
+        value = "" if setting.value is None else setting.value
+        table.add_row(setting.name, str(value), setting.source, setting.description)
+    Console().print(table, markup=False)
+
+
+def _parameters() -> Iterator[inspect.Parameter]:
+    """Yield the command's parameters: one for each setting, and how to show them."""
+    for name, field in Settings.model_fields.items():
+        yield parameter(name, field)
+    for name, text in (
+        ("show_config", "Print every setting and where it comes from, and end."),
+        ("json", "With --show-config: print JSON."),
+    ):
+        option = typer.Option(f"--{name.replace('_', '-')}", help=text)
+        yield inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option]
+        )
+
+
+def parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    """Return the command line's parameter for a setting."""
+    text = field.description or name
+    text = f"{text[0].upper()}{text[1:]}."
+    default: bool | str = False
+    if field.default is not None and field.default != ():
+        default = str(field.default) if str(field.default) else '""'
+    info: object
+    if name == "paths":
+        info = typer.Argument(metavar="PATH...", help=text, show_default=False)
+    else:
+        info = typer.Option(help=text, show_default=default)
+    kind: object = _read_as(field.annotation)
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[kind | None, info],  # type: ignore[operator]
+    )
+
+
+def _read_as(annotation: object) -> object:
+    """Return the type as which the command line reads a setting: a list's items one by one."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (Union, types.UnionType):
+        kinds = [kind for kind in arguments if kind is not type(None)]
+        return _read_as(kinds[0]) if len(kinds) == 1 else str
+    if origin in (tuple, list):
+        return list[_read_as(arguments[0])]  # type: ignore[misc]
+    if origin is Literal or annotation in READ:
+        return annotation
+    return str
+
+
+serve.__signature__ = inspect.Signature(list(_parameters()))  # type: ignore[attr-defined]
+serve.__annotations__ = {}
+app.command()(serve)

@@ -101,6 +101,22 @@ class StateStoreError(TorchShipError):
     code = "state_store"
 
 
+class UnauthorizedError(TorchShipError):
+    """A request without an API key that the server knows."""
+
+    code = "unauthorized"
+
+
+class RateError(TorchShipError):
+    """A request over the rate of its API key; `retry_after` is in seconds."""
+
+    code = "rate_limit"
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class DisagreementError(ArchiveError):
     """An archive that did not reproduce its own golden cases, or has none to reproduce."""
 
@@ -122,6 +138,7 @@ STATUS: dict[type[Exception], int] = {
     ModelError: 400,
     LoadError: 400,
     ModeError: 400,
+    UnauthorizedError: 401,
     UnknownModelError: 404,
     UnknownSequenceError: 404,
     DeadlineError: 408,
@@ -131,6 +148,7 @@ STATUS: dict[type[Exception], int] = {
     EncodingError: 415,
     QueueFullError: 429,
     TooManySequencesError: 429,
+    RateError: 429,
     ClientGoneError: 499,
     NotReadyError: 503,
     StateStoreError: 503,

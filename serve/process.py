@@ -11,6 +11,7 @@ import socket
 import sys
 from functools import partial
 from types import FrameType
+from typing import TypeVar
 
 import uvicorn
 
@@ -49,7 +50,8 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         for bound in sockets or ():
             print(f"listening on {_url(bound)}", flush=True)
-        self._loading = asyncio.create_task(self._load())
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._load())
 
     async def _load(self) -> None:
         await self._first_load()
@@ -86,21 +88,44 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
+Kind = TypeVar("Kind", bound=Server)
+
+
 def run(settings: Settings) -> None:
-    """Serve until a signal comes.
+    """Serve until a signal comes, in this process or in several workers.
 
     Raises:
         UsageError: no archives, no such keys, or an address that cannot be listened on.
     """
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
-    find_archives(settings.paths, empty=settings.mode != "fixed")
-    keys = read_trusted_keys(settings.trusted_keys) if settings.trusted_keys else []
-    if not keys:
+    start_logging()
+    server = make_server(settings, Server)
+    if not settings.trusted_keys:
         print(
             "signatures are not checked: no --trusted-keys were given", file=sys.stderr, flush=True
         )
+    if settings.workers > 1:  # what was made only shows that it can be
+        from torchship.serve.workers import supervise
+
+        supervise(settings)
+    else:
+        serve(server, bind(settings.host, settings.port, listening=True))
+
+
+def start_logging() -> None:
+    """Let the log go to stderr."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+
+
+def make_server(settings: Settings, kind: type[Kind]) -> Kind:
+    """Return a server, of that class, which has not begun.
+
+    Raises:
+        UsageError: no archives, or no such keys.
+    """
+    find_archives(settings.paths, empty=settings.mode != "fixed")
+    keys = read_trusted_keys(settings.trusted_keys) if settings.trusted_keys else []
     configure(settings.threads)
     limits = Limits(settings.threads, settings.max_batch, settings.max_queue)
     repository = Repository(
@@ -126,9 +151,14 @@ def run(settings: Settings) -> None:
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
-    with _listen(settings.host, settings.port) as bound:
-        Server(config, repository, settings.poll_seconds).run([bound])
-    if not repository.join(END_SECONDS):
+    return kind(config, repository, settings.poll_seconds)
+
+
+def serve(server: Server, bound: socket.socket) -> None:
+    """Run a server on a socket until a signal comes."""
+    with bound:
+        server.run([bound])
+    if not server.repository.join(END_SECONDS):
         # A call that runs cannot be interrupted, and a thread killed inside LibTorch aborts.
         log.warning("a model still runs: the server ends without it")
         sys.stdout.flush()
@@ -136,12 +166,26 @@ def run(settings: Settings) -> None:
         os._exit(0)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def bind(host: str, port: int, *, shared: bool = False, listening: bool = False) -> socket.socket:
+    """Return a socket that has the address, for itself or `shared` with other workers.
+
+    Raises:
+        UsageError: the address is taken or is not this machine's.
+    """
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        if ":" in host:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind((host, port))
+        if listening:
+            bound.listen(BACKLOG)
     except OSError as error:
+        bound.close()
         raise UsageError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+    return bound
 
 
 def _url(bound: socket.socket) -> str:

@@ -1,18 +1,35 @@
-"""The server's settings: command line first, then the environment, then these defaults."""
+"""The server's settings: flags first, then the environment, then a TOML file, then defaults."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from torchship.script.errors import UsageError
+
+PASSWORD = re.compile(r"(?<=://)[^/@\s]*@")  # the user and password of a URL
 
 
 class Settings(BaseSettings):
-    """Everything that can be set, each also as `TORCHSHIP_SERVE_<NAME>` (`paths` as JSON)."""
+    """Everything that can be set: as a flag, as `TORCHSHIP_SERVE_<NAME>`, or in a TOML file.
 
-    model_config = SettingsConfigDict(env_prefix="TORCHSHIP_SERVE_", frozen=True)
+    In the environment lists are JSON. A file is named by `config`; a key in it that is no setting
+    is an error.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="TORCHSHIP_SERVE_", frozen=True, extra="forbid")
 
     paths: tuple[Path, ...] = Field(
         default=(), description="archives, or folders of *.pt or <name>/<version>/model.pt"
@@ -27,12 +44,19 @@ class Settings(BaseSettings):
     load: tuple[str, ...] = Field(
         default=(), description="models that explicit mode loads at start"
     )
+    config: Path | None = Field(default=None, description="TOML file with any of these settings")
     host: str = Field(default="127.0.0.1", description="address to listen on")
-    port: int = Field(default=8000, ge=0, le=65535, description="0 for any free one")
+    port: int = Field(default=8000, ge=0, le=65535, description="port; 0 for any free one")
+    workers: int = Field(default=1, ge=1, description="processes that share the port")
     threads: int = Field(default=1, ge=1, description="intra-op threads of each model")
     max_batch: int = Field(default=64, ge=1, description="rows of all requests in one call")
     max_queue: int = Field(default=4096, ge=1, description="rows that may wait for each model")
-    trusted_keys: Path | None = Field(default=None, description="PEM file of Ed25519 public keys")
+    trusted_keys: Path | None = Field(
+        default=None, description="PEM file of Ed25519 public keys: serve only what they signed"
+    )
+    api_keys: Path | None = Field(
+        default=None, description="file of lines name:key[:requests per second]; others get 401"
+    )
     max_body_bytes: int = Field(default=64 << 20, ge=1, description="largest request body")
     state: str = Field(
         default="memory",
@@ -44,3 +68,82 @@ class Settings(BaseSettings):
     )
     max_sequences: int = Field(default=16384, ge=1, description="live sequences")
     shutdown_seconds: int = Field(default=30, ge=1, description="for requests in flight to finish")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return where settings come from, the strongest first."""
+        file = (env_settings() | init_settings()).get("config")
+        if file is None:
+            return init_settings, env_settings
+        return init_settings, env_settings, _toml(settings_cls, Path(file))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One setting as `--show-config` shows it: no secrets, and where the value came from."""
+
+    name: str
+    value: object
+    source: str
+    description: str
+
+
+def read_settings(given: dict[str, object]) -> Settings:
+    """Return the settings, of which the command line has given some.
+
+    Raises:
+        UsageError: a value that does not fit, a file that is not there or no TOML, or a key in it
+            that is no setting.
+    """
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise UsageError(
+                f"unknown setting '{name}': expected one of " + ", ".join(Settings.model_fields)
+            ) from None
+        raise UsageError(
+            f"setting '{name}': {first['msg']}, got {shown(first['input'])!r}"
+        ) from None
+    except SettingsError as error:
+        raise UsageError(str(error)) from None
+
+
+def show(settings: Settings, given: dict[str, object]) -> list[Shown]:
+    """Return every setting, and whether a flag, the environment, the file or nobody set it."""
+    environment = EnvSettingsSource(Settings)()
+    file = _toml(Settings, settings.config)() if settings.config else {}
+    found = []
+    for name, field in Settings.model_fields.items():
+        if name in given:
+            source = f"--{name.replace('_', '-')}" if name != "paths" else "argument"
+        elif name in environment:
+            source = f"TORCHSHIP_SERVE_{name.upper()}"
+        else:
+            source = str(settings.config) if name in file else "default"
+        value = shown(settings.model_dump(mode="json")[name])
+        found.append(Shown(name, value, source, field.description or ""))
+    return found
+
+
+def shown(value: object) -> object:
+    """Return a value as people may see it: URLs without the user and password in them."""
+    return PASSWORD.sub("***@", value) if isinstance(value, str) else value
+
+
+def _toml(settings_cls: type[BaseSettings], file: Path) -> TomlConfigSettingsSource:
+    if not file.is_file():
+        raise UsageError(f"cannot read the settings: '{file}' is not a file")
+    try:
+        return TomlConfigSettingsSource(settings_cls, file)
+    except (OSError, ValueError) as error:  # tomllib's own is a ValueError
+        raise UsageError(f"cannot read the settings from '{file}': {error}") from None

@@ -11,6 +11,7 @@ from torchship.serve.errors import (
     NotReadyError,
     QueueFullError,
     RequestError,
+    UnauthorizedError,
     UnknownModelError,
     status_of,
 )
@@ -29,6 +30,7 @@ from torchship.serve.errors import (
         (BodyTooLargeError, 413),
         (EncodingError, 415),
         (QueueFullError, 429),
+        (UnauthorizedError, 401),
         (NotReadyError, 503),
         (ArchiveError, 500),
         (DisagreementError, 500),

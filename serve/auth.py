@@ -1,0 +1,171 @@
+"""API keys: who may ask, and how often. In front of every route but health."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from torchship.script.errors import UsageError
+from torchship.serve.errors import RateError, UnauthorizedError
+
+OPEN = "/v2/health/"  # a load balancer has no key
+SHORTEST = 16  # characters of a key
+HASHED = "sha256="
+KEY = re.compile(r"[!-9;-~]+")  # what a header may carry, without the colon that ends it
+BUCKET = 8  # bytes of a digest by which keys are found
+
+Clock = Callable[[], float]
+
+
+class TokenBucket:
+    """So many requests each second; what was not used is kept for one second, not longer."""
+
+    def __init__(self, rate: float, clock: Clock) -> None:
+        self._rate = rate
+        self._most = max(rate, 1.0)
+        self._clock = clock
+        self._tokens = self._most
+        self._last = clock()
+
+    def take(self) -> float:
+        """Take a token; return 0, or the seconds until there is one."""
+        now = self._clock()
+        self._tokens = min(self._most, self._tokens + (now - self._last) * self._rate)
+        self._last = now
+        if self._tokens >= 1:
+            self._tokens -= 1
+            return 0
+        return (1 - self._tokens) / self._rate
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A key of which only the SHA-256 is known, and how many requests a second it may make."""
+
+    name: str
+    digest: bytes
+    rate: float | None = None
+
+
+def read_api_keys(path: Path) -> list[ApiKey]:
+    """Read a file of lines `name:key` or `name:key:requests per second`.
+
+    A key is itself, or `sha256=` and the 64 hexadecimal digits of its digest. Empty lines, and
+    lines that begin with `#`, are passed over.
+
+    Raises:
+        UsageError: the file cannot be read, has no key, or a line does not fit; the message names
+            the line and never shows a key.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UsageError(f"cannot read the API keys from '{path}': {reason}") from None
+    keys: list[ApiKey] = []
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not line.startswith("#"):
+            key = _parse(f"'{path}' line {number}", line.strip())
+            for other in keys:
+                if other.name == key.name or other.digest == key.digest:
+                    raise UsageError(
+                        f"'{path}' line {number}: the name or the key of '{other.name}' again"
+                    )
+            keys.append(key)
+    if not keys:
+        raise UsageError(f"'{path}' has no API keys: expected lines name:key[:requests per second]")
+    return keys
+
+
+def _parse(where: str, line: str) -> ApiKey:
+    name, _, rest = line.partition(":")
+    key, _, rate_text = rest.partition(":")
+    if not name or not KEY.fullmatch(key):
+        raise UsageError(f"{where}: expected name:key[:requests per second]")
+    rate = None
+    if rate_text:
+        try:
+            rate = float(rate_text)
+        except ValueError:
+            rate = 0
+        if not 0 < rate < float("inf"):
+            raise UsageError(
+                f"{where}: expected requests per second above 0 after the key of '{name}', "
+                f"got {rate_text!r}"
+            )
+    if key.startswith(HASHED):
+        digits = key.removeprefix(HASHED)
+        if not re.fullmatch(r"[0-9a-fA-F]{64}", digits):
+            raise UsageError(f"{where}: expected 64 hexadecimal digits after {HASHED} of '{name}'")
+        return ApiKey(name, bytes.fromhex(digits), rate)
+    if len(key) < SHORTEST:
+        raise UsageError(
+            f"{where}: the key of '{name}' is too short: expected at least {SHORTEST} characters, "
+            f"got {len(key)}"
+        )
+    return ApiKey(name, hashlib.sha256(key.encode()).digest(), rate)
+
+
+class Guard:
+    """Lets a request or a WebSocket through that brings a known key and is within its rate."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: Iterable[ApiKey],
+        answer: Callable[[Exception], ASGIApp],
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.app = app
+        self._answer = answer
+        # A digest's first bytes find the key, all of them are then compared in constant time.
+        self._keys: dict[bytes, tuple[ApiKey, TokenBucket | None]] = {
+            key.digest[:BUCKET]: (key, None if key.rate is None else TokenBucket(key.rate, clock))
+            for key in keys
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer it with 401 or 429."""
+        if scope["type"] in ("http", "websocket") and not scope["path"].startswith(OPEN):
+            try:
+                self._check(scope["headers"])
+            except (UnauthorizedError, RateError) as error:
+                await self._answer(error)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    def _check(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        key = _key_of(headers)
+        if key is None:
+            raise UnauthorizedError(
+                "no API key: expected 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"
+            )
+        digest = hashlib.sha256(key).digest()
+        known, bucket = self._keys.get(digest[:BUCKET], (None, None))
+        if known is None or not hmac.compare_digest(known.digest, digest):
+            raise UnauthorizedError("the API key is unknown")
+        if bucket is not None:
+            wait = bucket.take()
+            if wait:
+                raise RateError(
+                    f"API key '{known.name}' may make {known.rate:g} requests a second", wait
+                )
+
+
+def _key_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    found = None
+    for name, value in headers:
+        if name == b"authorization":
+            scheme, _, key = value.partition(b" ")
+            if scheme.lower() == b"bearer":
+                return key.strip()
+        elif name == b"x-api-key" and found is None:
+            found = value
+    return found

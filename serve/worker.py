@@ -1,0 +1,69 @@
+"""One of several server processes: `python -m torchship.serve.worker`, for `workers` only."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from types import FrameType
+
+from torchship.serve.process import Server, bind, make_server, serve, start_logging
+from torchship.serve.workers import Role
+
+STDIN = 0
+
+
+class Worker(Server):
+    """A server that ends with its supervisor, and listens when it is told to."""
+
+    early = False
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Load the archives; wait for the word to listen, unless this is the first worker."""
+        self._word = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(STDIN, self._read, self._loop)
+        if not self.early:
+            self._loading = asyncio.create_task(self._load())
+            if not self.should_exit:
+                await self._word.wait()
+            if self.should_exit:
+                self._loading.cancel()
+                self.repository.release()
+                return
+        await super().startup(sockets)
+
+    def _read(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not os.read(STDIN, 1024):  # the supervisor is gone
+            loop.remove_reader(STDIN)
+            self.handle_exit(signal.SIGTERM, None)
+        self._word.set()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End as every server does, and do not wait for the word any more."""
+        super().handle_exit(sig, frame)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._word.set)
+
+
+def main() -> None:
+    """Serve as the supervisor says."""
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = os.read(STDIN, 1)
+        if not byte:
+            sys.exit(1)
+        line += byte
+    role = Role.of(line)
+    os.sched_setaffinity(0, role.cores)
+    start_logging()
+    server = make_server(role.settings, Worker)
+    server.early = role.early
+    serve(server, bind(role.host, role.port, shared=True))
+
+
+if __name__ == "__main__":
+    main()
