@@ -72,8 +72,9 @@ def main(
         folder = Path(name)
         archive = export(find_target("moba", None, {}), folder / "moba.pt").path
         ours = stack.enter_context(running_server([archive]))
+        two = stack.enter_context(running_server([archive], options=["--workers", "2"]))
         plain = stack.enter_context(plain_server(archive))
-        loads = requests(ours, plain)
+        loads = requests(ours, two, plain)
         scripts = [load.script(folder) for load in loads]
         for load in loads:
             answer = httpx.post(load.url, content=load.body, headers=load.headers, trust_env=False)
@@ -92,7 +93,7 @@ def main(
         json_output.write_text(json.dumps({"/".join(map(str, k)): v for k, v in medians.items()}))
 
 
-def requests(ours: str, plain: str) -> list[Load]:
+def requests(ours: str, two: str, plain: str) -> list[Load]:
     """Return the loads; the first server of each form is the one that others are compared with."""
     obs = observation(1, 1).numpy()
     entry: dict[str, object] = {"name": "obs", "datatype": "UINT8", "shape": [1, 510]}
@@ -106,16 +107,19 @@ def requests(ours: str, plain: str) -> list[Load]:
     json_type, binary_type = (
         {"Content-Type": f"application/{kind}"} for kind in ("json", "octet-stream")
     )
-    infer = f"{ours}/v2/models/moba/infer"
+    infer, infer_two = (f"{server}/v2/models/moba/infer" for server in (ours, two))
+    body, packed = orjson.dumps(as_json), head + obs.tobytes()
     listed = orjson.dumps({"obs": obs.tolist()})
     binary_headers = {**binary_type, HEADER: str(len(head))}
     return [
         Load("json", "plain", f"{plain}/json", listed, json_type),
         Load("json", "plain, async", f"{plain}/json-async", listed, json_type),
-        Load("json", "torchship", infer, orjson.dumps(as_json), json_type),
+        Load("json", "torchship", infer, body, json_type),
+        Load("json", "torchship, 2 workers", infer_two, body, json_type),
         Load("binary", "plain", f"{plain}/binary", obs.tobytes(), binary_type),
         Load("binary", "plain, async", f"{plain}/binary-async", obs.tobytes(), binary_type),
-        Load("binary", "torchship", infer, head + obs.tobytes(), binary_headers),
+        Load("binary", "torchship", infer, packed, binary_headers),
+        Load("binary", "torchship, 2 workers", infer_two, packed, binary_headers),
     ]
 
 

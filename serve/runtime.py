@@ -25,13 +25,17 @@ class StartError(TorchShipError):
 
 
 @contextmanager
-def running_server(paths: Sequence[Path], trusted_keys: Path | None = None) -> Iterator[str]:
+def running_server(
+    paths: Sequence[Path], trusted_keys: Path | None = None, options: Sequence[str] = ()
+) -> Iterator[str]:
     """Run `torchship serve` on a free port until the block ends; yield its base URL when ready.
+
+    `options` go on its command line.
 
     Raises:
         StartError: an archive was refused, or the process ended or did not become ready.
     """
-    command = [sys.executable, "-m", "torchship", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "torchship", "serve", "--port", "0", *options]
     if trusted_keys is not None:
         command += ["--trusted-keys", str(trusted_keys)]
     with tempfile.TemporaryFile("w+") as errors:
