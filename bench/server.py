@@ -72,7 +72,9 @@ def main(
         folder = Path(name)
         archive = export(find_target("moba", None, {}), folder / "moba.pt").path
         ours = stack.enter_context(running_server([archive]))
-        two = stack.enter_context(running_server([archive], options=["--workers", "2"]))
+        two = stack.enter_context(
+            running_server([archive], options=["--workers", "2", "--state", "none"])
+        )
         plain = stack.enter_context(plain_server(archive))
         loads = requests(ours, two, plain)
         scripts = [load.script(folder) for load in loads]

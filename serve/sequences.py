@@ -34,7 +34,7 @@ from torchship.serve.errors import (
 from torchship.serve.protocol import InferRequest
 from torchship.serve.repository import Repository
 from torchship.serve.settings import Settings
-from torchship.serve.state import SequenceKey, SequenceState, Store, Turn, read_state
+from torchship.serve.state import NoStore, SequenceKey, SequenceState, Store, Turn, read_state
 from torchship.serve.state_memory import MemoryStore
 
 IN_PROCESS = "memory"
@@ -53,6 +53,8 @@ def open_store(settings: Settings) -> Store:
     """
     if settings.state == IN_PROCESS:
         return MemoryStore(settings.sequence_idle_seconds, settings.max_sequences)
+    if settings.state == "none":
+        return NoStore(settings.max_sequences)
     try:
         from torchship.serve.state_redis import RedisStore
     except ImportError:

@@ -60,8 +60,8 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=64 << 20, ge=1, description="largest request body")
     state: str = Field(
         default="memory",
-        pattern=r"^(memory|rediss?://.+|unix://.+)$",
-        description="where sequences keep their state: memory, or redis://host:port/db",
+        pattern=r"^(memory|none|rediss?://.+|unix://.+)$",
+        description="where sequences keep their state: memory, none, or redis://host:port/db",
     )
     sequence_idle_seconds: float = Field(
         default=60, gt=0, description="after which an unused sequence is freed"

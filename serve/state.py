@@ -130,6 +130,30 @@ class Store(ABC):
         """Let go of what the store has open."""
 
 
+class NoStore(Store):
+    """The store of a server that keeps no sequences; streams have their state all the same."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def turn(self, key: SequenceKey, opening: bool) -> AbstractAsyncContextManager[Turn]:
+        """Refuse.
+
+        Raises:
+            RequestError: always.
+        """
+        raise RequestError(
+            f"{key}: this server keeps no sequences (--state none): send the state as inputs"
+        )
+
+    async def live(self) -> int:
+        """Return 0."""
+        return 0
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+
 def too_many(most: int) -> TooManySequencesError:
     """Return the error of a store that is full."""
     return TooManySequencesError(

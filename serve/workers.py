@@ -27,6 +27,7 @@ from torchship.script.errors import ArchiveError, UsageError
 from torchship.script.signing import read_trusted_keys
 from torchship.serve.discovery import find_archives
 from torchship.serve.process import bind
+from torchship.serve.sequences import IN_PROCESS, needs_single_worker
 from torchship.serve.settings import Settings
 
 STEADY_SECONDS = 10  # a worker that lived so long was well
@@ -90,7 +91,7 @@ def check_workers(settings: Settings) -> None:
             f"--workers {settings.workers} and --mode explicit do not go together: what a client "
             "loads would reach one worker only; use --mode poll, or one worker"
         )
-    if settings.state != "memory":
+    if settings.state != IN_PROCESS:
         return
     keys = read_trusted_keys(settings.trusted_keys) if settings.trusted_keys else []
     for file in find_archives(settings.paths, empty=settings.mode != "fixed"):
@@ -98,11 +99,11 @@ def check_workers(settings: Settings) -> None:
             manifest = open_archive(file, keys).vouched
         except ArchiveError:
             continue  # each worker says why it refuses it
-        if any(method.state for method in manifest.methods.values()):
+        if needs_single_worker(manifest):
             raise UsageError(
                 f"model '{manifest.name}' has recurrent state, and each of {settings.workers} "
                 "workers would remember its own sequences only: give --state redis://host:port/db, "
-                "or one worker"
+                "--state none if clients carry the state, or one worker"
             )
 
 

@@ -532,6 +532,21 @@ def test_the_settings_choose_the_store() -> None:
         Settings(state="mysql://127.0.0.1")
 
 
+def test_a_server_without_a_store_says_so(archives: dict[str, Path], launch: Launch) -> None:
+    x = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
+    with launch("--state", "none", archives["memory"]) as server:
+        assert server.line() == "ready: memory/1"
+        url = f"{server.url}/v2/models/memory/infer"
+        parameters = {"sequence_id": "a", "sequence_start": True}
+        asked = {"inputs": [x], "parameters": parameters}
+        answer = httpx.post(url, json=asked, trust_env=False)
+        assert answer.status_code == 400
+        assert answer.json()["error"].startswith(
+            "sequence 'a' of model 'memory': this server keeps no sequences"
+        )
+        assert httpx.post(url, json={"inputs": [x]}, trust_env=False).status_code == 200
+
+
 def test_only_a_model_with_state_needs_a_single_worker(archives: dict[str, Path]) -> None:
     needing = {n for n, p in archives.items() if needs_single_worker(open_archive(p).vouched)}
     assert needing == {"memory"}

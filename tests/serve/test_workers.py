@@ -166,10 +166,11 @@ def test_an_address_that_is_taken_is_refused() -> None:
 def test_state_in_memory_is_refused_with_advice(archives: dict[str, Path], model: str) -> None:
     paths = (archives[model], archives["half"])
     check_workers(Settings(paths=paths, workers=2, state="redis://127.0.0.1:1/0"))
+    check_workers(Settings(paths=paths, workers=2, state="none"))
     if model == "half":
         check_workers(Settings(paths=paths, workers=2))
         return
-    message = "model 'memory' has recurrent state, .* give --state redis://host:port/db, or one"
+    message = "model 'memory' has recurrent state, .* give --state redis://host:port/db, "
     with pytest.raises(UsageError, match=message):
         check_workers(Settings(paths=paths, workers=2))
 
