@@ -11,7 +11,7 @@ import pytest
 
 Launch = Callable[..., Any]
 
-# Writes down every file that the process opens, stats or lists, from its very start.
+# Writes down every file that the process opens and every folder that it lists, from its start.
 SPY = """
 import os, sys
 log = os.open(os.environ["SPY_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
