@@ -37,6 +37,8 @@ class Job:
     """On `time.monotonic`'s clock; a job that is still waiting then is not run."""
     gone: Callable[[], bool] | None = None
     """Whether nobody waits for the outputs any more; such a job is not run."""
+    entered: float = 0.0
+    """On `time.perf_counter`'s clock."""
 
     @property
     def weight(self) -> int:
