@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 import orjson
 from fastapi import FastAPI
@@ -16,6 +17,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from torchship.script.errors import UsageError
 from torchship.serve import protocol, schemas
 from torchship.serve.auth import Guard, read_api_keys
 from torchship.serve.catalogue import IndexEntry
@@ -33,6 +35,9 @@ from torchship.serve.settings import Settings
 from torchship.serve.signature import describe, describe_config
 from torchship.serve.statistics import statistics
 from torchship.serve.tensors import short
+
+if TYPE_CHECKING:
+    from torchship.serve.tracing import Tracer
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -59,7 +64,7 @@ def create_app(
     sequences = Sequences(repository, open_store(settings))
     metrics.live_sequences = sequences.live
     infer = Inference(repository, sequences, settings)
-    app = Application(infer, metrics, access_line(settings.access_log))
+    app = Application(infer, metrics, access_line(settings.access_log), open_tracer(settings))
     app.state.sequences = sequences
     add_sequence_routes(app, sequences, max_body_bytes, answer)
     app.add_middleware(ErrorBoundary)
@@ -158,6 +163,24 @@ def create_app(
     return app
 
 
+def open_tracer(settings: Settings) -> Tracer | None:
+    """Return what sends traces, if the settings name a collector.
+
+    Raises:
+        UsageError: they do, and the packages for it are not installed.
+    """
+    if settings.otel_endpoint is None:
+        return None
+    try:
+        from torchship.serve.tracing import Tracer
+    except ImportError:
+        raise UsageError(
+            f"setting 'otel_endpoint': '{settings.otel_endpoint}' needs OpenTelemetry: "
+            "pip install 'torchship[otel]'"
+        ) from None
+    return Tracer(settings.otel_endpoint)
+
+
 def _index_entry(entry: IndexEntry) -> dict[str, str]:
     return {key: value for key, value in asdict(entry).items() if value}
 
@@ -165,7 +188,9 @@ def _index_entry(entry: IndexEntry) -> dict[str, str]:
 class Application(FastAPI):
     """FastAPI, with inference in front of its router."""
 
-    def __init__(self, infer: ASGIApp, metrics: Metrics, line: AccessLine | None) -> None:
+    def __init__(
+        self, infer: ASGIApp, metrics: Metrics, line: AccessLine | None, tracer: Tracer | None
+    ) -> None:
         super().__init__(
             title="TorchShip",
             docs_url=None,
@@ -174,7 +199,8 @@ class Application(FastAPI):
             redirect_slashes=False,
         )
         self._infer = infer
-        self._front = Front(self._route, metrics, line)
+        self.tracer = tracer
+        self._front = Front(self._route, metrics, line, tracer)
 
     def put_in_front(self, wrap: Callable[[ASGIApp], ASGIApp]) -> None:
         """Wrap everything, inference too, but for the ids and the counting of requests."""

@@ -28,7 +28,7 @@ from torchship.serve.errors import (
     NotReadyError,
     RequestError,
 )
-from torchship.serve.reports import BatchReport, Observer
+from torchship.serve.reports import TIMING, BatchReport, Observer
 from torchship.serve.signature import Signature
 from torchship.serve.waiting import Job, Waiting
 
@@ -262,6 +262,7 @@ class Engine:
             return Job(
                 *(method, part, rows, kind, done, symbols, wanted, priority, deadline, gone),
                 entered=time.perf_counter(),
+                timing=TIMING.get(),
             )
 
         if kind is None or rows <= self._limits.max_batch:
@@ -364,6 +365,9 @@ def _settle(proved: asyncio.Future[None], error: Exception | None) -> None:
 
 def _report(live: Sequence[Job], marks: tuple[float, float, float], failed: int = 0) -> BatchReport:
     began, joined, ran = marks
+    for job in live:
+        if job.timing is not None:
+            job.timing.ran(job.entered, began, ran)
     return BatchReport(
         method=live[0].method,
         rows=1 if live[0].kind is None else sum(job.rows for job in live),

@@ -14,6 +14,7 @@ import uuid
 from asyncio import CancelledError
 from itertools import count
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import orjson
 from starlette.requests import ClientDisconnect
@@ -24,7 +25,10 @@ from torchship.serve.compression import ACCEPTED
 from torchship.serve.errors import RateError, status_of
 from torchship.serve.logs import AccessLine
 from torchship.serve.metrics import Metrics
-from torchship.serve.reports import SCOPE_KEY, Record
+from torchship.serve.reports import SCOPE_KEY, TIMING, Record, Timing
+
+if TYPE_CHECKING:  # an extra, loaded by who asks for it
+    from torchship.serve.tracing import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +49,15 @@ _SANE = re.compile(rb"[\x21-\x7e]{1,128}").fullmatch
 class Front:
     """Gives each request its id and its record, answers for errors, counts what became of it."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, line: AccessLine | None = None) -> None:
-        """Put this in front of `app`; `line` logs what has ended."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        line: AccessLine | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
+        """Put this in front of `app`; `line` logs what has ended, `tracer` sends its trace."""
+        self._tracer = tracer
         self.app = app
         self._metrics = metrics
         self._line = line
@@ -60,6 +71,9 @@ class Front:
             return
         record = Record(self._request_id(scope), perf_counter())
         scope[SCOPE_KEY] = record
+        if self._tracer is not None:
+            record.timing = Timing()
+            TIMING.set(record.timing)
 
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -83,6 +97,8 @@ class Front:
             self._metrics.model(record.model, record.version).request(record, seconds)
             if self._line is not None:
                 self._line(scope, record, seconds)
+            if self._tracer is not None:
+                self._tracer.trace(scope, record, record.started + seconds)
 
     def _request_id(self, scope: Scope) -> bytes:
         for name, value in scope["headers"]:

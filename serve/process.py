@@ -11,7 +11,7 @@ import socket
 import sys
 from functools import partial
 from types import FrameType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import uvicorn
 
@@ -27,6 +27,9 @@ from torchship.serve.metrics import Metrics
 from torchship.serve.repository import Repository
 from torchship.serve.sequences import Sequences
 from torchship.serve.settings import Settings
+
+if TYPE_CHECKING:
+    from torchship.serve.tracing import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,7 @@ class Server(uvicorn.Server):
         self.repository = repository
         self.metrics = metrics
         self.sequences: Sequences = config.app.state.sequences  # type: ignore[union-attr]
+        self.tracer: Tracer | None = config.app.tracer  # type: ignore[union-attr]
         self._poll_seconds = poll_seconds
         self._refreshing: asyncio.Task[None] | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -89,6 +93,8 @@ class Server(uvicorn.Server):
                 task.cancel()
         await super().shutdown(sockets)
         await self.sequences.close()
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
         self.repository.release()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

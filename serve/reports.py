@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 SCOPE_KEY = "torchship.record"
@@ -48,6 +49,10 @@ class Timing:
         self.entered = min(self.entered or entered, entered)
         self.began = min(self.began or began, began)
         self.ended = max(self.ended, ended)
+
+
+TIMING: ContextVar[Timing | None] = ContextVar("timing", default=None)
+"""Of the request that is traced here; engines fill it in, through whatever lies between."""
 
 
 class Record:

@@ -72,6 +72,11 @@ class Settings(BaseSettings):
     )
     max_sequences: int = Field(default=16384, ge=1, description="live sequences")
     shutdown_seconds: int = Field(default=30, ge=1, description="for requests in flight to finish")
+    otel_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="OTLP/HTTP address that traces are sent to: http://HOST:4318/v1/traces",
+    )
     log_format: LogFormat = Field(default="console", description="form of the lines on stderr")
     log_level: LogLevel = Field(default="info", description="what is logged: this and worse")
     access_log: AccessLog = Field(

@@ -102,6 +102,12 @@ def test_states_are_read_when_they_are_asked_for(make_archive: Any) -> None:
             assert failure.labels["reason"].startswith("golden case 0 ('forward, one step')")
             assert value(found, "torchship_live_sequences") == 0
             assert value(found, "torchship_resident_memory_bytes") > 1 << 20
+            steps = [{"sequence_id": number, "sequence_start": True} for number in (1, 2)]
+            for parameters in (*steps, {"sequence_id": 1, "sequence_end": True}):
+                body = {"inputs": [ROW], "parameters": parameters}
+                answer = await client.post("/v2/models/memory/infer", json=body)
+                assert answer.status_code == 200
+            assert value(await scrape(client), "torchship_live_sequences") == 1
             metrics.live_sequences = seven
             assert value(await scrape(client), "torchship_live_sequences") == 7
 
