@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import logging
-import math
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 import orjson
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Match
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from torchship.script.errors import UsageError
 from torchship.serve import protocol, schemas
 from torchship.serve.auth import Guard, read_api_keys
 from torchship.serve.catalogue import IndexEntry
-from torchship.serve.compression import ACCEPTED
 from torchship.serve.engine import Engine
-from torchship.serve.errors import RateError, status_of
+from torchship.serve.front import ErrorBoundary, Front, answer, error_response
 from torchship.serve.infer import Inference, infer_target, read_body
+from torchship.serve.logs import AccessLine, access_line
+from torchship.serve.metrics import Metrics
 from torchship.serve.openapi import INFER_PATHS, OpenApi, answers, takes
 from torchship.serve.repository import Repository
 from torchship.serve.repository_routes import add_repository_routes
@@ -33,9 +33,11 @@ from torchship.serve.sequence_routes import add_sequence_routes
 from torchship.serve.sequences import Sequences, open_store
 from torchship.serve.settings import Settings
 from torchship.serve.signature import describe, describe_config
+from torchship.serve.statistics import statistics
 from torchship.serve.tensors import short
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from torchship.serve.tracing import Tracer
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -45,24 +47,24 @@ EXTENSIONS = [
     "model_configuration",
     "schedule_policy",
     "sequence",
+    "statistics",
 ]
 
-# What an error of that status says besides.
-HEADERS = {
-    401: {"WWW-Authenticate": 'Bearer realm="torchship"'},
-    # A body that was not read to its end cannot be followed by another request.
-    413: {"Connection": "close"},
-    415: {"Accept-Encoding": ", ".join(ACCEPTED)},
-}
 
+def create_app(
+    repository: Repository, settings: Settings | None = None, metrics: Metrics | None = None
+) -> FastAPI:
+    """Return the application that serves the live models of a repository.
 
-def create_app(repository: Repository, settings: Settings | None = None) -> FastAPI:
-    """Return the application that serves the live models of a repository."""
+    `metrics` are those that the repository's engines report to; without, batches are not counted.
+    """
     settings = settings or Settings()
+    metrics = metrics or Metrics()
     max_body_bytes = settings.max_body_bytes
     sequences = Sequences(repository, open_store(settings))
-    infer = ErrorBoundary(Inference(repository, sequences, settings))
-    app = Application(infer)
+    metrics.live_sequences = sequences.live
+    infer = Inference(repository, sequences, settings)
+    app = Application(infer, metrics, access_line(settings.access_log), open_tracer(settings))
     app.state.sequences = sequences
     add_sequence_routes(app, sequences, max_body_bytes, answer)
     app.add_middleware(ErrorBoundary)
@@ -75,6 +77,12 @@ def create_app(repository: Repository, settings: Settings | None = None) -> Fast
     async def server_metadata() -> Response:
         return _json({"name": "torchship", "version": _own_version(), "extensions": EXTENSIONS})
 
+    @app.get("/metrics", include_in_schema=False)
+    async def prometheus(request: Request) -> Response:
+        await metrics.refresh(repository)
+        content, content_type = metrics.expose(request.headers.get("accept", ""))
+        return Response(content, headers={"Content-Type": content_type})
+
     @app.get("/v2/health/live", responses=answers(schemas.Live))
     async def live() -> Response:
         return _json({"live": True})
@@ -82,12 +90,17 @@ def create_app(repository: Repository, settings: Settings | None = None) -> Fast
     @app.get("/v2/health/ready", responses=answers(schemas.Ready, 503))
     async def ready() -> Response:
         if not repository.ready:
-            return _error(503, "the server is not ready")
+            return error_response(503, "the server is not ready")
         return _json({"ready": True})
 
     def named(request: Request) -> Engine:
         path = request.path_params
         return repository.find(path["model"], path.get("version"))
+
+    @app.get("/v2/models/stats", responses=answers(schemas.Statistics))
+    async def statistics_of_all() -> Response:
+        live = [(e.name, e.version) for e in repository.index() if e.state == "READY"]
+        return _json(statistics(metrics.samples(), live))
 
     def model_routes(path: str, model: type[BaseModel]) -> Callable[[Handler], Handler]:
         """Return a decorator that adds a route of a model, with and without its version."""
@@ -112,6 +125,13 @@ def create_app(repository: Repository, settings: Settings | None = None) -> Fast
     @model_routes("/config", schemas.ModelConfig)
     async def model_config(request: Request) -> Response:
         return _json(describe_config(named(request).manifest))
+
+    @model_routes("/stats", schemas.Statistics)
+    async def model_statistics(request: Request) -> Response:
+        model = named(request).manifest.name
+        version = request.path_params.get("version")
+        versions = repository.versions(model) if version is None else [version]
+        return _json(statistics(metrics.samples(), [(model, known) for known in versions]))
 
     @app.post(
         "/v2/repository/index",
@@ -143,6 +163,24 @@ def create_app(repository: Repository, settings: Settings | None = None) -> Fast
     return app
 
 
+def open_tracer(settings: Settings) -> Tracer | None:
+    """Return what sends traces, if the settings name a collector.
+
+    Raises:
+        UsageError: they do, and the packages for it are not installed.
+    """
+    if settings.otel_endpoint is None:
+        return None
+    try:
+        from torchship.serve.tracing import Tracer
+    except ImportError:
+        raise UsageError(
+            f"setting 'otel_endpoint': '{settings.otel_endpoint}' needs OpenTelemetry: "
+            "pip install 'torchship[otel]'"
+        ) from None
+    return Tracer(settings.otel_endpoint)
+
+
 def _index_entry(entry: IndexEntry) -> dict[str, str]:
     return {key: value for key, value in asdict(entry).items() if value}
 
@@ -150,7 +188,9 @@ def _index_entry(entry: IndexEntry) -> dict[str, str]:
 class Application(FastAPI):
     """FastAPI, with inference in front of its router."""
 
-    def __init__(self, infer: ASGIApp) -> None:
+    def __init__(
+        self, infer: ASGIApp, metrics: Metrics, line: AccessLine | None, tracer: Tracer | None
+    ) -> None:
         super().__init__(
             title="TorchShip",
             docs_url=None,
@@ -159,15 +199,16 @@ class Application(FastAPI):
             redirect_slashes=False,
         )
         self._infer = infer
-        self._entry: ASGIApp = self._route
+        self.tracer = tracer
+        self._front = Front(self._route, metrics, line, tracer)
 
     def put_in_front(self, wrap: Callable[[ASGIApp], ASGIApp]) -> None:
-        """Wrap everything, inference too; what comes last is the outermost."""
-        self._entry = wrap(self._entry)
+        """Wrap everything, inference too, but for the ids and the counting of requests."""
+        self._front.app = wrap(self._front.app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        await self._entry(scope, receive, send)
+        await self._front(scope, receive, send)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "HEAD":
@@ -182,54 +223,13 @@ class Application(FastAPI):
             await super().__call__(scope, receive, send)
 
 
-class ErrorBoundary:
-    """The one place where exceptions become responses: what a client sees, and what the log."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the application; answer for what it raises, if it has not answered yet."""
-        if scope["type"] != "http":  # a stream sends its errors as messages
-            await self.app(scope, receive, send)
-            return
-        answered = False
-
-        async def watched(message: Message) -> None:
-            nonlocal answered
-            answered = True
-            await send(message)
-
-        try:
-            await self.app(scope, receive, watched)
-        except ClientDisconnect:
-            log.info("the client left before its request was complete")
-        except Exception as error:
-            if answered:
-                raise
-            await answer(error)(scope, receive, send)
-
-
-def answer(error: Exception) -> Response:
-    """Return the response to an error; one that was not foreseen is logged under an id."""
-    status = status_of(error)
-    if status != 500:
-        headers = HEADERS.get(status)
-        if isinstance(error, RateError):
-            headers = {"Retry-After": str(math.ceil(error.retry_after))}
-        return _error(status, str(error), headers)
-    number = uuid.uuid4().hex
-    log.error("internal error %s", number, exc_info=error)
-    return _error(500, f"internal error {number}")
-
-
 async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail.lower()}"
     headers = dict(error.headers or {})
     if error.status_code == 405:
         headers["Allow"] = ", ".join(_methods(request))
-    return _error(error.status_code, message, headers)
+    return error_response(error.status_code, message, headers)
 
 
 def _methods(request: Request) -> list[str]:
@@ -243,11 +243,7 @@ async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
-    return _error(400, f"{place}: {first['msg'].lower()}, got {short(first.get('input'))}")
-
-
-def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    return _json({"error": message}, status, headers)
+    return error_response(400, f"{place}: {first['msg'].lower()}, got {short(first.get('input'))}")
 
 
 def _json(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -28,6 +28,7 @@ from torchship.serve.errors import (
     NotReadyError,
     RequestError,
 )
+from torchship.serve.reports import TIMING, BatchReport, Observer
 from torchship.serve.signature import Signature
 from torchship.serve.waiting import Job, Waiting
 
@@ -68,7 +69,10 @@ class Engine:
     kind run together as the next batch; an idle engine begins at once.
     """
 
-    def __init__(self, archive: Archive, limits: Limits | None = None) -> None:
+    def __init__(
+        self, archive: Archive, limits: Limits | None = None, observer: Observer | None = None
+    ) -> None:
+        self._observer = observer
         self.manifest = archive.vouched
         self.signatures = {name: Signature(m) for name, m in self.manifest.methods.items()}
         self._batching = {name: Batching(m) for name, m in self.manifest.methods.items()}
@@ -113,11 +117,13 @@ class Engine:
         _tell(loop, _settle, proved, error)
         if error is None:
             while jobs := self._waiting.take(self._limits.max_batch):
-                _tell(jobs[0].done.get_loop(), _deliver, self._run(jobs))
+                reports: list[BatchReport] = []
+                outcomes = self._run(jobs, reports)
+                _tell(jobs[0].done.get_loop(), _deliver, outcomes, reports, self._observer)
         if self._ended is not None:
             _tell(loop, _settle, self._ended, None)
 
-    def _run(self, jobs: Sequence[Job]) -> list[Outcome]:
+    def _run(self, jobs: Sequence[Job], reports: list[BatchReport]) -> list[Outcome]:
         """Run a batch; if it fails, each of its jobs alone, so that one bad request fails alone."""
         outcomes: list[Outcome] = []
         live = []
@@ -131,18 +137,23 @@ class Engine:
         if not live:
             return outcomes
         batching = self._batching[live[0].method]
+        began = joined = ran = time.perf_counter()
         try:
             inputs = batching.join([job.inputs for job in live])
             symbols = {**live[0].symbols, BATCH: sum(job.rows for job in live)}
+            joined = time.perf_counter()
             outputs = self._ready().run(live[0].method, inputs, symbols)
+            ran = time.perf_counter()
             wanted = _union([job.wanted for job in live])
             # Copies, since the model might write into its own again.
             copies = {n: o.clone() for n, o in outputs.items() if wanted is None or n in wanted}
             parts = batching.split(copies, [job.rows for job in live])
         except Exception as error:
             if len(live) == 1:
+                reports.append(_report(live, (began, joined, time.perf_counter()), failed=1))
                 return [*outcomes, (live[0], error)]
-            return [*outcomes, *(outcome for job in live for outcome in self._run([job]))]
+            return [*outcomes, *(outcome for job in live for outcome in self._run([job], reports))]
+        reports.append(_report(live, (began, joined, ran)))
         return [*outcomes, *zip(live, parts, strict=True)]
 
     def _prove(self) -> Program:
@@ -248,7 +259,11 @@ class Engine:
 
         def job(part: Flat, rows: int) -> Job:
             done = loop.create_future()
-            return Job(method, part, rows, kind, done, symbols, wanted, priority, deadline, gone)
+            return Job(
+                *(method, part, rows, kind, done, symbols, wanted, priority, deadline, gone),
+                entered=time.perf_counter(),
+                timing=TIMING.get(),
+            )
 
         if kind is None or rows <= self._limits.max_batch:
             return await self._enter([job(inputs, rows)])[0]
@@ -271,6 +286,11 @@ class Engine:
                 self._admitted.clear()
             self._admitted[key] = admission
         return admission
+
+    @property
+    def waiting_rows(self) -> int:
+        """How many rows wait now."""
+        return self._waiting.rows
 
     def _ready(self) -> Program:
         if self._program is None or self._stopping.is_set():
@@ -343,10 +363,35 @@ def _settle(proved: asyncio.Future[None], error: Exception | None) -> None:
         proved.set_result(None) if error is None else proved.set_exception(error)
 
 
-def _deliver(outcomes: Sequence[Outcome]) -> None:
+def _report(live: Sequence[Job], marks: tuple[float, float, float], failed: int = 0) -> BatchReport:
+    began, joined, ran = marks
+    for job in live:
+        if job.timing is not None:
+            job.timing.ran(job.entered, began, ran)
+    return BatchReport(
+        method=live[0].method,
+        rows=1 if live[0].kind is None else sum(job.rows for job in live),
+        requests=len(live),
+        waits=[began - job.entered for job in live],
+        seconds=ran - joined,
+        failed=failed,
+        input_seconds=joined - began,
+        output_seconds=time.perf_counter() - ran,
+    )
+
+
+def _deliver(
+    outcomes: Sequence[Outcome],
+    reports: Sequence[BatchReport] = (),
+    observer: Observer | None = None,
+) -> None:
     for job, outcome in outcomes:
         if not job.done.done():
             if isinstance(outcome, Exception):
                 job.done.set_exception(outcome)
             else:
                 job.done.set_result(outcome)
+    # Before their tasks go on: those come with the loop's next turn.
+    if observer is not None:
+        for report in reports:
+            observer(report)

@@ -6,6 +6,7 @@ It is reached before FastAPI's router and middleware, which would take longer th
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -18,6 +19,7 @@ from torchship.serve.compression import OFFERED, deflate, inflate
 from torchship.serve.engine import Engine
 from torchship.serve.errors import BodyTooLargeError, RequestError
 from torchship.serve.raw import decode_raw
+from torchship.serve.reports import SCOPE_KEY, Record
 from torchship.serve.repository import Repository
 from torchship.serve.sequences import Sequences
 from torchship.serve.settings import Settings
@@ -57,17 +59,21 @@ class Inference:
             raise RequestError(f"{scope['path']}: expected an inference path")
         # Held, so that a newer version that takes over meanwhile leaves this request its engine.
         with self._repository.find(*target) as engine:
-            await self._answer(engine, target, dict(scope["headers"]), receive, send)
+            record: Record = scope.get(SCOPE_KEY) or Record()
+            record.model, record.version = engine.manifest.name, engine.manifest.version
+            await self._answer(engine, target, dict(scope["headers"]), record, receive, send)
 
     async def _answer(
         self,
         engine: Engine,
         target: tuple[str, str | None],
         headers: dict[bytes, bytes],
+        record: Record,
         receive: Receive,
         send: Send,
     ) -> None:
         body = await read_body(headers, receive, self._max_body_bytes)
+        record.wanted = time.perf_counter()
         encoding = headers.get(b"content-encoding")
         if encoding is not None:  # in another thread: a large body must not hold up the others
             name = encoding.decode("latin-1")
@@ -81,9 +87,10 @@ class Inference:
             )
         gone = _watch(receive)
         if request.in_sequence:
+            record.decoded = time.perf_counter()
             content, length = await self._sequences.answer(*target, request, gone)
         else:
-            content, length = await _run(engine, request, gone)
+            content, length = await _run(engine, request, record, gone)
         answered: list[tuple[bytes, bytes]] = (
             [JSON] if length is None else [BINARY, (HEADER_LENGTH, b"%d" % length)]
         )
@@ -92,6 +99,7 @@ class Inference:
             content = await asyncio.to_thread(deflate, accepted, content)
             answered.append((b"content-encoding", accepted))
         answered.append((b"content-length", b"%d" % len(content)))
+        record.encoded = time.perf_counter()
         await send({"type": "http.response.start", "status": 200, "headers": answered})
         await send({"type": "http.response.body", "body": content})
 
@@ -105,17 +113,23 @@ def _watch(receive: Receive) -> Callable[[], bool] | None:
 
 
 async def _run(
-    engine: Engine, request: protocol.InferRequest, gone: Callable[[], bool] | None
+    engine: Engine,
+    request: protocol.InferRequest,
+    record: Record,
+    gone: Callable[[], bool] | None,
 ) -> tuple[bytes, int | None]:
     signature = engine.signature(request.method)
+    inputs = signature.to_flat(request.inputs)
+    record.decoded = time.perf_counter()
     outputs = await engine.call(
         request.method,
-        signature.to_flat(request.inputs),
+        inputs,
         wanted=signature.wanted(output.name for output in request.outputs),
         priority=request.priority,
         timeout=request.timeout,
         gone=gone,
     )
+    record.answered = time.perf_counter()
     return encode_answer(engine.manifest, request, outputs)
 
 

@@ -11,7 +11,7 @@ import socket
 import sys
 from functools import partial
 from types import FrameType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import uvicorn
 
@@ -22,9 +22,14 @@ from torchship.serve.app import create_app
 from torchship.serve.connection import Connection
 from torchship.serve.discovery import find_archives
 from torchship.serve.engine import Limits
+from torchship.serve.logs import configure_logging
+from torchship.serve.metrics import Metrics
 from torchship.serve.repository import Repository
 from torchship.serve.sequences import Sequences
 from torchship.serve.settings import Settings
+
+if TYPE_CHECKING:
+    from torchship.serve.tracing import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +42,19 @@ class Server(uvicorn.Server):
     """uvicorn, which listens first and loads then, and for which a signal is a normal end."""
 
     def __init__(
-        self, config: uvicorn.Config, repository: Repository, poll_seconds: float = 5
+        self,
+        config: uvicorn.Config,
+        repository: Repository,
+        metrics: Metrics,
+        poll_seconds: float = 5,
     ) -> None:
         super().__init__(config)
         self.repository = repository
+        self.metrics = metrics
         self.sequences: Sequences = config.app.state.sequences  # type: ignore[union-attr]
+        self.tracer: Tracer | None = config.app.tracer  # type: ignore[union-attr]
         self._poll_seconds = poll_seconds
+        self._refreshing: asyncio.Task[None] | None = None
         self._loading: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -52,6 +64,7 @@ class Server(uvicorn.Server):
             print(f"listening on {_url(bound)}", flush=True)
         if self._loading is None:
             self._loading = asyncio.create_task(self._load())
+        self._refreshing = asyncio.create_task(self.metrics.keep_fresh(self.repository))
 
     async def _load(self) -> None:
         await self._first_load()
@@ -75,10 +88,13 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish the requests in flight, then let the models go."""
         self.repository.halt()
-        if self._loading is not None:
-            self._loading.cancel()
+        for task in (self._loading, self._refreshing):
+            if task is not None:
+                task.cancel()
         await super().shutdown(sockets)
         await self.sequences.close()
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
         self.repository.release()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -97,7 +113,7 @@ def run(settings: Settings) -> None:
     Raises:
         UsageError: no archives, no such keys, or an address that cannot be listened on.
     """
-    start_logging()
+    configure_logging(settings.log_format, settings.log_level)
     server = make_server(settings, Server)
     if not settings.trusted_keys:
         print(
@@ -111,13 +127,6 @@ def run(settings: Settings) -> None:
         serve(server, bind(settings.host, settings.port, listening=True))
 
 
-def start_logging() -> None:
-    """Let the log go to stderr."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
-
-
 def make_server(settings: Settings, kind: type[Kind]) -> Kind:
     """Return a server, of that class, which has not begun.
 
@@ -128,16 +137,18 @@ def make_server(settings: Settings, kind: type[Kind]) -> Kind:
     keys = read_trusted_keys(settings.trusted_keys) if settings.trusted_keys else []
     configure(settings.threads)
     limits = Limits(settings.threads, settings.max_batch, settings.max_queue)
+    metrics = Metrics()
     repository = Repository(
         settings.paths,
         keys,
         limits,
         mode=settings.mode,
         load=settings.load,
+        observer=metrics.observer,
         report=partial(print, flush=True),
     )
     config = uvicorn.Config(
-        create_app(repository, settings),
+        create_app(repository, settings, metrics),
         http=Connection,
         ws="websockets-sansio",
         ws_max_size=settings.max_body_bytes,
@@ -151,7 +162,7 @@ def make_server(settings: Settings, kind: type[Kind]) -> Kind:
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
-    return kind(config, repository, settings.poll_seconds)
+    return kind(config, repository, metrics, settings.poll_seconds)
 
 
 def serve(server: Server, bound: socket.socket) -> None:

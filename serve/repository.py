@@ -18,6 +18,7 @@ from torchship.serve.discovery import version_order
 from torchship.serve.engine import Engine, Limits
 from torchship.serve.errors import LoadError, ModeError, NotReadyError, UnknownModelError
 from torchship.serve.memory import give_back
+from torchship.serve.reports import Observer
 from torchship.serve.tensors import short
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Repository:
         mode: Mode = "fixed",
         load: Sequence[str] = (),
         report: Callable[[str], None] = lambda line: None,
+        observer: Callable[[str, str], Observer] | None = None,
     ) -> None:
         """Look at what is there; nothing is loaded yet.
 
@@ -51,12 +53,14 @@ class Repository:
             mode: `fixed`, `poll` or `explicit`.
             load: in explicit mode, the models to load at start.
             report: is told each change after the start, on one line.
+            observer: gives, by name and version, who is told of each batch.
 
         Raises:
             UsageError: `load` is given in another mode.
         """
         if load and mode != "explicit":
             raise UsageError(f"setting 'load' is for explicit mode, and the mode is '{mode}'")
+        self._observer = observer
         self.mode: Mode = mode
         self.verified_total = 0
         """How often an archive was proved and went live."""
@@ -225,7 +229,8 @@ class Repository:
                 )
         if entry.engine is None:
             entry.key = key
-        engine = self._starting = Engine(archive, self._limits)
+        observer = None if self._observer is None else self._observer(*key)
+        engine = self._starting = Engine(archive, self._limits, observer)
         try:
             if self._closed:
                 raise NotReadyError("the server is shutting down")

@@ -111,6 +111,40 @@ class IndexEntry(BaseModel):
     reason: str = ""
 
 
+class Duration(BaseModel):
+    """How many there were, and how long all of them took together."""
+
+    count: int
+    ns: int
+
+
+class BatchStatistics(BaseModel):
+    """The calls of a model with one number of rows."""
+
+    batch_size: int
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+
+
+class ModelStatistics(BaseModel):
+    """A model's figures in Triton's form; `last_inference` is in milliseconds since the epoch."""
+
+    name: str
+    version: str
+    last_inference: int
+    inference_count: int
+    execution_count: int
+    inference_stats: dict[str, Duration]
+    batch_stats: list[BatchStatistics]
+
+
+class Statistics(BaseModel):
+    """The figures of models."""
+
+    model_stats: list[ModelStatistics]
+
+
 class RequestInput(BaseModel):
     """An input: `data` in row-major order, flat or nested, or `parameters.binary_data_size`."""
 

@@ -21,6 +21,10 @@ from torchship.script.errors import UsageError
 
 PASSWORD = re.compile(r"(?<=://)[^/@\s]*@")  # the user and password of a URL
 
+LogFormat = Literal["console", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+AccessLog = Literal["none", "errors", "all"]
+
 
 class Settings(BaseSettings):
     """Everything that can be set: as a flag, as `TORCHSHIP_SERVE_<NAME>`, or in a TOML file.
@@ -68,6 +72,16 @@ class Settings(BaseSettings):
     )
     max_sequences: int = Field(default=16384, ge=1, description="live sequences")
     shutdown_seconds: int = Field(default=30, ge=1, description="for requests in flight to finish")
+    otel_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="OTLP/HTTP address that traces are sent to: http://HOST:4318/v1/traces",
+    )
+    log_format: LogFormat = Field(default="console", description="form of the lines on stderr")
+    log_level: LogLevel = Field(default="info", description="what is logged: this and worse")
+    access_log: AccessLog = Field(
+        default="errors", description="requests that get a line: those that failed, or all"
+    )
 
     @classmethod
     def settings_customise_sources(

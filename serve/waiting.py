@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from torchship.script.tree import Flat
 from torchship.serve.batching import Kind
 from torchship.serve.errors import QueueFullError
+from torchship.serve.reports import Timing
 
 PRIORITIES = (1, 2)
 """The first is served before the second."""
@@ -37,6 +38,10 @@ class Job:
     """On `time.monotonic`'s clock; a job that is still waiting then is not run."""
     gone: Callable[[], bool] | None = None
     """Whether nobody waits for the outputs any more; such a job is not run."""
+    entered: float = 0.0
+    """On `time.perf_counter`'s clock."""
+    timing: Timing | None = None
+    """Is told when the job ran, if somebody wants to know."""
 
     @property
     def weight(self) -> int:

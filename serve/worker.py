@@ -9,7 +9,8 @@ import socket
 import sys
 from types import FrameType
 
-from torchship.serve.process import Server, bind, make_server, serve, start_logging
+from torchship.serve.logs import configure_logging
+from torchship.serve.process import Server, bind, make_server, serve
 from torchship.serve.workers import Role
 
 STDIN = 0
@@ -59,7 +60,7 @@ def main() -> None:
         line += byte
     role = Role.of(line)
     os.sched_setaffinity(0, role.cores)
-    start_logging()
+    configure_logging(role.settings.log_format, role.settings.log_level)
     server = make_server(role.settings, Worker)
     server.early = role.early
     serve(server, bind(role.host, role.port, shared=True))

@@ -75,6 +75,7 @@ def test_server_metadata_and_health(client: Any, http: httpx.Client) -> None:
         "model_configuration",
         "schedule_policy",
         "sequence",
+        "statistics",
     ]
     assert http.get("/v2/health/ready").status_code == 200
 

@@ -1,0 +1,158 @@
+"""The outermost layer of the application: ids, errors as answers, counting.
+
+Every request passes here, the hot path too, so it does little: one record, one closure, and no text
+is made unless it is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import uuid
+from asyncio import CancelledError
+from itertools import count
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import orjson
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from torchship.serve.compression import ACCEPTED
+from torchship.serve.errors import RateError, status_of
+from torchship.serve.logs import AccessLine
+from torchship.serve.metrics import Metrics
+from torchship.serve.reports import SCOPE_KEY, TIMING, Record, Timing
+
+if TYPE_CHECKING:  # an extra, loaded by who asks for it
+    from torchship.serve.tracing import Tracer
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID = b"x-request-id"
+CLIENT_LEFT = 499
+
+# What an error of that status says besides.
+HEADERS = {
+    401: {"WWW-Authenticate": 'Bearer realm="torchship"'},
+    # A body that was not read to its end cannot be followed by another request.
+    413: {"Connection": "close"},
+    415: {"Accept-Encoding": ", ".join(ACCEPTED)},
+}
+
+_SANE = re.compile(rb"[\x21-\x7e]{1,128}").fullmatch
+
+
+class Front:
+    """Gives each request its id and its record, answers for errors, counts what became of it."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        line: AccessLine | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
+        """Put this in front of `app`; `line` logs what has ended, `tracer` sends its trace."""
+        self._tracer = tracer
+        self.app = app
+        self._metrics = metrics
+        self._line = line
+        self._prefix = os.urandom(8).hex().encode()
+        self._next = count().__next__
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        record = Record(self._request_id(scope), perf_counter())
+        scope[SCOPE_KEY] = record
+        if self._tracer is not None:
+            record.timing = Timing()
+            TIMING.set(record.timing)
+
+        async def watched(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = CLIENT_LEFT if has_left(receive) else message["status"]
+                message["headers"] = [*message["headers"], (REQUEST_ID, record.request_id)]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except ClientDisconnect:
+            record.status = CLIENT_LEFT
+        except CancelledError:
+            record.status = record.status or CLIENT_LEFT
+            raise
+        except Exception as error:
+            if record.status:
+                raise
+            await answer(error, record)(scope, receive, watched)
+        finally:
+            seconds = perf_counter() - record.started
+            self._metrics.model(record.model, record.version).request(record, seconds)
+            if self._line is not None:
+                self._line(scope, record, seconds)
+            if self._tracer is not None:
+                self._tracer.trace(scope, record, record.started + seconds)
+
+    def _request_id(self, scope: Scope) -> bytes:
+        for name, value in scope["headers"]:
+            if name == REQUEST_ID and _SANE(value):
+                given: bytes = value
+                return given
+        return b"%s%016x" % (self._prefix, self._next())
+
+
+class ErrorBoundary:
+    """Answers for the errors of FastAPI's routes, before its own middleware would."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application; answer for what it raises, if it has not answered yet."""
+        if scope["type"] != "http":  # a stream sends its errors as messages
+            await self.app(scope, receive, send)
+            return
+        record = scope.get(SCOPE_KEY)
+        try:
+            await self.app(scope, receive, send)
+        except ClientDisconnect:
+            if record is not None:
+                record.status = CLIENT_LEFT
+        except Exception as error:
+            if record is None or record.status:
+                raise
+            await answer(error, record)(scope, receive, send)
+
+
+def has_left(receive: Receive) -> bool:
+    """Return whether the client has left, where uvicorn tells: ASGI has no word for a look."""
+    return getattr(getattr(receive, "__self__", None), "disconnected", False)
+
+
+def answer(error: Exception, record: Record | None = None) -> Response:
+    """Return the response to an error; one that was not foreseen is logged under the request's id.
+
+    This is the one place where exceptions become responses: what a client sees, and what the log.
+    """
+    status = status_of(error)
+    if status != 500:
+        headers = HEADERS.get(status)
+        if isinstance(error, RateError):
+            headers = {"Retry-After": str(math.ceil(error.retry_after))}
+        return error_response(status, str(error), headers)
+    number = record.request_id.decode("ascii") if record else uuid.uuid4().hex
+    log.error("internal error %s", number, exc_info=error, extra={"request_id": number})
+    return error_response(500, f"internal error {number}")
+
+
+def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    """Return an error in the protocol's form."""
+    content = orjson.dumps({"error": message})
+    return Response(content, status, headers, media_type="application/json")
