@@ -5,7 +5,6 @@ import json
 import os
 import random
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
@@ -37,7 +36,6 @@ from torchship.serve.protocol import InferRequest
 from torchship.serve.repository import Repository
 from torchship.serve.sequences import Sequences, needs_single_worker, open_store
 from torchship.serve.settings import Settings
-from torchship.serve.state import SequenceKey
 from torchship.serve.state_memory import MemoryStore
 from torchship.serve.state_redis import RedisStore
 
@@ -477,15 +475,16 @@ def test_steps_of_different_sequences_run_as_one_batch(
 
     async def check(models: Models, sequences: Sequences) -> None:
         monkeypatch.setattr(Program, "run", watched)
-        for start in (True, False):
+        for before, ids in ((0, range(1, 5)), (4, range(1, 9))):  # first steps among later ones
             answers = (
-                sequences.answer("memory", None, asked(n, n, sequence_start=start))
-                for n in range(1, 9)
+                sequences.answer("memory", None, asked(n, n, sequence_start=n > before))
+                for n in ids
             )
             contents = await asyncio.gather(*answers)
-        assert rows == [8, 8]
+        assert rows == [4, 8]
         for n, (content, _) in enumerate(contents, 1):
-            assert outputs(json.loads(content))["h"] == [[n * 1.5, n * 1.5]]
+            h = n * (1.5 if n <= 4 else 1)
+            assert outputs(json.loads(content))["h"] == [[h, h]]
         # What is kept is each sequence's own row, not the batch in which it was.
         kept = [state.tensors["h"] for _, state in sequences._store._idle.values()]  # type: ignore[attr-defined]
         assert {tensor.untyped_storage().nbytes() for tensor in kept} == {8}
@@ -508,18 +507,20 @@ def test_requests_of_one_sequence_run_in_the_order_they_came(archives: dict[str,
     use(check, archives["memory"])
 
 
-def test_the_timeout_counts_the_wait_for_ones_turn(archives: dict[str, Path]) -> None:
+def test_the_timeout_counts_the_wait_for_ones_turn(
+    archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock:
+        readings = iter([0.0, 11.0])  # as a request comes, and as its turn comes
+
+        def monotonic(self) -> float:
+            return next(self.readings)
+
     async def check(models: Models, sequences: Sequences) -> None:
-        store = sequences._store
-        async with store.turn(SequenceKey("memory", "a"), opening=True):
-            late = asyncio.create_task(
-                sequences.answer("memory", None, asked("a", sequence_start=True, timeout=1))
-            )
-            started = time.monotonic()
-            while time.monotonic() == started or not store._lines._locks:  # type: ignore[attr-defined]
-                await asyncio.sleep(0)
+        monkeypatch.setattr("torchship.serve.sequences.time", Clock())
+        request = asked("a", sequence_start=True, timeout=10_000_000)
         with pytest.raises(DeadlineError):
-            await late
+            await sequences.answer("memory", None, request)
         assert await sequences.live() == 0
 
     use(check, archives["memory"])
