@@ -59,12 +59,13 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to accept, say so, and begin to load the archives."""
+        self._refreshing = asyncio.create_task(self.metrics.keep_fresh(self.repository))
+        await asyncio.sleep(0)  # it has begun before anybody can ask
         await super().startup(sockets)
         for bound in sockets or ():
             print(f"listening on {_url(bound)}", flush=True)
         if self._loading is None:
             self._loading = asyncio.create_task(self._load())
-        self._refreshing = asyncio.create_task(self.metrics.keep_fresh(self.repository))
 
     async def _load(self) -> None:
         await self._first_load()

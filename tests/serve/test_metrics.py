@@ -1,8 +1,7 @@
 """Figures as Prometheus reads them and as Triton's client does, of one process and of two."""
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_families
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
@@ -187,35 +185,28 @@ def test_open_metrics_for_who_asks_for_it() -> None:
     assert value(found, "torchship_batch_rows_sum", model="m") == 4
 
 
-@pytest.fixture
-def workers(archives: dict[str, Path], launch: Any, tmp_path: Path) -> Iterator[list[Any]]:
-    """Two server processes that count into one folder, as workers do."""
-    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
-    with (
-        launch(archives["memory"], environment=environment) as first,
-        launch(archives["memory"], environment=environment) as second,
-    ):
-        assert first.line() == second.line() == "ready: memory/1"
-        yield [first, second]
+def test_any_worker_answers_for_all(launch: Any, archives: dict[str, Path]) -> None:
+    with launch("--workers", 2, archives["logarithm"]) as server:
+        assert server.line() == "ready: logarithm/1"
 
+        def ask(verb: str, path: str, **said: Any) -> httpx.Response:
+            # On a new connection each time, which may come to any worker.
+            return httpx.request(verb, server.url + path, trust_env=False, timeout=60, **said)
 
-def test_any_worker_answers_for_all(workers: list[Any]) -> None:
-    clients = [httpx.Client(base_url=w.url, trust_env=False, timeout=60) for w in workers]
-    for client, number in zip(clients, (2, 3), strict=True):
-        for _ in range(number):
-            answer = client.post("/v2/models/memory/infer", json={"inputs": [ROW]})
+        for _ in range(12):
+            answer = ask("POST", "/v2/models/logarithm/infer", json={"inputs": [LOGARITHM]})
             assert answer.status_code == 200
-    for client in clients:
-        found = samples(client.get("/metrics").text)
-        assert value(found, "torchship_requests_total", model="memory", code="200") == 5
-        assert value(found, "torchship_batch_rows_sum", model="memory", version="1") == 5
-        assert value(found, "torchship_models", state="verified") == 1
-        memory = [s for s in found if s.name == "torchship_resident_memory_bytes"]
-        assert {s.labels["pid"] for s in memory} == {str(w.popen.pid) for w in workers}
-        assert all(s.value > 1 << 20 for s in memory)
-        stats = client.get("/v2/models/memory/stats").json()["model_stats"][0]
-        assert stats["inference_stats"]["success"]["count"] == 5
-        client.close()
+        for _ in range(6):
+            found = samples(ask("GET", "/metrics").text)
+            assert value(found, "torchship_requests_total", model="logarithm", code="200") == 12
+            assert value(found, "torchship_batch_rows_sum", model="logarithm", version="1") == 12
+            assert value(found, "torchship_models", state="verified") == 1
+            memory = [s for s in found if s.name == "torchship_resident_memory_bytes"]
+            assert len({s.labels["pid"] for s in memory}) == 2
+            assert all(s.value > 1 << 20 for s in memory)
+            (stats,) = ask("GET", "/v2/models/logarithm/stats").json()["model_stats"]
+            assert stats["inference_stats"]["success"]["count"] == 12
+            assert stats["execution_count"] == 12
 
 
 def test_tritons_client_gets_statistics(server: Any) -> None:
