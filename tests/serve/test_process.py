@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import logging
 import os
 import signal
 import socket
@@ -152,8 +153,11 @@ def test_a_usage_error_ends_it_with_exit_code_2(launch: Launch, tmp_path: Path) 
 
 
 def test_what_is_refused_before_anything_is_served(
-    archives: dict[str, Path], tmp_path: Path
+    archives: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # It takes the log of this process, which is given back afterwards.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(logging.getLogger(), "level", logging.WARNING)
     paths = (archives["half"],)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
