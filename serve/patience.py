@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from typing import Literal, cast
 
 import orjson
@@ -15,7 +16,8 @@ LOOK_SECONDS = 0.02  # between two looks whether a client that closed its side i
 TCP_CLOSE = 7  # the state of a connection that was reset; linux/include/net/tcp_states.h
 PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-Stage = Literal["head", "body"]
+Stage = Literal["begun", "head", "body"]
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger of socket(7): on, for no time
 
 
 class Patient(Connection):
@@ -30,6 +32,7 @@ class Patient(Connection):
 
     _stage: Stage | None = None  # what the timer is for
     _timer: asyncio.TimerHandle | None = None
+    _one_way = False  # the client has closed its sending side
     _send_timer: asyncio.TimerHandle | None = None
     _at: Stage | None = "head"  # what is coming in
 
@@ -46,7 +49,7 @@ class Patient(Connection):
 
     def on_message_begin(self) -> None:
         """Take the beginning of a request."""
-        self._stage = None  # the clock starts again
+        self._stage = "begun"  # whatever clock runs is of another request
         self._at = "head"
         super().on_message_begin()
 
@@ -117,6 +120,9 @@ class Patient(Connection):
             self._send_timer = None
 
     def _abort(self) -> None:
+        """Drop the connection, and what the system still holds of the answer."""
+        connection = self.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self.transport.abort()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
@@ -135,11 +141,15 @@ class Patient(Connection):
             or not hasattr(socket, "TCP_INFO")
         ):
             return None
-        cycle.keep_alive = False
-        if not cycle.response_started and cycle.scope["http_version"] == "1.1":
-            self.transport.write(PROBE)
-            cast("OneWrite", self.transport).flush()
-        self._look()
+        if not self._one_way:  # uvloop says so again when it begins to read again
+            self._one_way = True
+            cycle.keep_alive = False
+            # In between the answers to pipelined requests it would be taken for a part of one.
+            alone = not self.pipeline and not cycle.response_started
+            if alone and cycle.scope["http_version"] == "1.1":
+                self.transport.write(PROBE)
+                cast("OneWrite", self.transport).flush()
+            self._look()
         return True
 
     def _look(self) -> None:

@@ -124,6 +124,12 @@ def rounds(number: int, version: str = "1.1") -> bytes:
     return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
+def test_the_limits_are_not_for_the_model(server: Any) -> None:
+    with server.connect() as connection:
+        connection.sendall(rounds(250_000))  # longer than any of the limits
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 @pytest.mark.parametrize("times", [1, 3])
 def test_a_client_that_closed_its_sending_side_gets_its_answers(
