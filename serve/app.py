@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Match
@@ -160,6 +162,16 @@ def create_app(
     if settings.api_keys is not None:
         keys = read_api_keys(settings.api_keys)
         app.put_in_front(lambda inner: Guard(inner, keys, answer))
+    if settings.cors_origin:
+        app.put_in_front(
+            partial(
+                CORSMiddleware,
+                allow_origins=settings.cors_origin,
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=[protocol.HEADER_LENGTH, "Retry-After", "X-Request-Id"],
+            )
+        )
     return app
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 from functools import partial
 from types import FrameType
@@ -19,11 +20,11 @@ from torchship.script.errors import UsageError
 from torchship.script.signing import read_trusted_keys
 from torchship.script.torchscript import configure
 from torchship.serve.app import create_app
-from torchship.serve.connection import Connection
 from torchship.serve.discovery import find_archives
 from torchship.serve.engine import Limits
 from torchship.serve.logs import configure_logging
 from torchship.serve.metrics import Metrics
+from torchship.serve.patience import patient
 from torchship.serve.repository import Repository
 from torchship.serve.sequences import Sequences
 from torchship.serve.settings import Settings
@@ -63,7 +64,7 @@ class Server(uvicorn.Server):
         await asyncio.sleep(0)  # it has begun before anybody can ask
         await super().startup(sockets)
         for bound in sockets or ():
-            print(f"listening on {_url(bound)}", flush=True)
+            print(f"listening on {_url(bound, self.config.is_ssl)}", flush=True)
         if self._loading is None:
             self._loading = asyncio.create_task(self._load())
 
@@ -136,6 +137,7 @@ def make_server(settings: Settings, kind: type[Kind]) -> Kind:
     """
     find_archives(settings.paths, empty=settings.mode != "fixed")
     keys = read_trusted_keys(settings.trusted_keys) if settings.trusted_keys else []
+    check_tls(settings)
     configure(settings.threads)
     limits = Limits(settings.threads, settings.max_batch, settings.max_queue)
     metrics = Metrics()
@@ -150,7 +152,7 @@ def make_server(settings: Settings, kind: type[Kind]) -> Kind:
     )
     config = uvicorn.Config(
         create_app(repository, settings, metrics),
-        http=Connection,
+        http=patient(settings),
         ws="websockets-sansio",
         ws_max_size=settings.max_body_bytes,
         lifespan="off",
@@ -162,8 +164,33 @@ def make_server(settings: Settings, kind: type[Kind]) -> Kind:
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=settings.shutdown_seconds,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
     )
     return kind(config, repository, metrics, settings.poll_seconds)
+
+
+def check_tls(settings: Settings) -> None:
+    """Refuse a certificate and key that cannot be used, before anything begins.
+
+    Raises:
+        UsageError: a key without a certificate; a file that cannot be read, is no PEM, or does
+            not belong to the other.
+    """
+    if settings.tls_cert is None:
+        if settings.tls_key is not None:
+            raise UsageError("--tls-key was given without --tls-cert: expected both")
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            settings.tls_cert,
+            settings.tls_key,
+            password="",  # rather than to ask for one
+        )
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        files = " and ".join(f"'{f}'" for f in (settings.tls_cert, settings.tls_key) if f)
+        raise UsageError(f"cannot use the certificate and key of {files}: {reason}") from None
 
 
 def serve(server: Server, bound: socket.socket) -> None:
@@ -200,6 +227,7 @@ def bind(host: str, port: int, *, shared: bool = False, listening: bool = False)
     return bound
 
 
-def _url(bound: socket.socket) -> str:
+def _url(bound: socket.socket, tls: bool) -> str:
     host, port = bound.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -61,6 +61,24 @@ class Settings(BaseSettings):
     api_keys: Path | None = Field(
         default=None, description="file of lines name:key[:requests per second]; others get 401"
     )
+    tls_cert: Path | None = Field(
+        default=None, description="PEM file of the certificate, and those that vouch for it"
+    )
+    tls_key: Path | None = Field(
+        default=None, description="PEM file of its key, if the certificate's file has none"
+    )
+    cors_origin: tuple[str, ...] = Field(
+        default=(), description="web page's origin that may ask, or * for any"
+    )
+    header_seconds: float = Field(
+        default=10, gt=0, allow_inf_nan=False, description="for a client to send a request's head"
+    )
+    body_seconds: float = Field(
+        default=60, gt=0, allow_inf_nan=False, description="for a client to send its body"
+    )
+    send_seconds: float = Field(
+        default=60, gt=0, allow_inf_nan=False, description="for a client to take an answer"
+    )
     max_body_bytes: int = Field(default=64 << 20, ge=1, description="largest request body")
     state: str = Field(
         default="memory",

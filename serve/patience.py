@@ -1,0 +1,173 @@
+"""Clients that are slow, that stop, or that close one side: how long a connection has for what."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import Literal, cast
+
+import orjson
+
+from torchship.serve.connection import Connection, OneWrite
+from torchship.serve.settings import Settings
+
+LOOK_SECONDS = 0.02  # between two looks whether a client that closed its side is still there
+TCP_CLOSE = 7  # the state of a connection that was reset; linux/include/net/tcp_states.h
+PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+Stage = Literal["begun", "head", "body"]
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger of socket(7): on, for no time
+
+
+class Patient(Connection):
+    """A connection whose client has a limited time for each step.
+
+    The time is for the whole of a head or a body: a byte now and then does not prolong it.
+    """
+
+    header_seconds = 10.0
+    body_seconds = 60.0
+    send_seconds = 60.0
+
+    _stage: Stage | None = None  # what the timer is for
+    _timer: asyncio.TimerHandle | None = None
+    _one_way = False  # the client has closed its sending side
+    _send_timer: asyncio.TimerHandle | None = None
+    _at: Stage | None = "head"  # what is coming in
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to serve a client, which is to send a head."""
+        super().connection_made(transport)
+        self._follow()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, and start or stop the clock."""
+        super().data_received(data)
+        if self._at is not self._stage:
+            self._follow()
+
+    def on_message_begin(self) -> None:
+        """Take the beginning of a request."""
+        self._stage = "begun"  # whatever clock runs is of another request
+        self._at = "head"
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Take the end of a request's head."""
+        self._at = "body"
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Take the end of a request."""
+        self._at = None
+        super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over; WebSockets have their own clock."""
+        self._at = None
+        super().handle_websocket_upgrade()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clocks."""
+        self._at = None
+        self._follow()
+        self._stop_sending_clock()
+        super().connection_lost(exc)
+
+    def _follow(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._stage = self._at
+        if self._at is not None:
+            seconds = self.header_seconds if self._at == "head" else self.body_seconds
+            self._timer = self.loop.call_later(seconds, self._late)
+
+    def _late(self) -> None:
+        self._timer = None
+        if self.flow.read_paused:  # it is we who do not read
+            self._follow()
+        elif not self.transport.is_closing():
+            if self._at == "body" and not self.cycle.response_started:
+                self._refuse()
+            self.transport.close()
+
+    def _refuse(self) -> None:
+        what = f"expected the whole body within {self.body_seconds:g} s"
+        body = orjson.dumps({"error": f"the body is late: {what}"})
+        self.transport.write(
+            b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\n"
+            b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
+        )
+        self.cycle.disconnected = True  # for the application the client has left
+        self.cycle.message_event.set()
+
+    def pause_writing(self) -> None:
+        """Wait for a client to take its answer, but not for ever."""
+        super().pause_writing()
+        if self._send_timer is None:
+            self._send_timer = self.loop.call_later(self.send_seconds, self._abort)
+
+    def resume_writing(self) -> None:
+        """Go on: the client has taken most of it."""
+        super().resume_writing()
+        self._stop_sending_clock()
+
+    def _stop_sending_clock(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
+
+    def _abort(self) -> None:
+        """Drop the connection, and what the system still holds of the answer."""
+        connection = self.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        self.transport.abort()
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Take the end of what the client sends; True keeps the connection for the answer.
+
+        A client that has only closed its sending side waits for the answer; one that has left
+        looks the same until something is sent to it, so it is sent an interim response (RFC 9110,
+        15.2: a client can take one that it did not ask for). One that has left resets.
+        """
+        cycle = self.cycle
+        if (
+            self.scheme == "https"  # TLS has no half-closed connection
+            or cycle is None
+            or cycle.response_complete
+            or cycle.more_body
+            or not hasattr(socket, "TCP_INFO")
+        ):
+            return None
+        if not self._one_way:  # uvloop says so again when it begins to read again
+            self._one_way = True
+            cycle.keep_alive = False
+            # In between the answers to pipelined requests it would be taken for a part of one.
+            alone = not self.pipeline and not cycle.response_started
+            if alone and cycle.scope["http_version"] == "1.1":
+                self.transport.write(PROBE)
+                cast("OneWrite", self.transport).flush()
+            self._look()
+        return True
+
+    def _look(self) -> None:
+        if self.transport.is_closing():
+            return
+        connection = self.transport.get_extra_info("socket")
+        if connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE:
+            self._abort()
+        else:
+            self.loop.call_later(LOOK_SECONDS, self._look)
+
+
+def patient(settings: Settings) -> type[Patient]:
+    """Return the protocol class with the times of the settings."""
+
+    class Timed(Patient):
+        header_seconds = settings.header_seconds
+        body_seconds = settings.body_seconds
+        send_seconds = settings.send_seconds
+
+    return Timed

@@ -1,0 +1,153 @@
+"""Clients that are slow, that stop, that close one side: the server goes on for the others."""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+Launch = Callable[..., Any]
+
+PATH = "/v2/models/logarithm/infer"
+BODY = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[2],"data":[1,1]}]}'
+HEAD = f"POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(BODY)}\r\n\r\n".encode()
+ONE_WAY = socket.SHUT_WR
+
+
+@pytest.fixture(scope="module")
+def hasty(launch: Launch, archives: dict[str, Path]) -> Iterator[Any]:
+    """Return a server that waits for nobody for long."""
+    limits = [f"--{name}-seconds=0.3" for name in ("header", "body", "send")]
+    paths = (archives[name] for name in ("logarithm", "slow", "half"))
+    with launch(*limits, *paths) as process:
+        assert process.line().startswith("ready: ")
+        yield process
+
+
+@pytest.fixture
+def server(hasty: Any) -> Iterator[Any]:
+    """Return the hasty server, which answers after each test as before, and has no complaint."""
+    yield hasty
+    answered = httpx.post(f"{hasty.url}{PATH}", content=BODY, trust_env=False, timeout=60)
+    assert answered.json()["outputs"][0]["data"] == [0, 0]
+    assert "Traceback" not in hasty.stderr()
+    assert "internal error" not in hasty.stderr()
+
+
+def everything(connection: socket.socket) -> bytes:
+    """Read until the server closes."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@pytest.mark.parametrize("begun", [b"", HEAD[:1], HEAD[:-2], HEAD + BODY + HEAD[:9]])
+def test_a_client_that_does_not_finish_its_head_is_left(server: Any, begun: bytes) -> None:
+    with server.connect() as connection:
+        connection.sendall(begun)
+        assert everything(connection).count(b"HTTP/1.1") == begun.count(BODY)
+
+
+def test_a_byte_now_and_then_does_not_prolong_it(server: Any) -> None:
+    with server.connect() as connection:
+        connection.sendall(HEAD[:-2] + b"X-Slow: ")
+        # Until the end can be read, another byte every 50 ms.
+        while not select.select([connection], [], [], 0.05)[0]:
+            connection.send(b"x")
+        # What came after the server had closed may have turned the end into a reset.
+        with suppress(ConnectionResetError):
+            assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize("sent", [b"", BODY[:1], BODY[:-1]])
+def test_a_client_that_does_not_finish_its_body_gets_408(server: Any, sent: bytes) -> None:
+    with server.connect() as connection:
+        connection.sendall(HEAD + sent)
+        head, _, body = everything(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(body) == {"error": "the body is late: expected the whole body within 0.3 s"}
+
+
+def test_a_refused_request_need_not_be_read_to_its_end(server: Any) -> None:
+    with server.connect() as connection:
+        connection.sendall(HEAD.replace(b"logarithm", b"chess") + BODY[:-1])
+        answers = everything(connection)
+    assert answers.count(b"HTTP/1.1") == 1
+    assert answers.startswith((b"HTTP/1.1 404 ", b"HTTP/1.1 408 "))
+
+
+def test_slow_clients_do_not_hold_up_the_others(server: Any) -> None:
+    with ExitStack() as stack:
+        slow = [stack.enter_context(server.connect()) for _ in range(200)]
+        for number, connection in enumerate(slow):
+            connection.sendall((HEAD + BODY)[: 20 if number % 2 else -5])
+        with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as client:
+            for _ in range(50):
+                answered = client.post(PATH, content=BODY)
+                assert answered.json()["outputs"][0]["data"] == [0, 0]
+        for number, connection in enumerate(slow):
+            assert everything(connection)[:12] == (b"" if number % 2 else b"HTTP/1.1 408")
+
+
+def test_a_client_that_does_not_take_its_answer_is_left(server: Any) -> None:
+    values = np.ones(4_000_000, "<u2").tobytes()
+    tensor = {"name": "x", "datatype": "BF16", "shape": [len(values) // 2]} | {
+        "parameters": {"binary_data_size": len(values)}
+    }
+    json_part = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}})
+    head = (
+        "POST /v2/models/half/infer HTTP/1.1\r\nHost: a\r\n"
+        f"Inference-Header-Content-Length: {len(json_part)}\r\n"
+        f"Content-Length: {len(json_part) + len(values)}\r\n\r\n{json_part}"
+    )
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(60)
+        connection.connect(server.address)
+        connection.sendall(head.encode() + values)
+        poll = select.poll()
+        poll.register(connection, 0)  # errors only: nothing is read
+        assert poll.poll(60_000)
+
+
+def rounds(number: int, version: str = "1.1") -> bytes:
+    body = json.dumps(
+        {"inputs": [{"name": "rounds", "datatype": "INT64", "shape": [1], "data": [number]}]}
+    )
+    head = f"POST /v2/models/slow/infer HTTP/{version}\r\nHost: a\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+def test_the_limits_are_not_for_the_model(server: Any) -> None:
+    with server.connect() as connection:
+        connection.sendall(rounds(250_000))  # longer than any of the limits
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_client_that_closed_its_sending_side_gets_its_answers(
+    server: Any, version: str, times: int
+) -> None:
+    times = times if version == "1.1" else 1
+    with server.connect() as connection:
+        connection.sendall(rounds(20_000, version) * times)
+        connection.shutdown(ONE_WAY)
+        answers = everything(connection)
+    assert answers.count(b"HTTP/1.1 200 ") == times
+    assert answers.count(b'"outputs"') == times
+    assert answers.count(b"HTTP/1.1 100 ") <= (version == "1.1")
+
+
+@pytest.mark.parametrize("sent", [HEAD[:10], HEAD, HEAD + BODY[:-1]])
+def test_a_client_that_closed_its_sending_side_too_early_is_left(server: Any, sent: bytes) -> None:
+    with server.connect() as connection:
+        connection.sendall(sent)
+        connection.shutdown(ONE_WAY)
+        assert everything(connection) == b""

@@ -1,0 +1,100 @@
+"""TLS and CORS: what stands in front of the protocol."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from torchship.script.errors import UsageError
+from torchship.serve.process import check_tls
+from torchship.serve.settings import Settings
+
+trustme: Any = import_module("trustme")
+
+Launch = Callable[..., Any]
+
+BODY = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[1]}]}'
+PATH = "/v2/models/logarithm/infer"
+PAGE = "https://page.example"
+
+
+def test_over_tls_the_client_verifies_the_server(
+    launch: Launch, archives: dict[str, Path], tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    issued.private_key_pem.write_to_path(str(key))
+    for blob in issued.cert_chain_pems:
+        blob.write_to_path(str(cert), append=True)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    with launch("--tls-cert", cert, "--tls-key", key, archives["logarithm"]) as server:
+        assert server.url.startswith("https://127.0.0.1:")
+        assert server.line() == "ready: logarithm/1"
+        answered = httpx.post(server.url + PATH, content=BODY, verify=trusting, trust_env=False)
+        assert answered.json()["outputs"][0]["data"] == [0]
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            httpx.get(server.url + "/v2", trust_env=False)
+        plain = server.url.replace("https:", "http:")
+        with pytest.raises(httpx.TransportError):
+            httpx.get(plain + "/v2", trust_env=False)
+
+
+def test_certificates_that_cannot_be_used_are_usage_errors(tmp_path: Path) -> None:
+    one, other = (trustme.CA().issue_cert("a.example") for _ in range(2))
+    cert, key, wrong = (tmp_path / name for name in ("cert.pem", "key.pem", "wrong.pem"))
+    one.cert_chain_pems[0].write_to_path(str(cert))
+    one.private_key_pem.write_to_path(str(key))
+    other.private_key_pem.write_to_path(str(wrong))
+    check_tls(Settings(tls_cert=cert, tls_key=key))
+    cases = [
+        (Settings(tls_key=key), "--tls-key was given without --tls-cert"),
+        (Settings(tls_cert=cert), "cannot use the certificate and key of '.*cert.pem': "),
+        (Settings(tls_cert=cert, tls_key=wrong), "'.*cert.pem' and '.*wrong.pem': .*MISMATCH"),
+        (Settings(tls_cert=tmp_path / "gone", tls_key=key), "No such file"),
+    ]
+    for settings, message in cases:
+        with pytest.raises(UsageError, match=message):
+            check_tls(settings)
+
+
+def preflight(url: str, origin: str = PAGE) -> httpx.Response:
+    headers = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization",
+    }
+    return httpx.request("OPTIONS", url + PATH, headers=headers, trust_env=False)
+
+
+def test_a_page_may_ask_only_if_its_origin_was_allowed(
+    launch: Launch, archives: dict[str, Path], tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("page:0123456789abcdef")
+    options = ["--cors-origin", PAGE, "--cors-origin", "https://other.example"]
+    with launch(*options, "--api-keys", keys, archives["logarithm"]) as server:
+        assert server.line() == "ready: logarithm/1"
+        allowed = preflight(server.url)
+        assert allowed.status_code == 200
+        assert allowed.headers["access-control-allow-origin"] == PAGE
+        assert "authorization" in allowed.headers["access-control-allow-headers"]
+        assert preflight(server.url, "https://evil.example").status_code == 400
+        headers = {"Origin": PAGE, "Authorization": "Bearer 0123456789abcdef"}
+        for sent, status in ((headers, 200), ({"Origin": PAGE}, 401)):
+            answered = httpx.post(server.url + PATH, content=BODY, headers=sent, trust_env=False)
+            assert answered.status_code == status
+            assert answered.headers["access-control-allow-origin"] == PAGE
+
+
+def test_without_the_option_there_is_no_cors(server: Any) -> None:
+    assert preflight(server.url).status_code == 405
+    answered = httpx.get(server.url + "/v2", headers={"Origin": PAGE}, trust_env=False)
+    assert "access-control-allow-origin" not in answered.headers
