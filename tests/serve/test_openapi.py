@@ -185,5 +185,5 @@ def test_a_route_of_fastapis_own_is_described_and_refuses_with_400() -> None:
         "as an integer, got 'many'"
     }
     operation = document["paths"]["/v2/extra/{name}"]["get"]
-    assert set(operation["responses"]) == {"200", "400", "500", "default"}
+    assert set(operation["responses"]) == {"200", "400", "401", "500", "default"}
     assert [p["name"] for p in operation["parameters"]] == ["name", "count"]
