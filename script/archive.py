@@ -127,9 +127,9 @@ class Archive:
                 )
         return torchscript.load(self.data, device)
 
-    def program(self) -> Program:
-        """Load the module behind its signature."""
-        return Program(self.vouched, self.load())
+    def program(self, device: str | torch.device = "cpu") -> Program:
+        """Load the module behind its signature, to run on that device."""
+        return Program(self.vouched, self.load(device), device)
 
 
 def open_archive(path: Path, trusted_keys: Sequence[Ed25519PublicKey] = ()) -> Archive:

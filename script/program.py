@@ -24,9 +24,13 @@ class Program:
     Calls are as thread-safe as the module is; eval-mode modules without hidden state are.
     """
 
-    def __init__(self, manifest: Manifest, module: torch.nn.Module) -> None:
+    def __init__(
+        self, manifest: Manifest, module: torch.nn.Module, device: str | torch.device = "cpu"
+    ) -> None:
+        """Take a module that is on `device`; what comes and what is returned is on the CPU."""
         self.manifest = manifest
         self.module = module
+        self._device = None if torch.device(device).type == "cpu" else device
         self._plans = {name: _Plan(method) for name, method in manifest.methods.items()}
 
     def method(self, name: str) -> Method:
@@ -65,6 +69,8 @@ class Program:
         plan = self._plans[method]
         given = dict(inputs)
         plan.start_state(given, symbols)
+        if self._device is not None:
+            given = {name: value.to(self._device) for name, value in given.items()}
         arguments = given if plan.takes == given.keys() else self._arguments(plan.method, given)
         try:
             with torch.inference_mode():
@@ -74,7 +80,10 @@ class Program:
                 f"model '{self.manifest.name}' method '{method}' raised: {raised_message(error)}"
             ) from error
         try:
-            return plan.outputs(result)
+            outputs = plan.outputs(result)
+            if self._device is None:
+                return outputs
+            return {name: value.cpu() for name, value in outputs.items()}
         except TypeError as error:
             raise ModelError(
                 f"model '{self.manifest.name}' method '{method}' broke its signature: {error}"

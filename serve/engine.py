@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 
 from torchship.script.archive import Archive
@@ -21,6 +21,7 @@ from torchship.script.program import Program, check_inputs
 from torchship.script.torchscript import configure
 from torchship.script.tree import Flat
 from torchship.serve.batching import Batching, Kind
+from torchship.serve.devices import Placement
 from torchship.serve.errors import (
     ClientGoneError,
     DeadlineError,
@@ -38,11 +39,12 @@ MOST_ADMITTED = 1024  # names, dtypes and shapes that are remembered as fitting
 
 @dataclass(frozen=True)
 class Limits:
-    """What one engine may use: intra-op threads, rows in one call, rows that wait."""
+    """What one engine may use: intra-op threads, rows in one call, rows that wait, devices."""
 
     threads: int = 1
     max_batch: int = 64
     max_queue: int = 4096
+    placement: Placement = field(default_factory=Placement)
 
 
 Outcome = tuple[Job, Flat | Exception]
@@ -160,7 +162,7 @@ class Engine:
         archive = self._archive
         if not archive.golden:
             raise DisagreementError("it has no golden cases: nothing shows that it is right")
-        program = archive.program()
+        program = archive.program(self._limits.placement.of(self.manifest.name))
         for number, case in enumerate(archive.golden):
             if self._stopping.is_set():
                 raise NotReadyError("the server is shutting down")

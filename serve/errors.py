@@ -41,6 +41,12 @@ class BodyTooLargeError(TorchShipError):
     code = "body_too_large"
 
 
+class TensorTooLargeError(TorchShipError):
+    """An input tensor over the server's limit."""
+
+    code = "tensor_too_large"
+
+
 class EncodingError(TorchShipError):
     """A request body in a `Content-Encoding` that the server does not read."""
 
@@ -145,6 +151,7 @@ STATUS: dict[type[Exception], int] = {
     ExpiredSequenceError: 410,
     LostSequenceError: 410,
     BodyTooLargeError: 413,
+    TensorTooLargeError: 413,
     EncodingError: 415,
     QueueFullError: 429,
     TooManySequencesError: 429,

@@ -17,12 +17,13 @@ from torchship.serve import protocol
 from torchship.serve.answers import encode_answer
 from torchship.serve.compression import OFFERED, deflate, inflate
 from torchship.serve.engine import Engine
-from torchship.serve.errors import BodyTooLargeError, RequestError
+from torchship.serve.errors import BodyTooLargeError, RequestError, TensorTooLargeError
 from torchship.serve.raw import decode_raw
 from torchship.serve.reports import SCOPE_KEY, Record
 from torchship.serve.repository import Repository
 from torchship.serve.sequences import Sequences
 from torchship.serve.settings import Settings
+from torchship.serve.tensors import Strings
 
 HEADER_LENGTH = protocol.HEADER_LENGTH.lower().encode()
 JSON = (b"content-type", b"application/json")
@@ -46,6 +47,7 @@ class Inference:
         self._repository = repository
         self._sequences = sequences
         self._max_body_bytes = settings.max_body_bytes
+        self._max_tensor_bytes = settings.max_tensor_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.
@@ -85,6 +87,8 @@ class Inference:
             request = protocol.decode_request(
                 body, None if header_length is None else header_length.decode("latin-1")
             )
+        if self._max_tensor_bytes is not None:
+            check_sizes(request, self._max_tensor_bytes)
         gone = _watch(receive)
         if request.in_sequence:
             record.decoded = time.perf_counter()
@@ -102,6 +106,18 @@ class Inference:
         record.encoded = time.perf_counter()
         await send({"type": "http.response.start", "status": 200, "headers": answered})
         await send({"type": "http.response.body", "body": content})
+
+
+def check_sizes(request: protocol.InferRequest, limit: int) -> None:
+    """Refuse a request with an input of more than `limit` bytes.
+
+    Raises:
+        TensorTooLargeError: naming the input, its size and the limit.
+    """
+    for name, value in request.inputs.items():
+        size = sum(map(len, value.items)) if isinstance(value, Strings) else value.nbytes
+        if size > limit:
+            raise TensorTooLargeError(f"input '{name}': expected at most {limit} bytes, got {size}")
 
 
 def _watch(receive: Receive) -> Callable[[], bool] | None:

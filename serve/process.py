@@ -20,6 +20,7 @@ from torchship.script.errors import UsageError
 from torchship.script.signing import read_trusted_keys
 from torchship.script.torchscript import configure
 from torchship.serve.app import create_app
+from torchship.serve.devices import read_placement
 from torchship.serve.discovery import find_archives
 from torchship.serve.engine import Limits
 from torchship.serve.logs import configure_logging
@@ -139,7 +140,8 @@ def make_server(settings: Settings, kind: type[Kind]) -> Kind:
     keys = read_trusted_keys(settings.trusted_keys) if settings.trusted_keys else []
     check_tls(settings)
     configure(settings.threads)
-    limits = Limits(settings.threads, settings.max_batch, settings.max_queue)
+    placement = read_placement(settings.device, settings.place)
+    limits = Limits(settings.threads, settings.max_batch, settings.max_queue, placement)
     metrics = Metrics()
     repository = Repository(
         settings.paths,

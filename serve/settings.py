@@ -53,6 +53,10 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="port; 0 for any free one")
     workers: int = Field(default=1, ge=1, description="processes that share the port")
     threads: int = Field(default=1, ge=1, description="intra-op threads of each model")
+    device: str = Field(default="cpu", description="where models run: cpu, cuda or cuda:NUMBER")
+    place: tuple[str, ...] = Field(
+        default=(), description="NAME=DEVICE: where the model of that name runs"
+    )
     max_batch: int = Field(default=64, ge=1, description="rows of all requests in one call")
     max_queue: int = Field(default=4096, ge=1, description="rows that may wait for each model")
     trusted_keys: Path | None = Field(
@@ -60,6 +64,9 @@ class Settings(BaseSettings):
     )
     api_keys: Path | None = Field(
         default=None, description="file of lines name:key[:requests per second]; others get 401"
+    )
+    max_tensor_bytes: int | None = Field(
+        default=None, ge=1, description="largest input tensor, as the model gets it"
     )
     tls_cert: Path | None = Field(
         default=None, description="PEM file of the certificate, and those that vouch for it"
