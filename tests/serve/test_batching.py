@@ -115,3 +115,11 @@ def test_what_the_model_gets_is_an_aligned_copy() -> None:
         assert joined.data_ptr() % 64 == 0
         joined.fill_(7)
     assert memory == bytearray(4 * 40)
+
+
+def test_what_may_be_remembered_of_a_request_by_its_shapes() -> None:
+    # Two requests that differ in a number have the same shapes, and must not run as one call.
+    assert RECURRENT.kind(request(2, scale=2.0)) != RECURRENT.kind(request(2))
+    assert not RECURRENT.follows_from_shapes(request(2, scale=2.0))
+    plain = Batching(method([tensor("x", "batch", 3)], tensor("y", "batch")))
+    assert plain.follows_from_shapes({"x": torch.zeros(2, 3)})
