@@ -67,10 +67,12 @@ def configure(threads: int = 1) -> None:
 
     One intra-op thread by default, since the order of a parallel sum depends on the number of
     threads; no tensor-expression fusion, since fused kernels round differently and only from the
-    second call on.
+    second call on. Without fusion a profile of the calls is of no use: the first call runs the
+    graph that every other runs, and small models are an eighth faster (`bench/latency.py`).
     """
     torch.set_num_threads(threads)
     torch._C._jit_set_texpr_fuser_enabled(False)
+    torch._C._jit_set_profiling_mode(False)
 
 
 def compile_module(

@@ -55,7 +55,7 @@ EXTENSIONS = [
 
 def create_app(
     repository: Repository, settings: Settings | None = None, metrics: Metrics | None = None
-) -> FastAPI:
+) -> Application:
     """Return the application that serves the live models of a repository.
 
     `metrics` are those that the repository's engines report to; without, batches are not counted.
@@ -201,7 +201,7 @@ class Application(FastAPI):
     """FastAPI, with inference in front of its router."""
 
     def __init__(
-        self, infer: ASGIApp, metrics: Metrics, line: AccessLine | None, tracer: Tracer | None
+        self, infer: Inference, metrics: Metrics, line: AccessLine | None, tracer: Tracer | None
     ) -> None:
         super().__init__(
             title="TorchShip",
@@ -210,17 +210,17 @@ class Application(FastAPI):
             openapi_url=None,
             redirect_slashes=False,
         )
-        self._infer = infer
+        self.infer = infer
         self.tracer = tracer
-        self._front = Front(self._route, metrics, line, tracer)
+        self.front = Front(self._route, metrics, line, tracer)
 
     def put_in_front(self, wrap: Callable[[ASGIApp], ASGIApp]) -> None:
         """Wrap everything, inference too, but for the ids and the counting of requests."""
-        self._front.app = wrap(self._front.app)
+        self.front.app = wrap(self.front.app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        await self._front(scope, receive, send)
+        await self.front(scope, receive, send)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "HEAD":
@@ -230,7 +230,7 @@ class Application(FastAPI):
             and scope["method"] == "POST"
             and infer_target(scope["path"]) is not None
         ):
-            await self._infer(scope, receive, send)
+            await self.infer(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 

@@ -57,6 +57,11 @@ class OneWrite:
             self._transport.write(self._held + data)
             self._held = None
 
+    def write_whole(self, data: bytes) -> None:
+        """Write an answer that is complete."""
+        self.flush()
+        self._transport.write(data)
+
     def flush(self) -> None:
         """Write what is held."""
         if self._held is not None:

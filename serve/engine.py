@@ -31,7 +31,7 @@ from torchship.serve.errors import (
 )
 from torchship.serve.reports import TIMING, BatchReport, Observer
 from torchship.serve.signature import Signature
-from torchship.serve.waiting import Job, Waiting
+from torchship.serve.waiting import Answer, Job, Waiting
 
 JOIN_SECONDS = 30
 MOST_ADMITTED = 1024  # names, dtypes and shapes that are remembered as fitting
@@ -121,7 +121,7 @@ class Engine:
             while jobs := self._waiting.take(self._limits.max_batch):
                 reports: list[BatchReport] = []
                 outcomes = self._run(jobs, reports)
-                _tell(jobs[0].done.get_loop(), _deliver, outcomes, reports, self._observer)
+                _tell(loop, _deliver, outcomes, reports, self._observer)
         if self._ended is not None:
             _tell(loop, _settle, self._ended, None)
 
@@ -256,22 +256,49 @@ class Engine:
         """
         batching = self._batching[method]
         symbols, rows, kind = self._admit(method, inputs)
-        loop = asyncio.get_running_loop()
+        create_future = asyncio.get_running_loop().create_future
         deadline = None if timeout is None else time.monotonic() + timeout
+        futures: list[asyncio.Future[Flat]] = []
 
         def job(part: Flat, rows: int) -> Job:
-            done = loop.create_future()
+            futures.append(create_future())
             return Job(
-                *(method, part, rows, kind, done, symbols, wanted, priority, deadline, gone),
+                *(method, part, rows, kind, futures[-1], symbols, wanted, priority, deadline, gone),
                 entered=time.perf_counter(),
                 timing=TIMING.get(),
             )
 
         if kind is None or rows <= self._limits.max_batch:
-            return await self._enter([job(inputs, rows)])[0]
+            self._enter([job(inputs, rows)])
+            return await futures[0]
         parts = batching.cut(inputs, self._limits.max_batch)
-        jobs = [job(part, batching.rows(part)) for part in parts]
-        return batching.merge(await asyncio.gather(*self._enter(jobs)))
+        self._enter([job(part, batching.rows(part)) for part in parts])
+        return batching.merge(await asyncio.gather(*futures))
+
+    def enter(
+        self,
+        method: str,
+        inputs: Flat,
+        done: Answer,
+        *,
+        wanted: frozenset[str] | None = None,
+        priority: int = 2,
+        timeout: float | None = None,
+        gone: Callable[[], bool] | None = None,
+    ) -> bool:
+        """Do as `call`, and tell `done` instead of returning; False for more than one call's rows.
+
+        Raises:
+            InputError, NotReadyError, QueueFullError: as `call`; `done` is told the others.
+        """
+        symbols, rows, kind = self._admit(method, inputs)
+        if kind is not None and rows > self._limits.max_batch:
+            return False
+        deadline = None if timeout is None else time.monotonic() + timeout
+        entered = time.perf_counter()
+        marks = (symbols, wanted, priority, deadline, gone, entered)
+        self._enter([Job(method, inputs, rows, kind, done, *marks)])
+        return True
 
     def _admit(self, method: str, inputs: Flat) -> _Admission:
         """Check inputs; return their symbols, rows and kind. What was seen before is known."""
@@ -299,13 +326,12 @@ class Engine:
             raise NotReadyError(f"model '{self.manifest.name}' is not ready")
         return self._program
 
-    def _enter(self, jobs: list[Job]) -> list[asyncio.Future[Flat]]:
+    def _enter(self, jobs: list[Job]) -> None:
         """Let jobs wait; wake the engine once for all that this turn of the event loop brings."""
         self._waiting.put(jobs)
         if not self._woken:
             self._woken = True
             asyncio.get_running_loop().call_soon(self._wake)
-        return [job.done for job in jobs]
 
     def _wake(self) -> None:
         self._woken = False

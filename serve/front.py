@@ -12,6 +12,7 @@ import os
 import re
 import uuid
 from asyncio import CancelledError
+from collections.abc import Iterable
 from itertools import count
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -69,7 +70,7 @@ class Front:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        record = Record(self._request_id(scope), perf_counter())
+        record = self.begin(scope["headers"])
         scope[SCOPE_KEY] = record
         if self._tracer is not None:
             record.timing = Timing()
@@ -93,19 +94,23 @@ class Front:
                 raise
             await answer(error, record)(scope, receive, watched)
         finally:
-            seconds = perf_counter() - record.started
-            self._metrics.model(record.model, record.version).request(record, seconds)
-            if self._line is not None:
-                self._line(scope, record, seconds)
-            if self._tracer is not None:
-                self._tracer.trace(scope, record, record.started + seconds)
+            self.ended(scope, record)
 
-    def _request_id(self, scope: Scope) -> bytes:
-        for name, value in scope["headers"]:
+    def begin(self, headers: Iterable[tuple[bytes, bytes]]) -> Record:
+        """Return the record of a request with these headers."""
+        for name, value in headers:
             if name == REQUEST_ID and _SANE(value):
-                given: bytes = value
-                return given
-        return b"%s%016x" % (self._prefix, self._next())
+                return Record(value, perf_counter())
+        return Record(b"%s%016x" % (self._prefix, self._next()), perf_counter())
+
+    def ended(self, scope: Scope, record: Record) -> None:
+        """Count a request that has ended, log it and send its trace."""
+        seconds = perf_counter() - record.started
+        self._metrics.model(record.model, record.version).request(record, seconds)
+        if self._line is not None:
+            self._line(scope, record, seconds)
+        if self._tracer is not None:
+            self._tracer.trace(scope, record, record.started + seconds)
 
 
 class ErrorBoundary:

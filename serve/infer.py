@@ -9,10 +9,12 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from torchship.script.errors import TorchShipError
 from torchship.serve import protocol
 from torchship.serve.answers import encode_answer
 from torchship.serve.compression import OFFERED, deflate, inflate
@@ -24,6 +26,9 @@ from torchship.serve.repository import Repository
 from torchship.serve.sequences import Sequences
 from torchship.serve.settings import Settings
 from torchship.serve.tensors import Strings
+
+if TYPE_CHECKING:
+    from torchship.serve.direct import Exchange
 
 HEADER_LENGTH = protocol.HEADER_LENGTH.lower().encode()
 JSON = (b"content-type", b"application/json")
@@ -48,6 +53,27 @@ class Inference:
         self._sequences = sequences
         self._max_body_bytes = settings.max_body_bytes
         self._max_tensor_bytes = settings.max_tensor_bytes
+
+    def has(self, target: tuple[str, str | None]) -> bool:
+        """Return whether that model and version is live."""
+        try:
+            self._repository.find(*target)
+        except TorchShipError:
+            return False
+        return True
+
+    def enter(self, exchange: Exchange, body: bytes) -> bool:
+        """Let a request wait for its model; False for a sequence, and what takes several calls.
+
+        Raises:
+            TorchShipError: the request cannot be answered.
+        """
+        exchange.record.wanted = time.perf_counter()
+        engine = self._repository.find(*exchange.target)
+        request = protocol.decode_request(body, exchange.header_length)
+        if self._max_tensor_bytes is not None:
+            check_sizes(request, self._max_tensor_bytes)
+        return not request.in_sequence and exchange.run(engine, request)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.

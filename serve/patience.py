@@ -10,13 +10,12 @@ from typing import Literal, cast
 import orjson
 
 from torchship.serve.connection import Connection, OneWrite
-from torchship.serve.settings import Settings
 
 LOOK_SECONDS = 0.02  # between two looks whether a client that closed its side is still there
 TCP_CLOSE = 7  # the state of a connection that was reset; linux/include/net/tcp_states.h
 PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-Stage = Literal["begun", "head", "body"]
+Stage = Literal["begun", "head", "body", "idle"]
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger of socket(7): on, for no time
 
 
@@ -30,11 +29,13 @@ class Patient(Connection):
     body_seconds = 60.0
     send_seconds = 60.0
 
-    _stage: Stage | None = None  # what the timer is for
-    _timer: asyncio.TimerHandle | None = None
+    at: Stage | None = "head"  # what is coming in, or None while the application works
+
+    _stage: Stage | None = None  # what the clock is for
+    _until: float | None = None  # when it has run out, on the event loop's clock
+    _timer: asyncio.TimerHandle | None = None  # looks at the clock, no later than it runs out
     _one_way = False  # the client has closed its sending side
     _send_timer: asyncio.TimerHandle | None = None
-    _at: Stage | None = "head"  # what is coming in
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to serve a client, which is to send a head."""
@@ -44,52 +45,85 @@ class Patient(Connection):
     def data_received(self, data: bytes) -> None:
         """Take what came, and start or stop the clock."""
         super().data_received(data)
-        if self._at is not self._stage:
+        if self.at is not self._stage:
             self._follow()
+
+    def began(self) -> None:
+        """Take note that a request begins."""
+        self._stage = "begun"  # whatever clock runs is of another request
+        self.at = "head"
 
     def on_message_begin(self) -> None:
         """Take the beginning of a request."""
-        self._stage = "begun"  # whatever clock runs is of another request
-        self._at = "head"
+        self.began()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Take the end of a request's head."""
-        self._at = "body"
+        self.at = "body"
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """Take the end of a request."""
-        self._at = None
+        self.at = None
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Go on after an answer: with what is there already, or wait for a while."""
+        if self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+            return
+        # As uvicorn does, but for a timer that is made and cancelled for each request.
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        if self.at is None:
+            self.at = "idle"
+            self._follow()
 
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over; WebSockets have their own clock."""
-        self._at = None
+        self.at = None
         super().handle_websocket_upgrade()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clocks."""
-        self._at = None
+        self.at = None
         self._follow()
+        if self._timer is not None:
+            self._timer.cancel()
         self._stop_sending_clock()
         super().connection_lost(exc)
 
     def _follow(self) -> None:
+        """Set the clock to what is coming in now; the timer need not be touched most times."""
+        self._stage = self.at
+        if self.at is None:
+            self._until = None
+            return
+        now = self.loop.time()
+        self._until = now + self._seconds(self.at)
         if self._timer is not None:
+            if self._timer.when() <= self._until:
+                return
             self._timer.cancel()
-            self._timer = None
-        self._stage = self._at
-        if self._at is not None:
-            seconds = self.header_seconds if self._at == "head" else self.body_seconds
-            self._timer = self.loop.call_later(seconds, self._late)
+        self._timer = self.loop.call_later(self._until - now, self._look_at_clock)
 
-    def _late(self) -> None:
+    def _seconds(self, stage: Stage) -> float:
+        if stage == "idle":
+            return self.timeout_keep_alive
+        return self.body_seconds if stage == "body" else self.header_seconds
+
+    def _look_at_clock(self) -> None:
         self._timer = None
-        if self.flow.read_paused:  # it is we who do not read
+        if self._until is None:
+            return
+        left = self._until - self.loop.time()
+        if left > 0:
+            self._timer = self.loop.call_later(left, self._look_at_clock)
+        elif self.flow.read_paused:  # it is we who do not read
             self._follow()
         elif not self.transport.is_closing():
-            if self._at == "body" and not self.cycle.response_started:
+            if self.at == "body" and not self.cycle.response_started:
                 self._refuse()
             self.transport.close()
 
@@ -160,14 +194,3 @@ class Patient(Connection):
             self._abort()
         else:
             self.loop.call_later(LOOK_SECONDS, self._look)
-
-
-def patient(settings: Settings) -> type[Patient]:
-    """Return the protocol class with the times of the settings."""
-
-    class Timed(Patient):
-        header_seconds = settings.header_seconds
-        body_seconds = settings.body_seconds
-        send_seconds = settings.send_seconds
-
-    return Timed

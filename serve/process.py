@@ -21,11 +21,11 @@ from torchship.script.signing import read_trusted_keys
 from torchship.script.torchscript import configure
 from torchship.serve.app import create_app
 from torchship.serve.devices import read_placement
+from torchship.serve.direct import direct
 from torchship.serve.discovery import find_archives
 from torchship.serve.engine import Limits
 from torchship.serve.logs import configure_logging
 from torchship.serve.metrics import Metrics
-from torchship.serve.patience import patient
 from torchship.serve.repository import Repository
 from torchship.serve.sequences import Sequences
 from torchship.serve.settings import Settings
@@ -152,9 +152,10 @@ def make_server(settings: Settings, kind: type[Kind]) -> Kind:
         observer=metrics.observer,
         report=partial(print, flush=True),
     )
+    app = create_app(repository, settings, metrics)
     config = uvicorn.Config(
-        create_app(repository, settings, metrics),
-        http=patient(settings),
+        app,
+        http=direct(settings, app),
         ws="websockets-sansio",
         ws_max_size=settings.max_body_bytes,
         lifespan="off",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from asyncio import Future
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from queue import SimpleQueue
+from typing import Protocol
 
 from torchship.script.tree import Flat
 from torchship.serve.batching import Kind
@@ -17,6 +17,22 @@ from torchship.serve.reports import Timing
 
 PRIORITIES = (1, 2)
 """The first is served before the second."""
+
+
+class Answer(Protocol):
+    """Who waits for a job's outputs, told on the event loop: a future, or what is like one."""
+
+    def done(self) -> bool:
+        """Return whether nothing is waited for any more."""
+
+    def cancelled(self) -> bool:
+        """Return whether whoever waited has given up."""
+
+    def set_result(self, outputs: Flat, /) -> None:
+        """Take the outputs."""
+
+    def set_exception(self, error: Exception, /) -> None:
+        """Take what went wrong instead."""
 
 
 @dataclass(eq=False, slots=True)
@@ -28,7 +44,7 @@ class Job:
     rows: int
     kind: Kind | None
     """Jobs of one method and kind may run together; None runs alone."""
-    done: Future[Flat]
+    done: Answer
     symbols: Mapping[str, int] = field(default_factory=dict)
     """The sizes for which the signature's symbols stand in these inputs."""
     wanted: frozenset[str] | None = None

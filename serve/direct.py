@@ -1,0 +1,310 @@
+"""Small inference requests, answered by the connection itself: no ASGI scope, task or messages.
+
+For most models an ASGI task costs more than all of decoding, waiting and encoding. What is unusual
+in any way (a header, a large body, a sequence, a mistake) goes through the application like every
+other request, so that all of its behaviour is said once, there.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from time import perf_counter
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, ClassVar, cast
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from torchship.script.tree import Flat
+from torchship.serve.answers import encode_answer
+from torchship.serve.compression import OFFERED
+from torchship.serve.connection import OneWrite
+from torchship.serve.engine import Engine
+from torchship.serve.errors import ClientGoneError
+from torchship.serve.front import CLIENT_LEFT, REQUEST_ID, Front, answer
+from torchship.serve.infer import HEADER_LENGTH, Inference, infer_target
+from torchship.serve.patience import Patient
+from torchship.serve.protocol import InferRequest
+from torchship.serve.reports import Record
+from torchship.serve.settings import Settings
+
+if TYPE_CHECKING:
+    from torchship.serve.app import Application
+
+LARGEST = 1 << 16  # bytes of a body; uvicorn pauses the reading of larger ones
+
+# What a request with one of these asks for is done in the application.
+UNUSUAL = frozenset(
+    {
+        *(b"authorization", b"x-api-key", b"origin", b"content-encoding", b"transfer-encoding"),
+        *(b"expect", b"upgrade", b"connection", b"traceparent"),
+    }
+)
+
+JSON = b"content-type: application/json\r\n"
+BINARY = b"content-type: application/octet-stream\r\n" + HEADER_LENGTH + b": %d\r\n"
+ANSWER = b"HTTP/1.1 200 OK\r\n%b%bcontent-length: %d\r\nx-request-id: %b\r\n%b\r\n"
+CLOSE = b"connection: close\r\n"
+
+
+@lru_cache(maxsize=256)
+def target_of(url: bytes) -> tuple[str, str | None] | None:
+    """Return the model and version that a request's target names, if it is an ordinary one."""
+    if not url.isascii() or not url.startswith(b"/") or b"%" in url or b"?" in url or b"#" in url:
+        return None
+    return infer_target(url.decode())
+
+
+class Exchange:
+    """One request and its answer: to uvicorn a cycle, to the engine the future of its outputs."""
+
+    __slots__ = (
+        "disconnected",
+        "engine",
+        "header_length",
+        "keep_alive",
+        "more_body",
+        "protocol",
+        "record",
+        "request",
+        "response_complete",
+        "target",
+        "url",
+    )
+
+    response_started = False  # it begins and ends in one write
+    message_event: ClassVar = SimpleNamespace(set=lambda: None)
+    scope: ClassVar = {"http_version": "1.1"}
+
+    def __init__(self, connection: Direct, target: tuple[str, str | None], record: Record) -> None:
+        self.protocol = connection
+        self.url = connection.url
+        self.target = target
+        self.record = record
+        self.header_length: str | None = None
+        self.engine: Engine | None = None
+        self.request: InferRequest | None = None
+        self.keep_alive = True
+        self.more_body = True
+        self.disconnected = False
+        self.response_complete = False
+
+    def run(self, engine: Engine, request: InferRequest) -> bool:
+        """Let the request wait for the engine; return False if that takes more than one call."""
+        signature = engine.signature(request.method)
+        inputs = signature.to_flat(request.inputs)
+        self.record.decoded = perf_counter()
+        entered = engine.enter(
+            request.method,
+            inputs,
+            self,
+            wanted=signature.wanted(output.name for output in request.outputs),
+            priority=request.priority,
+            timeout=request.timeout,
+            gone=self.left,
+        )
+        if entered:
+            self.request = request
+            self.engine = engine.__enter__()
+            self.record.model = engine.manifest.name
+            self.record.version = engine.manifest.version
+        return entered
+
+    def left(self) -> bool:
+        """Return whether the client has left."""
+        return self.disconnected
+
+    def done(self) -> bool:
+        """Return whether nothing is to be answered any more."""
+        return self.response_complete or self.disconnected
+
+    cancelled = done
+
+    def set_result(self, outputs: Flat) -> None:
+        """Answer with the outputs of the model."""
+        assert self.engine is not None and self.request is not None
+        record = self.record
+        record.answered = perf_counter()
+        try:
+            content, length = encode_answer(self.engine.manifest, self.request, outputs)
+        except Exception as error:
+            self.set_exception(error)
+            return
+        record.encoded = perf_counter()
+        record.status = 200
+        head = ANSWER % (
+            self.protocol.default_head(),
+            JSON if length is None else BINARY % length,
+            len(content),
+            record.request_id,
+            b"" if self.keep_alive else CLOSE,
+        )
+        self._finish(head + content)
+
+    def set_exception(self, error: Exception) -> None:
+        """Answer with what went wrong."""
+        if isinstance(error, ClientGoneError):
+            self.lost()
+            return
+        response = answer(error, self.record)
+        self.record.status = response.status_code
+        headers = [*response.raw_headers, (REQUEST_ID, self.record.request_id)]
+        closes = any(name == b"connection" for name, _ in headers)
+        if not self.keep_alive and not closes:
+            headers.append((b"connection", b"close"))
+        self.keep_alive = self.keep_alive and not closes
+        lines = (b"%b: %b\r\n" % header for header in headers)
+        parts = (STATUS_LINE[response.status_code], self.protocol.default_head(), *lines, b"\r\n")
+        self._finish(b"".join((*parts, bytes(response.body))))
+
+    def _finish(self, data: bytes) -> None:
+        self.response_complete = True
+        self._count()
+        self.protocol.finish(data, self.keep_alive)
+
+    def lost(self) -> None:
+        """Take note that the client has left without an answer."""
+        self.disconnected = True
+        if not self.response_complete:
+            self.response_complete = True
+            self.record.status = CLIENT_LEFT
+            self._count()
+
+    def _count(self) -> None:
+        if self.engine is not None:
+            self.engine.__exit__()
+        client = self.protocol.client
+        scope = {"method": "POST", "path": self.url.decode(), "raw_path": self.url}
+        self.protocol.front.ended({**scope, "client": client}, self.record)
+
+
+class Direct(Patient):
+    """A connection that answers small and ordinary inference requests by itself."""
+
+    inference: ClassVar[Inference]
+    front: ClassVar[Front]
+    guarded = False
+    largest = LARGEST
+
+    _exchange: Exchange | None = None  # of the request that is coming in
+    _body: bytes = b""
+    _default: ClassVar[tuple[object, bytes]] = (None, b"")
+
+    def on_message_begin(self) -> None:
+        """Take the beginning of a request; its scope is made when it turns out to need one."""
+        self.began()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+
+    def on_headers_complete(self) -> None:
+        """Take the end of a request's head."""
+        self._exchange = self._ordinary()
+        if self._exchange is None:
+            self._replay_head()
+        else:
+            self.cycle = cast("object", self._exchange)  # type: ignore[assignment]
+            self._body = b""
+            self.at = "body"
+
+    def _ordinary(self) -> Exchange | None:
+        """Return the exchange of a request of which nothing is unusual as yet."""
+        target = target_of(self.url)
+        parser: httptools.HttpRequestParser = self.parser
+        if (
+            target is None
+            or self.guarded
+            or parser.get_method() != b"POST"
+            or parser.get_http_version() != "1.1"
+            or (self.cycle is not None and not self.cycle.response_complete)
+            or self.pipeline
+        ):
+            return None
+        exchange = Exchange(self, target, self.front.begin(self.headers))
+        announced = b""
+        for name, value in self.headers:
+            if name in UNUSUAL and not (name == b"connection" and value == b"keep-alive"):
+                return None
+            if name == b"content-length":
+                announced = value
+            elif name == HEADER_LENGTH:
+                exchange.header_length = value.decode("latin-1")
+            elif name == b"accept-encoding" and value in OFFERED:
+                return None
+        if not announced.isdigit() or int(announced) > self.largest:
+            return None
+        if exchange.header_length == "0" or not self.inference.has(target):
+            return None
+        return exchange
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a request's body."""
+        if self._exchange is None:
+            super().on_body(body)
+        else:
+            self._body = self._body + body if self._body else body
+
+    def on_message_complete(self) -> None:
+        """Take the end of a request: let it run, or have the application answer it."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is None:
+            super().on_message_complete()
+            return
+        exchange.more_body = False
+        self.at = None
+        try:
+            entered = self.inference.enter(exchange, self._body)
+        except Exception:  # the application will raise it again, and answer for it
+            entered = False
+        if not entered:
+            self.cycle = cast("object", None)  # type: ignore[assignment]
+            self._replay_head()
+            super().on_body(self._body)
+            super().on_message_complete()
+
+    def _replay_head(self) -> None:
+        """Have the application answer: give uvicorn again what has come."""
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url = url
+        self.headers += headers  # the list is in the scope
+        self.expect_100_continue = expects
+        super().on_headers_complete()
+
+    def default_head(self) -> bytes:
+        """Return the header lines that every answer has; uvicorn renews them each second."""
+        headers = self.server_state.default_headers
+        known, lines = Direct._default
+        if headers is not known:
+            lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+            Direct._default = (headers, lines)
+        return lines
+
+    def finish(self, data: bytes, keep_alive: bool) -> None:
+        """Send an answer, and go on with the connection."""
+        cast("OneWrite", self.transport).write_whole(data)
+        if not keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take note that the client has left."""
+        super().connection_lost(exc)
+        if isinstance(self.cycle, Exchange):
+            self.cycle.lost()
+
+
+def direct(settings: Settings, app: Application) -> type[Direct]:
+    """Return the protocol class of an application, with the times of the settings."""
+
+    class Timed(Direct):
+        inference = app.infer
+        front = app.front
+        # Keys and traces are the application's.
+        guarded = settings.api_keys is not None or app.tracer is not None
+        largest = min(LARGEST, settings.max_body_bytes)
+        header_seconds = settings.header_seconds
+        body_seconds = settings.body_seconds
+        send_seconds = settings.send_seconds
+
+    return Timed
