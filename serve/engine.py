@@ -86,6 +86,7 @@ class Engine:
         self._woken = False
         self._thread: threading.Thread | None = None
         self._admitted: dict[Hashable, _Admission] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None  # where the calls come from
         self._holders = 0
         self._free: asyncio.Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
@@ -121,7 +122,7 @@ class Engine:
             while jobs := self._waiting.take(self._limits.max_batch):
                 reports: list[BatchReport] = []
                 outcomes = self._run(jobs, reports)
-                _tell(loop, _deliver, outcomes, reports, self._observer)
+                _tell(self._loop or loop, _deliver, outcomes, reports, self._observer)
         if self._ended is not None:
             _tell(loop, _settle, self._ended, None)
 
@@ -328,10 +329,11 @@ class Engine:
 
     def _enter(self, jobs: list[Job]) -> None:
         """Let jobs wait; wake the engine once for all that this turn of the event loop brings."""
+        self._loop = asyncio.get_running_loop()
         self._waiting.put(jobs)
         if not self._woken:
             self._woken = True
-            asyncio.get_running_loop().call_soon(self._wake)
+            self._loop.call_soon(self._wake)
 
     def _wake(self) -> None:
         self._woken = False
