@@ -14,9 +14,13 @@ from torchship.script.batch import BATCH, axis_of, batch_axes
 from torchship.script.manifest import Method
 from torchship.script.nodes import ScalarNode, TensorNode, leaves
 from torchship.script.tree import Flat
+from torchship.serve.tensors import Packed, join_packed, pack, split_packed
 
 Kind = Hashable
 """Requests of one kind may run as one call."""
+
+Given = Mapping[str, torch.Tensor] | Mapping[str, Packed]
+"""A request's inputs by flat name, as tensors or as they came."""
 
 
 class Batching:
@@ -39,7 +43,7 @@ class Batching:
             if isinstance(leaf, ScalarNode)
         )
 
-    def follows_from_shapes(self, inputs: Flat) -> bool:
+    def follows_from_shapes(self, inputs: Given) -> bool:
         """Whether rows and kind follow from names, dtypes and shapes alone."""
         return not self._numbers or self._numbers.isdisjoint(inputs)
 
@@ -72,19 +76,24 @@ class Batching:
                 return None
         return tuple(parts)
 
-    def join(self, requests: Sequence[Flat]) -> Flat:
+    def join(self, requests: Sequence[Given]) -> Flat:
         """Return the inputs of one call with the rows of all requests, which are of one kind.
 
         They are copies, with the allocator's alignment: the model may not write into a request,
         and the rounding of some kernels depends on where their input starts.
         """
-        if len(requests) == 1:
-            return {name: tensor.clone() for name, tensor in requests[0].items()}
         joined: Flat = {}
-        for name, tensor in requests[0].items():
+        for name, first in requests[0].items():
             axis = axis_of(name, self._inputs)
+            parts = [first] if axis is None else [inputs[name] for inputs in requests]
+            if not axis:  # the first dimension, or one request's value for all
+                packed = [part for part in parts if isinstance(part, Packed)]
+                if len(packed) == len(parts):
+                    joined[name] = join_packed(packed)
+                    continue
+            tensors = [part.tensor() if isinstance(part, Packed) else part for part in parts]
             joined[name] = (
-                tensor if axis is None else torch.cat([inputs[name] for inputs in requests], axis)
+                tensors[0].clone() if len(tensors) == 1 else torch.cat(tensors, axis or 0)
             )
         return joined
 
@@ -108,14 +117,23 @@ class Batching:
             merged[name] = torch.cat([part[name] for part in outputs], axis)
         return merged
 
-    def split(self, outputs: Mapping[str, torch.Tensor], rows: Sequence[int]) -> list[Flat]:
-        """Return each request's outputs, given how many rows each had."""
+    def split(
+        self, outputs: Mapping[str, torch.Tensor], rows: Sequence[int]
+    ) -> list[dict[str, Packed]]:
+        """Return each request's outputs, given how many rows each had.
+
+        They are copies, since the model might write into its own again.
+        """
         if len(rows) == 1:
-            return [dict(outputs)]
-        parts: list[Flat] = [{} for _ in rows]
+            return [{name: pack(tensor) for name, tensor in outputs.items()}]
+        parts: list[dict[str, Packed]] = [{} for _ in rows]
         for name, tensor in outputs.items():
             axis = axis_of(name, self._outputs)
             assert axis is not None, "a method that is joined has the batch in every output"
-            for part, piece in zip(parts, torch.split(tensor, list(rows), axis), strict=True):
+            if axis:
+                pieces = [pack(piece) for piece in torch.split(tensor, list(rows), axis)]
+            else:
+                pieces = split_packed(pack(tensor), rows)
+            for part, piece in zip(parts, pieces, strict=True):
                 part[name] = piece
         return parts

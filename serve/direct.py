@@ -7,6 +7,7 @@ other request, so that all of its behaviour is said once, there.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from time import perf_counter
 from types import SimpleNamespace
@@ -15,8 +16,6 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from torchship.script.tree import Flat
-from torchship.serve.answers import encode_answer
 from torchship.serve.compression import OFFERED
 from torchship.serve.connection import OneWrite
 from torchship.serve.engine import Engine
@@ -24,9 +23,10 @@ from torchship.serve.errors import ClientGoneError
 from torchship.serve.front import CLIENT_LEFT, REQUEST_ID, Front, answer
 from torchship.serve.infer import HEADER_LENGTH, Inference, infer_target
 from torchship.serve.patience import Patient
-from torchship.serve.protocol import InferRequest
+from torchship.serve.protocol import InferRequest, encode_outputs
 from torchship.serve.reports import Record
 from torchship.serve.settings import Settings
+from torchship.serve.tensors import Packed
 
 if TYPE_CHECKING:
     from torchship.serve.app import Application
@@ -89,10 +89,9 @@ class Exchange:
         self.disconnected = False
         self.response_complete = False
 
-    def run(self, engine: Engine, request: InferRequest) -> bool:
-        """Let the request wait for the engine; return False if that takes more than one call."""
+    def run(self, engine: Engine, request: InferRequest, inputs: Mapping[str, Packed]) -> bool:
+        """Let the request wait for the engine; return False if it is not as simple as that."""
         signature = engine.signature(request.method)
-        inputs = signature.to_flat(request.inputs)
         self.record.decoded = perf_counter()
         entered = engine.enter(
             request.method,
@@ -120,13 +119,16 @@ class Exchange:
 
     cancelled = done
 
-    def set_result(self, outputs: Flat) -> None:
+    def set_result(self, outputs: Mapping[str, Packed]) -> None:
         """Answer with the outputs of the model."""
         assert self.engine is not None and self.request is not None
         record = self.record
         record.answered = perf_counter()
         try:
-            content, length = encode_answer(self.engine.manifest, self.request, outputs)
+            manifest, request = self.engine.manifest, self.request
+            content, length = encode_outputs(
+                request, manifest.name, manifest.version, outputs, request.id
+            )
         except Exception as error:
             self.set_exception(error)
             return

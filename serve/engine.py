@@ -8,7 +8,7 @@ import contextlib
 import threading
 import time
 import weakref
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -20,7 +20,7 @@ from torchship.script.parity import check_case, worse
 from torchship.script.program import Program, check_inputs
 from torchship.script.torchscript import configure
 from torchship.script.tree import Flat
-from torchship.serve.batching import Batching, Kind
+from torchship.serve.batching import Batching, Given, Kind
 from torchship.serve.devices import Placement
 from torchship.serve.errors import (
     ClientGoneError,
@@ -31,6 +31,7 @@ from torchship.serve.errors import (
 )
 from torchship.serve.reports import TIMING, BatchReport, Observer
 from torchship.serve.signature import Signature
+from torchship.serve.tensors import Packed
 from torchship.serve.waiting import Answer, Job, Waiting
 
 JOIN_SECONDS = 30
@@ -47,7 +48,7 @@ class Limits:
     placement: Placement = field(default_factory=Placement)
 
 
-Outcome = tuple[Job, Flat | Exception]
+Outcome = tuple[Job, Mapping[str, Packed] | Exception]
 _Admission = tuple[dict[str, int], int, Kind | None]
 
 _STARTED: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -148,9 +149,8 @@ class Engine:
             outputs = self._ready().run(live[0].method, inputs, symbols)
             ran = time.perf_counter()
             wanted = _union([job.wanted for job in live])
-            # Copies, since the model might write into its own again.
-            copies = {n: o.clone() for n, o in outputs.items() if wanted is None or n in wanted}
-            parts = batching.split(copies, [job.rows for job in live])
+            asked = {n: o for n, o in outputs.items() if wanted is None or n in wanted}
+            parts = batching.split(asked, [job.rows for job in live])
         except Exception as error:
             if len(live) == 1:
                 reports.append(_report(live, (began, joined, time.perf_counter()), failed=1))
@@ -259,7 +259,7 @@ class Engine:
         symbols, rows, kind = self._admit(method, inputs)
         create_future = asyncio.get_running_loop().create_future
         deadline = None if timeout is None else time.monotonic() + timeout
-        futures: list[asyncio.Future[Flat]] = []
+        futures: list[asyncio.Future[Mapping[str, Packed]]] = []
 
         def job(part: Flat, rows: int) -> Job:
             futures.append(create_future())
@@ -271,15 +271,15 @@ class Engine:
 
         if kind is None or rows <= self._limits.max_batch:
             self._enter([job(inputs, rows)])
-            return await futures[0]
+            return _tensors(await futures[0])
         parts = batching.cut(inputs, self._limits.max_batch)
         self._enter([job(part, batching.rows(part)) for part in parts])
-        return batching.merge(await asyncio.gather(*futures))
+        return batching.merge([_tensors(part) for part in await asyncio.gather(*futures)])
 
     def enter(
         self,
         method: str,
-        inputs: Flat,
+        inputs: Mapping[str, Packed],
         done: Answer,
         *,
         wanted: frozenset[str] | None = None,
@@ -287,12 +287,23 @@ class Engine:
         timeout: float | None = None,
         gone: Callable[[], bool] | None = None,
     ) -> bool:
-        """Do as `call`, and tell `done` instead of returning; False for more than one call's rows.
+        """Do as `call`, and tell `done` instead of returning; False for what only `call` can.
+
+        That is more rows than one call takes, and inputs whose values must be looked at.
 
         Raises:
+            RequestError: an unknown input, or a string for what is none.
             InputError, NotReadyError, QueueFullError: as `call`; `done` is told the others.
         """
-        symbols, rows, kind = self._admit(method, inputs)
+        key = _key(method, inputs)
+        known = self._admitted.get(key)
+        if known is None:
+            if not self._batching[method].follows_from_shapes(inputs):
+                return False
+            tensors = {name: value.tensor() for name, value in inputs.items()}
+            known = self._admit(method, self.signature(method).to_flat(tensors))
+        self._ready()
+        symbols, rows, kind = known
         if kind is not None and rows > self._limits.max_batch:
             return False
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -304,7 +315,7 @@ class Engine:
     def _admit(self, method: str, inputs: Flat) -> _Admission:
         """Check inputs; return their symbols, rows and kind. What was seen before is known."""
         program = self._ready()
-        key = (method, *((name, value.dtype, value.shape) for name, value in inputs.items()))
+        key = _key(method, inputs)
         known = self._admitted.get(key)
         if known is not None:
             return known
@@ -376,6 +387,14 @@ class Engine:
             return True
         self._thread.join(seconds)
         return not self._thread.is_alive()
+
+
+def _key(method: str, inputs: Given) -> Hashable:
+    return (method, *((name, value.dtype, value.shape) for name, value in inputs.items()))
+
+
+def _tensors(outputs: Mapping[str, Packed]) -> Flat:
+    return {name: value.tensor() for name, value in outputs.items()}
 
 
 def _union(wanted: Sequence[frozenset[str] | None]) -> frozenset[str] | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from torchship.serve.reports import SCOPE_KEY, Record
 from torchship.serve.repository import Repository
 from torchship.serve.sequences import Sequences
 from torchship.serve.settings import Settings
-from torchship.serve.tensors import Strings
+from torchship.serve.tensors import Packed, Strings, Wire
 
 if TYPE_CHECKING:
     from torchship.serve.direct import Exchange
@@ -70,10 +70,15 @@ class Inference:
         """
         exchange.record.wanted = time.perf_counter()
         engine = self._repository.find(*exchange.target)
-        request = protocol.decode_request(body, exchange.header_length)
+        request, inputs = protocol.decode_packed(body, exchange.header_length)
+        if request.in_sequence or any(output.classes for output in request.outputs):
+            return False
+        tensors = {name: value for name, value in inputs.items() if isinstance(value, Packed)}
+        if len(tensors) < len(inputs):
+            return False
         if self._max_tensor_bytes is not None:
-            check_sizes(request, self._max_tensor_bytes)
-        return not request.in_sequence and exchange.run(engine, request)
+            check_sizes(tensors, self._max_tensor_bytes)
+        return exchange.run(engine, request, tensors)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.
@@ -114,7 +119,7 @@ class Inference:
                 body, None if header_length is None else header_length.decode("latin-1")
             )
         if self._max_tensor_bytes is not None:
-            check_sizes(request, self._max_tensor_bytes)
+            check_sizes(request.inputs, self._max_tensor_bytes)
         gone = _watch(receive)
         if request.in_sequence:
             record.decoded = time.perf_counter()
@@ -134,13 +139,13 @@ class Inference:
         await send({"type": "http.response.body", "body": content})
 
 
-def check_sizes(request: protocol.InferRequest, limit: int) -> None:
+def check_sizes(inputs: Mapping[str, Wire], limit: int) -> None:
     """Refuse a request with an input of more than `limit` bytes.
 
     Raises:
         TensorTooLargeError: naming the input, its size and the limit.
     """
-    for name, value in request.inputs.items():
+    for name, value in inputs.items():
         size = sum(map(len, value.items)) if isinstance(value, Strings) else value.nbytes
         if size > limit:
             raise TensorTooLargeError(f"input '{name}': expected at most {limit} bytes, got {size}")

@@ -12,11 +12,15 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import orjson
+import torch
 
 from torchship.serve.errors import RequestError
 from torchship.serve.tensors import (
+    Bytes,
+    Packed,
     Strings,
     Value,
+    Wire,
     check_datatype,
     check_shape,
     datatype_of,
@@ -25,6 +29,7 @@ from torchship.serve.tensors import (
     short,
     to_binary,
     to_json,
+    unpacked,
 )
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -126,8 +131,23 @@ class InferResponse:
 def decode_request(body: bytes, header_length: str | None = None) -> InferRequest:
     """Read a request; `header_length` is the HTTP header `Inference-Header-Content-Length`.
 
+    Its tensors are copies: the request's bytes are not written to.
+
     Raises:
         RequestError: the body is not what the protocol says, or not what it says of itself.
+    """
+    request, inputs = decode_packed(body, header_length)
+    request.inputs.update((name, unpacked(value)) for name, value in inputs.items())
+    return request
+
+
+def decode_packed(
+    body: bytes, header_length: str | None = None
+) -> tuple[InferRequest, dict[str, Packed | Strings]]:
+    """Read a request without its inputs, and those as they came.
+
+    Raises:
+        RequestError: as `decode_request`.
     """
     text, rest = _split(body, header_length)
     if rest is not None and len(text) <= CACHED_HEAD:
@@ -135,7 +155,7 @@ def decode_request(body: bytes, header_length: str | None = None) -> InferReques
     else:
         head = _decode_head(text)
     inputs = _read_tensors(head.inputs, rest, bools=rest is not None or _has_bools(body))
-    return InferRequest(inputs, head.outputs, head.id, head.parameters)
+    return InferRequest({}, head.outputs, head.id, head.parameters), inputs
 
 
 @dataclass(frozen=True)
@@ -222,19 +242,36 @@ def encode_response(request: InferRequest, response: InferResponse) -> tuple[byt
     Raises:
         RequestError: an output that was asked for is not there, or JSON cannot carry it.
     """
-    head: dict[str, object] = {"model_name": response.model, "model_version": response.version}
-    if response.id is not None:
-        head["id"] = response.id
-    wanted = request.outputs or tuple(WantedOutput(name) for name in response.outputs)
+    return encode_outputs(request, response.model, response.version, response.outputs, response.id)
+
+
+def encode_outputs(
+    request: InferRequest,
+    model: str,
+    version: str,
+    found: Mapping[str, Wire],
+    number: str | None,
+) -> tuple[bytes, int | None]:
+    """Return the body that answers `request` with the outputs it asks for, and its header length.
+
+    `number` is the answer's id.
+
+    Raises:
+        RequestError: as `encode_response`.
+    """
+    head: dict[str, object] = {"model_name": model, "model_version": version}
+    if number is not None:
+        head["id"] = number
+    wanted = request.outputs or tuple(WantedOutput(name) for name in found)
     form = {}
     for output in wanted:
-        if output.name not in response.outputs:
+        if output.name not in found:
             raise RequestError(
                 f"unknown output '{output.name}': expected "
-                + ", ".join(f"'{name}'" for name in response.outputs)
+                + ", ".join(f"'{name}'" for name in found)
             )
         form[output.name] = request.binary_output if output.binary is None else output.binary
-    outputs = ((name, response.outputs[name]) for name in form)
+    outputs = ((name, found[name]) for name in form)
     return _encode(head, "output", outputs, form.__getitem__)
 
 
@@ -246,7 +283,8 @@ def decode_response(body: bytes, header_length: str | None = None) -> InferRespo
     """
     text, rest = _split(body, header_length)
     head = _object(text)
-    outputs = _read_tensors(_announced("output", _entries("outputs", head)), rest)
+    found = _read_tensors(_announced("output", _entries("outputs", head)), rest)
+    outputs = {name: unpacked(value) for name, value in found.items()}
     model, version = str(head.get("model_name", "")), str(head.get("model_version", ""))
     return InferResponse(model, version, outputs, _id(head))
 
@@ -368,8 +406,8 @@ def _announced(kind: str, entries: Iterable[dict[str, object]]) -> tuple[_Announ
 
 def _read_tensors(
     announced: Iterable[_Announced], rest: memoryview | None, bools: bool = True
-) -> dict[str, Value]:
-    tensors: dict[str, Value] = {}
+) -> dict[str, Packed | Strings]:
+    tensors: dict[str, Packed | Strings] = {}
     place = 0
     for one in announced:
         what, size = one.what, one.size
@@ -392,13 +430,13 @@ def _read_tensors(
 def _encode(
     head: dict[str, object],
     kind: str,
-    tensors: Iterable[tuple[str, Value]],
+    tensors: Iterable[tuple[str, Wire]],
     binary: Callable[[str], bool],
 ) -> tuple[bytes, int | None]:
     entries = []
-    chunks: list[bytes | memoryview] = []
+    chunks: list[Bytes] = []
     for name, value in tensors:
-        shape = value.shape if isinstance(value, Strings) else list(value.shape)
+        shape = list(value.shape) if isinstance(value, torch.Tensor) else value.shape
         entry: dict[str, object] = {"name": name, "datatype": datatype_of(value), "shape": shape}
         if binary(name):
             chunks.append(to_binary(value))

@@ -14,7 +14,7 @@ from torchship.script.program import shape_text
 from torchship.serve.errors import RequestError
 from torchship.serve.protocol import InferRequest
 from torchship.serve.signature import optional_inputs, wire_inputs
-from torchship.serve.tensors import from_binary
+from torchship.serve.tensors import from_binary, unpacked
 
 
 def decode_raw(method: Method, body: bytes) -> InferRequest:
@@ -43,7 +43,7 @@ def decode_raw(method: Method, body: bytes) -> InferRequest:
         )
     shape = tuple(s if isinstance(s, int) else len(body) // step for s in leaf.shape)
     value = from_binary(what, dtype.wire, shape, memoryview(body))
-    return InferRequest({leaf.name: value}, parameters={"binary_data_output": True})
+    return InferRequest({leaf.name: unpacked(value)}, parameters={"binary_data_output": True})
 
 
 def _only_tensor(method: Method) -> TensorNode:

@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TypeAlias, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ _CODES = {
     torch.int32: "i", torch.uint32: "I", torch.int64: "q", torch.uint64: "Q",
 }  # fmt: skip
 
+_NUMPY = {d.torch: np.dtype(d.name) for d in BY_WIRE.values() if d.wire not in WITHOUT_JSON}
+
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 40
 
@@ -50,10 +52,71 @@ class Strings:
     items: list[bytes]
 
 
+Bytes = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A tensor's elements in row-major order as bytes: cheaper to cut and join than tensors."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    data: Bytes
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the data."""
+        return len(self.data)
+
+    def tensor(self) -> torch.Tensor:
+        """Return the tensor; it is a copy unless the data is a bytearray."""
+        if not self.data:
+            return torch.empty(self.shape, dtype=self.dtype)
+        data = self.data if isinstance(self.data, bytearray) else bytearray(self.data)
+        return torch.frombuffer(data, dtype=self.dtype).view(self.shape)
+
+
+def pack(tensor: torch.Tensor) -> Packed:
+    """Return a copy of a tensor of the CPU."""
+    dtype, shape = tensor.dtype, tuple(tensor.shape)
+    if dtype is torch.bfloat16:  # which numpy does not know
+        tensor = tensor.contiguous().reshape(-1).view(torch.uint8)
+    return Packed(dtype, shape, tensor.numpy().tobytes())
+
+
+def join_packed(parts: Sequence[Packed]) -> torch.Tensor:
+    """Return the rows of all, along the first dimension, in memory that the allocator aligned."""
+    first = parts[0]
+    data = first.data if len(parts) == 1 else b"".join([part.data for part in parts])
+    shape = first.shape
+    if len(parts) > 1:
+        shape = (sum(part.shape[0] for part in parts), *shape[1:])
+    if not data:
+        return torch.empty(shape, dtype=first.dtype)
+    whole = torch.empty(len(data), dtype=torch.uint8)
+    whole.numpy()[:] = np.frombuffer(data, np.uint8)
+    return whole.view(first.dtype).view(shape)
+
+
+def split_packed(whole: Packed, rows: Sequence[int]) -> list[Packed]:
+    """Return parts of so many rows each, along the first dimension; they share its memory."""
+    step = len(whole.data) // max(whole.shape[0], 1)
+    data = memoryview(whole.data)
+    parts = []
+    start = 0
+    for count in rows:
+        end = start + count
+        shape = (count, *whole.shape[1:])
+        parts.append(Packed(whole.dtype, shape, data[start * step : end * step]))
+        start = end
+    return parts
+
+
 Value = torch.Tensor | Strings
+Wire = Value | Packed
 
 
-def datatype_of(value: Value) -> str:
+def datatype_of(value: Wire) -> str:
     """Return a value's datatype in the protocol's words, such as `FP32`."""
     return BYTES if isinstance(value, Strings) else BY_TORCH[value.dtype].wire
 
@@ -90,10 +153,17 @@ def check_shape(what: str, shape: object) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def from_binary(what: str, datatype: str, shape: tuple[int, ...], data: memoryview) -> Value:
+def unpacked(value: Packed | Strings) -> Value:
+    """Return a value as tensor, if it is one."""
+    return value.tensor() if isinstance(value, Packed) else value
+
+
+def from_binary(
+    what: str, datatype: str, shape: tuple[int, ...], data: memoryview
+) -> Packed | Strings:
     """Read one tensor's raw bytes: row-major elements, BYTES each after its 4-byte length.
 
-    The tensor is a copy: the request's bytes are not written to.
+    The data is not copied.
 
     Raises:
         RequestError: the bytes are not what datatype and shape need.
@@ -106,11 +176,9 @@ def from_binary(what: str, datatype: str, shape: tuple[int, ...], data: memoryvi
         raise RequestError(
             f"{what}: expected {expected} bytes for {_kind(datatype, shape)}, got {len(data)}"
         )
-    if not expected:
-        return torch.empty(shape, dtype=dtype.torch)
-    if dtype.torch is torch.bool and max(data) > 1:
+    if expected and dtype.torch is torch.bool and max(data) > 1:
         raise RequestError(f"{what}: expected BOOL bytes of 0 or 1, got {max(data)}")
-    return torch.frombuffer(bytearray(data), dtype=dtype.torch).view(shape)
+    return Packed(dtype.torch, shape, data)
 
 
 def _split_strings(what: str, shape: tuple[int, ...], data: memoryview) -> list[bytes]:
@@ -138,7 +206,7 @@ def _split_strings(what: str, shape: tuple[int, ...], data: memoryview) -> list[
 
 def from_json(
     what: str, datatype: str, shape: tuple[int, ...], data: object, *, bools: bool = True
-) -> Value:
+) -> Packed | Strings:
     """Read one tensor's JSON `data`: a list in row-major order, nested as the shape is, or flat.
 
     `bools` is False when the text is known to have none: they need not be looked for then.
@@ -154,9 +222,8 @@ def from_json(
         _check_types(what, datatype, values, {str})
         return Strings(shape, [str(value).encode() for value in values])
     dtype = BY_WIRE[datatype]
-    if not values:
-        return torch.empty(shape, dtype=dtype.torch)
-    return torch.frombuffer(_numbers(what, dtype, values, bools), dtype=dtype.torch).view(shape)
+    data = _numbers(what, dtype, values, bools) if values else b""
+    return Packed(dtype.torch, shape, data)
 
 
 def _flat_values(what: str, datatype: str, shape: tuple[int, ...], data: object) -> list[object]:
@@ -190,10 +257,7 @@ def _check_types(what: str, datatype: str, values: Sequence[object], allowed: se
         raise RequestError(f"{what}: expected {datatype} values, got {short(wrong)}")
 
 
-Packed: TypeAlias = "array[int] | array[float] | bytearray | NDArray[np.float32]"
-
-
-def _numbers(what: str, dtype: Dtype, values: list[object], bools: bool) -> Packed:
+def _numbers(what: str, dtype: Dtype, values: list[object], bools: bool) -> Bytes:
     """Return the values one after another; `array` is quick, and refuses all but numbers."""
     if dtype.torch is torch.bool:
         _check_types(what, dtype.wire, values, {bool})
@@ -205,9 +269,12 @@ def _numbers(what: str, dtype: Dtype, values: list[object], bools: bool) -> Pack
         if dtype.torch is torch.uint8:
             return bytearray(cast("list[int]", values))  # several times as quick as `array`
         if not dtype.is_float:
-            return array(_CODES[dtype.torch], cast("list[int]", values))
+            whole = array(_CODES[dtype.torch], cast("list[int]", values))
+            return memoryview(whole).cast("B")
         wide = array("d", cast("list[float]", values))
-        return wide if dtype.torch is torch.float64 else _narrow(what, np.frombuffer(wide))
+        if dtype.torch is torch.float64:
+            return memoryview(wide).cast("B")
+        return _narrow(what, np.frombuffer(wide)).data.cast("B")
     except TypeError:
         _check_types(what, dtype.wire, values, allowed)
         raise
@@ -231,16 +298,16 @@ def _narrow(what: str, wide: NDArray[np.float64]) -> NDArray[np.float32]:
     return narrow
 
 
-def to_binary(value: Value) -> bytes | memoryview:
+def to_binary(value: Wire) -> Bytes:
     """Return a value's raw bytes."""
+    if isinstance(value, Packed):
+        return value.data
     if isinstance(value, Strings):
         return b"".join(struct.pack("<I", len(item)) + item for item in value.items)
-    if value.dtype is not torch.bfloat16:  # which numpy does not know
-        return value.numpy().tobytes()
-    return value.contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return pack(value).data
 
 
-def to_json(what: str, value: Value) -> object:
+def to_json(what: str, value: Wire) -> object:
     """Return a value's flat `data` for `orjson` with numpy; FP32 is widened to double, exactly.
 
     Raises:
@@ -254,8 +321,11 @@ def to_json(what: str, value: Value) -> object:
     datatype = datatype_of(value)
     if datatype in WITHOUT_JSON:
         raise RequestError(f"{what}: {datatype} has no JSON form, ask for it with binary_data")
-    flat = value.numpy().reshape(-1)
-    if value.is_floating_point():
+    if isinstance(value, Packed):
+        flat = np.frombuffer(value.data, _NUMPY[value.dtype])
+    else:
+        flat = value.numpy().reshape(-1)
+    if value.dtype.is_floating_point:
         if not np.isfinite(flat).all():
             count = int((~np.isfinite(flat)).sum())
             raise RequestError(

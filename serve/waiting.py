@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Protocol
 
-from torchship.script.tree import Flat
-from torchship.serve.batching import Kind
+from torchship.serve.batching import Given, Kind
 from torchship.serve.errors import QueueFullError
 from torchship.serve.reports import Timing
+from torchship.serve.tensors import Packed
 
 PRIORITIES = (1, 2)
 """The first is served before the second."""
@@ -28,7 +28,7 @@ class Answer(Protocol):
     def cancelled(self) -> bool:
         """Return whether whoever waited has given up."""
 
-    def set_result(self, outputs: Flat, /) -> None:
+    def set_result(self, outputs: Mapping[str, Packed], /) -> None:
         """Take the outputs."""
 
     def set_exception(self, error: Exception, /) -> None:
@@ -40,7 +40,7 @@ class Job:
     """One request's call of a method, waiting for its outputs."""
 
     method: str
-    inputs: Flat
+    inputs: Given
     rows: int
     kind: Kind | None
     """Jobs of one method and kind may run together; None runs alone."""

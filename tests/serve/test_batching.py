@@ -7,6 +7,7 @@ from torchship.script.manifest import Argument, Method, Tolerance
 from torchship.script.nodes import ScalarNode, TensorNode, TupleNode
 from torchship.script.tree import Flat
 from torchship.serve.batching import Batching
+from torchship.serve.tensors import pack
 
 
 def tensor(name: str, *shape: str | int | None) -> TensorNode:
@@ -64,7 +65,20 @@ def test_each_request_gets_what_it_would_get_alone(rows: list[int]) -> None:
     assert RECURRENT.rows(joined) == sum(rows)
     parts = RECURRENT.split(run(joined), rows)
     assert len(parts) == len(rows)
-    assert all(equal(part, run(inputs)) for part, inputs in zip(parts, requests, strict=True))
+    for part, inputs in zip(parts, requests, strict=True):
+        assert equal({name: value.tensor() for name, value in part.items()}, run(inputs))
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.booleans()), min_size=1, max_size=6))
+def test_tensors_and_packed_ones_are_joined_alike(came: list[tuple[int, bool]]) -> None:
+    requests = [request(count, seed=number) for number, (count, _) in enumerate(came)]
+    packed = [
+        {name: pack(tensor) for name, tensor in inputs.items()} if is_packed else inputs
+        for inputs, (_, is_packed) in zip(requests, came, strict=True)
+    ]
+    joined = RECURRENT.join(packed)
+    assert equal(joined, RECURRENT.join(requests))
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in joined.values())
 
 
 @given(st.integers(1, 20), st.integers(1, 7))

@@ -12,16 +12,15 @@ import torch
 
 from torchship.serve.errors import TensorTooLargeError, status_of
 from torchship.serve.infer import check_sizes
-from torchship.serve.protocol import InferRequest
 from torchship.serve.tensors import Strings
 
 
 def test_an_input_over_the_limit_is_refused_by_name() -> None:
     inputs = {"small": torch.zeros(4), "text": Strings((2,), [b"abcdefgh", b"ijklmnop"])}
-    check_sizes(InferRequest(inputs), 16)  # type: ignore[arg-type]
+    check_sizes(inputs, 16)  # type: ignore[arg-type]
     for name in inputs:
         with pytest.raises(TensorTooLargeError) as refused:
-            check_sizes(InferRequest({name: inputs[name]}), 15)  # type: ignore[dict-item]
+            check_sizes({name: inputs[name]}, 15)  # type: ignore[dict-item]
         assert str(refused.value) == f"input '{name}': expected at most 15 bytes, got 16"
         assert status_of(refused.value) == 413
 

@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from torchship.script.dtypes import DTYPES, Dtype
+from torchship.serve import tensors as tensors_module
 from torchship.serve.errors import RequestError
 from torchship.serve.tensors import (
     Strings,
@@ -17,11 +18,21 @@ from torchship.serve.tensors import (
     check_datatype,
     check_shape,
     datatype_of,
-    from_binary,
-    from_json,
     to_binary,
     to_json,
+    unpacked,
 )
+
+
+def from_binary(what: str, datatype: str, shape: tuple[int, ...], data: memoryview) -> Value:
+    return unpacked(tensors_module.from_binary(what, datatype, shape, data))
+
+
+def from_json(
+    what: str, datatype: str, shape: tuple[int, ...], data: object, *, bools: bool = True
+) -> Value:
+    return unpacked(tensors_module.from_json(what, datatype, shape, data, bools=bools))
+
 
 SHAPES = st.lists(st.integers(0, 4), max_size=4).map(tuple)
 STRINGS = SHAPES.flatmap(

@@ -1,14 +1,15 @@
 import asyncio
 import threading
 import time
+from collections.abc import Mapping
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchship.script.tree import Flat
 from torchship.serve.errors import QueueFullError
+from torchship.serve.tensors import Packed
 from torchship.serve.waiting import Job, Waiting
 
 LOOP = asyncio.new_event_loop()  # for futures that nobody waits for
@@ -16,7 +17,7 @@ LOOP.close()
 
 
 def job(rows: int = 1, kind: str | None = "a", method: str = "forward", priority: int = 2) -> Job:
-    done: asyncio.Future[Flat] = asyncio.Future(loop=LOOP)
+    done: asyncio.Future[Mapping[str, Packed]] = asyncio.Future(loop=LOOP)
     return Job(method, {"x": torch.zeros(rows)}, rows, kind, done, priority=priority)
 
 
