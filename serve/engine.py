@@ -132,7 +132,7 @@ class Engine:
         outcomes: list[Outcome] = []
         live = []
         for job in jobs:
-            if job.expired():
+            if job.deadline is not None and job.expired():
                 outcomes.append((job, DeadlineError("the request waited longer than its timeout")))
             elif job.gone is not None and job.gone():
                 outcomes.append((job, ClientGoneError("the client left before its turn came")))

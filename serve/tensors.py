@@ -55,7 +55,7 @@ class Strings:
 Bytes = bytes | bytearray | memoryview
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would take longer to make than all the rest
 class Packed:
     """A tensor's elements in row-major order as bytes: cheaper to cut and join than tensors."""
 

@@ -120,18 +120,19 @@ class Waiting:
             if first is None:
                 return []
             batch = [first]
-            rows = first.rows
             if first.kind is not None:
+                method, kind, rows = first.method, first.kind, first.rows
                 for line in self._lines.values():
-                    for job in list(line):
-                        if rows >= most:
-                            break
-                        fits = rows + job.rows <= most
-                        if fits and job.method == first.method and job.kind == first.kind:
-                            line.remove(job)
+                    passed_over: list[Job] = []
+                    while line and rows < most:
+                        job = line.popleft()
+                        if job.kind == kind and job.method == method and rows + job.rows <= most:
                             batch.append(job)
                             rows += job.rows
-            self.rows -= sum(job.weight for job in batch)
+                        else:
+                            passed_over.append(job)
+                    line.extendleft(reversed(passed_over))
+            self.rows -= sum([job.rows or 1 for job in batch])
             return batch
 
     def close(self) -> list[Job]:
