@@ -36,12 +36,23 @@ class Batching:
         self.possible = bool(self._inputs) and all(
             leaf.name in self._outputs for leaf in leaves(method.outputs)
         )
+        self._fixed = all(
+            isinstance(leaf, TensorNode)
+            and all(isinstance(size, int) or size == BATCH for size in leaf.shape)
+            for argument in method.inputs
+            for leaf in leaves(argument.value)
+        )
         self._numbers = frozenset(
             leaf.name
             for argument in method.inputs
             for leaf in leaves(argument.value)
             if isinstance(leaf, ScalarNode)
         )
+
+    @property
+    def only(self) -> bool:
+        """Whether the batch is all that differs between calls: how long one takes is known then."""
+        return self.possible and self._fixed
 
     def follows_from_shapes(self, inputs: Given) -> bool:
         """Whether rows and kind follow from names, dtypes and shapes alone."""

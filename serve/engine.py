@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import logging
+import math
 import threading
 import time
 import weakref
@@ -34,18 +36,27 @@ from torchship.serve.signature import Signature
 from torchship.serve.tensors import Packed
 from torchship.serve.waiting import Answer, Job, Waiting
 
+log = logging.getLogger(__name__)
+
 JOIN_SECONDS = 30
+SLOW = 20  # times what is quick: such a call is no chance any more
 MOST_ADMITTED = 1024  # names, dtypes and shapes that are remembered as fitting
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one engine may use: intra-op threads, rows in one call, rows that wait, devices."""
+    """What one engine may use: intra-op threads, rows in one call, rows that wait, devices.
+
+    Rows wait at most `delay_seconds` for others to come. A model that takes at most
+    `quick_seconds` runs on the event loop.
+    """
 
     threads: int = 1
     max_batch: int = 64
     max_queue: int = 4096
     placement: Placement = field(default_factory=Placement)
+    delay_seconds: float = 0.0
+    quick_seconds: float = 0.005
 
 
 Outcome = tuple[Job, Mapping[str, Packed] | Exception]
@@ -67,9 +78,12 @@ def _end_all() -> None:
 class Engine:
     """A model and its one thread; calls may come from any task of one event loop.
 
-    One thread, because TorchScript's profiling executor specialises a graph as it runs, and what
-    was checked shall be what answers. Requests that come while it is busy wait, and those of one
-    kind run together as the next batch; an idle engine begins at once.
+    What was checked shall be what answers: the thread that has run the golden cases is the one that
+    runs the requests. A model whose largest batch takes no longer than `Limits.quick_seconds`
+    runs on the event loop's own thread, after it has run its golden cases there too: handing over
+    to another thread, and sharing Python's lock with it, costs more than such a model does.
+    Requests that come while it is busy wait, and those of one kind run together as the next batch;
+    an idle engine begins at once.
     """
 
     def __init__(
@@ -85,6 +99,9 @@ class Engine:
         self._stopping = threading.Event()
         self._waiting = Waiting(self._limits.max_queue)
         self._woken = False
+        self._delay: asyncio.TimerHandle | None = None
+        self._quick = False  # measured on its thread
+        self._here = False  # runs on the event loop
         self._thread: threading.Thread | None = None
         self._admitted: dict[Hashable, _Admission] = {}
         self._loop: asyncio.AbstractEventLoop | None = None  # where the calls come from
@@ -109,6 +126,20 @@ class Engine:
         self._thread.start()
         _STARTED.add(self)
         await proved
+        if self._quick:
+            try:
+                await self._prove_here()
+            except Exception:
+                self.close()
+                raise
+
+    async def _prove_here(self) -> None:
+        """Run the golden cases on the event loop, others' requests between them."""
+        program = self._ready()
+        for number, case in enumerate(self._archive.golden):
+            self._prove_case(program, number, case)
+            await asyncio.sleep(0)
+        self._here = True
 
     def _work(self, loop: asyncio.AbstractEventLoop, proved: asyncio.Future[None]) -> None:
         """Prove the archive, then answer until closed. The engine's thread."""
@@ -174,9 +205,9 @@ class Engine:
     def _warm_up(self, program: Program) -> None:
         """Run every batch size that can come, twice, with rows of the golden cases.
 
-        TorchScript's executor specialises on the second call, and some kernels are compiled for a
-        shape when they first meet it. That is done here, on the thread that will answer.
+        Some kernels are compiled for a shape when they first meet it.
         """
+        quick = self._limits.placement.of(self.manifest.name) == "cpu"
         for name, method in self.manifest.methods.items():
             axes = batch_axes(method)
             rows = (
@@ -185,11 +216,18 @@ class Engine:
                 if case.method == name and self._batching[name].kind(case.steps[0].inputs)
             )
             inputs = next(rows, None)
+            seconds = math.inf
             for size in range(1, self._limits.max_batch + 1) if inputs else ():
+                given = resize(inputs or {}, axes, size)
+                seconds = math.inf
                 for _ in range(2):
                     if self._stopping.is_set():
                         raise NotReadyError("the server is shutting down")
-                    program.call(name, resize(inputs or {}, axes, size))
+                    began = time.thread_time()  # not what others do to a busy machine
+                    program.call(name, given)
+                    seconds = min(seconds, time.thread_time() - began)
+            quick = quick and self._batching[name].only and seconds <= self._limits.quick_seconds
+        self._quick = quick
 
     def _prove_case(self, program: Program, number: int, case: Case) -> None:
         where = f"golden case {number} ('{case.name}')"
@@ -342,13 +380,44 @@ class Engine:
         """Let jobs wait; wake the engine once for all that this turn of the event loop brings."""
         self._loop = asyncio.get_running_loop()
         self._waiting.put(jobs)
-        if not self._woken:
-            self._woken = True
+        full = self._waiting.rows >= self._limits.max_batch
+        if self._delay is not None and full:
+            self._delay.cancel()
+            self._delay = None
             self._loop.call_soon(self._wake)
+        elif not self._woken:
+            self._woken = True
+            if self._limits.delay_seconds and not full:
+                self._delay = self._loop.call_later(self._limits.delay_seconds, self._wake)
+            else:
+                self._loop.call_soon(self._wake)
 
     def _wake(self) -> None:
         self._woken = False
-        self._waiting.wake()
+        self._delay = None
+        if self._here:
+            self._run_here()
+        else:
+            self._waiting.wake()
+
+    def _run_here(self) -> None:
+        """Run the next batch on the event loop, and let others have their turn before another."""
+        jobs = self._waiting.batch(self._limits.max_batch)
+        if not jobs:
+            return
+        began = time.thread_time()
+        reports: list[BatchReport] = []
+        _deliver(self._run(jobs, reports), reports, self._observer)
+        seconds = time.thread_time() - began
+        if seconds > SLOW * self._limits.quick_seconds:
+            log.warning(
+                "model '%s' took %.3f s on the event loop: it goes on in a thread",
+                *(self.manifest.name, seconds),
+            )
+            self._here = False
+        if self._waiting.rows and not self._woken:
+            self._woken = True
+            asyncio.get_running_loop().call_soon(self._wake)
 
     def close(self) -> None:
         """Take no more calls; what runs now runs to its end, a check to the end of its case."""

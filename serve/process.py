@@ -141,7 +141,11 @@ def make_server(settings: Settings, kind: type[Kind]) -> Kind:
     check_tls(settings)
     configure(settings.threads)
     placement = read_placement(settings.device, settings.place)
-    limits = Limits(settings.threads, settings.max_batch, settings.max_queue, placement)
+    limits = Limits(
+        *(settings.threads, settings.max_batch, settings.max_queue, placement),
+        delay_seconds=settings.max_delay_us / 1e6,
+        quick_seconds=settings.quick_us / 1e6,
+    )
     metrics = Metrics()
     repository = Repository(
         settings.paths,

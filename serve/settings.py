@@ -58,6 +58,14 @@ class Settings(BaseSettings):
         default=(), description="NAME=DEVICE: where the model of that name runs"
     )
     max_batch: int = Field(default=64, ge=1, description="rows of all requests in one call")
+    max_delay_us: int = Field(
+        default=0, ge=0, description="microseconds that a request waits for others to join it"
+    )
+    quick_us: int = Field(
+        default=5000,
+        ge=0,
+        description="a model whose largest batch takes no longer needs no thread of its own",
+    )
     max_queue: int = Field(default=4096, ge=1, description="rows that may wait for each model")
     trusted_keys: Path | None = Field(
         default=None, description="PEM file of Ed25519 public keys: serve only what they signed"

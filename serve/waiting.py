@@ -103,18 +103,19 @@ class Waiting:
         self._bell.put(None)
 
     def take(self, most: int) -> list[Job] | None:
-        """Return the next batch, of at most `most` rows; wait for one; None when closed and empty.
-
-        It begins with the oldest job of the highest priority. What fits to it is taken in order,
-        also from behind jobs of other kinds, which come next.
-        """
-        while not (batch := self._batch(most)):
+        """Return the next batch; wait for one; None when closed and empty."""
+        while not (batch := self.batch(most)):
             if self._closed:
                 return None
             self._bell.get()
         return batch
 
-    def _batch(self, most: int) -> list[Job]:
+    def batch(self, most: int) -> list[Job]:
+        """Return the next batch, of at most `most` rows; no jobs when none wait.
+
+        It begins with the oldest job of the highest priority. What fits to it is taken in order,
+        also from behind jobs of other kinds, which come next.
+        """
         with self._lock:
             first = next((line.popleft() for line in self._lines.values() if line), None)
             if first is None:
