@@ -100,6 +100,7 @@ class Engine:
         self._waiting = Waiting(self._limits.max_queue)
         self._woken = False
         self._delay: asyncio.TimerHandle | None = None
+        self._seen = 0  # rows that waited when the event loop was last asked for more
         self._quick = False  # measured on its thread
         self._here = False  # runs on the event loop
         self._thread: threading.Thread | None = None
@@ -395,10 +396,18 @@ class Engine:
     def _wake(self) -> None:
         self._woken = False
         self._delay = None
-        if self._here:
-            self._run_here()
-        else:
+        if not self._here:
             self._waiting.wake()
+            return
+        rows, seen, self._seen = self._waiting.rows, self._seen, 0
+        if max(seen, 1) < rows < self._limits.max_batch:
+            # More may be about to come: the event loop accepts one connection a turn, and would
+            # take the time of a whole batch for each.
+            self._seen = rows
+            self._woken = True
+            asyncio.get_running_loop().call_soon(self._wake)
+        else:
+            self._run_here()
 
     def _run_here(self) -> None:
         """Run the next batch on the event loop, and let others have their turn before another."""
