@@ -47,8 +47,8 @@ MOST_ADMITTED = 1024  # names, dtypes and shapes that are remembered as fitting
 class Limits:
     """What one engine may use: intra-op threads, rows in one call, rows that wait, devices.
 
-    Rows wait at most `delay_seconds` for others to come. A model that takes at most
-    `quick_seconds` runs on the event loop.
+    Rows wait at most `delay_seconds` for others to come. A model whose largest batch takes at most
+    `quick_seconds` runs on the event loop; none does when 0.
     """
 
     threads: int = 1
@@ -56,7 +56,7 @@ class Limits:
     max_queue: int = 4096
     placement: Placement = field(default_factory=Placement)
     delay_seconds: float = 0.0
-    quick_seconds: float = 0.005
+    quick_seconds: float = 0.0
 
 
 Outcome = tuple[Job, Mapping[str, Packed] | Exception]
