@@ -68,7 +68,7 @@ def create_app(
     infer = Inference(repository, sequences, settings)
     app = Application(infer, metrics, access_line(settings.access_log), open_tracer(settings))
     app.state.sequences = sequences
-    add_sequence_routes(app, sequences, max_body_bytes, answer)
+    add_sequence_routes(app, sequences, settings, answer)
     app.add_middleware(ErrorBoundary)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -29,6 +29,7 @@ from torchship.serve.metrics import Metrics
 from torchship.serve.repository import Repository
 from torchship.serve.sequences import Sequences
 from torchship.serve.settings import Settings
+from torchship.serve.websocket import Socket
 
 if TYPE_CHECKING:
     from torchship.serve.tracing import Tracer
@@ -160,7 +161,7 @@ def make_server(settings: Settings, kind: type[Kind]) -> Kind:
     config = uvicorn.Config(
         app,
         http=direct(settings, app),
-        ws="websockets-sansio",
+        ws=Socket,
         ws_max_size=settings.max_body_bytes,
         lifespan="off",
         log_config=None,

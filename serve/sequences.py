@@ -32,6 +32,7 @@ from torchship.serve.errors import (
     UnknownSequenceError,
 )
 from torchship.serve.protocol import InferRequest
+from torchship.serve.reports import Record
 from torchship.serve.repository import Repository
 from torchship.serve.settings import Settings
 from torchship.serve.state import NoStore, SequenceKey, SequenceState, Store, Turn, read_state
@@ -76,10 +77,22 @@ class Stream:
     sequences: Sequences
     key: SequenceKey
     version: str | None
+    """The one that was asked for."""
+    opened: str
+    """The one that would have run the first step when the stream was opened."""
     turn: Turn
 
-    async def step(self, request: InferRequest) -> Body:
+    @property
+    def on_version(self) -> str:
+        """The version on which the sequence is, or was to begin."""
+        return self.turn.state.version if self.turn.state else self.opened
+
+    async def step(
+        self, request: InferRequest, gone: Callable[[], bool] | None, record: Record
+    ) -> Body:
         """Run the next step; the first, and one after an end, starts the state.
+
+        `gone` and `record` are as in `Sequences.answer`.
 
         Raises:
             RequestError: the request names another sequence; otherwise as `Sequences.answer`.
@@ -87,7 +100,9 @@ class Stream:
         if request.sequence_id is not None:
             raise RequestError("parameter 'sequence_id': a stream is a sequence of its own")
         start = request.sequence_start or self.turn.state is None
-        return await self.sequences.step(self.turn, self.key, self.version, request, start)
+        return await self.sequences.step(
+            *(self.turn, self.key, self.version, request, start, request.timeout, gone, record)
+        )
 
 
 class Sequences:
@@ -124,11 +139,13 @@ class Sequences:
         version: str | None,
         request: InferRequest,
         gone: Callable[[], bool] | None = None,
+        record: Record | None = None,
     ) -> Body:
         """Run a step of a sequence, when it is its turn, and return the encoded answer.
 
         `gone` says whether the client has left: then the step is not run. If anything goes wrong,
-        up to and including the encoding, the state is as it was.
+        up to and including the encoding, the state is as it was. `record` is told on which version
+        the step ran, and when the outputs were there.
 
         Raises:
             UnknownSequenceError, ExpiredSequenceError, LostSequenceError: there is none to go on.
@@ -148,7 +165,7 @@ class Sequences:
                 if timeout <= 0:
                     raise DeadlineError("the request waited longer than its timeout")
             start = request.sequence_start
-            return await self.step(turn, key, version, request, start, timeout, gone)
+            return await self.step(turn, key, version, request, start, timeout, gone, record)
 
     @asynccontextmanager
     async def stream(self, model: str, version: str | None) -> AsyncIterator[Stream]:
@@ -158,11 +175,11 @@ class Sequences:
             UnknownModelError, NotReadyError: there is no such model.
             TooManySequencesError: one more cannot begin.
         """
-        self._repository.find(model, version)
+        opened = self._repository.find(model, version).manifest.version
         key = SequenceKey(model, f"stream-{uuid.uuid4().hex}")
         async with self._streams.turn(key, opening=True) as turn:
             try:
-                yield Stream(self, key, version, turn)
+                yield Stream(self, key, version, opened, turn)
             finally:
                 turn.end()
 
@@ -175,12 +192,15 @@ class Sequences:
         start: bool,
         timeout: float | None = None,
         gone: Callable[[], bool] | None = None,
+        record: Record | None = None,
     ) -> Body:
         """Run one step in a turn that the caller has; see `answer`."""
         if start:
             engine = self._repository.find(key.model, version)
         else:
             engine = self._engine(turn, key, version)
+        record = record or Record()
+        record.model, record.version = engine.manifest.name, engine.manifest.version
         signature = engine.signature(request.method)
         method = signature.method
         if not method.state:
@@ -205,6 +225,7 @@ class Sequences:
                 timeout=timeout,
                 gone=gone,
             )
+        record.answered = time.perf_counter()
         content = encode_answer(engine.manifest, request, outputs)
         if request.sequence_end:
             turn.end()
