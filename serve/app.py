@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from fastapi import FastAPI
@@ -42,6 +42,16 @@ if TYPE_CHECKING:
     from torchship.serve.tracing import Tracer
 
 Handler = Callable[[Request], Awaitable[Response]]
+
+FIGURES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "figures for Prometheus, in the form that `Accept` asks for",
+        "content": {
+            kind: {"schema": {"type": "string"}}
+            for kind in ("text/plain", "application/openmetrics-text")
+        },
+    }
+}
 
 EXTENSIONS = [
     "binary_tensor_data",
@@ -79,7 +89,7 @@ def create_app(
     async def server_metadata() -> Response:
         return _json({"name": "torchship", "version": _own_version(), "extensions": EXTENSIONS})
 
-    @app.get("/metrics", include_in_schema=False)
+    @app.get("/metrics", response_class=Response, responses=FIGURES)
     async def prometheus(request: Request) -> Response:
         await metrics.refresh(repository)
         content, content_type = metrics.expose(request.headers.get("accept", ""))

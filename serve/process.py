@@ -20,6 +20,7 @@ from torchship.script.errors import UsageError
 from torchship.script.signing import read_trusted_keys
 from torchship.script.torchscript import configure
 from torchship.serve.app import create_app
+from torchship.serve.checks import check_places
 from torchship.serve.devices import read_placement
 from torchship.serve.direct import direct
 from torchship.serve.discovery import find_archives
@@ -119,6 +120,7 @@ def run(settings: Settings) -> None:
     """
     configure_logging(settings.log_format, settings.log_level)
     server = make_server(settings, Server)
+    check_places(settings)
     if not settings.trusted_keys:
         print(
             "signatures are not checked: no --trusted-keys were given", file=sys.stderr, flush=True

@@ -22,12 +22,9 @@ from pathlib import Path
 
 from prometheus_client.multiprocess import mark_process_dead
 
-from torchship.script.archive import open_archive
-from torchship.script.errors import ArchiveError, UsageError
-from torchship.script.signing import read_trusted_keys
-from torchship.serve.discovery import find_archives
+from torchship.script.errors import UsageError
+from torchship.serve.checks import check_workers
 from torchship.serve.process import bind
-from torchship.serve.sequences import IN_PROCESS, needs_single_worker
 from torchship.serve.settings import Settings
 
 STEADY_SECONDS = 10  # a worker that lived so long was well
@@ -78,33 +75,6 @@ def share_cores(cores: list[int], workers: int, threads: int) -> list[tuple[int,
         tuple(sorted(cores[(worker * each + n) % len(cores)] for n in range(each)))
         for worker in range(workers)
     ]
-
-
-def check_workers(settings: Settings) -> None:
-    """Refuse what several processes cannot do together.
-
-    Raises:
-        UsageError: sequences would be in one worker's memory only, or loading would reach one only.
-    """
-    if settings.mode == "explicit":
-        raise UsageError(
-            f"--workers {settings.workers} and --mode explicit do not go together: what a client "
-            "loads would reach one worker only; use --mode poll, or one worker"
-        )
-    if settings.state != IN_PROCESS:
-        return
-    keys = read_trusted_keys(settings.trusted_keys) if settings.trusted_keys else []
-    for file in find_archives(settings.paths, empty=settings.mode != "fixed"):
-        try:
-            manifest = open_archive(file, keys).vouched
-        except ArchiveError:
-            continue  # each worker says why it refuses it
-        if needs_single_worker(manifest):
-            raise UsageError(
-                f"model '{manifest.name}' has recurrent state, and each of {settings.workers} "
-                "workers would remember its own sequences only: give --state redis://host:port/db, "
-                "--state none if clients carry the state, or one worker"
-            )
 
 
 def supervise(settings: Settings) -> None:

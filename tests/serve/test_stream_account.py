@@ -92,6 +92,18 @@ def test_messages_and_refusals_are_counted_and_logged_under_their_handshakes_id(
     assert ("three", 404) in said
 
 
+def test_a_step_counts_for_the_version_on_which_its_sequence_is(
+    launch: Launch, archives: dict[str, Path], make_archive: Callable[..., Path]
+) -> None:
+    with launch(archives["memory"], make_archive("memory", version="2")) as server:
+        assert server.line() == "ready: memory/1, memory/2"
+        for path, start in (("memory/versions/1", True), ("memory", False)):
+            request = ONE | {"parameters": {"sequence_id": "a", "sequence_start": start}}
+            url = f"{server.url}/v2/models/{path}/infer"
+            assert httpx.post(url, json=request, trust_env=False).json()["model_version"] == "1"
+        assert requests(server) == {("memory", "1", "200"): 2}
+
+
 def test_a_refused_stream_is_no_fault(launch: Launch, archives: dict[str, Path]) -> None:
     with launch("--access-log", "none", archives["memory"]) as server:
         assert server.line() == "ready: memory/1"

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 from torchship.script.errors import UsageError
 from torchship.script.tree import Flat
+from torchship.serve.checks import check_workers
 from torchship.serve.settings import Settings
-from torchship.serve.workers import Backoff, check_workers, reserve, share_cores
+from torchship.serve.workers import Backoff, reserve, share_cores
 
 # It has no types.
 psutil: Any = import_module("psutil")
