@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -64,11 +65,15 @@ EXTENSIONS = [
 
 
 def create_app(
-    repository: Repository, settings: Settings | None = None, metrics: Metrics | None = None
+    repository: Repository,
+    settings: Settings | None = None,
+    metrics: Metrics | None = None,
+    shared: Path | None = None,
 ) -> Application:
     """Return the application that serves the live models of a repository.
 
     `metrics` are those that the repository's engines report to; without, batches are not counted.
+    `shared` is a folder of several workers, over which rates are then one.
     """
     settings = settings or Settings()
     metrics = metrics or Metrics()
@@ -171,7 +176,7 @@ def create_app(
 
     if settings.api_keys is not None:
         keys = read_api_keys(settings.api_keys)
-        app.put_in_front(lambda inner: Guard(inner, keys, answer))
+        app.put_in_front(lambda inner: Guard(inner, keys, answer, shared=shared))
     if settings.cors_origin:
         app.put_in_front(
             partial(

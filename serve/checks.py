@@ -49,13 +49,8 @@ def check_workers(settings: Settings) -> None:
     """Refuse what several processes cannot do together.
 
     Raises:
-        UsageError: sequences would be in one worker's memory only, or loading would reach one only.
+        UsageError: sequences would be in one worker's memory only.
     """
-    if settings.mode == "explicit":
-        raise UsageError(
-            f"--workers {settings.workers} and --mode explicit do not go together: what a client "
-            "loads would reach one worker only; use --mode poll, or one worker"
-        )
     if settings.state != IN_PROCESS:
         return
     for manifest in _manifests(settings):

@@ -11,6 +11,7 @@ import socket
 import ssl
 import sys
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -133,8 +134,15 @@ def run(settings: Settings) -> None:
         serve(server, bind(settings.host, settings.port, listening=True))
 
 
-def make_server(settings: Settings, kind: type[Kind]) -> Kind:
+def make_server(
+    settings: Settings,
+    kind: type[Kind],
+    repositories: type[Repository] = Repository,
+    shared: Path | None = None,
+) -> Kind:
     """Return a server, of that class, which has not begun.
+
+    `shared` is a folder that it has together with other workers, for what is counted over all.
 
     Raises:
         UsageError: no archives, or no such keys.
@@ -150,7 +158,7 @@ def make_server(settings: Settings, kind: type[Kind]) -> Kind:
         quick_seconds=settings.quick_us / 1e6,
     )
     metrics = Metrics()
-    repository = Repository(
+    repository = repositories(
         settings.paths,
         keys,
         limits,
@@ -159,7 +167,7 @@ def make_server(settings: Settings, kind: type[Kind]) -> Kind:
         observer=metrics.observer,
         report=partial(print, flush=True),
     )
-    app = create_app(repository, settings, metrics)
+    app = create_app(repository, settings, metrics, shared)
     config = uvicorn.Config(
         app,
         http=direct(settings, app),

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.types import Message
 
 from torchship.serve import protocol
+from torchship.serve.auth import ADMIT_KEY
 from torchship.serve.errors import RequestError
 from torchship.serve.front import error_response
 from torchship.serve.handshake import account_of
@@ -117,6 +118,7 @@ class _Stream:
         self._max_tensor_bytes = max_tensor_bytes
         self._answer = answer
         self._account = account_of(socket)
+        self._admit: Callable[[], None] = socket.scope.get(ADMIT_KEY) or (lambda: None)
 
     async def serve(self) -> None:
         """Answer messages until the client leaves."""
@@ -134,6 +136,7 @@ class _Stream:
                 await self._socket.send({"type": "websocket.send", **reply})
 
     async def _step(self, message: Message, record: Record) -> dict[str, str | bytes]:
+        self._admit()
         binary = message.get("bytes")
         if binary is None:
             request = protocol.decode_request(message["text"].encode())

@@ -52,10 +52,12 @@ def open_store(settings: Settings) -> Store:
     Raises:
         UsageError: it is Redis, and the package for it is not installed.
     """
+    if settings.state == IN_PROCESS and settings.workers > 1:
+        return NoStore(settings.max_sequences, "each of its workers would remember its own only")
     if settings.state == IN_PROCESS:
         return MemoryStore(settings.sequence_idle_seconds, settings.max_sequences)
     if settings.state == "none":
-        return NoStore(settings.max_sequences)
+        return NoStore(settings.max_sequences, "--state none")
     try:
         from torchship.serve.state_redis import RedisStore
     except ImportError:

@@ -176,11 +176,6 @@ def test_state_in_memory_is_refused_with_advice(archives: dict[str, Path], model
         check_workers(Settings(paths=paths, workers=2))
 
 
-def test_loading_by_request_is_refused(archives: dict[str, Path]) -> None:
-    with pytest.raises(UsageError, match="--workers 2 and --mode explicit do not go together"):
-        check_workers(Settings(paths=(archives["half"],), workers=2, mode="explicit"))
-
-
 def test_quick_deaths_are_followed_by_longer_pauses() -> None:
     backoff = Backoff()
     assert [backoff.pause(1) for _ in range(4)] == [0, 0.5, 1, 2]
