@@ -143,7 +143,7 @@ class _Stream:
         else:
             request = _read_binary(binary)
         if self._max_tensor_bytes is not None:
-            check_sizes(request, self._max_tensor_bytes)
+            check_sizes(request.inputs, self._max_tensor_bytes)
         record.decoded = time.perf_counter()
         content, length = await self._steps.step(request, self._account.gone, record)
         as_text = binary is None and length is None
