@@ -262,9 +262,8 @@ class Sequences:
             UnknownSequenceError, ExpiredSequenceError: there is none.
             StateStoreError: the store failed.
         """
-        key = SequenceKey(model, id)
-        async with self._store.turn(key, opening=False) as turn:
-            return _found(turn, key).to_bytes()
+        async with self._turn_of(model, id) as (_, _, state):
+            return state.to_bytes()
 
     async def put(self, model: str, id: str, data: bytes) -> None:
         """Set the state of a sequence, which begins if it is not there.
@@ -302,10 +301,8 @@ class Sequences:
             UnknownSequenceError, ExpiredSequenceError, LostSequenceError: there is none.
             StateStoreError: the store failed.
         """
-        key = SequenceKey(model, id)
-        async with self._store.turn(key, opening=False) as turn:
-            method = self._engine(turn, key, None).signature(_found(turn, key).method).method
-            state = _found(turn, key)
+        async with self._turn_of(model, id) as (key, turn, state):
+            method = self._engine(turn, key, None).signature(state.method).method
             zeros = {
                 name: torch.zeros_like(state.tensors[name])
                 for name in (part.input for part in method.state if part.start == "zeros")
@@ -319,10 +316,17 @@ class Sequences:
             UnknownSequenceError, ExpiredSequenceError: there is none.
             StateStoreError: the store failed.
         """
+        async with self._turn_of(model, id) as (_, turn, _):
+            turn.end()
+
+    @asynccontextmanager
+    async def _turn_of(
+        self, model: str, id: str
+    ) -> AsyncIterator[tuple[SequenceKey, Turn, SequenceState]]:
+        """Have a turn of a sequence that is there."""
         key = SequenceKey(model, id)
         async with self._store.turn(key, opening=False) as turn:
-            _found(turn, key)
-            turn.end()
+            yield key, turn, _found(turn, key)
 
 
 def _found(turn: Turn, key: SequenceKey) -> SequenceState:
