@@ -65,6 +65,33 @@ def test_processes_that_take_at_once_get_no_more_than_there_is(tmp_path: Path) -
     assert sum(taken) == 1000
 
 
+TRY = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as file:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        sys.exit(7)
+"""
+
+
+def test_who_takes_has_the_bucket_to_itself(tmp_path: Path) -> None:
+    def held() -> bool:
+        (file,) = tmp_path.iterdir()
+        return subprocess.run([sys.executable, "-c", TRY, str(file)]).returncode == 7
+
+    seen: list[bool] = []
+
+    def clock() -> float:  # which is read in the middle of it
+        seen.append(held())
+        return 1.0
+
+    (bucket,) = shared_buckets(tmp_path, [(b"a", 5.0)], clock)
+    assert bucket.take() == 0
+    assert seen == [True]
+    assert not held()
+
+
 def test_a_rate_is_one_over_all_workers(
     launch: Callable[..., Any], archives: dict[str, Path], keys: Path
 ) -> None:
