@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from fastapi import FastAPI
@@ -43,6 +44,16 @@ if TYPE_CHECKING:
 
 Handler = Callable[[Request], Awaitable[Response]]
 
+FIGURES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "figures for Prometheus, in the form that `Accept` asks for",
+        "content": {
+            kind: {"schema": {"type": "string"}}
+            for kind in ("text/plain", "application/openmetrics-text")
+        },
+    }
+}
+
 EXTENSIONS = [
     "binary_tensor_data",
     "classification",
@@ -54,11 +65,15 @@ EXTENSIONS = [
 
 
 def create_app(
-    repository: Repository, settings: Settings | None = None, metrics: Metrics | None = None
+    repository: Repository,
+    settings: Settings | None = None,
+    metrics: Metrics | None = None,
+    shared: Path | None = None,
 ) -> Application:
     """Return the application that serves the live models of a repository.
 
     `metrics` are those that the repository's engines report to; without, batches are not counted.
+    `shared` is a folder of several workers, over which rates are then one.
     """
     settings = settings or Settings()
     metrics = metrics or Metrics()
@@ -68,7 +83,7 @@ def create_app(
     infer = Inference(repository, sequences, settings)
     app = Application(infer, metrics, access_line(settings.access_log), open_tracer(settings))
     app.state.sequences = sequences
-    add_sequence_routes(app, sequences, max_body_bytes, answer)
+    add_sequence_routes(app, sequences, settings, answer)
     app.add_middleware(ErrorBoundary)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -79,7 +94,7 @@ def create_app(
     async def server_metadata() -> Response:
         return _json({"name": "torchship", "version": _own_version(), "extensions": EXTENSIONS})
 
-    @app.get("/metrics", include_in_schema=False)
+    @app.get("/metrics", response_class=Response, responses=FIGURES)
     async def prometheus(request: Request) -> Response:
         await metrics.refresh(repository)
         content, content_type = metrics.expose(request.headers.get("accept", ""))
@@ -161,7 +176,7 @@ def create_app(
 
     if settings.api_keys is not None:
         keys = read_api_keys(settings.api_keys)
-        app.put_in_front(lambda inner: Guard(inner, keys, answer))
+        app.put_in_front(lambda inner: Guard(inner, keys, answer, shared=shared))
     if settings.cors_origin:
         app.put_in_front(
             partial(

@@ -8,12 +8,14 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from torchship.script.errors import UsageError
 from torchship.serve.errors import RateError, UnauthorizedError
+from torchship.serve.rates import Clock, TokenBucket, shared_buckets
 
 OPEN = "/v2/health/"  # a load balancer has no key
 SHORTEST = 16  # characters of a key
@@ -21,28 +23,8 @@ HASHED = "sha256="
 KEY = re.compile(r"[!-9;-~]+")  # what a header may carry, without the colon that ends it
 BUCKET = 8  # bytes of a digest by which keys are found
 
-Clock = Callable[[], float]
-
-
-class TokenBucket:
-    """So many requests each second; what was not used is kept for one second, not longer."""
-
-    def __init__(self, rate: float, clock: Clock) -> None:
-        self._rate = rate
-        self._most = max(rate, 1.0)
-        self._clock = clock
-        self._tokens = self._most
-        self._last = clock()
-
-    def take(self) -> float:
-        """Take a token; return 0, or the seconds until there is one."""
-        now = self._clock()
-        self._tokens = min(self._most, self._tokens + (now - self._last) * self._rate)
-        self._last = now
-        if self._tokens >= 1:
-            self._tokens -= 1
-            return 0
-        return (1 - self._tokens) / self._rate
+ADMIT_KEY = "torchship.admit"
+"""Where a WebSocket's scope has what each of its messages is to call: it raises `RateError`."""
 
 
 @dataclass(frozen=True)
@@ -122,26 +104,37 @@ class Guard:
         keys: Iterable[ApiKey],
         answer: Callable[[Exception], ASGIApp],
         clock: Clock = time.monotonic,
+        shared: Path | None = None,
     ) -> None:
+        """Put this in front of `app`; over all processes that share a folder rates are one."""
         self.app = app
         self._answer = answer
+        keys = list(keys)
+        rated = [(key.digest, key.rate) for key in keys if key.rate is not None]
+        if shared is None:
+            buckets = [TokenBucket(rate, clock) for _, rate in rated]
+        else:
+            buckets = shared_buckets(shared, rated, clock)
+        of = dict(zip((digest for digest, _ in rated), buckets, strict=True))
         # A digest's first bytes find the key, all of them are then compared in constant time.
         self._keys: dict[bytes, tuple[ApiKey, TokenBucket | None]] = {
-            key.digest[:BUCKET]: (key, None if key.rate is None else TokenBucket(key.rate, clock))
-            for key in keys
+            key.digest[:BUCKET]: (key, of.get(key.digest)) for key in keys
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer it with 401 or 429."""
         if scope["type"] in ("http", "websocket") and not scope["path"].startswith(OPEN):
             try:
-                self._check(scope["headers"])
+                known, bucket = self._find(scope["headers"])
+                _take(known, bucket)
+                if scope["type"] == "websocket":
+                    scope[ADMIT_KEY] = partial(_take, known, bucket)
             except (UnauthorizedError, RateError) as error:
                 await self._answer(error)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
-    def _check(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    def _find(self, headers: Iterable[tuple[bytes, bytes]]) -> tuple[ApiKey, TokenBucket | None]:
         key = _key_of(headers)
         if key is None:
             raise UnauthorizedError(
@@ -151,12 +144,13 @@ class Guard:
         known, bucket = self._keys.get(digest[:BUCKET], (None, None))
         if known is None or not hmac.compare_digest(known.digest, digest):
             raise UnauthorizedError("the API key is unknown")
-        if bucket is not None:
-            wait = bucket.take()
-            if wait:
-                raise RateError(
-                    f"API key '{known.name}' may make {known.rate:g} requests a second", wait
-                )
+        return known, bucket
+
+
+def _take(key: ApiKey, bucket: TokenBucket | None) -> None:
+    wait = 0.0 if bucket is None else bucket.take()
+    if wait:
+        raise RateError(f"API key '{key.name}' may make {key.rate:g} requests a second", wait)
 
 
 def _key_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:

@@ -20,7 +20,8 @@ from torchship.serve.compression import OFFERED
 from torchship.serve.connection import OneWrite
 from torchship.serve.engine import Engine
 from torchship.serve.errors import ClientGoneError
-from torchship.serve.front import CLIENT_LEFT, REQUEST_ID, Front, answer
+from torchship.serve.front import Front, answer
+from torchship.serve.handshake import CLIENT_LEFT, REQUEST_ID
 from torchship.serve.infer import HEADER_LENGTH, Inference, infer_target
 from torchship.serve.patience import Patient
 from torchship.serve.protocol import InferRequest, encode_outputs

@@ -13,6 +13,7 @@ import re
 import uuid
 from asyncio import CancelledError
 from collections.abc import Iterable
+from functools import partial
 from itertools import count
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from torchship.serve.compression import ACCEPTED
 from torchship.serve.errors import RateError, status_of
+from torchship.serve.handshake import CLIENT_LEFT, REQUEST_ID, UPGRADED, Account, shake_hands
 from torchship.serve.logs import AccessLine
 from torchship.serve.metrics import Metrics
 from torchship.serve.reports import SCOPE_KEY, TIMING, Record, Timing
@@ -32,9 +34,6 @@ if TYPE_CHECKING:  # an extra, loaded by who asks for it
     from torchship.serve.tracing import Tracer
 
 log = logging.getLogger(__name__)
-
-REQUEST_ID = b"x-request-id"
-CLIENT_LEFT = 499
 
 # What an error of that status says besides.
 HEADERS = {
@@ -68,7 +67,7 @@ class Front:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application."""
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await self._socket(scope, receive, send)
             return
         record = self.begin(scope["headers"])
         scope[SCOPE_KEY] = record
@@ -96,6 +95,23 @@ class Front:
         finally:
             self.ended(scope, record)
 
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        record = self.begin(scope["headers"])
+        gone = partial(has_left, receive)
+        account = Account(scope, record.request_id, gone, self._message, self.ended)
+        try:
+            await shake_hands(self.app, account, record, answer, (scope, receive, send))
+        finally:
+            self.ended(scope, record)
+
+    def _message(self, request_id: bytes) -> Record:
+        """Return the record of one message of a WebSocket."""
+        record = Record(request_id, perf_counter())
+        if self._tracer is not None:
+            record.timing = Timing()
+            TIMING.set(record.timing)
+        return record
+
     def begin(self, headers: Iterable[tuple[bytes, bytes]]) -> Record:
         """Return the record of a request with these headers."""
         for name, value in headers:
@@ -106,7 +122,8 @@ class Front:
     def ended(self, scope: Scope, record: Record) -> None:
         """Count a request that has ended, log it and send its trace."""
         seconds = perf_counter() - record.started
-        self._metrics.model(record.model, record.version).request(record, seconds)
+        if record.status != UPGRADED:  # of a WebSocket its messages are counted
+            self._metrics.model(record.model, record.version).request(record, seconds)
         if self._line is not None:
             self._line(scope, record, seconds)
         if self._tracer is not None:

@@ -123,7 +123,7 @@ class Inference:
         gone = _watch(receive)
         if request.in_sequence:
             record.decoded = time.perf_counter()
-            content, length = await self._sequences.answer(*target, request, gone)
+            content, length = await self._sequences.answer(*target, request, gone, record)
         else:
             content, length = await _run(engine, request, record, gone)
         answered: list[tuple[bytes, bytes]] = (

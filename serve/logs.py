@@ -84,7 +84,7 @@ def _line(scope: Scope, record: Record, seconds: float) -> None:
         level,
         "request",
         extra={
-            "method": scope["method"],
+            "method": scope.get("method", "WEBSOCKET"),
             "path": path.decode("ascii", "backslashreplace")[:LONGEST_PATH],
             "status": record.status,
             "seconds": round(seconds, 6),

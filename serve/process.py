@@ -11,6 +11,7 @@ import socket
 import ssl
 import sys
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,6 +21,7 @@ from torchship.script.errors import UsageError
 from torchship.script.signing import read_trusted_keys
 from torchship.script.torchscript import configure
 from torchship.serve.app import create_app
+from torchship.serve.checks import check_places
 from torchship.serve.devices import read_placement
 from torchship.serve.direct import direct
 from torchship.serve.discovery import find_archives
@@ -29,6 +31,7 @@ from torchship.serve.metrics import Metrics
 from torchship.serve.repository import Repository
 from torchship.serve.sequences import Sequences
 from torchship.serve.settings import Settings
+from torchship.serve.websocket import Socket
 
 if TYPE_CHECKING:
     from torchship.serve.tracing import Tracer
@@ -118,6 +121,7 @@ def run(settings: Settings) -> None:
     """
     configure_logging(settings.log_format, settings.log_level)
     server = make_server(settings, Server)
+    check_places(settings)
     if not settings.trusted_keys:
         print(
             "signatures are not checked: no --trusted-keys were given", file=sys.stderr, flush=True
@@ -130,8 +134,15 @@ def run(settings: Settings) -> None:
         serve(server, bind(settings.host, settings.port, listening=True))
 
 
-def make_server(settings: Settings, kind: type[Kind]) -> Kind:
+def make_server(
+    settings: Settings,
+    kind: type[Kind],
+    repositories: type[Repository] = Repository,
+    shared: Path | None = None,
+) -> Kind:
     """Return a server, of that class, which has not begun.
+
+    `shared` is a folder that it has together with other workers, for what is counted over all.
 
     Raises:
         UsageError: no archives, or no such keys.
@@ -147,7 +158,7 @@ def make_server(settings: Settings, kind: type[Kind]) -> Kind:
         quick_seconds=settings.quick_us / 1e6,
     )
     metrics = Metrics()
-    repository = Repository(
+    repository = repositories(
         settings.paths,
         keys,
         limits,
@@ -156,11 +167,11 @@ def make_server(settings: Settings, kind: type[Kind]) -> Kind:
         observer=metrics.observer,
         report=partial(print, flush=True),
     )
-    app = create_app(repository, settings, metrics)
+    app = create_app(repository, settings, metrics, shared)
     config = uvicorn.Config(
         app,
         http=direct(settings, app),
-        ws="websockets-sansio",
+        ws=Socket,
         ws_max_size=settings.max_body_bytes,
         lifespan="off",
         log_config=None,

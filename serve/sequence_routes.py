@@ -7,6 +7,7 @@ binary, with tensors after it, `[length of the JSON: uint32, little-endian][JSON
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any
@@ -15,15 +16,22 @@ import orjson
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Message
 
 from torchship.serve import protocol
+from torchship.serve.auth import ADMIT_KEY
 from torchship.serve.errors import RequestError
-from torchship.serve.infer import read_body
+from torchship.serve.front import error_response
+from torchship.serve.handshake import account_of
+from torchship.serve.infer import check_sizes, read_body
 from torchship.serve.openapi import OCTETS, answers
+from torchship.serve.reports import SCOPE_KEY, Record
 from torchship.serve.schemas import Error, SequenceCount
 from torchship.serve.sequences import Body, Sequences, Stream
+from torchship.serve.settings import Settings
+from torchship.serve.tensors import short
 
-Answer = Callable[[Exception], Response]
+Answer = Callable[[Exception, Record | None], Response]
 
 LENGTH = struct.Struct("<I")
 
@@ -32,9 +40,10 @@ BYTES_OUT = {"description": "safetensors, a tensor for each input of the state",
 
 
 def add_sequence_routes(
-    app: FastAPI, sequences: Sequences, max_body_bytes: int, answer: Answer
+    app: FastAPI, sequences: Sequences, settings: Settings, answer: Answer
 ) -> None:
     """Add the routes; `answer` says what a client is told of an error."""
+    max_body_bytes = settings.max_body_bytes
     state = "/v2/models/{model}/sequences/{id}/state"
 
     @app.get("/v2/sequences", responses=answers(SequenceCount, 503))
@@ -81,11 +90,16 @@ def add_sequence_routes(
             try:
                 steps = await stack.enter_async_context(sequences.stream(model, version))
             except Exception as error:
-                await socket.send_denial_response(answer(error))
+                await socket.send_denial_response(answer(error, socket.scope.get(SCOPE_KEY)))
                 return
             await socket.accept()
             with suppress(WebSocketDisconnect):
-                await _serve(socket, steps, answer)
+                await _Stream(socket, steps, settings.max_tensor_bytes, answer).serve()
+
+    @app.websocket("/{path:path}")
+    async def no_stream(socket: WebSocket, path: str) -> None:
+        error = error_response(404, f"WebSocket {short('/' + path)}: not found")
+        await socket.send_denial_response(error)
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -93,26 +107,49 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {k: v for k, v in answers(Error, *statuses).items() if k != 200}
 
 
-async def _serve(socket: WebSocket, steps: Stream, answer: Answer) -> None:
-    """Answer messages, one for each, until the client leaves."""
-    while True:
-        message = await socket.receive()
-        if message["type"] == "websocket.disconnect":
-            return
+class _Stream:
+    """One WebSocket: a message in, a message out."""
+
+    def __init__(
+        self, socket: WebSocket, steps: Stream, max_tensor_bytes: int | None, answer: Answer
+    ) -> None:
+        self._socket = socket
+        self._steps = steps
+        self._max_tensor_bytes = max_tensor_bytes
+        self._answer = answer
+        self._account = account_of(socket)
+        self._admit: Callable[[], None] = socket.scope.get(ADMIT_KEY) or (lambda: None)
+
+    async def serve(self) -> None:
+        """Answer messages until the client leaves."""
+        while (message := await self._socket.receive())["type"] != "websocket.disconnect":
+            with self._account.message() as record:
+                record.model, record.version = self._steps.key.model, self._steps.on_version
+                record.wanted = record.started
+                try:
+                    reply = await self._step(message, record)
+                    record.status = 200
+                except Exception as error:
+                    refusal = self._answer(error, record)
+                    reply = {"text": bytes(refusal.body).decode()}
+                    record.status = refusal.status_code
+                await self._socket.send({"type": "websocket.send", **reply})
+
+    async def _step(self, message: Message, record: Record) -> dict[str, str | bytes]:
+        self._admit()
         binary = message.get("bytes")
-        try:
-            if binary is None:
-                request = protocol.decode_request(message["text"].encode())
-            else:
-                request = _read_binary(binary)
-            content, length = await steps.step(request)
-        except Exception as error:
-            await socket.send_text(bytes(answer(error).body).decode())
-            continue
-        if binary is None and length is None:
-            await socket.send_text(content.decode())
+        if binary is None:
+            request = protocol.decode_request(message["text"].encode())
         else:
-            await socket.send_bytes(_binary((content, length)))
+            request = _read_binary(binary)
+        if self._max_tensor_bytes is not None:
+            check_sizes(request.inputs, self._max_tensor_bytes)
+        record.decoded = time.perf_counter()
+        content, length = await self._steps.step(request, self._account.gone, record)
+        as_text = binary is None and length is None
+        reply = content.decode() if as_text else _binary((content, length))
+        record.encoded = time.perf_counter()
+        return {"text" if as_text else "bytes": reply}
 
 
 def _read_binary(message: bytes) -> protocol.InferRequest:

@@ -32,6 +32,7 @@ from torchship.serve.errors import (
     UnknownSequenceError,
 )
 from torchship.serve.protocol import InferRequest
+from torchship.serve.reports import Record
 from torchship.serve.repository import Repository
 from torchship.serve.settings import Settings
 from torchship.serve.state import NoStore, SequenceKey, SequenceState, Store, Turn, read_state
@@ -51,10 +52,12 @@ def open_store(settings: Settings) -> Store:
     Raises:
         UsageError: it is Redis, and the package for it is not installed.
     """
+    if settings.state == IN_PROCESS and settings.workers > 1:
+        return NoStore(settings.max_sequences, "each of its workers would remember its own only")
     if settings.state == IN_PROCESS:
         return MemoryStore(settings.sequence_idle_seconds, settings.max_sequences)
     if settings.state == "none":
-        return NoStore(settings.max_sequences)
+        return NoStore(settings.max_sequences, "--state none")
     try:
         from torchship.serve.state_redis import RedisStore
     except ImportError:
@@ -76,10 +79,22 @@ class Stream:
     sequences: Sequences
     key: SequenceKey
     version: str | None
+    """The one that was asked for."""
+    opened: str
+    """The one that would have run the first step when the stream was opened."""
     turn: Turn
 
-    async def step(self, request: InferRequest) -> Body:
+    @property
+    def on_version(self) -> str:
+        """The version on which the sequence is, or was to begin."""
+        return self.turn.state.version if self.turn.state else self.opened
+
+    async def step(
+        self, request: InferRequest, gone: Callable[[], bool] | None, record: Record
+    ) -> Body:
         """Run the next step; the first, and one after an end, starts the state.
+
+        `gone` and `record` are as in `Sequences.answer`.
 
         Raises:
             RequestError: the request names another sequence; otherwise as `Sequences.answer`.
@@ -87,7 +102,9 @@ class Stream:
         if request.sequence_id is not None:
             raise RequestError("parameter 'sequence_id': a stream is a sequence of its own")
         start = request.sequence_start or self.turn.state is None
-        return await self.sequences.step(self.turn, self.key, self.version, request, start)
+        return await self.sequences.step(
+            *(self.turn, self.key, self.version, request, start, request.timeout, gone, record)
+        )
 
 
 class Sequences:
@@ -124,11 +141,13 @@ class Sequences:
         version: str | None,
         request: InferRequest,
         gone: Callable[[], bool] | None = None,
+        record: Record | None = None,
     ) -> Body:
         """Run a step of a sequence, when it is its turn, and return the encoded answer.
 
         `gone` says whether the client has left: then the step is not run. If anything goes wrong,
-        up to and including the encoding, the state is as it was.
+        up to and including the encoding, the state is as it was. `record` is told on which version
+        the step ran, and when the outputs were there.
 
         Raises:
             UnknownSequenceError, ExpiredSequenceError, LostSequenceError: there is none to go on.
@@ -148,7 +167,7 @@ class Sequences:
                 if timeout <= 0:
                     raise DeadlineError("the request waited longer than its timeout")
             start = request.sequence_start
-            return await self.step(turn, key, version, request, start, timeout, gone)
+            return await self.step(turn, key, version, request, start, timeout, gone, record)
 
     @asynccontextmanager
     async def stream(self, model: str, version: str | None) -> AsyncIterator[Stream]:
@@ -158,11 +177,11 @@ class Sequences:
             UnknownModelError, NotReadyError: there is no such model.
             TooManySequencesError: one more cannot begin.
         """
-        self._repository.find(model, version)
+        opened = self._repository.find(model, version).manifest.version
         key = SequenceKey(model, f"stream-{uuid.uuid4().hex}")
         async with self._streams.turn(key, opening=True) as turn:
             try:
-                yield Stream(self, key, version, turn)
+                yield Stream(self, key, version, opened, turn)
             finally:
                 turn.end()
 
@@ -175,12 +194,15 @@ class Sequences:
         start: bool,
         timeout: float | None = None,
         gone: Callable[[], bool] | None = None,
+        record: Record | None = None,
     ) -> Body:
         """Run one step in a turn that the caller has; see `answer`."""
         if start:
             engine = self._repository.find(key.model, version)
         else:
             engine = self._engine(turn, key, version)
+        record = record or Record()
+        record.model, record.version = engine.manifest.name, engine.manifest.version
         signature = engine.signature(request.method)
         method = signature.method
         if not method.state:
@@ -205,6 +227,7 @@ class Sequences:
                 timeout=timeout,
                 gone=gone,
             )
+        record.answered = time.perf_counter()
         content = encode_answer(engine.manifest, request, outputs)
         if request.sequence_end:
             turn.end()
@@ -239,9 +262,8 @@ class Sequences:
             UnknownSequenceError, ExpiredSequenceError: there is none.
             StateStoreError: the store failed.
         """
-        key = SequenceKey(model, id)
-        async with self._store.turn(key, opening=False) as turn:
-            return _found(turn, key).to_bytes()
+        async with self._turn_of(model, id) as (_, _, state):
+            return state.to_bytes()
 
     async def put(self, model: str, id: str, data: bytes) -> None:
         """Set the state of a sequence, which begins if it is not there.
@@ -279,10 +301,8 @@ class Sequences:
             UnknownSequenceError, ExpiredSequenceError, LostSequenceError: there is none.
             StateStoreError: the store failed.
         """
-        key = SequenceKey(model, id)
-        async with self._store.turn(key, opening=False) as turn:
-            method = self._engine(turn, key, None).signature(_found(turn, key).method).method
-            state = _found(turn, key)
+        async with self._turn_of(model, id) as (key, turn, state):
+            method = self._engine(turn, key, None).signature(state.method).method
             zeros = {
                 name: torch.zeros_like(state.tensors[name])
                 for name in (part.input for part in method.state if part.start == "zeros")
@@ -296,10 +316,17 @@ class Sequences:
             UnknownSequenceError, ExpiredSequenceError: there is none.
             StateStoreError: the store failed.
         """
+        async with self._turn_of(model, id) as (_, turn, _):
+            turn.end()
+
+    @asynccontextmanager
+    async def _turn_of(
+        self, model: str, id: str
+    ) -> AsyncIterator[tuple[SequenceKey, Turn, SequenceState]]:
+        """Have a turn of a sequence that is there."""
         key = SequenceKey(model, id)
         async with self._store.turn(key, opening=False) as turn:
-            _found(turn, key)
-            turn.end()
+            yield key, turn, _found(turn, key)
 
 
 def _found(turn: Turn, key: SequenceKey) -> SequenceState:

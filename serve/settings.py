@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from pydantic_settings import (
 
 from torchship.script.errors import UsageError
 
+PREFIX = "TORCHSHIP_SERVE_"
 PASSWORD = re.compile(r"(?<=://)[^/@\s]*@")  # the user and password of a URL
 
 LogFormat = Literal["console", "json"]
@@ -33,7 +36,7 @@ class Settings(BaseSettings):
     is an error.
     """
 
-    model_config = SettingsConfigDict(env_prefix="TORCHSHIP_SERVE_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     paths: tuple[Path, ...] = Field(
         default=(), description="archives, or folders of *.pt or <name>/<version>/model.pt"
@@ -147,22 +150,34 @@ def read_settings(given: dict[str, object]) -> Settings:
 
     Raises:
         UsageError: a value that does not fit, a file that is not there or no TOML, or a key in it
-            that is no setting.
+            or a variable `TORCHSHIP_SERVE_…` that is no setting.
     """
+    for variable in os.environ:
+        name = variable.lower()  # as pydantic-settings reads them
+        if name.startswith(PREFIX.lower()):
+            _check_name(name.removeprefix(PREFIX.lower()), f"the environment's {variable}")
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise UsageError(
-                f"unknown setting '{name}': expected one of " + ", ".join(Settings.model_fields)
-            ) from None
+            _check_name(name, f"'{name}'")
         raise UsageError(
             f"setting '{name}': {first['msg']}, got {shown(first['input'])!r}"
         ) from None
     except SettingsError as error:
         raise UsageError(str(error)) from None
+
+
+def _check_name(name: str, what: str) -> None:
+    """Refuse a name that is no setting's, with what it may have been meant to be."""
+    if name not in Settings.model_fields:
+        close = difflib.get_close_matches(name, Settings.model_fields, 1)
+        meant = f" (did you mean '{close[0]}'?)" if close else ""
+        raise UsageError(
+            f"unknown setting {what}{meant}: expected one of " + ", ".join(Settings.model_fields)
+        ) from None
 
 
 def show(settings: Settings, given: dict[str, object]) -> list[Shown]:
@@ -174,7 +189,7 @@ def show(settings: Settings, given: dict[str, object]) -> list[Shown]:
         if name in given:
             source = f"--{name.replace('_', '-')}" if name != "paths" else "argument"
         elif name in environment:
-            source = f"TORCHSHIP_SERVE_{name.upper()}"
+            source = PREFIX + name.upper()
         else:
             source = str(settings.config) if name in file else "default"
         value = shown(settings.model_dump(mode="json")[name])

@@ -133,8 +133,9 @@ class Store(ABC):
 class NoStore(Store):
     """The store of a server that keeps no sequences; streams have their state all the same."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, why: str) -> None:
         self.most = most
+        self._why = why
 
     def turn(self, key: SequenceKey, opening: bool) -> AbstractAsyncContextManager[Turn]:
         """Refuse.
@@ -143,7 +144,7 @@ class NoStore(Store):
             RequestError: always.
         """
         raise RequestError(
-            f"{key}: this server keeps no sequences (--state none): send the state as inputs"
+            f"{key}: this server keeps no sequences ({self._why}): send the state as inputs"
         )
 
     async def live(self) -> int:

@@ -19,6 +19,7 @@ from starlette.types import Scope
 
 from torchship.serve.reports import Record, Timing
 
+INFER, STREAM = "/v2/models/{model}/infer", "/v2/models/{model}/stream"
 PROPAGATED = (b"traceparent", b"tracestate")
 
 
@@ -47,13 +48,14 @@ class Tracer:
             for name, value in scope["headers"]
             if name in PROPAGATED
         }
-        route = "/v2/models/{model}/infer"
+        stream = scope["type"] == "websocket"  # of which this is one message
+        verb, route = ("GET", STREAM) if stream else ("POST", INFER)
         server = self._tracer.start_span(
-            f"POST {route}",
+            f"{verb} {route}",
             self._propagator.extract(carrier),
             SpanKind.SERVER,
             {
-                "http.request.method": "POST",
+                "http.request.method": verb,
                 "http.route": route,
                 "http.response.status_code": record.status,
                 "torchship.model": record.model,

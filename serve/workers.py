@@ -22,16 +22,15 @@ from pathlib import Path
 
 from prometheus_client.multiprocess import mark_process_dead
 
-from torchship.script.archive import open_archive
-from torchship.script.errors import ArchiveError, UsageError
-from torchship.script.signing import read_trusted_keys
-from torchship.serve.discovery import find_archives
+from torchship.script.errors import UsageError
+from torchship.serve.changes import Change, Changes, Outcome, of_line
+from torchship.serve.checks import check_workers
 from torchship.serve.process import bind
-from torchship.serve.sequences import IN_PROCESS, needs_single_worker
 from torchship.serve.settings import Settings
 
 STEADY_SECONDS = 10  # a worker that lived so long was well
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+LONGEST_LINE = 1 << 20  # bytes that a worker says at once
 GRACE_SECONDS = 10  # beyond the time that requests in flight have
 
 
@@ -44,6 +43,7 @@ class Role:
     port: int
     cores: tuple[int, ...]
     early: bool  # listen before the archives are loaded
+    shared: Path  # a folder that the workers have together
 
     def line(self) -> bytes:
         """Return the role as a line."""
@@ -80,33 +80,6 @@ def share_cores(cores: list[int], workers: int, threads: int) -> list[tuple[int,
     ]
 
 
-def check_workers(settings: Settings) -> None:
-    """Refuse what several processes cannot do together.
-
-    Raises:
-        UsageError: sequences would be in one worker's memory only, or loading would reach one only.
-    """
-    if settings.mode == "explicit":
-        raise UsageError(
-            f"--workers {settings.workers} and --mode explicit do not go together: what a client "
-            "loads would reach one worker only; use --mode poll, or one worker"
-        )
-    if settings.state != IN_PROCESS:
-        return
-    keys = read_trusted_keys(settings.trusted_keys) if settings.trusted_keys else []
-    for file in find_archives(settings.paths, empty=settings.mode != "fixed"):
-        try:
-            manifest = open_archive(file, keys).vouched
-        except ArchiveError:
-            continue  # each worker says why it refuses it
-        if needs_single_worker(manifest):
-            raise UsageError(
-                f"model '{manifest.name}' has recurrent state, and each of {settings.workers} "
-                "workers would remember its own sequences only: give --state redis://host:port/db, "
-                "--state none if clients carry the state, or one worker"
-            )
-
-
 def supervise(settings: Settings) -> None:
     """Run the workers until a signal comes and all have ended in good order.
 
@@ -117,9 +90,9 @@ def supervise(settings: Settings) -> None:
     check_workers(settings)
     with (
         reserve(settings.host, settings.port) as reserved,
-        tempfile.TemporaryDirectory(prefix="torchship-metrics-") as metrics,
+        tempfile.TemporaryDirectory(prefix="torchship-workers-") as shared,
     ):
-        asyncio.run(Supervisor(settings, reserved, Path(metrics)).run())
+        asyncio.run(Supervisor(settings, reserved, Path(shared)).run())
 
 
 def reserve(host: str, port: int) -> socket.socket:
@@ -138,10 +111,10 @@ def reserve(host: str, port: int) -> socket.socket:
 class Supervisor:
     """Starts the workers, hears what they say, replaces those that die, and ends them all."""
 
-    def __init__(self, settings: Settings, reserved: socket.socket, metrics: Path) -> None:
+    def __init__(self, settings: Settings, reserved: socket.socket, shared: Path) -> None:
         self._settings = settings
         self._host, self._port = reserved.getsockname()[:2]
-        self._metrics = metrics
+        self._shared = shared
         self._cores = share_cores(
             sorted(os.sched_getaffinity(0)), settings.workers, settings.threads
         )
@@ -149,6 +122,8 @@ class Supervisor:
         self._loaded: set[int] = set()  # workers that know what became of their archives
         self._listening: set[int] = set()
         self._said: set[str] = set()
+        self._changes = Changes(settings.load, self._tell, lambda: list(self._processes))
+        self._making: set[asyncio.Task[None]] = set()
         self._started = False  # all were there once
         self._early_is_over = False
         self._ending = asyncio.Event()
@@ -208,7 +183,8 @@ class Supervisor:
             *(sys.executable, "-m", "torchship.serve.worker"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self._metrics)},
+            limit=LONGEST_LINE,
+            env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self._shared)},
             start_new_session=True,  # a terminal's Ctrl-C comes to us, and from us to it
         )
         self._processes[worker] = process
@@ -216,15 +192,19 @@ class Supervisor:
             self._signal(worker, signal.SIGTERM)
         early = worker == 0 and not self._early_is_over
         cores = self._cores[worker]
-        role = Role(self._settings, self._host, self._port, cores, early)
+        settings = self._settings.model_copy(update={"load": self._changes.wanted})
+        role = Role(settings, self._host, self._port, cores, early, self._shared)
         self._tell(worker, role.line())
+        self._changes.joined(worker)
         assert process.stdout is not None
         async for line in process.stdout:
             self._hear(worker, line.decode().rstrip("\n"))
         code = await process.wait()
+        del self._processes[worker]
+        self._changes.left(worker)
         self._loaded.discard(worker)
         self._listening.discard(worker)
-        mark_process_dead(process.pid, str(self._metrics))  # type: ignore[no-untyped-call]
+        mark_process_dead(process.pid, str(self._shared))  # type: ignore[no-untyped-call]
         return code
 
     def _hear(self, worker: int, line: str) -> None:
@@ -240,6 +220,16 @@ class Supervisor:
                 self._tell(worker, b"listen\n")
             elif worker == 0:
                 self._end_early()
+        elif kind == "change":
+            change = of_line(line)
+            assert isinstance(change, Change)
+            task = asyncio.create_task(self._changes.make(worker, change))
+            self._making.add(task)
+            task.add_done_callback(self._making.discard)
+        elif kind == "outcome":
+            outcome = of_line(line)
+            assert isinstance(outcome, Outcome)
+            self._changes.heard(worker, outcome)
         else:
             _say(f"worker {worker}: {line}")
         if len(self._loaded & self._listening) == self._settings.workers and not self._started:
@@ -258,9 +248,12 @@ class Supervisor:
                 self._tell(worker, b"listen\n")
 
     def _tell(self, worker: int, line: bytes) -> None:
-        stdin = self._processes[worker].stdin
-        assert stdin is not None
-        stdin.write(line)  # a worker that has died meanwhile is noticed by its output's end
+        process = self._processes.get(worker)
+        if process is not None:
+            assert process.stdin is not None
+            process.stdin.write(
+                line
+            )  # a worker that has died meanwhile is noticed by its output's end
 
 
 def _say(line: str) -> None:

@@ -138,6 +138,16 @@ class Slow(nn.Module):
         return x.sum()
 
 
+class Lasting(nn.Module):
+    """Takes a number of rounds, and counts them: h: float32[1] -> h."""
+
+    def forward(self, rounds: int, h: Tensor) -> Tensor:
+        x = torch.ones(8, 8)
+        for _ in range(rounds):
+            x = torch.tanh(x @ x)
+        return h + rounds
+
+
 class Wide(nn.Module):
     """x: float32[batch,2] -> float32[batch,4]; has 8 MB of weights."""
 
@@ -279,6 +289,18 @@ def _slow() -> Model:
     return Model(Slow(), {"forward": signature}, [once({"rounds": torch.tensor(2)})])
 
 
+def _lasting() -> Model:
+    h = tensor("h", "float32", 1)
+    signature = method(
+        [needs(ScalarNode(kind="int", name="rounds")), needs(h)],
+        h,
+        [State(input="h", output="h", start="zeros")],
+    )
+    return Model(
+        Lasting(), {"forward": signature}, [once({"rounds": torch.tensor(2), "h": torch.zeros(1)})]
+    )
+
+
 def _wide() -> Model:
     signature = method(
         [needs(tensor("x", "float32", "batch", 2))], tensor("output", "float32", "batch", 4)
@@ -296,6 +318,7 @@ MODELS = {
     "slow": _slow,
     "every": _every,
 }
+MORE = {"wide": _wide, "lasting": _lasting}  # for tests of their own
 
 Edit = Callable[[Flat], Flat]
 MakeArchive = Callable[..., Path]
@@ -310,7 +333,7 @@ def make(
     golden: bool = True,
 ) -> Path:
     """Write an archive of one of the models above; `edit` changes its golden outputs."""
-    model = _wide() if name == "wide" else MODELS[name]()
+    model = (MODELS | MORE)[name]()
     cases = model.cases if golden else []
     manifest = Manifest(
         name=name,

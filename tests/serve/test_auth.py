@@ -18,8 +18,9 @@ from starlette.websockets import WebSocket
 
 from torchship.script.errors import UsageError
 from torchship.serve.app import create_app
-from torchship.serve.auth import ApiKey, Guard, TokenBucket, read_api_keys
+from torchship.serve.auth import ApiKey, Guard, read_api_keys
 from torchship.serve.front import answer
+from torchship.serve.rates import TokenBucket
 from torchship.serve.repository import Repository
 from torchship.serve.settings import Settings
 

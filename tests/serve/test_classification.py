@@ -23,7 +23,18 @@ def test_the_largest_come_first_with_their_labels() -> None:
     assert found == Strings(
         (2, 2), [b"3.000000:1:b", b"0.250000:0:a", b"7.000000:2:c", b"5.000000:0:a"]
     )
-    assert largest("y", rows, 1, {"z": ("a",)}).items == [b"3.000000:1", b"7.000000:2"]
+    other = {"z": ("a", "b", "c")}
+    assert largest("y", rows, 1, other).items == [b"3.000000:1", b"7.000000:2"]
+
+
+def test_of_equals_the_lower_index_comes_first() -> None:
+    found = largest("y", torch.ones(1, 1000), 1000, {})
+    assert found.items == [f"1.000000:{index}".encode() for index in range(1000)]
+
+
+def test_a_class_without_a_label_has_its_index_only() -> None:
+    found = largest("y", torch.tensor([1, 3, 2]), 3, {"y": ("a", "b")})
+    assert found.items == [b"3:1:b", b"2:2", b"1:0:a"]
 
 
 def test_integers_half_precision_and_more_classes_than_there_are() -> None:

@@ -78,6 +78,8 @@ def test_a_binary_response_round_trips_bit_by_bit(outputs: dict[str, Value]) -> 
 
 
 @given(values([name for name in DATATYPES if name not in (*WITHOUT_JSON, "BYTES")]))
+@example(torch.tensor([1, math.nan]))
+@example(torch.tensor([-math.inf], dtype=torch.float64))
 def test_a_json_request_round_trips_or_cannot_be_said(value: Value) -> None:
     assert isinstance(value, torch.Tensor)
     finite = not value.is_floating_point() or bool(value.isfinite().all())
@@ -131,6 +133,38 @@ def test_every_other_header_length_is_refused(datatype: str) -> None:
     for text in ("", " ", "+5", "5.0", "0x10", "٣", "1e3", f"{length},{length}", "9" * 5000):
         with pytest.raises(RequestError):
             decode_request(content, text)
+
+
+@pytest.mark.parametrize("datatype", DATATYPES)
+def test_bytes_left_over_are_refused(datatype: str) -> None:
+    value: Value = (
+        Strings((2,), [b"ab", b""])
+        if datatype == "BYTES"
+        else torch.ones(2, dtype=BY_WIRE[datatype].torch)
+    )
+    content, length = encoded({"x": value})
+    for more in (b"\0", bytes(8)):
+        with pytest.raises(RequestError, match="bytes of binary data after the JSON"):
+            decode_request(content + more, str(length))
+
+
+def test_a_length_of_json_alone_is_its_own_in_plain_digits() -> None:
+    content, none = encode_request(InferRequest({"x": torch.ones(2)}), lambda name: False)
+    length = len(content)
+    assert none is None
+    decode_request(content, str(length))
+    arabic = str(length).translate({ord("0") + digit: 0x660 + digit for digit in range(10)})
+    for said in (str(length + 1), str(length + 1000), arabic):
+        with pytest.raises(RequestError, match="expected a length from 1 to"):
+            decode_request(content, said)
+
+
+def test_a_size_past_the_end_says_what_is_left() -> None:
+    entry = {"name": "x", "datatype": "FP32", "shape": [2],
+             "parameters": {"binary_data_size": 12}}  # fmt: skip
+    head = dumps({"inputs": [entry]})
+    with pytest.raises(RequestError, match="binary_data_size is 12, and 8 bytes are left"):
+        decode_request(head + bytes(8), str(len(head)))
 
 
 @st.composite

@@ -49,7 +49,8 @@ def test_the_environment_may_name_the_file(file: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("prot = 1", "unknown setting 'prot': expected one of paths, "),
+        ("prot = 1", "unknown setting 'prot' .did you mean 'port'.*: expected one of paths, "),
+        ("zzz = 1", "unknown setting 'zzz': expected one of paths, "),
         ("[server]\nport = 1", "unknown setting 'server'"),
         ("port = 'high'", "setting 'port': .*, got 'high'"),
         ("port = ", "cannot read the settings from '.*serve.toml': "),
@@ -62,6 +63,27 @@ def test_a_file_that_does_not_fit_is_a_usage_error(
     file.unlink() if content is None else file.write_text(content)
     with pytest.raises(UsageError, match=message):
         read_settings({"config": file})
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("TORCHSHIP_SERVE_MAX_BACTH", "TORCHSHIP_SERVE_MAX_BACTH .did you mean 'max_batch'"),
+        ("torchship_serve_prot", "torchship_serve_prot .did you mean 'port'"),
+        ("TORCHSHIP_SERVE_", "TORCHSHIP_SERVE_: expected one of paths, "),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_a_usage_error(
+    variable: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHSHIP_SERVE_PORT", "9001")
+    monkeypatch.setenv("torchship_serve_threads", "2")
+    monkeypatch.setenv("TORCHSHIP_SERVES", "is not ours")
+    settings = read_settings({})
+    assert (settings.port, settings.threads) == (9001, 2)
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(UsageError, match=f"unknown setting the environment's {message}"):
+        read_settings({})
 
 
 def test_every_setting_is_shown_with_its_source(

@@ -116,6 +116,15 @@ def test_every_route_is_described_and_no_other(document: Any) -> None:
     }
 
 
+def test_the_figures_are_text_in_either_form(server: Any, document: Any) -> None:
+    content = document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
+    assert list(content) == ["text/plain", "application/openmetrics-text"]
+    for kind in content:
+        url = f"{server.url}/metrics"
+        answer = httpx.get(url, headers={"Accept": f"{kind};version=1.0.0"}, trust_env=False)
+        assert answer.headers["content-type"].partition(";")[0] == kind
+
+
 def test_inference_has_every_error(document: Any) -> None:
     for path in ("/v2/models/{model}/infer", "/v2/models/tiny/infer"):
         responses = document["paths"][path]["post"]["responses"]

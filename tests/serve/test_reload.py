@@ -26,7 +26,7 @@ BODY = json.dumps(
     {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
 ).encode()
 CLIENTS = 4
-RELOADS = 15
+RELOADS = 30
 CYCLES = 50
 
 
@@ -118,6 +118,7 @@ def test_a_fixed_server_says_that_it_is_one(server: Any) -> None:
 def test_no_request_fails_while_the_model_is_reloaded(
     launch: Launch, make_archive: MakeArchive, tmp_path: Path
 ) -> None:
+    # As many reloads as one every second makes in half a minute, one after the other instead.
     make_archive("memory")
     environment = settings(mode="explicit", load='["memory"]')
     with launch(tmp_path, environment=environment) as server:

@@ -19,6 +19,7 @@ from torchship.serve.state_redis import LIVE, RedisStore
 
 A, B = SequenceKey("moba", "a"), SequenceKey("moba", "b")
 IDLE = 60.0
+KEPT = ("state", "line")  # of a sequence in Redis while it has a turn
 
 Check = Callable[[Store], Awaitable[None]]
 
@@ -286,10 +287,19 @@ def test_a_turn_that_lasts_keeps_its_lease(redis_url: str) -> None:
             return reply
 
         slow._renew = watched  # type: ignore[assignment]
+        # A tenth of a lease: what is not renewed would be gone before the turn ends.
+        slow._idle_ms = 3
+        await put(store, A, 0)
         async with slow.turn(A, opening=True) as turn:
             other = asyncio.create_task(put(store, A, 2))
-            await renewed.wait()
+            enough = asyncio.create_task(renewed.wait())
+            # Without a lease the other has its turn before this one is renewed often enough.
+            await asyncio.wait({other, enough}, return_when=asyncio.FIRST_COMPLETED)
             assert not other.done()
+            assert await slow.live() == 1
+            async with redis.Redis.from_url(redis_url) as client:
+                kept = {await client.exists(f"torchship:moba:a:{what}") for what in KEPT}
+            assert kept == {1}
             turn.keep(state(1))
         await other
         assert await value(slow, A) == 2

@@ -1,5 +1,6 @@
 """Traces as a collector gets them: a real server sends, a small HTTP server decodes."""
 
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from websockets.sync.client import connect
 
 from torchship.serve.settings import Settings
 
@@ -56,7 +58,10 @@ def collector(spans: list[Span]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def spans(archives: dict[str, Path]) -> list[Span]:
-    """What a server sends of a plain request, one of a sequence, a bad one and one to `/v2`."""
+    """What a server sends of a plain request, one of a sequence, a bad one and one to `/v2`.
+
+    And of a stream with a good message and a bad one.
+    """
     sent: list[Span] = []
     headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "X-Request-Id": "traced"}
     with collector(sent) as endpoint:
@@ -77,6 +82,11 @@ def spans(archives: dict[str, Path]) -> list[Span]:
                 for body in ({}, {"parameters": first}, {"inputs": [ROW | {"name": "q"}]}):
                     http.post(path, json={"inputs": [ROW], **body}, headers=headers)
                 http.get("/v2", headers=headers)
+            stream = f"{url.replace('http', 'ws', 1)}/v2/models/memory/stream"
+            with connect(stream, proxy=None, additional_headers=headers) as socket:
+                for message in ({}, {"outputs": [{"name": "z"}]}):
+                    socket.send(json.dumps({"inputs": [ROW], **message}))
+                    socket.recv()
             # What is left is sent before it ends.
             popen.send_signal(signal.SIGTERM)
             assert popen.wait(60) == 0
@@ -96,9 +106,9 @@ def of(spans: list[Span], status: int) -> list[tuple[Span, dict[str, Span]]]:
 
 def test_an_inference_is_a_span_with_four_parts(spans: list[Span]) -> None:
     answered = of(spans, 200)
-    assert len(answered) == 2
+    names = [server.name for server, _ in answered]
+    assert names == [*["POST /v2/models/{model}/infer"] * 2, "GET /v2/models/{model}/stream"]
     for server, parts in answered:
-        assert server.name == "POST /v2/models/{model}/infer"
         assert server.kind == Span.SPAN_KIND_SERVER
         assert sorted(parts) == sorted(PARTS)
         in_order = [parts[name] for name in PARTS]
@@ -118,9 +128,11 @@ def test_a_trace_goes_on_where_the_client_began_it(spans: list[Span]) -> None:
 
 
 def test_a_refused_request_has_no_parts_that_did_not_happen(spans: list[Span]) -> None:
-    ((_, parts),) = of(spans, 400)
+    (_, parts), (server, more) = of(spans, 400)
     assert parts == {}
-    assert len(spans) == 2 * 5 + 1  # nothing of GET /v2
+    assert server.name == "GET /v2/models/{model}/stream"
+    assert list(more) == ["decode", "queue", "infer"]  # it failed when it was to be encoded
+    assert len(spans) == 3 * 5 + 1 + 4  # nothing of GET /v2, nor of the handshake
 
 
 def test_without_the_setting_nothing_is_imported() -> None:

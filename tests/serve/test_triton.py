@@ -123,7 +123,8 @@ def test_bodies_that_another_http_client_sends(server: Any, reference: Any) -> N
 
 
 def test_metadata_configuration_index_and_readiness_of_each_version(client: Any) -> None:
-    for version in client.get_model_metadata("tiny")["versions"]:
+    assert client.get_model_metadata("tiny")["versions"] == ["10", "9", "1"]
+    for version in ("1", "9", "10"):
         assert client.is_model_ready("tiny", version)
         assert client.get_model_metadata("tiny", version)["name"] == "tiny"
         assert client.get_model_config("tiny", version)["name"] == "tiny"

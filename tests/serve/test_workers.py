@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 from torchship.script.errors import UsageError
 from torchship.script.tree import Flat
+from torchship.serve.checks import check_workers
 from torchship.serve.settings import Settings
-from torchship.serve.workers import Backoff, check_workers, reserve, share_cores
+from torchship.serve.workers import Backoff, reserve, share_cores
 
 # It has no types.
 psutil: Any = import_module("psutil")
@@ -173,11 +174,6 @@ def test_state_in_memory_is_refused_with_advice(archives: dict[str, Path], model
     message = "model 'memory' has recurrent state, .* give --state redis://host:port/db, "
     with pytest.raises(UsageError, match=message):
         check_workers(Settings(paths=paths, workers=2))
-
-
-def test_loading_by_request_is_refused(archives: dict[str, Path]) -> None:
-    with pytest.raises(UsageError, match="--workers 2 and --mode explicit do not go together"):
-        check_workers(Settings(paths=(archives["half"],), workers=2, mode="explicit"))
 
 
 def test_quick_deaths_are_followed_by_longer_pauses() -> None:

@@ -1,0 +1,62 @@
+"""What is refused at start: settings that do not fit one another or the archives there are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from torchship.script.archive import open_archive
+from torchship.script.errors import ArchiveError, UsageError
+from torchship.script.manifest import Manifest
+from torchship.script.signing import read_trusted_keys
+from torchship.serve.discovery import find_archives
+from torchship.serve.sequences import IN_PROCESS, needs_single_worker
+from torchship.serve.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def _manifests(settings: Settings) -> Iterator[Manifest | None]:
+    """Yield the manifest of each archive; None for one that will be refused, with the reason."""
+    keys = read_trusted_keys(settings.trusted_keys) if settings.trusted_keys else []
+    for file in find_archives(settings.paths, empty=settings.mode != "fixed"):
+        try:
+            yield open_archive(file, keys).vouched
+        except ArchiveError:
+            yield None
+
+
+def check_places(settings: Settings) -> None:
+    """Refuse a device for a model of which there is no archive; warn where one may yet come.
+
+    Raises:
+        UsageError: in fixed mode, if every archive can be read.
+    """
+    placed = {text.partition("=")[0]: text for text in settings.place}
+    if not placed:
+        return
+    found = list(_manifests(settings))
+    names = {manifest.name for manifest in found if manifest is not None}
+    for name in placed.keys() - names:
+        having = ", ".join(f"'{known}'" for known in sorted(names)) or "none"
+        message = f"--place {placed[name]}: there is no model '{name}': the archives have {having}"
+        if settings.mode == "fixed" and None not in found:
+            raise UsageError(message)
+        log.warning("%s", message)
+
+
+def check_workers(settings: Settings) -> None:
+    """Refuse what several processes cannot do together.
+
+    Raises:
+        UsageError: sequences would be in one worker's memory only.
+    """
+    if settings.state != IN_PROCESS:
+        return
+    for manifest in _manifests(settings):
+        if manifest is not None and needs_single_worker(manifest):
+            raise UsageError(
+                f"model '{manifest.name}' has recurrent state, and each of {settings.workers} "
+                "workers would remember its own sequences only: give --state redis://host:port/db, "
+                "--state none if clients carry the state, or one worker"
+            )

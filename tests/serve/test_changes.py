@@ -1,0 +1,189 @@
+"""Models that are loaded and unloaded in every worker, whichever is asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from torchship.script.tree import Flat
+from torchship.serve.changes import Change, Changes, Outcome, of_line, to_line
+from torchship.serve.errors import LoadError
+
+psutil: Any = import_module("psutil")
+
+MakeArchive = Callable[..., Path]
+ROW = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
+ASKED = 12  # on connections of their own, which come to either of two workers
+
+
+def wrong(outputs: Flat) -> Flat:
+    return {name: value + 1 for name, value in outputs.items()}
+
+
+def post(server: Any, path: str, body: object = None) -> httpx.Response:
+    """Ask on a new connection, which may come to any worker."""
+    return httpx.post(f"{server.url}/v2/{path}", json=body, trust_env=False, timeout=60)
+
+
+def statuses(server: Any, model: str, body: object) -> set[int]:
+    path = f"models/{model}/infer"
+    return {post(server, path, body).status_code for _ in range(ASKED)}
+
+
+@pytest.fixture
+def server(launch: Any, make_archive: MakeArchive, tmp_path: Path) -> Iterator[Any]:
+    make_archive("logarithm")
+    said = ("--workers", 2, "--mode", "explicit", "--max-batch", 2)
+    with launch(*said, tmp_path) as server:
+        assert server.line() == "ready: "
+        yield server
+
+
+ONES = {"inputs": [ROW | {"shape": [2], "data": [1, 1]}]}
+
+
+def test_what_one_worker_is_asked_to_load_or_unload_every_worker_does(
+    server: Any, make_archive: MakeArchive
+) -> None:
+    assert statuses(server, "logarithm", ONES) == {404}
+    for _ in range(2):
+        loaded = post(server, "repository/models/logarithm/load")
+        assert (loaded.status_code, loaded.text) == (200, "{}")
+        assert statuses(server, "logarithm", ONES) == {200}
+    chess = post(server, "repository/models/chess/load")
+    assert (chess.status_code, "not in the repository" in chess.text) == (404, True)
+    bad = make_archive("half", edit=wrong)
+    refused = post(server, "repository/models/half/load")
+    assert (refused.status_code, "golden case 0" in refused.text) == (400, True)
+    assert str(bad.parent) not in refused.text
+    assert post(server, f"repository/models/{'a' * 10_000}/load").status_code == 404
+    assert post(server, f"repository/models/{'a' * 10_000}/unload").status_code == 200
+    assert post(server, "repository/models/logarithm/unload").status_code == 200
+    assert statuses(server, "logarithm", ONES) == {404}
+
+
+def test_a_worker_that_comes_back_has_what_was_loaded(server: Any) -> None:
+    post(server, "repository/models/logarithm/load")
+    said = {server.line() for _ in range(2)}
+    assert said == {f"worker {n}: live: logarithm/1" for n in range(2)}
+    victim = next(
+        child
+        for child in psutil.Process(server.popen.pid).children()
+        if "torchship.serve.worker" in child.cmdline()
+    )
+    victim.kill()
+    dead = server.line().removesuffix(" ended by signal 9; starting another")
+    assert server.line() == f"{dead} is back"
+    assert statuses(server, "logarithm", ONES) == {200}
+    assert post(server, "repository/models/logarithm/unload").status_code == 200
+    assert statuses(server, "logarithm", ONES) == {404}
+
+
+def test_a_model_with_state_that_comes_later_keeps_no_sequences_in_one_worker(
+    server: Any, make_archive: MakeArchive
+) -> None:
+    make_archive("memory")
+    assert post(server, "repository/models/memory/load").status_code == 200
+    assert statuses(server, "memory", {"inputs": [ROW]}) == {200}
+    start = {"inputs": [ROW], "parameters": {"sequence_id": 1, "sequence_start": True}}
+    answer = post(server, "models/memory/infer", start)
+    assert answer.status_code == 400
+    assert "each of its workers would remember its own only" in answer.json()["error"]
+
+
+class Workers:
+    """Workers as a supervisor sees them: what they were told, and when they answer."""
+
+    def __init__(self, *live: int) -> None:
+        self.live = set(live)
+        self.told: list[tuple[int, str, object]] = []
+        self.changes = Changes(["a"], self._tell, lambda: self.live)
+
+    def _tell(self, worker: int, line: bytes) -> None:
+        text = line.decode()
+        assert text.endswith("\n")
+        self.told.append((worker, text.partition(" ")[0], of_line(text)))
+
+    async def settle(self) -> None:
+        """Let everything run that can."""
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+LOAD, UNLOAD = Change("1", "load", "b"), Change("2", "unload", "a")
+
+
+def test_the_one_that_asked_is_told_when_all_have_answered() -> None:
+    async def check() -> None:
+        workers = Workers(0, 1)
+        changes = workers.changes
+        both = asyncio.gather(changes.make(0, LOAD), changes.make(1, UNLOAD))
+        await workers.settle()
+        first: list[tuple[int, str, object]] = [(0, "make", LOAD), (1, "make", LOAD)]
+        assert workers.told == first, "one after the other"
+        changes.heard(0, Outcome("2", None))  # of another change
+        changes.heard(1, Outcome("1", None))
+        await workers.settle()
+        assert len(workers.told) == 2
+        changes.heard(0, Outcome("1", None))
+        await workers.settle()
+        assert workers.told[2] == (0, "done", Outcome("1", None))
+        assert list(changes.wanted) == ["a", "b"]
+        for worker in (0, 1):
+            changes.heard(worker, Outcome("2", None))
+        await both
+        assert workers.told[-1] == (1, "done", Outcome("2", None))
+        assert list(changes.wanted) == ["b"]
+
+    asyncio.run(check())
+
+
+def test_who_dies_is_not_waited_for_and_who_begins_joins_in() -> None:
+    async def check() -> None:
+        workers = Workers(0, 1)
+        changes = workers.changes
+        made = asyncio.create_task(changes.make(0, LOAD))
+        await workers.settle()
+        changes.heard(0, Outcome("1", None))
+        changes.left(1)
+        changes.joined(1)
+        assert workers.told[-1] == (1, "make", LOAD)
+        await workers.settle()
+        assert not made.done(), "it waits for the one that has begun"
+        changes.heard(1, Outcome("1", None))
+        await made
+        workers.live.clear()
+        await changes.make(0, UNLOAD)  # with nobody there
+        assert list(changes.wanted) == ["b"]
+
+    asyncio.run(check())
+
+
+def test_an_error_is_the_answer_and_changes_nothing_that_is_wanted() -> None:
+    async def check() -> None:
+        workers = Workers(0, 1)
+        made = asyncio.create_task(workers.changes.make(1, LOAD))
+        await workers.settle()
+        workers.changes.heard(1, Outcome("1", None))
+        workers.changes.heard(0, Outcome("1", LoadError("no")))
+        await made
+        worker, word, outcome = workers.told[-1]
+        assert (worker, word) == (1, "done")
+        assert isinstance(outcome, Outcome)
+        assert isinstance(outcome.error, LoadError)
+        assert str(outcome.error) == "no"
+        assert workers.changes.wanted == ("a",)
+
+    asyncio.run(check())
+
+
+def test_a_message_is_one_line() -> None:
+    line = to_line("make", Change("1", "load", "a\nb"))
+    assert "\n" not in line
+    assert of_line(line) == Change("1", "load", "a\nb")
