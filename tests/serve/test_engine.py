@@ -21,6 +21,7 @@ from torchship.serve.errors import (
     QueueFullError,
     RequestError,
 )
+from torchship.serve.reports import BatchReport
 
 MakeArchive = Callable[..., Path]
 
@@ -413,3 +414,111 @@ def test_only_outputs_that_someone_wants_are_copied(archives: dict[str, Path]) -
     assert set(alone) == {"h"}
     for answer, names in zip(together, ({"h"}, {"y"}, {"y", "h"}), strict=True):
         assert names <= set(answer)
+
+
+QUICK = Limits(max_batch=4, quick_seconds=10)
+
+
+def test_a_quick_model_is_proved_on_the_event_loop_and_answers_there(
+    archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here: list[bool] = []
+    plain = Program.run
+
+    def watched(self: Program, method: str, inputs: Flat, symbols: Mapping[str, int]) -> Flat:
+        here.append(threading.current_thread() is threading.main_thread())
+        return plain(self, method, inputs, symbols)
+
+    monkeypatch.setattr(Program, "run", watched)
+    archive = open_archive(archives["tiny"])
+    steps = sum(len(case.steps) for case in archive.golden)
+
+    async def ask() -> None:
+        engine = Engine(archive, QUICK)
+        await engine.start()
+        assert sum(here) == 3 * steps
+        await engine.call("forward", {"obs": torch.zeros(1, 510, dtype=torch.uint8)})
+        assert sum(here) == 3 * steps + 1
+        engine.close()
+        assert engine.join()
+
+    asyncio.run(ask())
+
+
+def test_a_model_whose_time_depends_on_more_than_the_batch_keeps_its_thread(
+    archives: dict[str, Path],
+) -> None:
+    async def here(name: str) -> bool:
+        engine = Engine(open_archive(archives[name]), QUICK)
+        await engine.start()
+        engine.close()
+        return engine._here
+
+    # logarithm: x float32[n], where n is no batch.
+    assert not asyncio.run(here("logarithm"))
+    assert asyncio.run(here("tiny"))
+
+
+def test_a_model_that_differs_on_the_event_loop_is_refused(
+    archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Program.run
+
+    def wrong(self: Program, method: str, inputs: Flat, symbols: Mapping[str, int]) -> Flat:
+        outputs = plain(self, method, inputs, symbols)
+        if threading.current_thread() is threading.main_thread():
+            outputs = {name: value + 1 for name, value in outputs.items()}
+        return outputs
+
+    monkeypatch.setattr(Program, "run", wrong)
+
+    async def begin() -> None:
+        engine = Engine(open_archive(archives["tiny"]), QUICK)
+        with pytest.raises(DisagreementError):
+            await engine.start()
+        assert await asyncio.to_thread(engine.join)
+
+    asyncio.run(begin())
+
+
+def test_a_model_that_turns_out_slow_goes_on_in_its_thread(
+    archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def ask() -> None:
+        engine = Engine(open_archive(archives["tiny"]), QUICK)
+        await engine.start()
+        monkeypatch.setattr("torchship.serve.engine.SLOW", 0)
+        inputs = {"obs": torch.zeros(1, 510, dtype=torch.uint8)}
+        first = await engine.call("forward", inputs)
+        assert not engine._here
+        second = await engine.call("forward", inputs)
+        assert torch.equal(first["logits"], second["logits"])
+        engine.close()
+
+    asyncio.run(ask())
+    assert "on the event loop: it goes on in a thread" in caplog.text
+
+
+@pytest.mark.parametrize("quick_seconds", [0, 10])
+@pytest.mark.parametrize(("rows", "batches"), [([1, 1], [2]), ([1, 1, 1, 1, 1], [4, 1])])
+def test_requests_may_wait_for_others_until_a_batch_is_full(
+    archives: dict[str, Path], quick_seconds: float, rows: list[int], batches: list[int]
+) -> None:
+    reports: list[BatchReport] = []
+
+    async def ask() -> None:
+        limits = Limits(max_batch=4, delay_seconds=0.2, quick_seconds=quick_seconds)
+        engine = Engine(open_archive(archives["tiny"]), limits, reports.append)
+        await engine.start()
+
+        async def later(turns: int, count: int) -> None:
+            for _ in range(3 * turns):
+                await asyncio.sleep(0)
+            obs = torch.zeros(count, 510, dtype=torch.uint8)
+            await engine.call("forward", {"obs": obs})
+
+        await asyncio.gather(*(later(turn, count) for turn, count in enumerate(rows)))
+        engine.close()
+
+    asyncio.run(ask())
+    assert [report.rows for report in reports] == batches
