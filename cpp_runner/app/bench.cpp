@@ -31,8 +31,10 @@ Json to_json(const Spread& spread) {
   return {{"low", spread.low}, {"median", spread.median}, {"high", spread.high}};
 }
 
-Json to_json(const RuntimeSettings& settings) {
-  return {{"threads", settings.threads},
+Json to_json(const RuntimeSettings& settings, const torchship::Options& options) {
+  return {{"device", options.device},
+          {"freeze", options.freeze},
+          {"threads", settings.threads},
           {"interop_threads", settings.interop_threads},
           {"fusion", fusion_name(settings.fusion)},
           {"profiling_executor", settings.profiling_executor},
@@ -61,13 +63,13 @@ std::string to_text(const Spread& spread) {
 
 ExitCode run_bench(const Options& options) {
   const Archive archive = options.common.open();
-  const RuntimeSettings settings = runtime_settings();
+  const RuntimeSettings settings = runtime_settings();  // before the threads are varied
   const auto results = bench(archive, options.bench);
   if (options.json) {
     Json json{{"name", archive.name()},
               {"call", options.bench.step ? "step" : "run"},
               {"rounds", options.bench.rounds},
-              {"settings", to_json(settings)},
+              {"settings", to_json(settings, archive.options())},
               {"results", Json::array()}};
     for (const BenchResult& result : results) json["results"].push_back(to_json(result));
     print(json.dump() + "\n");
