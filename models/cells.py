@@ -7,6 +7,7 @@ of a step. The state is a list whose first tensor is h, the one that is the step
 Symbols as in `torch.nn.LSTM` and `torch.nn.GRU`: i, f, g, o are the input gate, forget gate,
 candidate and output gate; r, z, n the reset gate, update gate and candidate. Gates lie side by
 side, in this order. Nothing here is a kernel of a vendor: change any line and script it again.
+(`FusedLSTMCell` has a kernel, our own: `cpp_runner/ops/`.)
 
 Sums of a product and something else are written as a sum, not as `torch.addmm`: TorchScript's
 executor would take that apart, and round twice where eager Python rounds once.
@@ -15,6 +16,8 @@ executor would take that apart, and round twice where eager Python rounds once.
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+
+from torchship.models import operators
 
 State = tuple[Tensor, Tensor]
 """(h, c): the hidden and the cell state, each [batch, hidden]."""
@@ -112,6 +115,29 @@ class LSTMCell(Cell):
         """Return [h, c] one step later, [batch, hidden]; `projected` is [batch, 4 * hidden]."""
         gates = projected + linear(state[0], self.weight_hh)  # [batch, 4 * hidden]
         h, c = lstm_pointwise(gates, state[1])
+        return [h, c]
+
+
+class FusedLSTMCell(LSTMCell):
+    """An `LSTMCell` whose gates act in one custom operator, `torchship::lstm_pointwise`.
+
+    One pass over the memory, and one call instead of eleven. What it returns differs from
+    `lstm_pointwise` above in the last bits alone; `docs/models.md` says by how much.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        """Make a cell.
+
+        Raises:
+            OperatorsMissingError: the operator's library is not there.
+        """
+        super().__init__(input_size, hidden_size)
+        operators.load()
+
+    def forward(self, projected: Tensor, state: list[Tensor]) -> list[Tensor]:
+        """Return [h, c] one step later, [batch, hidden]; `projected` is [batch, 4 * hidden]."""
+        gates = projected + linear(state[0], self.weight_hh)  # [batch, 4 * hidden]
+        h, c = torch.ops.torchship.lstm_pointwise(gates, state[1])
         return [h, c]
 
 

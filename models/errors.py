@@ -60,6 +60,13 @@ class CheckpointError(ModelsError):
     exit_code = 2
 
 
+class OperatorsMissingError(ModelsError):
+    """The library of our own operators is not built, or cannot be loaded."""
+
+    code = "operators_missing"
+    exit_code = 2
+
+
 class ExtraMissingError(ModelsError):
     """A package that only training needs is not installed."""
 

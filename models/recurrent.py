@@ -15,7 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from torchship.models.card import Card, Example, Step
-from torchship.models.cells import Cell, GRUCell, LNLSTMCell, LSTMCell, MILSTMCell, PeepholeCell
+from torchship.models.cells import (
+    Cell,
+    FusedLSTMCell,
+    GRUCell,
+    LNLSTMCell,
+    LSTMCell,
+    MILSTMCell,
+    PeepholeCell,
+)
 from torchship.models.seeding import normal, seeded
 
 INPUT = 24
@@ -206,6 +214,15 @@ def make_lstm() -> Recurrent:
     return seeded(lambda: Recurrent(LSTMCell, INPUT, HIDDEN), 300)
 
 
+def make_lstm_fused() -> Recurrent:
+    """Return what `make_lstm` does, weights included, with the fused operator in its cell.
+
+    Raises:
+        OperatorsMissingError: the operator's library is not there.
+    """
+    return seeded(lambda: Recurrent(FusedLSTMCell, INPUT, HIDDEN), 300)
+
+
 def make_gru() -> Recurrent:
     """Return two bidirectional layers of GRU(24, 40) in eval mode: 45,120 parameters, seeded."""
     return seeded(lambda: Recurrent(GRUCell, INPUT, HIDDEN, 2, bidirectional=True), 500)
@@ -293,6 +310,15 @@ LSTM = card(
     "A scripted LSTM(24, 40) over sequences: every step's output and the last state",
     "PyTorch, Optimizing CUDA Recurrent Neural Networks with TorchScript (2019)",
     make_lstm,
+    seed=300,
+    layers=1,
+    states=2,
+)
+LSTM_FUSED = card(
+    "lstm-fused",
+    "The scripted LSTM(24, 40) with its gates fused in the operator torchship::lstm_pointwise",
+    "PyTorch, Optimizing CUDA Recurrent Neural Networks with TorchScript (2019)",
+    make_lstm_fused,
     seed=300,
     layers=1,
     states=2,

@@ -15,6 +15,7 @@ _CARDS = {
     "wavenet": "torchship.models.makemore:WAVENET",
     "charlstm": "torchship.models.charlstm:CARD",
     "lstm": "torchship.models.recurrent:LSTM",
+    "lstm-fused": "torchship.models.recurrent:LSTM_FUSED",
     "gru": "torchship.models.recurrent:GRU",
     "milstm": "torchship.models.recurrent:MILSTM",
     "lnlstm": "torchship.models.recurrent:LNLSTM",

@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from torchship.script import torchscript
-from torchship.script.errors import ArchiveError
+from torchship.script import operators, torchscript
+from torchship.script.errors import ArchiveError, OperatorError
 from torchship.script.golden import Case, from_safetensors, to_safetensors
 from torchship.script.manifest import Manifest, parse_manifest
 from torchship.script.program import Program
@@ -117,14 +117,14 @@ class Archive:
         """Load the TorchScript module from the bytes that were checked.
 
         Raises:
-            ArchiveError: LibTorch refuses it, or a custom operator it needs is not registered.
+            ArchiveError: LibTorch refuses it.
+            OperatorError: a custom operator that it needs is not there; see `operators.load`.
         """
-        for operator in self.manifest.custom_ops if self.manifest else ():
-            if not torchscript.has_operator(operator):
-                raise ArchiveError(
-                    f"'{self.path.name}' needs the custom operator '{operator}', which is not "
-                    "registered here"
-                )
+        try:
+            operators.load(self.manifest.custom_ops if self.manifest else ())
+        except OperatorError as error:
+            where = f"'{self.path.name}': "
+            raise OperatorError(f"{where}{error}", f"{where}{error.public}") from None
         return torchscript.load(self.data, device)
 
     def program(self, device: str | torch.device = "cpu") -> Program:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from torchship.script import torchscript
+from torchship.script import operators, torchscript
 from torchship.script.archive import MANIFEST, Archive, open_archive
 from torchship.script.errors import UsageError
 from torchship.script.export import Options, export
@@ -28,6 +28,14 @@ app = typer.Typer()
 
 TrustedKeys = Annotated[
     Path | None, typer.Option(help="PEM file of Ed25519 public keys; the archive must be signed.")
+]
+
+OperatorFolders = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--operators",
+        help="A folder of operator libraries, beside TORCHSHIP_OPERATORS; may be repeated.",
+    ),
 ]
 
 
@@ -84,6 +92,14 @@ def script(
             "method that has the input; may be repeated."
         ),
     ] = None,
+    library: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAMESPACE=NAME, the library (a plain name) of that namespace's custom operators; "
+            "may be repeated."
+        ),
+    ] = None,
+    operator_folders: OperatorFolders = None,
     mode: Annotated[str, typer.Option(help="script, or trace.")] = "script",
     eval_mode: Annotated[
         bool, typer.Option("--eval", help="Put the module in eval mode first.")
@@ -102,6 +118,7 @@ def script(
     """
     if mode not in ("script", "trace"):
         raise UsageError(f"--mode '{mode}': expected script or trace")
+    operators.allow(operator_folders or [])
     found = find_target(
         target, example, {key: _json_or_text(value) for key, value in pairs(kwarg or [], "--kwarg")}
     )
@@ -116,6 +133,7 @@ def script(
         dims=dict(pairs(dim or [], "--dim")),
         outputs=dict(_outputs(entry) for entry in outputs or []),
         state=tuple(_state(entry) for entry in pairs(state or [], "--state")),
+        libraries=dict(pairs(library or [], "--library")),
     )
     path = output or Path(f"{name or found.name}.pt")
     archive = export(found, path, options)
@@ -144,6 +162,7 @@ def inspect(
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     code: Annotated[bool, typer.Option(help="Print the TorchScript code.")] = True,
     trusted_keys: TrustedKeys = None,
+    operator_folders: OperatorFolders = None,
 ) -> None:
     """Show an archive: manifest, signature, TorchScript code, size, digests.
 
@@ -151,6 +170,7 @@ def inspect(
 
         torchship inspect fizzbuzz.pt
     """
+    operators.allow(operator_folders or [])
     opened = open_archive(archive, read_trusted_keys(trusted_keys) if trusted_keys else ())
     source = torchscript.code(opened.load()) if code else None
     if json_output:
@@ -207,6 +227,8 @@ def _describe(manifest: Manifest, table: Table) -> None:
             table.add_row("", f"state: {entry.output} → {entry.input}, starts {entry.start}")
     for case in manifest.golden:
         table.add_row("golden", escape(f"{case.name}: {case.method}, {case.steps} steps"))
+    for operator in manifest.custom_ops:
+        table.add_row("custom operator", escape(f"{operator.name}, of {operator.library}"))
     for name, labels in manifest.labels.items():
         table.add_row(escape(f"labels of {name}"), escape(", ".join(labels)))
     for name, value in manifest.metrics.items():

@@ -34,6 +34,17 @@ class ArchiveError(TorchShipError):
     exit_code = 3
 
 
+class OperatorError(ArchiveError):
+    """An archive's custom operator that is not there; `public` says so without naming folders."""
+
+    code = "missing_operator"
+    exit_code = 3
+
+    def __init__(self, message: str, public: str = "") -> None:
+        super().__init__(message)
+        self.public = public or message
+
+
 class InputError(TorchShipError):
     """Inputs that do not fit the archive's signature."""
 

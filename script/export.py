@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
-from torchship.script import torchscript
+from torchship.script import operators, torchscript
 from torchship.script.archive import Archive, pack, parse_archive
 from torchship.script.batch import (
     BATCH,
@@ -24,12 +24,13 @@ from torchship.script.batch import (
 from torchship.script.cases import derive, flatten_example
 from torchship.script.dtypes import BY_NAME
 from torchship.script.eager import refuse_misbehaviour, refuse_non_finite, refuse_training
-from torchship.script.errors import ArchiveError, ExportError, TorchShipError
+from torchship.script.errors import ArchiveError, ExportError, OperatorError, TorchShipError
 from torchship.script.files import write_atomic
 from torchship.script.golden import Case, Step, run_case
 from torchship.script.localise import first_difference
 from torchship.script.manifest import (
     Argument,
+    CustomOperator,
     GoldenEntry,
     Manifest,
     Method,
@@ -58,6 +59,8 @@ class Options:
     dims: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
     state: Sequence[tuple[str, str, str | None]] = ()
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    """Namespace of custom operators -> the library that has them."""
 
 
 def export(target: Target, path: Path, options: Options | None = None) -> Archive:
@@ -83,17 +86,19 @@ def export(target: Target, path: Path, options: Options | None = None) -> Archiv
     scripted = torchscript.compile_module(
         module, options.mode, {name: arguments[0] for name, arguments in calls.items()}
     )
+    script = torchscript.save(scripted)
+    custom_ops = _custom_operators(script, options.libraries)
     methods = {
         name: _method(module, scripted, name, calls[name], target, options.fixed) for name in calls
     }
-    manifest = _manifest(target, options, module, methods)
+    manifest = _manifest(target, options, module, methods, custom_ops)
     manifest = _settle_batch(Program(manifest, module), calls)
     cases = _golden_cases(Program(manifest, module), target)
     entries = tuple(GoldenEntry(name=c.name, method=c.method, steps=len(c.steps)) for c in cases)
     manifest = manifest.model_copy(update={"golden": entries})
     _check_labels(manifest, cases)
     try:
-        archive = parse_archive(path, pack(torchscript.save(scripted), manifest, cases))
+        archive = parse_archive(path, pack(script, manifest, cases))
     except ArchiveError as error:
         raise ExportError(f"the archive would not be readable: {error}") from None
     _agree(archive, module)
@@ -198,8 +203,36 @@ def _start(inputs: Sequence[Argument], name: str) -> str:
     return "absent" if name in free else "zeros"
 
 
+def _custom_operators(script: bytes, libraries: Mapping[str, str]) -> tuple[CustomOperator, ...]:
+    """Return the operators that the code uses and torch lacks, each with its library."""
+    known = {**operators.LIBRARIES, **libraries}
+    found = []
+    for name in torchscript.custom_operators(script):
+        namespace = name.partition("::")[0]
+        if namespace not in known:
+            raise ExportError(
+                f"the module uses the custom operator '{name}', and no library is named that has "
+                f"it: name one (--library {namespace}=NAME), or use torch's own operators"
+            )
+        try:
+            found.append(CustomOperator(name=name, library=known[namespace]))
+            operators.find(known[namespace])
+        except ValidationError as error:
+            raise ExportError(
+                f"library '{known[namespace]}': {field_error(error)}; expected a plain name, of "
+                "which 'lib' and '.so' are no part"
+            ) from None
+        except OperatorError as error:
+            raise ExportError(f"the module uses the custom operator '{name}': {error}") from None
+    return tuple(found)
+
+
 def _manifest(
-    target: Target, options: Options, module: torch.nn.Module, methods: dict[str, Method]
+    target: Target,
+    options: Options,
+    module: torch.nn.Module,
+    methods: dict[str, Method],
+    custom_ops: tuple[CustomOperator, ...],
 ) -> Manifest:
     try:
         return Manifest(
@@ -214,6 +247,7 @@ def _manifest(
             golden=(),
             labels={name: tuple(labels) for name, labels in target.labels.items()},
             metrics=dict(target.metrics),
+            custom_ops=custom_ops,
         )
     except ValidationError as error:
         raise ExportError(f"the manifest would be wrong: {field_error(error)}") from None

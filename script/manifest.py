@@ -12,6 +12,7 @@ from torchship.script.nodes import MAX_INT, Node, Room, TensorNode, leaves, omis
 
 FORMAT = 1
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+OPERATOR_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*::[A-Za-z_][A-Za-z0-9_]*$"
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -71,6 +72,13 @@ class Source(Room):
     git_commit: str | None = None
 
 
+class CustomOperator(Room):
+    """An operator that is not torch's, and the library that has it: a plain name, never a path."""
+
+    name: str = Field(pattern=OPERATOR_PATTERN, max_length=200)
+    library: str = Field(pattern=NAME_PATTERN, max_length=100)
+
+
 class Manifest(Room):
     """Everything an archive says of itself; field meanings in docs/archive.md."""
 
@@ -86,7 +94,7 @@ class Manifest(Room):
     golden: tuple[GoldenEntry, ...]
     labels: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     metrics: dict[str, Finite] = Field(default_factory=dict)
-    custom_ops: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    custom_ops: tuple[CustomOperator, ...] = ()
     records: dict[str, Digest] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -100,6 +108,7 @@ class Manifest(Room):
         for name in self.labels:
             if name not in outputs:
                 raise ValueError(f"labels for '{name}', which is no output")
+        unique([operator.name for operator in self.custom_ops], "custom operator")
         return self
 
     def to_json(self) -> bytes:

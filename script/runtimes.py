@@ -13,7 +13,6 @@ from torchship.script.batch import batch_inputs
 from torchship.script.parity import Difference, check_case
 from torchship.script.program import Program
 from torchship.script.target import make_module
-from torchship.script.tree import Flat
 
 WARM_UP = 20
 CALLS = 300
@@ -83,7 +82,7 @@ def _in_process(name: str, archive: Archive, program: Program) -> Result:
     return Result(name, differences, median_us(lambda: program.call(method, inputs)))
 
 
-def median_us(call: Callable[[], Flat]) -> float:
+def median_us(call: Callable[[], object]) -> float:
     """Return the median duration of a call in microseconds, after a warm-up."""
     for _ in range(WARM_UP):
         call()

@@ -6,12 +6,14 @@ archive would get a module beside this one.
 
 from __future__ import annotations
 
+import ast
 import io
 import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -73,6 +75,15 @@ OTHERWISE = {
     "trace": "a trace takes tensors, and tuples, lists and dicts of them, in one method; script "
     "the module instead (--mode script)",
 }
+
+# Namespaces of operators that LibTorch itself registers, in a build for the CPU or for a GPU.
+BUILT_IN = {
+    "_c10d_functional", "_c10d_functional_autograd", "_dtensor", "_native", "_quantized",
+    "_test", "aten", "c10d", "cuda", "cudnn", "inductor", "inductor_prims", "miopen", "mkl",
+    "mkldnn", "mkldnn_prepacked", "mps", "onednn", "onnx", "prepacked", "prim", "prims",
+    "profiler", "quantization", "quantized", "rngprims", "sparse", "static_runtime", "symm_mem",
+    "vulkan", "xnnpack", "xpu",
+}  # fmt: skip
 
 
 @contextmanager
@@ -241,6 +252,33 @@ def records(data: bytes) -> dict[str, bytes]:
         return {name: reader.get_record(name) for name in reader.get_all_records()}
     except Exception as error:
         raise ArchiveError(f"LibTorch cannot read the zip: {_first_line(error)}") from None
+
+
+def custom_operators(script: bytes) -> list[str]:
+    """Return the operators, by name, that the code in a TorchScript zip uses and torch lacks.
+
+    What is read is the code that LibTorch will compile when it loads the zip: of every module's
+    methods, and of every function and class that they use.
+    """
+    found = set()
+    for name, content in records(script).items():
+        if not (name.startswith("code/") and name.endswith(".py")):
+            continue
+        for node in ast.walk(ast.parse(content)):
+            match node:  # ops.<namespace>.<name>
+                case ast.Attribute(ast.Attribute(ast.Name("ops"), namespace), operator):
+                    if namespace not in BUILT_IN:
+                        found.add(f"{namespace}::{operator}")
+    return sorted(found)
+
+
+def load_library(path: Path) -> None:
+    """Load a library of operators, and so run its code.
+
+    Raises:
+        OSError: it cannot be loaded; the message says why.
+    """
+    torch.ops.load_library(path)  # type: ignore[no-untyped-call]
 
 
 def has_operator(name: str) -> bool:

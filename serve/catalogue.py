@@ -38,6 +38,8 @@ class Entry:
     initial: bool = False
     """Whether the server is ready only with it."""
     reason: str = ""
+    told: str = ""
+    """The reason as clients may have it, if that is another."""
     foreseen: bool = True
     key: tuple[str, str] | None = None
     """Name and version, once the folders or the manifest have said them."""
@@ -62,7 +64,7 @@ class Entry:
             return "not loaded"
         if not self.foreseen:
             return "internal error while loading"
-        return self.reason.replace(str(self.path), self.path.name)
+        return (self.told or self.reason).replace(str(self.path), self.path.name)
 
     def public(self) -> IndexEntry:
         """Return what a client may know of it."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import uvicorn
 
+from torchship.script import operators
 from torchship.script.errors import UsageError
 from torchship.script.signing import read_trusted_keys
 from torchship.script.torchscript import configure
@@ -120,6 +121,7 @@ def run(settings: Settings) -> None:
         UsageError: no archives, no such keys, or an address that cannot be listened on.
     """
     configure_logging(settings.log_format, settings.log_level)
+    operators.allow(settings.operators)  # workers have it from the environment
     server = make_server(settings, Server)
     check_places(settings)
     if not settings.trusted_keys:

@@ -12,7 +12,7 @@ from typing import Literal
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from torchship.script.archive import open_archive
-from torchship.script.errors import ArchiveError, TorchShipError, UsageError
+from torchship.script.errors import ArchiveError, OperatorError, TorchShipError, UsageError
 from torchship.serve.catalogue import Catalogue, Entry, IndexEntry
 from torchship.serve.discovery import version_order
 from torchship.serve.engine import Engine, Limits
@@ -203,6 +203,8 @@ class Repository:
             engine = await self._prove(entry, gone, name)
         except NotReadyError:  # the server is shutting down
             raise
+        except OperatorError as error:
+            self._fail(entry, str(error), told=error.public)
         except TorchShipError as error:
             self._fail(entry, str(error))
         except Exception as error:
@@ -255,8 +257,8 @@ class Repository:
             self._retire(old)
         self._say(logging.INFO, f"live: {name}/{version}")
 
-    def _fail(self, entry: Entry, reason: str, foreseen: bool = True) -> None:
-        entry.reason, entry.foreseen = " ".join(reason.split()), foreseen
+    def _fail(self, entry: Entry, reason: str, foreseen: bool = True, told: str = "") -> None:
+        entry.reason, entry.foreseen, entry.told = " ".join(reason.split()), foreseen, told
         if entry.engine is None:
             entry.state = "failed"
         self.failed_total += 1

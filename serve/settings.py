@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     trusted_keys: Path | None = Field(
         default=None, description="PEM file of Ed25519 public keys: serve only what they signed"
     )
+    operators: tuple[Path, ...] = Field(
+        default=(), description="folders of operator libraries, beside TORCHSHIP_OPERATORS"
+    )
     api_keys: Path | None = Field(
         default=None, description="file of lines name:key[:requests per second]; others get 401"
     )

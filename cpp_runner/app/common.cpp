@@ -8,6 +8,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
+#include <iterator>
+#include <sstream>
 
 namespace torchship::app {
 namespace {
@@ -47,6 +50,17 @@ std::string node_text(const Node& node) {
   return "None";
 }
 
+/// The folders in TORCHSHIP_OPERATORS, separated as those of PATH are; empty ones do not count.
+std::vector<std::string> folders_of_environment() {
+  const char* value = std::getenv("TORCHSHIP_OPERATORS");
+  std::istringstream text(value == nullptr ? "" : value);
+  std::vector<std::string> folders;
+  for (std::string folder; std::getline(text, folder, ':');) {
+    if (!folder.empty()) folders.push_back(folder);
+  }
+  return folders;
+}
+
 /// Outputs by their flat names: `logits: float32[batch,23], h: float32[batch,128]`.
 std::string outputs_text(const Method& method) {
   std::string text;
@@ -62,6 +76,11 @@ void CommonOptions::add_to(CLI::App& command, bool with_threads) {
   command.add_option("archive", archive, "The archive, <name>.pt")->required();
   command.add_option("--trusted-keys", trusted_keys,
                      "PEM file of Ed25519 public keys; the archive must be signed by one of them");
+  command
+      .add_option("--operators", operators,
+                  "A folder of operator libraries, beside TORCHSHIP_OPERATORS; may be repeated")
+      ->type_name("DIR")
+      ->allow_extra_args(false);
   if (with_threads) {
     command.add_option("--threads", threads, "Threads inside an operator")
         ->check(CLI::Range(1, 1024))
@@ -71,13 +90,17 @@ void CommonOptions::add_to(CLI::App& command, bool with_threads) {
 
 Archive CommonOptions::open() const {
   configure_runtime(threads);
-  if (!trusted_keys.empty()) {
-    const TrustedKeys keys(trusted_keys);
-    return Archive(archive, &keys);
+  Options options;
+  options.threads = threads;
+  options.operators.assign(operators.begin(), operators.end());
+  std::ranges::copy(folders_of_environment(), std::back_inserter(options.operators));
+  if (trusted_keys.empty()) {
+    std::fputs("torchship-runner: no trusted keys: the archive's signature was not checked\n",
+               stderr);
+  } else {
+    options.trusted_keys.emplace(trusted_keys);
   }
-  std::fputs("torchship-runner: no trusted keys: the archive's signature was not checked\n",
-             stderr);
-  return Archive(archive);
+  return Archive(archive, options);
 }
 
 void print(std::string_view text) {

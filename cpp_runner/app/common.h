@@ -28,6 +28,7 @@ void add_bench(CLI::App& program, Action& action);
 struct CommonOptions {
   std::string archive;
   std::string trusted_keys;
+  std::vector<std::string> operators;
   int threads = 1;
 
   void add_to(CLI::App& command, bool with_threads = true);

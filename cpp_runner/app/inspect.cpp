@@ -92,7 +92,10 @@ Json to_json(const Archive& archive, bool with_code) {
     for (const auto& [output, labels] : manifest->labels) json["labels"][output] = labels;
     json["metrics"] = Json::object();
     for (const auto& [name, value] : manifest->metrics) json["metrics"][name] = value;
-    json["custom_ops"] = manifest->custom_ops;
+    json["custom_ops"] = nlohmann::ordered_json::array();
+    for (const CustomOperator& op : manifest->custom_ops) {
+      json["custom_ops"].push_back({{"name", op.name}, {"library", op.library}});
+    }
   }
   json["methods"] = Json::array();
   const Methods methods = methods_of(archive);
@@ -143,7 +146,9 @@ std::string to_text(const Archive& archive) {
     for (const auto& [name, value] : manifest->metrics) {
       rows.push_back({"metric", name + " " + short_number(value)});
     }
-    for (const std::string& op : manifest->custom_ops) rows.push_back({"custom op", op});
+    for (const CustomOperator& op : manifest->custom_ops) {
+      rows.push_back({"custom operator", op.name + ", of " + op.library});
+    }
   }
   rows.push_back({"size", std::to_string(archive.file_size()) + " bytes, " +
                               std::to_string(archive.records().size()) + " records"});

@@ -1,5 +1,6 @@
 #include <torchship/archive.h>
 #include <torchship/error.h>
+#include <torchship/operators.h>
 
 #include "bytes.h"
 #include "digest.h"
@@ -10,7 +11,6 @@
 #include <caffe2/serialize/inline_container.h>
 #include <caffe2/serialize/read_adapter_interface.h>
 #include <torch/csrc/jit/api/module.h>
-#include <torch/csrc/jit/runtime/operator.h>
 #include <torch/csrc/jit/serialization/import.h>
 
 #include <algorithm>
@@ -90,14 +90,6 @@ std::pair<std::string, std::string> split_top(const std::string& name) {
     throw ArchiveError("the record '" + name + "' has '..' in its name");
   }
   return {name.substr(0, slash), name.substr(slash + 1)};
-}
-
-void check_custom_ops(const Manifest& manifest) {
-  for (const std::string& op : manifest.custom_ops) {
-    if (torch::jit::getAllOperatorsFor(c10::Symbol::fromQualString(op)).empty()) {
-      throw ArchiveError("it needs the custom operator '" + op + "', which is not registered here");
-    }
-  }
 }
 
 }  // namespace
@@ -214,12 +206,14 @@ std::string Archive::read_record(std::string_view name) const {
 std::shared_ptr<torch::jit::Module> Archive::load(const std::string& device) const {
   const std::string what = "'" + path().string() + "': ";
   try {
-    if (const Manifest* known = manifest()) check_custom_ops(*known);
+    if (const Manifest* known = manifest()) load_operators(known->custom_ops, options_->operators);
     // Aliases the contents: they live as long as LibTorch reads from them.
     return std::make_shared<torch::jit::Module>(
         torch::jit::load(std::make_shared<MemoryReader>(
                              std::shared_ptr<const std::string>(contents_, &contents_->bytes)),
                          c10::Device(device)));
+  } catch (const OperatorError& error) {
+    throw OperatorError(what + error.what());
   } catch (const ArchiveError& error) {
     throw ArchiveError(what + error.what());
   } catch (const c10::Error& error) {

@@ -51,14 +51,16 @@ void warm_up(const Archive& archive) {
 Archive::Archive(const std::filesystem::path& path, const TrustedKeys* keys)
     : Archive(path, keys, Options{}) {}
 
+Archive::Archive(const std::filesystem::path& path, const Options& options)
+    : Archive(path, options.trusted_keys ? &*options.trusted_keys : nullptr, options) {}
+
 Archive Archive::open(const std::filesystem::path& path, const Options& options) {
   check_device(options.device);
   if (options.warm_up < 0) {
     throw UsageError("warm_up: expected 0 or more calls, got " + std::to_string(options.warm_up));
   }
   configure_runtime(options.threads, options.fusion);
-  const TrustedKeys* keys = options.trusted_keys ? &*options.trusted_keys : nullptr;
-  const Archive archive(path, keys, options);
+  const Archive archive(path, options);
   static_cast<void>(archive.module());
   if (options.warm_up > 0) warm_up(archive);
   return archive;

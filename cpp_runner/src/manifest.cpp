@@ -97,6 +97,36 @@ std::string parse_name(const Field& field) {
   return name;
 }
 
+/// ^[A-Za-z_][A-Za-z0-9_]*$
+bool is_identifier(std::string_view text) {
+  constexpr std::string_view allowed =
+      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_0123456789";
+  return !text.empty() && allowed.find(text.front()) < allowed.find('0') &&
+         text.find_first_not_of(allowed) == std::string_view::npos;
+}
+
+CustomOperator parse_operator(const Field& field, const std::vector<CustomOperator>& before) {
+  constexpr std::size_t longest_name = 200;
+  constexpr std::size_t longest_library = 100;
+  field.only({"name", "library"});
+  CustomOperator op{.name = field.at("name").string(), .library = parse_name(field.at("library"))};
+  const auto colons = op.name.find("::");
+  if (colons == std::string::npos || op.name.size() > longest_name ||
+      !is_identifier(std::string_view(op.name).substr(0, colons)) ||
+      !is_identifier(std::string_view(op.name).substr(colons + 2))) {
+    field.at("name").fail("expected namespace::operator, of at most " +
+                          std::to_string(longest_name) + " letters, got '" + op.name + "'");
+  }
+  if (op.library.size() > longest_library) {
+    field.at("library").fail("expected at most " + std::to_string(longest_library) +
+                             " letters, got " + std::to_string(op.library.size()));
+  }
+  if (std::ranges::find(before, op.name, &CustomOperator::name) != before.end()) {
+    field.at("name").fail("the custom operator '" + op.name + "' occurs twice");
+  }
+  return op;
+}
+
 /// The tensor leaf of this name, which one tensor alone has.
 const Node& tensor_leaf(const Field& field, const std::vector<const Node*>& among) {
   const std::string name = field.string();
@@ -281,9 +311,8 @@ Manifest parse_manifest(std::string_view text) {
     }
   }
   if (root.has("custom_ops")) {
-    manifest.custom_ops = parse_strings(root.at("custom_ops"));
-    if (std::ranges::find(manifest.custom_ops, "") != manifest.custom_ops.end()) {
-      root.at("custom_ops").fail("a name is empty");
+    for (const Field& entry : root.at("custom_ops").list()) {
+      manifest.custom_ops.push_back(parse_operator(entry, manifest.custom_ops));
     }
   }
   for (const auto& [name, digest] : root.at("records").object()) {

@@ -113,7 +113,7 @@ TEST(archive, two_dots_within_a_name_are_no_way_up) {
 
 TEST(archive, what_libtorch_cannot_load) {
   const Archive custom(artefact("custom_op.pt"));
-  EXPECT_TRUE(contains(message_of<ArchiveError>([&] { custom.module(); }), "'nowhere::nothing'"));
+  EXPECT_TRUE(contains(message_of<OperatorError>([&] { custom.module(); }), "'nowhere::nothing'"));
   const TemporaryFolder folder;
   write_bytes(folder / "cut.pt", "");
   EXPECT_THROW(Archive(folder / "cut.pt"), ArchiveError);

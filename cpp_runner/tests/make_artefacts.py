@@ -38,11 +38,15 @@ from packing import (
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from torchship.script import archive as archives
+from torchship.script import torchscript as compiler
+from torchship.script.archive import open_archive
 from torchship.script.export import export
+from torchship.script.manifest import CustomOperator
 from torchship.script.target import find_target
 
 MUTATIONS = Path(__file__).parents[2] / "tests" / "manifest_mutations.json"
-MODELS = ("fizzbuzz", "lstm", "moba", "bobnet")
+MODELS = ("fizzbuzz", "lstm", "lstm-fused", "moba", "bobnet")
 
 
 class Tiny(nn.Module):
@@ -192,7 +196,8 @@ def make_tiny(folder: Path) -> None:
     write("no_manifest", append(script, {f"{top}/{GOLDEN}": save(golden)}))
     write("stray_golden", pack(script, said, golden | {"0/1/in/x": golden["0/0/in/x"]}))
     write("no_cases", pack(script, {**said, "golden": []}, {}))
-    write("custom_op", pack(script, {**said, "custom_ops": ["nowhere::nothing"]}, golden))
+    nothing = {"name": "nowhere::nothing", "library": "nowhere_ops"}
+    write("custom_op", pack(script, {**said, "custom_ops": [nothing]}, golden))
     empty = {"0/0/in/x": torch.zeros(0, 3), "0/0/out/y": torch.zeros(0, 3)}
     write("empty_only", pack(script, said, empty))
     second = {name.replace("0/", "1/", 1): value for name, value in golden.items()}
@@ -369,6 +374,18 @@ def make_state(folder: Path) -> None:
     (folder / "raises.pt").write_bytes(pack(torchscript(Raises()), said, golden))
 
 
+def make_acme(folder: Path) -> None:
+    """Write `acme.pt`: `lstm-fused.pt`, which says that its operator is of the library acme_ops."""
+    archive = open_archive(folder / "lstm-fused.pt")
+    of_acme = [
+        CustomOperator(name=op.name, library="acme_ops") for op in archive.vouched.custom_ops
+    ]
+    said = archive.vouched.model_copy(update={"custom_ops": tuple(of_acme)})
+    (folder / "acme.pt").write_bytes(
+        archives.pack(compiler.save(archive.load()), said, archive.golden)
+    )
+
+
 def main(folder: Path) -> None:
     """Write everything into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -379,6 +396,7 @@ def main(folder: Path) -> None:
     make_mutations(folder / "mutations")
     make_odd(folder)
     make_state(folder)
+    make_acme(folder)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ json good() {
           {"golden", json::array({{{"name", "one"}, {"method", "forward"}, {"steps", 2}}})},
           {"labels", {{"y", {"a", "b"}}}},
           {"metrics", {{"accuracy", 0.5}}},
-          {"custom_ops", json::array({"a::b"})},
+          {"custom_ops", json::array({{{"name", "a::b"}, {"library", "ab"}}})},
           {"records", {{"data.pkl", std::string(64, 'a')}}}};
 }
 
@@ -59,6 +59,8 @@ TEST(manifest, fields_arrive) {
   EXPECT_FALSE(forward->is_state_output("y"));
   EXPECT_EQ(forward->tolerances.at("next").rtol, 1.3e-6);
   EXPECT_EQ(manifest.golden.at(0).steps, 2);
+  EXPECT_EQ(manifest.custom_ops.at(0).name, "a::b");
+  EXPECT_EQ(manifest.custom_ops.at(0).library, "ab");
   EXPECT_EQ(manifest.labels.at("y"), (std::vector<std::string>{"a", "b"}));
 }
 
@@ -122,6 +124,8 @@ TEST(manifest, every_wrong_field_is_named) {
       {"/labels", {{"q", json::array({"a"})}}, "no output 'q'"},
       {"/metrics", {{"accuracy", "high"}}, "'metrics.accuracy'"},
       {"/custom_ops", json::array({1}), "'custom_ops[0]'"},
+      {"/custom_ops/0/name", "b", "'custom_ops[0].name'"},
+      {"/custom_ops/0/library", "../ab", "'custom_ops[0].library'"},
       {"/records/data.pkl", "abc", "'records.data.pkl'"},
   };
   for (const Wrong& wrong : wrongs) {

@@ -15,9 +15,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from torchship.cpp_runner.runtime import CppRuntime
-from torchship.script import torchscript
+from torchship.script import operators, torchscript
 from torchship.script.archive import Archive, open_archive
-from torchship.script.cli import TrustedKeys
+from torchship.script.cli import OperatorFolders, TrustedKeys
 from torchship.script.errors import TorchShipError, UsageError
 from torchship.script.localise import first_difference
 from torchship.script.parity import Difference, worse
@@ -144,6 +144,7 @@ def verify(
             "ours, nor in the current folder, nor vouched for by a signature."
         ),
     ] = None,
+    operator_folders: OperatorFolders = None,
 ) -> None:
     """Run the golden cases in eager, script, C++ and over HTTP, and compare.
 
@@ -159,6 +160,8 @@ def verify(
     if unknown:
         raise UsageError(f"--runtime '{unknown[0]}': expected one of {', '.join(RUNTIMES)}")
     opened = open_archive(archive, read_trusted_keys(trusted_keys) if trusted_keys else ())
+    operators.allow(operator_folders or [])
+    operators.check_libraries(opened.vouched.custom_ops)
     if opened.vouched.golden == ():
         raise UsageError(f"'{archive}' has no golden case: nothing to verify")
     if trusted_keys is None:

@@ -24,6 +24,7 @@ PARAMETERS = {
     "wavenet": 76_579,
     "charlstm": 338_395,
     "lstm": 10_560,
+    "lstm-fused": 10_560,
     "gru": 45_120,
     "milstm": 10_880,
     "lnlstm": 24_480,

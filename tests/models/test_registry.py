@@ -22,7 +22,7 @@ def test_the_models_of_every_source_are_there() -> None:
     assert registry.names() == [
         *("xor", "fizzbuzz", "bobnet"),
         *("makemore-flat", "wavenet", "charlstm"),
-        *("lstm", "gru", "milstm", "lnlstm", "peephole"),
+        *("lstm", "lstm-fused", "gru", "milstm", "lnlstm", "peephole"),
         *("moba", "snake", "snake-lstm"),
     ]
 

@@ -50,6 +50,9 @@ class Archive {
   /// FormatError or ArchiveError.
   explicit Archive(const std::filesystem::path& path, const TrustedKeys* keys = nullptr);
 
+  /// Likewise, with the options' keys; the module is loaded as the other options say.
+  Archive(const std::filesystem::path& path, const Options& options);
+
   /// The manifest, or nullptr for a plain TorchScript file, for which nothing vouches.
   const Manifest* manifest() const { return contents_->manifest ? &*contents_->manifest : nullptr; }
 
@@ -71,7 +74,8 @@ class Archive {
 
   /// The module that every session of this archive runs, loaded once, on the options' device. Its
   /// methods may run on many threads at once, as far as they keep nothing from call to call, which
-  /// is what the exporter checks. Raises ArchiveError when LibTorch cannot load it.
+  /// is what the exporter checks. Raises OperatorError when a custom operator is not there, and
+  /// ArchiveError when LibTorch cannot load it.
   std::shared_ptr<const torch::jit::Module> module() const;
 
  private:

@@ -54,6 +54,13 @@ class ArchiveError : public Error {
       : Error("bad_archive", ExitCode::bad_archive, message) {}
 };
 
+/// A custom operator that an archive needs and that no library here has.
+class OperatorError : public Error {
+ public:
+  explicit OperatorError(const std::string& message)
+      : Error("missing_operator", ExitCode::bad_archive, message) {}
+};
+
 /// An archive whose format number this library does not know yet.
 class FormatError : public Error {
  public:

@@ -83,6 +83,12 @@ struct GoldenCase {
   std::int64_t steps = 1;
 };
 
+/// An operator that is not torch's, and the library that has it: a plain name, never a path.
+struct CustomOperator {
+  std::string name;  // namespace::operator
+  std::string library;
+};
+
 struct Source {
   std::string factory;
   std::string kwargs;  // a JSON object
@@ -102,7 +108,7 @@ struct Manifest {
   std::vector<GoldenCase> golden;
   std::map<std::string, std::vector<std::string>, std::less<>> labels;
   std::vector<std::pair<std::string, double>> metrics;
-  std::vector<std::string> custom_ops;
+  std::vector<CustomOperator> custom_ops;
   std::map<std::string, std::string, std::less<>> records;  // record -> SHA-256, 64 hex digits
 
   /// The method of that name, or nullptr.

@@ -5,9 +5,11 @@
 
 #include <torchship/signature.h>
 
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace torchship {
 
@@ -46,6 +48,9 @@ struct Options {
   bool freeze = false;
 
   Fusion fusion = Fusion::off;
+
+  /// Folders in which the libraries of custom operators may lie that archives name (operators.h).
+  std::vector<std::filesystem::path> operators = {};
 };
 
 }  // namespace torchship

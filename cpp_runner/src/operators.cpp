@@ -1,0 +1,87 @@
+#include <torchship/error.h>
+#include <torchship/operators.h>
+
+#include <torch/csrc/jit/runtime/operator.h>
+
+#include <dlfcn.h>
+#include <link.h>
+#include <mutex>
+#include <optional>
+#include <system_error>
+
+namespace torchship {
+namespace {
+
+bool is_registered(const std::string& name) {
+  return !torch::jit::getAllOperatorsFor(c10::Symbol::fromQualString(name)).empty();
+}
+
+/// The folder of the shared library or program that this code is in.
+std::optional<std::filesystem::path> own_folder() {
+  Dl_info info{};
+  void* image = nullptr;
+  if (dladdr1(reinterpret_cast<const void*>(&is_registered), &info, &image, RTLD_DL_LINKMAP) == 0) {
+    return std::nullopt;
+  }
+  const std::string name = static_cast<const link_map*>(image)->l_name;
+  std::error_code error;
+  const auto file = std::filesystem::canonical(name.empty() ? "/proc/self/exe" : name, error);
+  if (error) return std::nullopt;
+  return file.parent_path();
+}
+
+std::filesystem::path find(const std::string& library,
+                           const std::vector<std::filesystem::path>& given) {
+  const std::string file = "lib" + library + ".so";
+  const auto folders = operator_folders(library, given);
+  std::string places;
+  for (const auto& folder : folders) {
+    std::error_code error;
+    if (std::filesystem::is_regular_file(folder / file, error)) return folder / file;
+    places += (places.empty() ? " in '" : ", '") + folder.string() + "'";
+  }
+  throw OperatorError("there is no '" + file + "'" + places +
+                      "; folders of operator libraries are given with --operators, "
+                      "TORCHSHIP_OPERATORS or Options::operators");
+}
+
+void load(const CustomOperator& needed, const std::vector<std::filesystem::path>& folders) {
+  const std::filesystem::path file = find(needed.library, folders);
+  // Never closed: what it registers points into it.
+  if (dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL) == nullptr) {
+    const char* reason = dlerror();  // NOLINT(concurrency-mt-unsafe): of this thread in glibc
+    throw OperatorError("cannot load '" + file.string() + "': " + (reason ? reason : "no reason"));
+  }
+  if (!is_registered(needed.name)) {
+    throw OperatorError("'" + file.string() + "' does not register it");
+  }
+}
+
+}  // namespace
+
+std::vector<std::filesystem::path> operator_folders(
+    std::string_view library, const std::vector<std::filesystem::path>& given) {
+  std::vector<std::filesystem::path> folders;
+  if (library == own_operator_library) {
+    if (const auto own = own_folder()) folders = {*own, own->parent_path() / "lib"};
+  }
+  for (const auto& folder : given) folders.push_back(std::filesystem::absolute(folder));
+  return folders;
+}
+
+void load_operators(const std::vector<CustomOperator>& needed,
+                    const std::vector<std::filesystem::path>& folders) {
+  static std::mutex mutex;
+  const std::lock_guard lock(mutex);
+  for (const CustomOperator& op : needed) {
+    if (is_registered(op.name)) continue;
+    try {
+      load(op, folders);
+    } catch (const OperatorError& error) {
+      throw OperatorError("it needs the operator '" + op.name + "' of the library '" + op.library +
+                          "': " + error.what());
+    }
+  }
+}
+
+}  // namespace torchship

@@ -1,0 +1,62 @@
+"""The operators of our own library, `torch.ops.torchship`, for the models that use them.
+
+Archives name their libraries, and `script` loads those; here a model that runs eagerly gets them.
+The two rooms know nothing of each other: what they share is where the package keeps the file.
+"""
+
+import os
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+
+import torch
+
+from torchship.models.errors import OperatorsMissingError
+
+_RUNNER = ("torchship", "cpp_runner", "bin", "torchship-runner")
+_VARIABLE = "TORCHSHIP_OPERATORS"
+_FILE = "libtorchship_ops.so"
+
+
+def load() -> None:
+    """Register the operators of `torch.ops.torchship`, unless they are.
+
+    Raises:
+        OperatorsMissingError: the package is not built, or its library cannot be loaded.
+    """
+    if hasattr(torch.ops.torchship, "lstm_pointwise"):
+        return
+    path = library()
+    try:
+        torch.ops.load_library(path)  # type: ignore[no-untyped-call]
+    except OSError as error:
+        raise OperatorsMissingError(f"cannot load '{path}': {error}") from None
+
+
+def library() -> Path:
+    """Return the library's file: of the installed package, or in a folder of TORCHSHIP_OPERATORS.
+
+    Raises:
+        OperatorsMissingError: there is none.
+    """
+    given = [Path(entry) for entry in os.environ.get(_VARIABLE, "").split(os.pathsep) if entry]
+    folders = [*_package_folders(), *given]
+    for folder in folders:
+        if (folder / _FILE).is_file():
+            return folder / _FILE
+    raise OperatorsMissingError(
+        f"there is no '{_FILE}' in {', '.join(map(str, folders)) or 'any folder'}: build it with "
+        "`pip install torch==2.13.0` and then `pip install --no-build-isolation -e .`"
+    )
+
+
+def _package_folders() -> list[Path]:
+    """Return the folder of the installed `torchship-runner`, and `lib` beside that folder."""
+    try:
+        installed = files("torchship") or []
+    except PackageNotFoundError:
+        return []
+    for file in installed:
+        if Path(file).parts[-len(_RUNNER) :] == _RUNNER:
+            folder = Path(str(file.locate())).resolve().parent
+            return [folder, folder.parent / "lib"]
+    return []

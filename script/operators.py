@@ -1,0 +1,147 @@
+"""Libraries of custom operators: where they may lie, and loading those that an archive names.
+
+Loading a library runs its code. An archive therefore names libraries and never files: a name is
+looked for in the folders that the user has given, our own library also where the package keeps it,
+and nowhere else. C++ does the same in `cpp_runner/src/operators.cpp`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+
+from torchship.script import torchscript
+from torchship.script.errors import OperatorError
+from torchship.script.manifest import CustomOperator
+
+VARIABLE = "TORCHSHIP_OPERATORS"
+"""The environment variable of the user's folders, separated as those of PATH are."""
+
+LIBRARIES = {"torchship": "torchship_ops"}
+"""Namespace -> the library of its operators: our own."""
+
+RUNNER = ("torchship", "cpp_runner", "bin", "torchship-runner")
+
+_loading = threading.Lock()
+
+
+def allow(folders: Iterable[Path]) -> None:
+    """Look in these folders, too, before those already in the environment.
+
+    This process and those that it starts do so: the C++ runner, a server and its workers.
+    """
+    given = [str(folder.absolute()) for folder in folders]
+    known = [entry for entry in (os.environ.get(VARIABLE, ""),) if entry]
+    if given:
+        os.environ[VARIABLE] = os.pathsep.join(given + known)
+
+
+def folders(library: str) -> list[Path]:
+    """Return the folders that a library is looked for in: the user's; for our own the package's."""
+    given = [entry for entry in os.environ.get(VARIABLE, "").split(os.pathsep) if entry]
+    own = _package_folders() if library in LIBRARIES.values() else []
+    return own + [Path(entry).absolute() for entry in given]
+
+
+def _package_folders() -> list[Path]:
+    """Return where our own library is: `lib` beside the installed runner's folder, or built in it.
+
+    The package's own list of files says where the runner is, as in `torchship.cpp_runner.binary`.
+    """
+    try:
+        installed = files("torchship") or []
+    except PackageNotFoundError:
+        return []
+    for file in installed:
+        if Path(file).parts[-len(RUNNER) :] == RUNNER:
+            folder = Path(str(file.locate())).resolve().parent
+            return [folder, folder.parent / "lib"]
+    return []
+
+
+def file_name(library: str) -> str:
+    """Return the file name of a library: `lib<name>.so`."""
+    return f"lib{library}.so"
+
+
+def find(library: str) -> Path:
+    """Return the first file of that library.
+
+    Raises:
+        OperatorError: no folder has it; the message names the folders that were looked in.
+    """
+    places = folders(library)
+    for folder in places:
+        path = folder / file_name(library)
+        if path.is_file():
+            return path
+    what = f"there is no '{file_name(library)}'"
+    where = f" in {', '.join(map(repr, map(str, places)))}" if places else ""
+    raise OperatorError(
+        f"{what}{where}; folders of operator libraries are given with --operators or {VARIABLE}",
+        f"{what} in the folders of operator libraries",
+    )
+
+
+def load_library(library: str) -> Path:
+    """Load a library by name, and return its file. For modules that use its operators eagerly.
+
+    Raises:
+        OperatorError: it is in none of the folders, or cannot be loaded.
+    """
+    path = find(library)
+    try:
+        torchscript.load_library(path)
+    except OSError as error:
+        what = "cannot load"
+        raise OperatorError(f"{what} '{path}': {error}", f"{what} '{path.name}'") from None
+    return path
+
+
+def load(needed: Sequence[CustomOperator]) -> None:
+    """Load the libraries of the operators that are not registered yet, and check that they are.
+
+    Thread-safe. A library that was loaded stays so for as long as the process lives.
+
+    Raises:
+        OperatorError: a library is in none of the folders, cannot be loaded, or registers no such
+            operator; the message names the operator, the library and where it was looked for.
+    """
+    with _loading:
+        for operator in _unregistered(needed):
+            if torchscript.has_operator(operator.name):  # by the library of one before
+                continue
+            with _naming(operator):
+                path = load_library(operator.library)
+                if not torchscript.has_operator(operator.name):
+                    without = "does not register it"
+                    raise OperatorError(f"'{path}' {without}", f"'{path.name}' {without}")
+
+
+def check_libraries(needed: Sequence[CustomOperator]) -> None:
+    """Check that the libraries which `load` would load are there, without loading any.
+
+    Raises:
+        OperatorError: one is in none of the folders; the message is that of `load`.
+    """
+    for operator in _unregistered(needed):
+        with _naming(operator):
+            find(operator.library)
+
+
+def _unregistered(needed: Sequence[CustomOperator]) -> list[CustomOperator]:
+    return [operator for operator in needed if not torchscript.has_operator(operator.name)]
+
+
+@contextmanager
+def _naming(operator: CustomOperator) -> Iterator[None]:
+    """Put in front of an error which operator is needed, and of which library."""
+    try:
+        yield
+    except OperatorError as error:
+        what = f"it needs the operator '{operator.name}' of the library '{operator.library}': "
+        raise OperatorError(f"{what}{error}", f"{what}{error.public}") from None

@@ -1,0 +1,311 @@
+"""Custom operators: found in a module, named in its manifest, loaded from where they may be."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import zoo
+from torchship.models import registry
+from torchship.script import archive as archives
+from torchship.script import operators, torchscript
+from torchship.script.archive import Archive, open_archive
+from torchship.script.errors import ExportError, OperatorError
+from torchship.script.export import Options, export
+from torchship.script.manifest import CustomOperator
+from torchship.script.target import find_target
+
+OURS = CustomOperator(name="torchship::lstm_pointwise", library="torchship_ops")
+
+
+@pytest.fixture(autouse=True)
+def no_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(operators.VARIABLE, raising=False)
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    return export(
+        find_target("lstm-fused", None, {}), tmp_path_factory.mktemp("ours") / "lstm-fused.pt"
+    )
+
+
+@pytest.fixture(scope="module")
+def acme(ours: Archive, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive that says its operator is of the library acme_ops."""
+    said = ours.vouched.model_copy(
+        update={"custom_ops": (CustomOperator(name=OURS.name, library="acme_ops"),)}
+    )
+    path = tmp_path_factory.mktemp("acme") / "acme.pt"
+    path.write_bytes(archives.pack(torchscript.save(ours.load()), said, ours.golden))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the library acme_ops, which is a copy of ours."""
+    folder = tmp_path_factory.mktemp("operators")
+    shutil.copy(operators.find("torchship_ops"), folder / "libacme_ops.so")
+    return folder
+
+
+def torchship(
+    *arguments: object,
+    cwd: Path | None = None,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own, where nothing is loaded yet."""
+    return subprocess.run(
+        [sys.executable, "-m", "torchship", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, **environment},
+    )
+
+
+# --- finding the operators that a module uses ---
+
+
+class Gates(nn.Module):
+    """float32[batch,3] -> float32[batch,3], by our operator, in a branch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 2:
+            x, _ = torch.ops.torchship.lstm_pointwise(torch.cat([x, x, x, x], 1), x)
+        return x
+
+
+class Outer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Gates()
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.inner(x) + 1
+        return result
+
+
+def in_a_function(x: Tensor) -> Tensor:
+    h: Tensor = torch.ops.torchship.lstm_pointwise(torch.cat([x, x, x, x], 1), x)[0]
+    return h
+
+
+class Forked(nn.Module):
+    """The operator is neither in the module's graph nor in that of a submodule."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        future = torch.jit.fork(in_a_function, x)  # type: ignore[no-untyped-call]
+        result: Tensor = torch.jit.wait(future)  # type: ignore[no-untyped-call]
+        return result
+
+
+class Talker(nn.Module):
+    """Uses operators of torch alone, whatever it says."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 7:
+            raise ValueError("ops.torchship.lstm_pointwise")
+        return x * x.dim()
+
+
+def outer() -> nn.Module:
+    """What a user's factory does: its module calls the operator before it is an archive."""
+    operators.load_library("acme_ops")
+    return Outer().eval()
+
+
+def code_of(module: nn.Module) -> bytes:
+    return torchscript.save(torchscript.compile_module(module.eval(), "script", {}))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded() -> None:
+    operators.load([OURS])
+
+
+@pytest.mark.parametrize("module", [Gates, Outer, Forked])
+def test_operators_are_found_wherever_they_are_called(module: type[nn.Module]) -> None:
+    assert torchscript.custom_operators(code_of(module())) == ["torchship::lstm_pointwise"]
+
+
+def test_torch_s_own_operators_are_no_custom_ones() -> None:
+    assert torchscript.custom_operators(code_of(Talker())) == []
+    for name in registry.names():
+        if name != "lstm-fused":
+            assert torchscript.custom_operators(code_of(registry.get(name).factory())) == [], name
+
+
+def test_what_libtorch_registers_is_known_to_be_its_own() -> None:
+    """A process in which no library of operators, and nothing of ours, was loaded."""
+    code = "import torch; print(*{s.name for s in torch._C._jit_get_all_schemas()})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    namespaces = {name.partition("::")[0] for name in done.stdout.split()}
+    in_python = {"debug_mode_ops", "debugprims", "export"}  # no TorchScript can have those
+    assert namespaces - in_python <= torchscript.BUILT_IN
+
+
+# --- export ---
+
+
+def test_the_exporter_names_operators_and_libraries(ours: Archive) -> None:
+    assert ours.vouched.custom_ops == (OURS,)
+    assert open_archive(ours.path).vouched.custom_ops == (OURS,)
+
+
+@pytest.fixture(scope="module")
+def python_only() -> Iterator[None]:
+    """An operator acme::twice, which no library has."""
+    library = torch.library.Library("acme", "DEF")  # type: ignore[no-untyped-call]
+    library.define("twice(Tensor x) -> Tensor")  # type: ignore[no-untyped-call]
+    library.impl("twice", lambda x: 2 * x, "CompositeImplicitAutograd")  # type: ignore[no-untyped-call]
+    yield
+    library._destroy()  # type: ignore[no-untyped-call]
+
+
+class Twice(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = torch.ops.acme.twice(x)
+        return result
+
+
+def twice() -> nn.Module:
+    return Twice().eval()
+
+
+@pytest.mark.usefixtures("python_only")
+def test_an_operator_of_no_named_library_is_refused(tmp_path: Path, folder: Path) -> None:
+    target = zoo.target(twice, zoo.rows)
+
+    def refusal(libraries: dict[str, str]) -> str:
+        with pytest.raises(ExportError) as caught:
+            export(target, tmp_path / "a.pt", Options(libraries=libraries))
+        assert not (tmp_path / "a.pt").exists()
+        assert "'acme::twice'" in str(caught.value) or "library '" in str(caught.value)
+        return str(caught.value)
+
+    assert "no library is named that has it: name one (--library acme=NAME)" in refusal({})
+    assert "no library is named" in refusal({"torch": "acme_ops"})
+    assert "there is no 'libacme_ops.so'" in refusal({"acme": "acme_ops"})
+    for name in ("../acme_ops", str(folder / "libacme_ops.so"), ""):
+        assert f"library '{name}'" in refusal({"acme": name})
+
+
+def test_a_library_of_the_user_is_named(tmp_path: Path, folder: Path) -> None:
+    done = torchship(
+        "script",
+        *("test_operators:outer", "--example", "zoo:rows", "-o", tmp_path / "a.pt"),
+        *("--library", "torchship=acme_ops", "--operators", folder),
+        cwd=Path(__file__).parent,
+        environment={"PYTHONPATH": str(Path(zoo.__file__).parent)},
+    )
+    assert done.returncode == 0, done.stderr
+    named = CustomOperator(name=OURS.name, library="acme_ops")
+    assert open_archive(tmp_path / "a.pt").vouched.custom_ops == (named,)
+
+
+# --- loading ---
+
+
+def test_ours_is_looked_for_in_the_package_and_others_are_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    package = operators.folders("torchship_ops")
+    assert (package[0] / "torchship-runner").is_file()
+    assert package[1:] == [package[0].parent / "lib"]
+    assert operators.folders("acme_ops") == []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(operators.VARIABLE, "/c")
+    operators.allow([Path("a"), Path("/b")])
+    given = [tmp_path / "a", Path("/b"), Path("/c")]
+    assert operators.folders("acme_ops") == given
+    assert operators.folders("torchship_ops") == [*package, *given]
+    assert os.environ[operators.VARIABLE] == ":".join(map(str, given))
+
+
+def refused(operator: CustomOperator) -> OperatorError:
+    with pytest.raises(OperatorError) as caught:
+        operators.load([OURS, operator])
+    assert (caught.value.code, caught.value.exit_code) == ("missing_operator", 3)
+    start = f"it needs the operator '{operator.name}' of the library '{operator.library}': "
+    assert str(caught.value).startswith(start)
+    assert caught.value.public.startswith(start)
+    return caught.value
+
+
+def test_what_is_missing_is_named_with_where_it_was_looked_for(tmp_path: Path) -> None:
+    nothing = CustomOperator(name="acme::nothing", library="acme_ops")
+    assert "there is no 'libacme_ops.so'; folders" in str(refused(nothing))
+    (tmp_path / "libacme_ops.so").mkdir()  # a folder is no library
+    operators.allow([tmp_path, Path("/no/such")])
+    error = refused(nothing)
+    assert f"there is no 'libacme_ops.so' in '{tmp_path}', '/no/such'" in str(error)
+    assert operators.VARIABLE in str(error)
+    assert "there is no 'libacme_ops.so'" in error.public
+    assert str(tmp_path) not in error.public
+
+
+def test_a_file_that_is_no_library(tmp_path: Path) -> None:
+    (tmp_path / "libacme_ops.so").write_text("nothing")
+    operators.allow([tmp_path])
+    error = refused(CustomOperator(name="acme::nothing", library="acme_ops"))
+    assert f"cannot load '{tmp_path / 'libacme_ops.so'}': " in str(error)
+    assert str(tmp_path) not in error.public
+
+
+def test_a_library_without_the_operator() -> None:
+    error = refused(CustomOperator(name="torchship::nothing", library="torchship_ops"))
+    assert "libtorchship_ops.so' does not register it" in str(error)
+    assert "'libtorchship_ops.so' does not register it" in error.public
+
+
+def test_what_is_registered_needs_no_library() -> None:
+    relu = CustomOperator(name="aten::relu", library="nowhere")
+    operators.load([relu])
+    operators.check_libraries([relu])
+
+
+def test_the_message_names_the_archive(ours: Archive, tmp_path: Path) -> None:
+    nothing = CustomOperator(name="acme::nothing", library="acme_ops")
+    said = ours.vouched.model_copy(update={"custom_ops": (nothing,)})
+    path = tmp_path / "a.pt"
+    path.write_bytes(archives.pack(torchscript.save(ours.load()), said, ours.golden))
+    with pytest.raises(OperatorError, match=r"^'a\.pt': it needs the operator 'acme::nothing'"):
+        open_archive(path).load()
+
+
+def test_only_the_folders_of_the_user_are_looked_in(acme: Path, folder: Path) -> None:
+    missing = "'acme.pt': it needs the operator 'torchship::lstm_pointwise' of the library 'acme_"
+    for environment in ({}, {operators.VARIABLE: ":"}):
+        done = torchship(
+            "inspect", acme, cwd=folder, environment=environment
+        )  # nor the current folder
+        assert done.returncode == 3
+        assert missing in done.stderr
+        assert "there is no 'libacme_ops.so'" in done.stderr
+    done = torchship("verify", acme)
+    assert done.returncode == 3
+    assert "there is no 'libacme_ops.so'" in done.stderr
+    done = torchship("inspect", acme, "--operators", folder)
+    assert done.returncode == 0, done.stderr
+    assert "torchship::lstm_pointwise, of acme_ops" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_every_runtime_takes_the_folders(acme: Path, folder: Path, by: str) -> None:
+    runtimes = [word for name in ("script", "cpp", "http") for word in ("--runtime", name)]
+    if by == "option":
+        done = torchship("verify", acme, *runtimes, "--operators", folder)
+    else:
+        done = torchship("verify", acme, *runtimes, environment={operators.VARIABLE: str(folder)})
+    assert done.returncode == 0, done.stdout + done.stderr
