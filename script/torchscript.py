@@ -10,7 +10,8 @@ import io
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,26 @@ import torch
 from torchship.script.errors import ArchiveError, ExportError
 
 Mode = Literal["script", "trace"]
+Fusion = Literal["off", "static", "dynamic"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a module is loaded and run.
+
+    The defaults are those of the C++ library (`cpp_runner/include/torchship/options.h`): agreement
+    depends on them, and a test reads both back.
+    """
+
+    threads: int = 1  # inside an operator
+    device: str = "cpu"
+    freeze: bool = False  # weights become constants of the graph
+    fusion: Fusion = "off"  # of the tensor-expression fuser
+
+
+DEFAULTS = Settings()
+# How many shapes get a kernel of their own, and how many kernels for any shape: torch's figures.
+FUSION_STRATEGIES = {"static": ("STATIC", 2), "dynamic": ("DYNAMIC", 10)}
 
 # What to change, by what the compiler says. The first pattern that is found is used.
 HINTS = (
@@ -62,15 +83,48 @@ def _deprecation_is_known() -> Iterator[None]:
         yield
 
 
-def configure(threads: int = 1) -> None:
-    """Set what the numbers depend on, the same way as the C++ runner does.
+def configure(threads: int = DEFAULTS.threads, fusion: Fusion = DEFAULTS.fusion) -> None:
+    """Set what the numbers depend on, for the whole process, as the C++ library does.
 
     One intra-op thread by default, since the order of a parallel sum depends on the number of
     threads; no tensor-expression fusion, since fused kernels round differently and only from the
-    second call on.
+    second call on; products of float32 in float32 on a GPU too.
     """
     torch.set_num_threads(threads)
-    torch._C._jit_set_texpr_fuser_enabled(False)
+    if torch.get_num_interop_threads() != 1:
+        # Torch takes it once, before the first use. It decides about no number, only about who
+        # computes the branches of a `torch.jit.fork`.
+        with suppress(RuntimeError):
+            torch.set_num_interop_threads(1)
+    torch.backends.cudnn.allow_tf32 = False
+    torch._C._jit_set_texpr_fuser_enabled(fusion != "off")
+    if fusion != "off":
+        torch._C._jit_set_fusion_strategy([FUSION_STRATEGIES[fusion]])
+
+
+def settings_in_force() -> dict[str, object]:
+    """Return what torch says of this process's settings, as `torchship-runner bench --json` does.
+
+    Keys: threads and interop_threads (numbers), fusion (a Fusion), profiling_executor, onednn,
+    deterministic, cudnn_tf32 (booleans), float32_matmul (torch's word for it).
+    """
+    strategy = torch._C._jit_set_fusion_strategy([])  # returns the one before
+    torch._C._jit_set_fusion_strategy(strategy)
+    profiling = torch._C._jit_set_profiling_mode(True)
+    torch._C._jit_set_profiling_mode(profiling)
+    fusion: Fusion = "off"
+    if torch._C._jit_texpr_fuser_enabled():
+        fusion = "static" if strategy and strategy[-1][0] == "STATIC" else "dynamic"
+    return {
+        "threads": torch.get_num_threads(),
+        "interop_threads": torch.get_num_interop_threads(),
+        "fusion": fusion,
+        "profiling_executor": profiling,
+        "onednn": torch._C._get_mkldnn_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "float32_matmul": torch.get_float32_matmul_precision(),
+        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+    }
 
 
 def compile_module(
@@ -191,8 +245,10 @@ def has_operator(name: str) -> bool:
     return bool(torch._C._jit_get_schemas_for_operator(name))
 
 
-def load(data: bytes, device: str | torch.device = "cpu") -> torch.jit.ScriptModule:
-    """Load a module from the bytes of a TorchScript zip.
+def load(
+    data: bytes, device: str | torch.device = DEFAULTS.device, freeze: bool = DEFAULTS.freeze
+) -> torch.jit.ScriptModule:
+    """Load a module from the bytes of a TorchScript zip, frozen if asked.
 
     Raises:
         ArchiveError: LibTorch refuses the bytes.
@@ -202,6 +258,9 @@ def load(data: bytes, device: str | torch.device = "cpu") -> torch.jit.ScriptMod
             module = torch.jit.load(  # type: ignore[no-untyped-call]
                 io.BytesIO(data), map_location=device
             )
+            if freeze:
+                others = [name for name in method_names(module) if name != "forward"]
+                module = torch.jit.freeze(module.eval(), preserved_attrs=others)
     except Exception as error:
         raise ArchiveError(f"LibTorch cannot load the archive: {_first_line(error)}") from None
     assert isinstance(module, torch.jit.ScriptModule)

@@ -3,9 +3,11 @@
 #include <torchship/runtime.h>
 #include <torchship/session.h>
 
-#include "input_check.h"
+#include "bench_inputs.h"
+#include "call.h"
 
-#include <ATen/ops/arange.h>
+#include <c10/core/InferenceMode.h>
+#include <torch/csrc/jit/api/module.h>
 
 #include <algorithm>
 #include <chrono>
@@ -16,78 +18,19 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int warm_up_calls = 10;  // the profiling executor settles after its second call
+constexpr std::size_t warm_up_calls = 10;  // the profiling executor settles after its second call
 constexpr double warm_up_share = 0.2;
-constexpr std::string_view batch_symbol = "batch";
 
-/// Every dimension `batch` of these inputs, as an input's name and the dimension's index.
-std::vector<std::pair<std::string, std::int64_t>> batch_dimensions(const Method& method,
-                                                                   const TensorMap& inputs) {
-  std::vector<std::pair<std::string, std::int64_t>> found;
-  for (const auto& [name, tensor] : inputs) {
-    const Node* leaf = find_input(method, name);
-    if (leaf == nullptr || !leaf->shape) continue;
-    for (std::size_t i = 0; i < leaf->shape->size(); ++i) {
-      const auto* symbol = std::get_if<std::string>(&(*leaf->shape)[i]);
-      const auto dimension = static_cast<std::int64_t>(i);
-      if (symbol != nullptr && *symbol == batch_symbol && dimension < tensor.dim()) {
-        found.emplace_back(name, dimension);
-      }
-    }
-  }
-  return found;
-}
-
-/// The inputs of the method's first golden case that has rows to repeat.
-const TensorMap& golden_inputs(const Archive& archive, const Method& method) {
-  const Manifest* manifest = archive.manifest();
-  bool any = false;
-  for (std::size_t i = 0; manifest != nullptr && i < manifest->golden.size(); ++i) {
-    if (manifest->golden[i].method != method.name) continue;
-    any = true;
-    const TensorMap& inputs = archive.golden()[i].front().inputs;
-    const auto empty = [&inputs](const auto& place) {
-      return inputs.at(place.first).size(place.second) == 0;
-    };
-    if (std::ranges::none_of(batch_dimensions(method, inputs), empty)) return inputs;
-  }
-  if (any) {
-    throw UsageError("model '" + archive.name() + "': every golden case of method '" + method.name +
-                     "' is empty along 'batch', so there is nothing to repeat");
-  }
-  throw UsageError("model '" + archive.name() + "' has no golden case of method '" + method.name +
-                   "' to take inputs from");
-}
-
-/// Repeats or cuts a dimension to `size`.
-at::Tensor resized(const at::Tensor& tensor, std::int64_t dimension, std::int64_t size) {
-  const at::Tensor rows =
-      at::arange(size, at::TensorOptions(at::kLong)).remainder(tensor.size(dimension));
-  return tensor.index_select(dimension, rows).contiguous();
-}
-
-/// The inputs with every `batch` of the given size; nothing if no input has one.
-std::optional<TensorMap> with_batch(const Method& method, const TensorMap& inputs,
-                                    std::int64_t size) {
-  const auto dimensions = batch_dimensions(method, inputs);
-  if (dimensions.empty()) return std::nullopt;
-  TensorMap result = inputs;
-  for (const auto& [name, dimension] : dimensions) {
-    at::Tensor& tensor = result.at(name);
-    tensor = resized(tensor, dimension, size);
-  }
-  return result;
-}
-
-/// Calls until both the count and the time are reached; microseconds of each call.
-std::vector<double> measure(const Session& session, const TensorMap& inputs, int calls,
-                            double seconds) {
+/// Calls until both the count and the time are reached; microseconds of each call. The clock is
+/// read once a call: it costs some 30 ns.
+template <typename Action>
+std::vector<double> times_of(const Action& action, std::size_t calls, double seconds) {
   std::vector<double> times;
   const Clock::time_point end = Clock::now() + std::chrono::duration_cast<Clock::duration>(
                                                    std::chrono::duration<double>(seconds));
   Clock::time_point before = Clock::now();
-  while (static_cast<int>(times.size()) < calls || before < end) {
-    static_cast<void>(session.run(inputs));
+  while (times.size() < calls || before < end) {
+    action();
     const Clock::time_point after = Clock::now();
     times.push_back(std::chrono::duration<double, std::micro>(after - before).count());
     before = after;
@@ -100,34 +43,99 @@ double percentile(const std::vector<double>& sorted, double share) {
   return sorted[std::max<std::size_t>(rank, 1) - 1];
 }
 
+double median(std::vector<double> values) {
+  std::ranges::sort(values);
+  return percentile(values, 0.5);
+}
+
+Latency latency(std::vector<double> times, std::int64_t batch) {
+  double total = 0;
+  for (const double time : times) total += time;
+  std::ranges::sort(times);
+  const double rows = static_cast<double>(batch) * static_cast<double>(times.size());
+  return {.calls = times.size(),
+          .p50_us = percentile(times, 0.5),
+          .p90_us = percentile(times, 0.9),
+          .p99_us = percentile(times, 0.99),
+          .max_us = times.back(),
+          .rows_per_s = rows / (total * 1e-6)};
+}
+
+Spread spread(std::vector<double> values) {
+  std::ranges::sort(values);
+  return {.low = percentile(values, 0.25),
+          .median = percentile(values, 0.5),
+          .high = percentile(values, 0.75)};
+}
+
+TensorMap without_state(const Method& method, TensorMap inputs) {
+  for (const State& state : method.state) inputs.erase(state.input);
+  return inputs;
+}
+
+/// Measures `ours` and `bare` in turn, the order changing from round to round.
+template <typename Ours, typename Bare>
+void measure(const Ours& ours, const Bare& bare, const BenchOptions& options, BenchResult& result) {
+  const double warm_up = options.seconds * warm_up_share / 2;
+  const std::vector<double> first = times_of(ours, warm_up_calls, warm_up);
+  result.first_us = first.front();
+  result.warm_up_calls = first.size() + times_of(bare, warm_up_calls, warm_up).size();
+
+  const double share = options.seconds / (2.0 * options.rounds);
+  std::vector<double> session_times;
+  std::vector<double> floor_times;
+  std::vector<double> medians;
+  std::vector<double> differences;
+  for (int round = 0; round < options.rounds; ++round) {
+    std::vector<double> session;
+    std::vector<double> floor;
+    if (round % 2 == 0) session = times_of(ours, 1, share);
+    floor = times_of(bare, 1, share);
+    if (round % 2 != 0) session = times_of(ours, 1, share);
+    medians.push_back(median(session));
+    differences.push_back(medians.back() - median(floor));
+    session_times.insert(session_times.end(), session.begin(), session.end());
+    floor_times.insert(floor_times.end(), floor.begin(), floor.end());
+  }
+  result.session = latency(std::move(session_times), result.batch);
+  result.floor = latency(std::move(floor_times), result.batch);
+  result.p50_us = spread(std::move(medians));
+  result.difference_us = spread(std::move(differences));
+}
+
 }  // namespace
 
 std::vector<BenchResult> bench(const Archive& archive, const BenchOptions& options) {
-  const Session session(archive, options.method);
-  const TensorMap& golden = golden_inputs(archive, session.method());
+  if (options.rounds < 1) {
+    throw UsageError("rounds: expected 1 or more, got " + std::to_string(options.rounds));
+  }
+  Session session(archive, options.method);
+  const Call call(archive, options.method);
+  const Method& method = session.method();
+  if (options.step && method.state.empty()) {
+    throw UsageError("method '" + method.name + "' carries no state from step to step");
+  }
+  const TensorMap& golden = golden_inputs(archive, method);
+  const auto module = archive.module();
   std::vector<BenchResult> results;
   for (const int threads : options.threads) {
-    configure_runtime(threads);
+    configure_runtime(threads, archive.options().fusion);
     for (const std::int64_t batch : options.batches) {
-      const auto inputs = with_batch(session.method(), golden, batch);
-      if (!inputs && batch != 1) {
-        throw UsageError("method '" + options.method + "' has no dimension 'batch' to set to " +
-                         std::to_string(batch));
+      BenchResult result{.method = options.method, .batch = batch, .threads = threads};
+      const TensorMap inputs = with_batch(method, golden, batch);
+      const TensorMap stepped = without_state(method, inputs);
+      const c10::InferenceMode inference;  // the floor's; a session enters it by itself
+      const std::vector<c10::IValue> arguments = call.arguments(inputs);
+      const auto bare = [&] {
+        static_cast<void>(module->get_method(options.method)(arguments));  // = module.forward(...)
+      };
+      session.reset();
+      if (options.step) {
+        measure([&] { static_cast<void>(session.step(stepped)); }, bare, options, result);
+      } else {
+        measure([&] { static_cast<void>(session.run(inputs)); }, bare, options, result);
       }
-      const TensorMap& used = inputs ? *inputs : golden;
-      measure(session, used, warm_up_calls, options.seconds * warm_up_share);
-      std::vector<double> times = measure(session, used, 1, options.seconds);
-      double total = 0;
-      for (const double time : times) total += time;
-      const double rows = static_cast<double>(batch) * static_cast<double>(times.size());
-      std::ranges::sort(times);
-      results.push_back({.method = options.method,
-                         .batch = batch,
-                         .threads = threads,
-                         .p50_us = percentile(times, 0.5),
-                         .p90_us = percentile(times, 0.9),
-                         .p99_us = percentile(times, 0.99),
-                         .rows_per_s = rows / (total * 1e-6)});
+      results.push_back(std::move(result));
     }
   }
   return results;
