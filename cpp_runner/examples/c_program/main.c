@@ -4,7 +4,6 @@
 
 #include <torchship/torchship.h>
 
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,10 +38,8 @@ static void step(torchship_session* session, int number) {
   check(torchship_session_step(session, &obs, 1, &outputs, &count), "step");
 
   /* The outputs are the session's, until its next step. */
-  const int64_t* actions = find(outputs, count, "actions")->data; /* int64[1, 6] */
-  printf("step %d:", number);
-  for (int i = 0; i < 6; ++i) printf(" %" PRId64, actions[i]);
-  printf("\n");
+  const float* value = find(outputs, count, "value")->data; /* float32[1, 1] */
+  printf("step %d: value %.9g\n", number, (double)*value);
 }
 
 int main(int argc, char** argv) {
@@ -60,8 +57,8 @@ int main(int argc, char** argv) {
 
   torchship_session* first = NULL;
   torchship_session* second = NULL;
-  check(torchship_session_open(archive, "act", &first), "session");
-  check(torchship_session_open(archive, "act", &second), "session");
+  check(torchship_session_open(archive, NULL, &first), "session");
+  check(torchship_session_open(archive, NULL, &second), "session");
   torchship_archive_close(archive);
 
   for (int i = 0; i < steps; ++i) step(first, i);

@@ -9,6 +9,7 @@
 
 #include <ATen/ops/from_blob.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -20,7 +21,10 @@ constexpr std::int64_t heroes = 1024;
 constexpr std::int64_t observation = 510;  // bytes; the first 484 are 121 cells of 4
 constexpr std::int64_t map_bytes = 484;
 
-// A toy of a game, in place of yours: where a hero is says what it sees, and what it does says
+constexpr std::int64_t choices = 7;  // of the first action: which way to go
+constexpr std::int64_t logits = 23;  // of all six actions
+
+// A toy of a game, in place of yours: where a hero is says what it sees, and what it chooses says
 // where it goes and how soon it dies.
 struct Hero {
   std::int64_t place;
@@ -39,16 +43,17 @@ void look(const Hero& hero, std::uint8_t* bytes) {
   }
 }
 
-/// Whether the hero is still alive.
-bool act(Hero& hero, const std::int64_t* actions) {
-  hero.place += actions[0] + 1;
-  hero.energy -= actions[1] + 1;
+/// Whether the hero is still alive. `first` are the logits of its first action.
+bool act(Hero& hero, const float* first) {
+  const std::int64_t way = std::max_element(first, first + choices) - first;
+  hero.place += way + 1;
+  hero.energy -= way + 1;
   return hero.energy > 0;
 }
 
 void play(const char* path, int ticks) {
   const auto archive = torchship::Archive::open(path);
-  torchship::Session policy(archive, "act");
+  torchship::Session policy(archive);
 
   std::vector<Hero> world;
   for (std::int64_t i = 0; i < heroes; ++i) world.push_back(born(i));
@@ -58,18 +63,18 @@ void play(const char* path, int ticks) {
       at::from_blob(seen.data(), {heroes, observation}, at::TensorOptions(at::kByte));
 
   std::int64_t deaths = 0;
-  std::int64_t moved = 0;
+  double hope = 0;  // what the policy thinks its heroes are worth, summed
   for (int tick = 0; tick < ticks; ++tick) {
     for (std::size_t i = 0; i < world.size(); ++i) look(world[i], &seen[i * observation]);
     const torchship::TensorMap outputs = policy.step({{"obs", obs}});
-    const at::Tensor& actions = outputs.at("actions");  // int64[heroes, 6], contiguous
-    const auto* chosen = actions.const_data_ptr<std::int64_t>();
+    const auto* logit = outputs.at("logits").const_data_ptr<float>();  // [heroes, 23]
+    const auto* value = outputs.at("value").const_data_ptr<float>();   // [heroes, 1]
 
     std::vector<std::int64_t> dead;
     for (std::int64_t i = 0; i < heroes; ++i) {
       Hero& hero = world[static_cast<std::size_t>(i)];
-      moved += chosen[i * 6] + 1;
-      if (!act(hero, chosen + i * 6)) {
+      hope += static_cast<double>(value[i]);
+      if (!act(hero, logit + i * logits)) {
         hero = born(i);
         dead.push_back(i);
       }
@@ -77,8 +82,8 @@ void play(const char* path, int ticks) {
     policy.reset(dead);
     deaths += static_cast<std::int64_t>(dead.size());
   }
-  std::printf("%lld heroes, %d ticks, %lld deaths, moved %lld\n", static_cast<long long>(heroes),
-              ticks, static_cast<long long>(deaths), static_cast<long long>(moved));
+  std::printf("%lld heroes, %d ticks, %lld deaths, hope %.6f\n", static_cast<long long>(heroes),
+              ticks, static_cast<long long>(deaths), hope);
 }
 
 }  // namespace
