@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import byref, c_int64, c_size_t, c_void_p
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -163,7 +164,7 @@ def test_reset_and_reset_of_rows(folder: Path) -> None:
     again = session.step({"obs": obs.numpy()})
     assert all(again[name].tobytes() == first[name].tobytes() for name in first)
     for row in (-1, 5):
-        assert failure(lambda row=row: session.reset_rows([row])) == (
+        assert failure(partial(session.reset_rows, [row])) == (
             c_abi.BAD_INPUT,
             f"row {row} cannot be reset: the state has 5 rows",
         )
@@ -185,7 +186,7 @@ def test_state_goes_to_bytes_and_back(folder: Path) -> None:
     other.load_state(empty)
     assert other.step(obs)["h"].tobytes() == outputs["h"].tobytes()
     for damaged in (state[:-1], b"\xff" * 16, b""):
-        assert failure(lambda damaged=damaged: one.load_state(damaged))[0] == c_abi.BAD_INPUT
+        assert failure(partial(one.load_state, damaged))[0] == c_abi.BAD_INPUT
     assert one.save_state() == other_state(one, state, obs)
 
 
@@ -329,7 +330,7 @@ def test_every_pointer_may_be_null(folder: Path) -> None:
     for name, call in calls.items():
         assert call() == c_abi.BAD_USAGE
         assert lib.torchship_last_message().decode() == f"argument '{name}' is NULL"
-    for function, arguments in {
+    without: dict[str, list[object]] = {
         "archive_describe": [None],
         "archive_verify": [],
         "session_run": [None, 0, where, byref(count)],
@@ -338,7 +339,8 @@ def test_every_pointer_may_be_null(folder: Path) -> None:
         "session_reset_rows": [None, 0],
         "session_save_state": [byref(handle), byref(count)],
         "session_load_state": [None, 0],
-    }.items():
+    }
+    for function, arguments in without.items():
         assert getattr(lib, f"torchship_{function}")(None, *arguments) == c_abi.BAD_USAGE
     lib.torchship_archive_close(None)
     lib.torchship_session_close(None)
@@ -354,7 +356,7 @@ def test_statuses_are_the_exit_codes(folder: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.pt"
     damaged.write_bytes(path.read_bytes()[:-1])
     for file in (tmp_path / "none.pt", damaged):
-        status, message = failure(lambda file=file: c_abi.Archive(file))
+        status, message = failure(partial(c_abi.Archive, file))
         assert status == c_abi.BAD_ARCHIVE
         assert str(file) in message or file.name in message
 
