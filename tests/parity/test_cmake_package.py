@@ -7,6 +7,7 @@ against what `torchship cmake-prefix` prints.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -261,6 +262,18 @@ def test_nothing_in_the_package_leads_to_the_source(
             assert path not in file.read_text(), file.name
     headers = {file.name for file in (folder / "include" / "torchship").iterdir()}
     assert headers == {f.name for f in (ROOT / "cpp_runner/include/torchship").iterdir()}
+
+
+def test_the_wheel_leaves_out_nothing_that_is_installed(wheel: Path) -> None:
+    # scikit-build-core applies `wheel.exclude` to what CMake installs too.
+    project = (ROOT / "pyproject.toml").read_text()
+    line = next(line for line in project.splitlines() if line.startswith("wheel.exclude = "))
+    excluded = re.findall(r'"([^"]+)"', line)
+    assert excluded
+    for file in wheel.rglob("*"):
+        path = file.relative_to(wheel.parents[1])
+        for pattern in excluded:
+            assert not path.is_relative_to(pattern), f"{path}: excluded by {pattern}"
 
 
 def test_cmake_prefix_of_a_package_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
