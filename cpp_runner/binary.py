@@ -1,4 +1,4 @@
-"""Finds the installed `torchship-runner` binary, and runs it in place of this process."""
+"""Finds what the package has installed for C++: the binary, which it also runs, and the library."""
 
 from __future__ import annotations
 
@@ -7,29 +7,54 @@ import sys
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
-_BINARY = Path("torchship", "cpp_runner", "bin", "torchship-runner")
+_PACKAGE = Path("torchship", "cpp_runner")
+_BINARY = _PACKAGE / "bin" / "torchship-runner"
+_CMAKE = _PACKAGE / "lib" / "cmake" / "torchship" / "torchship-config.cmake"
 
 
 def runner_path() -> Path:
     """Return the absolute path of the binary that belongs to the installed package.
 
-    The package's own list of files says where it is. PATH is not asked: the console script of the
-    same name would find itself.
-
     Raises:
         FileNotFoundError: the package, or its binary, is not installed.
+    """
+    path = _installed(_BINARY)
+    if path is None or not os.access(path, os.X_OK):
+        raise _missing("torchship-runner is")
+    return path
+
+
+def cmake_prefix() -> Path:
+    """Return the folder for CMAKE_PREFIX_PATH: `include`, `lib` and the CMake package are in it.
+
+    Raises:
+        FileNotFoundError: the package, or its C++ library, is not installed.
+    """
+    path = _installed(_CMAKE)
+    if path is None or not path.is_file():
+        raise _missing("the C++ library and its CMake package are")
+    return path.parents[len(_CMAKE.parts) - len(_PACKAGE.parts) - 1]
+
+
+def _installed(wanted: Path) -> Path | None:
+    """Find a file of the installed package.
+
+    The package's own list of files says where it is. PATH is not asked: the console script of the
+    same name would find itself.
     """
     try:
         installed = files("torchship") or []
     except PackageNotFoundError:
         installed = []
     for file in installed:
-        if Path(file).parts[-len(_BINARY.parts) :] == _BINARY.parts:
-            path = Path(str(file.locate())).resolve()
-            if os.access(path, os.X_OK):
-                return path
-    raise FileNotFoundError(
-        "torchship-runner is not installed; build it with "
+        if Path(file).parts[-len(wanted.parts) :] == wanted.parts:
+            return Path(str(file.locate())).resolve()
+    return None
+
+
+def _missing(what: str) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"{what} not installed; build it with "
         "`pip install torch==2.13.0` and then `pip install --no-build-isolation -e .`"
     )
 

@@ -3,6 +3,7 @@
 #include <torchship/session.h>
 
 #include "common.h"
+#include "method_json.h"
 
 #include <nlohmann/json.hpp>
 
@@ -40,30 +41,9 @@ std::string code_of(const Archive& archive) {
   return text;
 }
 
-Json method_json(const Method& method) {
-  Json json{{"name", method.name}, {"signature", signature_line(method)}};
-  json["inputs"] = Json::array();
-  for (const Argument& argument : method.inputs) {
-    for (const Node* leaf : leaves(argument.value)) {
-      json["inputs"].push_back(
-          {{"name", leaf->name}, {"value", describe(*leaf)}, {"required", argument.required}});
-    }
-  }
-  json["outputs"] = Json::array();
-  for (const Node* leaf : leaves(method.outputs)) {
-    Json output{{"name", leaf->name}, {"value", describe(*leaf)}};
-    if (const auto found = method.tolerances.find(leaf->name); found != method.tolerances.end()) {
-      output["atol"] = found->second.atol;
-      output["rtol"] = found->second.rtol;
-    }
-    json["outputs"].push_back(std::move(output));
-  }
-  json["state"] = Json::array();
-  for (const State& state : method.state) {
-    json["state"].push_back({{"input", state.input},
-                             {"output", state.output},
-                             {"start", state.start == State::Start::zeros ? "zeros" : "absent"}});
-  }
+Json with_signature_line(const Method& method) {
+  Json json = method_json(method);
+  json["signature"] = signature_line(method);
   return json;
 }
 
@@ -99,7 +79,8 @@ Json to_json(const Archive& archive, bool with_code) {
   }
   json["methods"] = Json::array();
   const Methods methods = methods_of(archive);
-  for (const Method& method : methods.callable) json["methods"].push_back(method_json(method));
+  for (const Method& method : methods.callable)
+    json["methods"].push_back(with_signature_line(method));
   json["not_callable"] = methods.not_callable;
   json["records"] = Json::array();
   for (const Record& record : archive.records()) {

@@ -28,6 +28,7 @@ if(NOT torch_version MATCHES "^2\\.13\\.")
     "run `pip install torch==2.13.0`, then install torchship with `--no-build-isolation`.")
 endif()
 set(TORCHSHIP_TORCH_LIB_DIR "${TORCH_INSTALL_PREFIX}/lib")
+string(REGEX MATCH "^[0-9]+\\.[0-9]+" TORCHSHIP_TORCH_MINOR "${torch_version}")
 
 find_package(OpenSSL 3.0 REQUIRED COMPONENTS Crypto)
 # Not libzip's own CMake package: Debian's names executables that other packages hold.

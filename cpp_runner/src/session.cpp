@@ -7,6 +7,8 @@
 #include <c10/core/InferenceMode.h>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
+
 namespace torchship {
 
 Session::Session(const Archive& archive, const std::string& method)
@@ -35,6 +37,11 @@ TensorMap Session::step(const TensorMap& inputs, Promises promises) {
   for (std::size_t i = 0; i < states.size(); ++i) {
     const auto output = outputs.find(states[i].output);
     state_[i] = output == outputs.end() ? at::Tensor() : output->second;
+    // A model may return an input as its state, and the caller may fill that memory anew.
+    const bool callers = std::ranges::any_of(inputs, [&](const auto& input) {
+      return state_[i].defined() && state_[i].is_alias_of(input.second);
+    });
+    if (callers) state_[i] = state_[i].clone();
   }
   return on_cpu(std::move(outputs));
 }

@@ -16,6 +16,7 @@ INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 def application() -> typer.Typer:
     """Return the command line with every room's commands."""
     import torchship.agreement
+    import torchship.cpp_runner.cli
     import torchship.demo
     import torchship.models.cli
     import torchship.play
@@ -36,6 +37,7 @@ def application() -> typer.Typer:
         torchship.models.cli,
         torchship.demo,
         torchship.play,
+        torchship.cpp_runner.cli,
     ):
         app.registered_commands += room.app.registered_commands
     return app

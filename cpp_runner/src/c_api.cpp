@@ -1,0 +1,264 @@
+#include <torchship/archive.h>
+#include <torchship/error.h>
+#include <torchship/session.h>
+#include <torchship/torchship.h>
+#include <torchship/verify.h>
+
+#include "c_tensors.h"
+#include "method_json.h"
+
+#include <c10/util/Exception.h>
+
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <span>
+#include <string>
+#include <utility>
+
+using torchship::Archive;
+using torchship::borrow;
+using torchship::LentTensors;
+using torchship::Session;
+using torchship::TensorMap;
+using torchship::UsageError;
+
+struct torchship_archive {
+  explicit torchship_archive(Archive opened) : archive(std::move(opened)) {}
+
+  Archive archive;
+  mutable std::once_flag described;
+  mutable std::string description;  // JSON, made when first asked for
+};
+
+struct torchship_session {
+  explicit torchship_session(Session opened) : session(std::move(opened)) {}
+
+  Session session;
+  LentTensors outputs;
+  std::string state;  // the bytes last saved
+};
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+thread_local std::string last_message;
+
+torchship_status fail(torchship_status status, const char* message) noexcept {
+  try {
+    last_message = message;
+  } catch (...) {
+    last_message.clear();  // no memory for words; the status is there
+  }
+  return status;
+}
+
+/// Does `action`, which returns a status; the one place where exceptions become status codes.
+template <typename Action>
+torchship_status guarded(const Action& action) noexcept {
+  try {
+    return action();
+  } catch (const torchship::Error& error) {
+    return fail(static_cast<torchship_status>(error.exit_code()), error.what());
+  } catch (const std::bad_alloc&) {
+    return fail(TORCHSHIP_INTERNAL, "out of memory");
+  } catch (const c10::Error& error) {
+    return fail(TORCHSHIP_INTERNAL, error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    return fail(TORCHSHIP_INTERNAL, error.what());
+  } catch (...) {
+    return fail(TORCHSHIP_INTERNAL, "something was thrown that is no exception");
+  }
+}
+
+/// What a pointer argument points to. Raises UsageError when it is NULL.
+template <typename T>
+T& given(T* pointer, const char* name) {
+  if (pointer == nullptr) throw UsageError(std::string("argument '") + name + "' is NULL");
+  return *pointer;
+}
+
+torchship::Options options_of(const torchship_options* options) {
+  torchship::Options result;
+  if (options == nullptr) return result;
+  if (options->size != sizeof(torchship_options)) {
+    throw UsageError("options.size is " + std::to_string(options->size) + ", expected " +
+                     std::to_string(sizeof(torchship_options)) + ": begin with TORCHSHIP_OPTIONS");
+  }
+  result.threads = options->threads;
+  result.device = &given(options->device, "options.device");
+  if (options->trusted_keys != nullptr) result.trusted_keys.emplace(options->trusted_keys);
+  result.warm_up = options->warm_up;
+  result.freeze = options->freeze != 0;
+  switch (options->fusion) {
+    case TORCHSHIP_FUSION_OFF:
+      result.fusion = torchship::Fusion::off;
+      break;
+    case TORCHSHIP_FUSION_STATIC:
+      result.fusion = torchship::Fusion::static_shapes;
+      break;
+    case TORCHSHIP_FUSION_DYNAMIC:
+      result.fusion = torchship::Fusion::dynamic_shapes;
+      break;
+    default:
+      throw UsageError("options.fusion is " + std::to_string(options->fusion) +
+                       ", expected 0 (off), 1 (static) or 2 (dynamic)");
+  }
+  return result;
+}
+
+std::string describe(const Archive& archive) {
+  const torchship::Manifest* manifest = archive.manifest();
+  Json json{{"name", archive.name()},
+            {"version", manifest != nullptr ? Json(manifest->version) : Json(nullptr)},
+            {"methods", Json::array()}};
+  for (const auto& method : torchship::methods_of(archive).callable) {
+    json["methods"].push_back(torchship::method_json(method));
+  }
+  return json.dump();
+}
+
+/// A run or a step; `call` gives the session's outputs for inputs.
+template <typename Call>
+torchship_status call(torchship_session* session, const torchship_tensor* inputs,
+                      std::size_t input_count, const torchship_tensor** outputs,
+                      std::size_t* output_count, const Call& call) noexcept {
+  if (outputs != nullptr) *outputs = nullptr;
+  if (output_count != nullptr) *output_count = 0;
+  return guarded([&] {
+    torchship_session& handle = given(session, "session");
+    given(outputs, "outputs");
+    given(output_count, "output_count");
+    const TensorMap map = borrow(inputs, input_count);
+    // Only now may the outputs of the call before go: they may be among the inputs.
+    handle.outputs = LentTensors(call(handle.session, map), map);
+    *outputs = handle.outputs.view().data();
+    *output_count = handle.outputs.view().size();
+    return TORCHSHIP_OK;
+  });
+}
+
+}  // namespace
+
+const char* torchship_version(void) {
+  return TORCHSHIP_VERSION;
+}
+
+const char* torchship_last_message(void) {
+  return last_message.c_str();
+}
+
+torchship_status torchship_archive_open(const char* path, const torchship_options* options,
+                                        torchship_archive** archive) {
+  if (archive != nullptr) *archive = nullptr;
+  return guarded([&] {
+    given(path, "path");
+    given(archive, "archive");
+    *archive =
+        std::make_unique<torchship_archive>(Archive::open(path, options_of(options))).release();
+    return TORCHSHIP_OK;
+  });
+}
+
+void torchship_archive_close(torchship_archive* archive) {
+  const std::unique_ptr<torchship_archive> owned(archive);
+}
+
+torchship_status torchship_archive_describe(const torchship_archive* archive, const char** json) {
+  if (json != nullptr) *json = nullptr;
+  return guarded([&] {
+    const torchship_archive& handle = given(archive, "archive");
+    given(json, "json");
+    std::call_once(handle.described, [&] { handle.description = describe(handle.archive); });
+    *json = handle.description.c_str();
+    return TORCHSHIP_OK;
+  });
+}
+
+torchship_status torchship_archive_verify(const torchship_archive* archive) {
+  return guarded([&] {
+    const torchship::VerifyReport report = torchship::verify(given(archive, "archive").archive);
+    for (const torchship::OutputResult& result : report.results) {
+      if (result.difference.agreed) continue;
+      const std::string message = "golden case '" + result.case_name + "', step " +
+                                  std::to_string(result.step) + ", output '" + result.output +
+                                  "': " + result.difference.reason;
+      return fail(TORCHSHIP_MISMATCH, message.c_str());
+    }
+    return TORCHSHIP_OK;
+  });
+}
+
+torchship_status torchship_session_open(const torchship_archive* archive, const char* method,
+                                        torchship_session** session) {
+  if (session != nullptr) *session = nullptr;
+  return guarded([&] {
+    const Archive& opened = given(archive, "archive").archive;
+    given(session, "session");
+    Session made(opened, method == nullptr ? "forward" : method);
+    *session = std::make_unique<torchship_session>(std::move(made)).release();
+    return TORCHSHIP_OK;
+  });
+}
+
+void torchship_session_close(torchship_session* session) {
+  const std::unique_ptr<torchship_session> owned(session);
+}
+
+torchship_status torchship_session_run(torchship_session* session, const torchship_tensor* inputs,
+                                       size_t input_count, const torchship_tensor** outputs,
+                                       size_t* output_count) {
+  return call(session, inputs, input_count, outputs, output_count,
+              [](const Session& opened, const TensorMap& map) { return opened.run(map); });
+}
+
+torchship_status torchship_session_step(torchship_session* session, const torchship_tensor* inputs,
+                                        size_t input_count, const torchship_tensor** outputs,
+                                        size_t* output_count) {
+  return call(session, inputs, input_count, outputs, output_count,
+              [](Session& opened, const TensorMap& map) { return opened.step(map); });
+}
+
+torchship_status torchship_session_reset(torchship_session* session) {
+  return guarded([&] {
+    given(session, "session").session.reset();
+    return TORCHSHIP_OK;
+  });
+}
+
+torchship_status torchship_session_reset_rows(torchship_session* session, const int64_t* rows,
+                                              size_t row_count) {
+  return guarded([&] {
+    torchship_session& handle = given(session, "session");
+    if (row_count > 0) given(rows, "rows");
+    handle.session.reset(std::span(rows, row_count));
+    return TORCHSHIP_OK;
+  });
+}
+
+torchship_status torchship_session_save_state(torchship_session* session, const void** bytes,
+                                              size_t* size) {
+  if (bytes != nullptr) *bytes = nullptr;
+  if (size != nullptr) *size = 0;
+  return guarded([&] {
+    torchship_session& handle = given(session, "session");
+    given(bytes, "bytes");
+    given(size, "size");
+    handle.state = torchship::write_safetensors(handle.session.save_state());
+    *bytes = handle.state.data();
+    *size = handle.state.size();
+    return TORCHSHIP_OK;
+  });
+}
+
+torchship_status torchship_session_load_state(torchship_session* session, const void* bytes,
+                                              size_t size) {
+  return guarded([&] {
+    torchship_session& handle = given(session, "session");
+    const auto* text = &given(static_cast<const char*>(bytes), "bytes");
+    handle.session.load_state(torchship::read_safetensors({text, size}));
+    return TORCHSHIP_OK;
+  });
+}
