@@ -1,6 +1,6 @@
 """Makes what the tests of the game read: policies, pictures, and games played in Python.
 
-    python make_snake.py FOLDER
+python make_snake.py FOLDER
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ TEST(play, says_its_score_and_what_is_no_game) {
   EXPECT_TRUE(contains(runner("play --help").out, "torchship-runner play snake snake.pt"));
   EXPECT_EQ(runner("play chess @snake.pt").code, 2);
   EXPECT_TRUE(contains(runner("play snake @tiny.pt").err, "no method 'act'"));
-  EXPECT_TRUE(contains(runner("play snake @moba.pt").err, "plays no snake"));
+  EXPECT_TRUE(contains(runner("play snake @moba.pt").err, "'obs': expected uint8[batch,510]"));
 }
 
 }  // namespace

@@ -33,7 +33,7 @@ template <typename T>
 std::vector<T> at_step(const at::Tensor& values, std::int64_t step) {
   const std::int64_t count = values.numel() / values.size(0);
   const T* first = values.const_data_ptr<T>() + step * count;
-  return {first, first + count};
+  return std::vector<T>(first, first + count);
 }
 
 template <typename T>
@@ -69,7 +69,7 @@ TEST(snake, plays_what_python_played) {
         const auto corpses = at_step<std::int64_t>(seen.at("corpses"), step);
         const auto deaths = at_step<std::int64_t>(seen.at("deaths"), step);
         for (std::size_t agent = 0; agent < game.agents(); ++agent) {
-          EXPECT_EQ(game.died()[agent] != 0, died[agent]);
+          EXPECT_EQ(game.died()[agent] != 0, static_cast<bool>(died[agent]));
           EXPECT_EQ(game.scores()[agent].food, food[agent]);
           EXPECT_EQ(game.scores()[agent].corpses, corpses[agent]);
           EXPECT_EQ(game.scores()[agent].deaths, deaths[agent]);
