@@ -46,7 +46,8 @@ def make_games(folder: Path) -> None:
             for key, value in after.items():
                 seen.setdefault(key, []).append(value)
         assert min(v[-1].sum() for k, v in seen.items() if k in ("food", "deaths")) > 0, name
-        np.savez_compressed(folder / f"snake_{name}.npz", **{k: np.stack(v) for k, v in seen.items()})  # type: ignore[arg-type] # fmt: skip
+        arrays = {key: np.stack(values) for key, values in seen.items()}
+        np.savez_compressed(folder / f"snake_{name}.npz", **arrays)  # type: ignore[arg-type]
 
 
 def fields(game: Snake) -> np.ndarray:
