@@ -6,14 +6,18 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <iterator>
 #include <sstream>
+#include <system_error>
 
 namespace torchship::app {
 namespace {
+
+bool reader_gone = false;
 
 std::string node_text(const Node& node) {
   const auto joined = [&node](const auto& part) {
@@ -104,9 +108,18 @@ Archive CommonOptions::open() const {
 }
 
 void print(std::string_view text) {
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
-    throw WriteError("cannot write to standard output");
+  if (reader_gone) return;
+  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0) {
+    return;
   }
+  if (errno != EPIPE) {
+    throw WriteError("cannot write to standard output: " + std::generic_category().message(errno));
+  }
+  reader_gone = true;
+}
+
+bool reader_is_gone() {
+  return reader_gone;
 }
 
 std::string table(const std::vector<std::vector<std::string>>& rows) {

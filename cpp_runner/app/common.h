@@ -23,6 +23,7 @@ void add_inspect(CLI::App& program, Action& action);
 void add_verify(CLI::App& program, Action& action);
 void add_run(CLI::App& program, Action& action);
 void add_bench(CLI::App& program, Action& action);
+void add_play(CLI::App& program, Action& action);
 
 /// The arguments that every subcommand takes.
 struct CommonOptions {
@@ -38,8 +39,12 @@ struct CommonOptions {
   Archive open() const;
 };
 
-/// Writes to standard output; raises WriteError when nobody can read it.
+/// Writes to standard output; raises WriteError when it cannot be written to. That its reader has
+/// gone (`inspect x.pt | head -1`) is no error: the rest is written to nobody.
 void print(std::string_view text);
+
+/// Whether print() met a reader that has gone: who goes on writing may stop.
+bool reader_is_gone();
 
 /// Columns as wide as their widest cell, the first row being the header.
 std::string table(const std::vector<std::vector<std::string>>& rows);

@@ -158,7 +158,10 @@ void add_inspect(CLI::App& program, Action& action) {
   options->common.add_to(*command, false);
   command->add_flag("--json", options->json, "Print JSON for programs");
   command->add_flag("--code", options->code, "Print the TorchScript code too");
-  command->footer("Example:\n  torchship-runner inspect fizzbuzz.pt");
+  command->footer(
+      "Examples:\n"
+      "  torchship-runner inspect fizzbuzz.pt\n"
+      "  torchship-runner inspect fizzbuzz.pt --json --trusted-keys keys.pem");
   command->callback([&action, options] { action = [options] { return inspect(*options); }; });
 }
 

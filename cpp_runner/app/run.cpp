@@ -5,9 +5,11 @@
 
 #include "bytes.h"
 #include "common.h"
+#include "input_files.h"
 
 #include <nlohmann/json.hpp>
 
+#include <cstdio>
 #include <iostream>
 #include <memory>
 
@@ -24,25 +26,10 @@ struct Options {
   std::vector<std::string> inputs;
   std::string output;
   bool labels = false;
+  bool json = false;
 
   bool to_file() const { return !output.empty() && output != standard_stream; }
 };
-
-/// The name of the one tensor input that an .npy file stands for.
-std::string single_input(const Method& method) {
-  std::vector<std::string> names;
-  for (const Argument& argument : method.inputs) {
-    for (const Node* leaf : leaves(argument.value)) {
-      if (argument.required && argument.value.is_leaf() && leaf->kind == Node::Kind::tensor &&
-          !method.is_state_input(leaf->name)) {
-        names.push_back(leaf->name);
-      }
-    }
-  }
-  if (names.size() == 1) return names.front();
-  throw UsageError(".npy holds one tensor, and method '" + method.name + "' has " +
-                   std::to_string(names.size()) + " tensor inputs: use .npz or .safetensors");
-}
 
 /// What an .npy output file holds: the one output that is not state.
 TensorMap single_output(const Method& method, const TensorMap& outputs) {
@@ -53,13 +40,11 @@ TensorMap single_output(const Method& method, const TensorMap& outputs) {
   return result;
 }
 
-/// For each row of a labelled output, the label of its largest value.
-std::string label_lines(const Archive& archive, const TensorMap& outputs) {
-  std::string text;
-  std::size_t labelled = 0;
-  for (const auto& [name, labels] : archive.manifest()->labels) {
-    labelled += outputs.contains(name) ? 1 : 0;
-  }
+/// Labels by the name of their output: of each row, the label of its largest value.
+using Labelled = std::vector<std::pair<std::string, std::vector<std::string>>>;
+
+Labelled labels_of(const Archive& archive, const TensorMap& outputs) {
+  Labelled found;
   for (const auto& [name, labels] : archive.manifest()->labels) {
     const auto output = outputs.find(name);
     if (output == outputs.end()) continue;
@@ -70,12 +55,28 @@ std::string label_lines(const Archive& archive, const TensorMap& outputs) {
                         " labels, and its last dimension is not of that size");
     }
     const at::Tensor best = tensor.reshape({-1, classes}).argmax(1);
+    auto& of_rows = found.emplace_back(name, std::vector<std::string>{}).second;
     for (std::int64_t row = 0; row < best.size(0); ++row) {
-      if (labelled > 1) text += name + "\t";
-      text += labels[static_cast<std::size_t>(best.const_data_ptr<std::int64_t>()[row])] + "\n";
+      of_rows.push_back(labels[static_cast<std::size_t>(best.const_data_ptr<std::int64_t>()[row])]);
+    }
+  }
+  return found;
+}
+
+std::string label_lines(const Labelled& labelled) {
+  std::string text;
+  for (const auto& [name, labels] : labelled) {
+    for (const std::string& label : labels) {
+      text += (labelled.size() > 1 ? name + "\t" : "") + label + "\n";
     }
   }
   return text;
+}
+
+std::string json_line(const Labelled& labelled) {
+  Json json = Json::object();
+  for (const auto& [name, labels] : labelled) json[name] = labels;
+  return json.dump() + "\n";
 }
 
 std::string json_line(const TensorMap& outputs) {
@@ -92,49 +93,70 @@ class Runner {
   Runner(const Archive& archive, const Options& options)
       : archive_(archive), options_(options), session_(archive, options.method) {}
 
-  void run() {
+  ExitCode run() {
     for (const std::string& input : options_.inputs) {
       if (input == standard_stream) {
-        read_lines();
+        answer_lines();
       } else {
-        const bool npy = std::filesystem::path(input).extension() == ".npy";
-        step(read_tensors(input, npy ? single_input(session_.method()) : ""));
+        print(step(read_inputs(input, session_.method())));
       }
     }
     if (options_.to_file() && steps_ > 0) {
       const bool npy = std::filesystem::path(options_.output).extension() == ".npy";
       write_tensors(options_.output, npy ? single_output(session_.method(), last_) : last_);
+      if (options_.json && !options_.labels) {
+        print(Json{{"output", options_.output}, {"steps", steps_}}.dump() + "\n");
+      }
     }
+    if (bad_lines_ == 0) return ExitCode::agreed;
+    std::fprintf(stderr, "torchship-runner: error: %zu of %zu lines %s bad; the first: %s\n",
+                 bad_lines_, lines_, bad_lines_ == 1 ? "was" : "were", first_bad_.c_str());
+    return ExitCode::bad_input;
   }
 
  private:
-  void step(const TensorMap& inputs) {
-    last_ = session_.step(inputs);
-    ++steps_;
+  /// Runs a step, and returns what is to be printed of it.
+  std::string step(const TensorMap& inputs) {
+    TensorMap outputs = session_.step(inputs);
+    std::string text;
     if (options_.labels) {
-      print(label_lines(archive_, last_));
+      const Labelled labelled = labels_of(archive_, outputs);
+      text = options_.json ? json_line(labelled) : label_lines(labelled);
     } else if (!options_.to_file()) {
-      print(json_line(last_));
+      text = json_line(outputs);
+    }
+    last_ = std::move(outputs);
+    ++steps_;
+    return text;
+  }
+
+  void answer_lines() {
+    const std::size_t before = lines_;
+    std::string line;
+    for (std::size_t number = 1; !reader_is_gone() && std::getline(std::cin, line); ++number) {
+      if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+      ++lines_;
+      print(answer(line, "line " + std::to_string(number) + ": "));
+    }
+    if (lines_ == before && !reader_is_gone()) throw InputError("no input line");
+  }
+
+  /// A bad line is answered too, and changes nothing; a bad archive ends the stream.
+  std::string answer(const std::string& line, const std::string& where) {
+    try {
+      return step(session_.inputs_from_json(nlohmann::json(parse_json(line))));
+    } catch (const std::invalid_argument& error) {
+      return refused(where + error.what());
+    } catch (const Error& error) {
+      if (error.exit_code() != ExitCode::bad_input) throw;
+      return refused(where + error.what());
     }
   }
 
-  void read_lines() {
-    const std::size_t before = steps_;
-    std::string line;
-    for (std::size_t number = 1; std::getline(std::cin, line); ++number) {
-      if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-      const std::string what = "line " + std::to_string(number) + ": ";
-      try {
-        step(session_.inputs_from_json(nlohmann::json(parse_json(line))));
-      } catch (const std::invalid_argument& error) {
-        throw InputError(what + error.what());
-      } catch (const InputError& error) {
-        throw InputError(what + error.what());
-      } catch (const ModelError& error) {
-        throw ModelError(what + error.what());
-      }
-    }
-    if (steps_ == before) throw InputError("no input line");
+  std::string refused(const std::string& message) {
+    if (bad_lines_ == 0) first_bad_ = message;
+    ++bad_lines_;
+    return Json{{"error", message}}.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
   }
 
   const Archive& archive_;
@@ -142,6 +164,9 @@ class Runner {
   Session session_;
   TensorMap last_;
   std::size_t steps_ = 0;
+  std::size_t lines_ = 0;
+  std::size_t bad_lines_ = 0;
+  std::string first_bad_;
 };
 
 void check_labels(const Archive& archive, const Options& options) {
@@ -161,8 +186,7 @@ ExitCode run(const Options& options) {
   }
   if (options.labels) check_labels(archive, options);
   if (options.to_file()) check_output_path(options.output);
-  Runner(archive, options).run();
-  return ExitCode::agreed;
+  return Runner(archive, options).run();
 }
 
 }  // namespace
@@ -174,13 +198,15 @@ void add_run(CLI::App& program, Action& action) {
       "Run a method on tensors from files or standard input.\n"
       "Every --input, and every line of `-`, is one step: recurrent state is carried from step to "
       "step, and state that a step brings itself takes its place.\n"
+      "Lines are answered one by one. A bad line is answered with {\"error\": \"line 3: ...\"} and "
+      "changes nothing; the exit code at the end is then 4.\n"
       "Inputs have the names that `inspect` shows; in plain TorchScript arr_0, arr_1, ...");
   options->common.add_to(*command);
   command->add_option("--method", options->method, "The method to call")->capture_default_str();
   command
       ->add_option("--input", options->inputs,
-                   ".npz, .npy (one tensor), .safetensors, or - for JSON lines: one object of "
-                   "name -> nested lists a line. May repeat")
+                   ".npz, .safetensors, .npy (one tensor), .png (8-bit gray, a batch of one), or "
+                   "- for JSON lines: one object of name -> nested lists a line. May repeat")
       ->required()
       ->allow_extra_args(false);
   command->add_option("--output", options->output,
@@ -188,9 +214,12 @@ void add_run(CLI::App& program, Action& action) {
                       "for a JSON line after each step");
   command->add_flag("--labels", options->labels,
                     "Print, for each row, the label of the largest value of the labelled output");
+  command->add_flag("--json", options->json,
+                    "Print JSON lines only: labels and errors too, and what was written to a file");
   command->footer(
       "Examples:\n"
       "  torchship-runner run fizzbuzz.pt --input numbers.npz --output out.npz\n"
+      "  torchship-runner run bobnet.pt --input digit.png --labels\n"
       "  echo '{\"x\": [[1,1,1,1,0,0,0,0,0,0]]}' | torchship-runner run fizzbuzz.pt --input - "
       "--labels");
   command->callback([&action, options] { action = [options] { return run(*options); }; });

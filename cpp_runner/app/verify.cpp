@@ -90,7 +90,10 @@ void add_verify(CLI::App& program, Action& action) {
                    "graphs at the second")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
-  command->footer("Example:\n  torchship-runner verify fizzbuzz.pt --outputs actual.safetensors");
+  command->footer(
+      "Examples:\n"
+      "  torchship-runner verify fizzbuzz.pt\n"
+      "  torchship-runner verify fizzbuzz.pt --json --outputs actual.safetensors");
   command->callback([&action, options] { action = [options] { return run_verify(*options); }; });
 }
 

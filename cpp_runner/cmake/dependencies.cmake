@@ -34,6 +34,7 @@ find_package(OpenSSL 3.0 REQUIRED COMPONENTS Crypto)
 # Not libzip's own CMake package: Debian's names executables that other packages hold.
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(LIBZIP REQUIRED IMPORTED_TARGET libzip>=1.7)
+find_package(PNG 1.6 REQUIRED)
 
 FetchContent_Declare(nlohmann_json
   URL https://github.com/nlohmann/json/releases/download/v3.11.3/json.tar.xz

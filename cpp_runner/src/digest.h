@@ -15,6 +15,8 @@ class Sha256 {
  public:
   Sha256();
   void add(std::string_view bytes);
+  /// The digest of what was added up to now, as hex() would give it; the run goes on.
+  std::string so_far() const;
   /// The digest as 64 lower-case hex digits; ends the run.
   std::string hex();
 

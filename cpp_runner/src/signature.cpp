@@ -97,6 +97,12 @@ void Sha256::add(std::string_view bytes) {
   EVP_DigestUpdate(context_.get(), bytes.data(), bytes.size());
 }
 
+std::string Sha256::so_far() const {
+  Sha256 copy;
+  EVP_MD_CTX_copy_ex(copy.context_.get(), context_.get());
+  return copy.hex();
+}
+
 std::string Sha256::hex() {
   std::array<unsigned char, 32> digest{};
   EVP_DigestFinal_ex(context_.get(), digest.data(), nullptr);

@@ -1,36 +1,18 @@
 // The real binary: what it prints, and its exit codes.
 
-#include "support.h"
+#include "runner.h"
 
 #include <nlohmann/json.hpp>
-#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <sstream>
 
 namespace torchship {
 namespace {
 
 using namespace torchship::testing;
 using nlohmann::json;
-
-struct Done {
-  int code = -1;
-  std::string out;
-  std::string err;
-};
-
-/// Runs the binary through the shell; `arguments` may hold `@name` for an artefact.
-Done runner(std::string arguments, const std::string& input = "") {
-  const TemporaryFolder folder;
-  for (auto at = arguments.find('@'); at != std::string::npos; at = arguments.find('@')) {
-    arguments.replace(at, 1, artefact("").string());
-  }
-  write_bytes(folder / "in", input);
-  const std::string command = "'" + from_environment("TORCHSHIP_RUNNER").string() + "' " +
-                              arguments + " < " + (folder / "in").string() + " > " +
-                              (folder / "out").string() + " 2> " + (folder / "err").string();
-  const int status = std::system(command.c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, bytes_of(folder / "out"),
-          bytes_of(folder / "err")};
-}
 
 constexpr const char* unchecked =
     "torchship-runner: no trusted keys: the archive's signature was not checked\n";
@@ -60,14 +42,16 @@ TEST(cli, exit_codes) {
   const Done raised = runner("run @raises.pt --input -", R"({"x": [[1, 2, 30]]})");
   EXPECT_EQ(raised.code, 4);
   EXPECT_EQ(raised.err, std::string(unchecked) +
-                            "torchship-runner: error: line 1: model 'raises' method 'forward' "
+                            "torchship-runner: error: 1 of 1 lines was bad; the first: line 1: "
+                            "model 'raises' method 'forward' "
                             "raised: a value above 10 is forbidden\n");
 }
 
 TEST(cli, an_unknown_command_is_named) {
   const Done done = runner("fly @tiny.pt");
   EXPECT_EQ(done.code, 2);
-  EXPECT_TRUE(contains(done.err, "there is no command 'fly': it is inspect, verify, run or bench"));
+  EXPECT_TRUE(
+      contains(done.err, "there is no command 'fly': it is inspect, verify, run, bench or play"));
   EXPECT_TRUE(contains(runner("").err, "subcommand is required"));
 }
 
@@ -192,11 +176,57 @@ TEST(cli, run_carries_state_over_lines_and_files) {
 TEST(cli, run_says_which_line_is_wrong) {
   const Done done = runner("run @tiny.pt --input -", "{\"x\": [[1,2,3]]}\n{\"x\": [[1,2]]}\n");
   EXPECT_EQ(done.code, 4);
-  EXPECT_EQ(done.out, "{\"y\":[[3.0,5.0,7.0]]}\n");
-  EXPECT_TRUE(
-      contains(done.err, "error: line 2: input 'x': expected float32[batch,3], got float32[1,2]"));
+  EXPECT_EQ(done.out,
+            "{\"y\":[[3.0,5.0,7.0]]}\n"
+            "{\"error\":\"line 2: input 'x': expected float32[batch,3], got float32[1,2]\"}\n");
+  EXPECT_TRUE(contains(
+      done.err, "the first: line 2: input 'x': expected float32[batch,3], got float32[1,2]"));
   EXPECT_TRUE(
       contains(runner("run @tiny.pt --input -", "{\"x\": 1, \"x\": 2}").err, "occurs twice"));
+}
+
+TEST(cli, a_bad_line_changes_nothing_and_the_stream_goes_on) {
+  const Done done = runner("run @counter.pt --input -",
+                           "{\"x\": [[1, 2]]}\n{\n{\"x\": [[1]]}\n{\"x\": [[1, 2]]}\n");
+  EXPECT_EQ(done.code, 4);
+  std::istringstream stream(done.out);
+  std::vector<json> answers;
+  for (std::string line; std::getline(stream, line);) answers.push_back(json::parse(line));
+  ASSERT_EQ(answers.size(), 4U);
+  EXPECT_EQ(answers[0]["sum"], json::parse("[[1.0, 2.0]]"));
+  EXPECT_TRUE(answers[1]["error"].get<std::string>().starts_with("line 2: "));
+  EXPECT_TRUE(answers[2]["error"].get<std::string>().starts_with("line 3: input 'x'"));
+  EXPECT_EQ(answers[3]["sum"], json::parse("[[2.0, 4.0]]"));
+  EXPECT_TRUE(contains(done.err, "2 of 4 lines were bad; the first: line 2: "));
+}
+
+TEST(cli, errors_in_json) {
+  const Done done = runner("verify @digest.pt --json");
+  EXPECT_EQ(done.code, 3);
+  EXPECT_EQ(json::parse(done.out)["code"], "bad_archive");
+  EXPECT_TRUE(contains(done.err, json::parse(done.out)["error"].get<std::string>()));
+  EXPECT_EQ(json::parse(runner("inspect --json").out)["code"], "usage");
+  EXPECT_EQ(json::parse(runner("run @tiny.pt --json --input @gone.npz").out)["code"], "bad_input");
+}
+
+TEST(cli, a_reader_that_has_gone_is_no_error) {
+  std::array<int, 2> ends{};
+  ASSERT_EQ(::pipe(ends.data()), 0);
+  ::close(ends[0]);  // nobody reads, from the start
+  ASSERT_EQ(::dup2(ends[1], 9), 9);
+  ::close(ends[1]);
+  const TemporaryFolder folder;
+  const auto into_nothing = [&](const std::string& arguments) {
+    const std::string command = "'" + from_environment("TORCHSHIP_RUNNER").string() + "' " +
+                                arguments + " >&9 2> " + (folder / "err").string();
+    const int status = std::system(command.c_str());
+    EXPECT_EQ(bytes_of(folder / "err"), unchecked) << arguments;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  };
+  EXPECT_EQ(into_nothing("inspect " + artefact("tiny.pt").string()), 0);
+  EXPECT_EQ(into_nothing("verify " + artefact("edited.pt").string()), 1);
+  EXPECT_EQ(into_nothing("play snake --trace " + artefact("snake.pt").string()), 0);
+  ::close(9);
 }
 
 TEST(cli, labels) {
@@ -208,6 +238,8 @@ TEST(cli, labels) {
              R"({"x": [[1,1,1,1,0,0,0,0,0,0],[1,1,0,0,0,0,0,0,0,0],[1,0,1,0,0,0,0,0,0,0]]})");
   EXPECT_EQ(words.out, "fizzbuzz\nfizz\nbuzz\n");
   EXPECT_EQ(runner("run @tiny.pt --input - --labels --output -").code, 2);
+  EXPECT_EQ(runner("run @tiny.pt --input - --labels --json", "{\"x\": [[1,2,3],[9,2,3]]}\n").out,
+            "{\"y\":[\"blue\",\"red\"]}\n");
 }
 
 TEST(cli, bench_json) {

@@ -1,4 +1,4 @@
-"""`torchship play`: a policy plays its game, in eager, script or C++; all three play alike."""
+"""`torchship play`: a policy plays its game, in eager, script or C++; all of them play alike."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.style import Style
 from rich.text import Text
 
+from torchship.cpp_runner.player import Moment, Player
 from torchship.cpp_runner.stepper import Stepper
 from torchship.models.sampling import keys
 from torchship.models.snake import ACTIONS, REACH, Bools, Bytes, Integers, Snake
@@ -35,6 +36,7 @@ MISMATCH = 1
 POLICIES = ("snake", "snake-lstm")
 SIDE_OF_ONE = 18  # of a field for one snake; of 16, the training's, it is 72
 RUNTIMES = {"eager": "eager", "script": "script", "cpp": "C++"}
+OWN = "C++ game"  # the binary with its own game, besides the three that play this one
 
 
 class Session(Protocol):
@@ -87,18 +89,21 @@ def session(archive: Archive, runtime: str, method: str) -> Iterator[Session]:
 
 
 class Game:
-    """One game of snake, played by a session; what happened is digested step for step."""
+    """A game of snake, played by a session; what happened is digested step for step."""
 
-    def __init__(self, played: Session, inputs: Sequence[str], snakes: int, seed: int) -> None:
+    def __init__(
+        self, played: Session, inputs: Sequence[str], snakes: int, seed: int, fields: int = 1
+    ) -> None:
         """Begin the game of `seed`; `inputs` are the names of the session's inputs."""
         side = round(SIDE_OF_ONE * snakes**0.5)
-        self.snake = Snake(snakes=snakes, food=snakes, width=side, height=side)
+        self.snake = Snake(fields=fields, snakes=snakes, food=snakes, width=side, height=side)
         self.steps = 0
         self.info: dict[str, Integers] = self.snake.info()
         self._session, self._inputs = played, inputs
         self._first: Flat = {"key": keys(seed, self.snake.agents)} if "key" in inputs else {}
         self._obs: Bytes = self.snake.reset(seed)[0]
         self._died: Bools = np.zeros(self.snake.agents, dtype=np.bool_)
+        self._actions: Integers = np.zeros(self.snake.agents, dtype=np.int64)
         self._digest = hashlib.sha256(self._obs.tobytes())
 
     def ask(self) -> None:
@@ -116,10 +121,16 @@ class Game:
 
     def play(self, actions: Integers) -> None:
         """Play one step."""
+        self._actions = actions
         self._obs, rewards, self._died, _, self.info = self.snake.step(actions)
         self.steps += 1
         for part in (actions, self._obs, rewards, self._died):
             self._digest.update(part.tobytes())
+
+    def moment(self) -> Moment:
+        """Return what the last step led to."""
+        lengths = self.snake.lengths()
+        return Moment(self._actions, lengths, **self.info, digest=self.digest)
 
     @property
     def digest(self) -> str:
@@ -147,18 +158,27 @@ def play(
     snakes: Annotated[
         int, typer.Option(min=1, max=64, help="How many; the field grows with them.")
     ] = 16,
+    fields: Annotated[
+        int, typer.Option("--games", min=1, max=1024, help="Fields side by side, in one batch.")
+    ] = 1,
     sample: Annotated[
         bool, typer.Option("--sample", help="Draw actions instead of taking the likeliest.")
     ] = False,
     fps: Annotated[float, typer.Option(min=0.1, help="Steps shown per second.")] = 20.0,
     plain: Annotated[bool, typer.Option("--plain", help="Show no game, only its end.")] = False,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Play in all three runtimes and compare each step.")
+        bool,
+        typer.Option(
+            "--compare",
+            help="Play in all three runtimes, and in the binary alone, and compare each step.",
+        ),
     ] = False,
 ) -> None:
     """Let a policy play: many snakes in the terminal, all moved by one model.
 
-    Exit code 0; with --compare 1 if the runtimes did not play the same game.
+    With --compare four games are played in lock step: this one in eager, script and C++, and
+    once more in `torchship-runner play`, whose game is written in C++. Exit code 0; 1 if they
+    were not the same.
 
     Examples:
 
@@ -180,12 +200,15 @@ def play(
         inputs = _inputs(opened, method)
         chosen = RUNTIMES if compare else (runtime,)
         games = {
-            name: Game(stack.enter_context(session(opened, name, method)), inputs, snakes, seed)
+            name: Game(
+                stack.enter_context(session(opened, name, method)), inputs, snakes, seed, fields
+            )
             for name in chosen
         }
         if compare:
-            same = _compare(policy, games, steps or 10_000)
-            if not same:
+            steps = steps or 10_000
+            own = Player(opened, steps=steps, seed=seed, snakes=snakes, games=fields, sample=sample)
+            if not _compare(policy, games, stack.enter_context(own), steps):
                 raise typer.Exit(MISMATCH)
         else:
             console = Console()
@@ -228,34 +251,50 @@ def _show(title: str, game: Game, steps: int, fps: float, console: Console | Non
     typer.echo(f"{title}: {game.score()}, {speed:,.0f} steps/s")
 
 
-def _compare(policy: str, games: dict[str, Game], steps: int) -> bool:
-    """Play in lock step and print the first step that differs; return whether none does."""
-    first = games[next(iter(games))]
+def _compare(policy: str, games: dict[str, Game], own: Player, steps: int) -> bool:
+    """Play in lock step and print the first step that differs; return whether none does.
+
+    Args:
+        policy: its name.
+        games: this game, played by each runtime; the first is the one that the others are held to.
+        own: the binary, which plays its own game.
+        steps: how many.
+    """
     for step in range(steps):
         for game in games.values():
             game.ask()  # the binary works while the others do
-        chosen = {name: game.answer() for name, game in games.items()}
-        for name, game in games.items():
-            game.play(chosen[name])
-        for name, game in games.items():
-            if game.digest != first.digest:
-                typer.echo(f"{policy}: NOT IDENTICAL: step {step}: {_difference(chosen, name)}")
+        for game in games.values():
+            game.play(game.answer())
+        moments = {RUNTIMES[name]: game.moment() for name, game in games.items()}
+        moments[OWN] = own.next()
+        reference = next(iter(moments))
+        for name, moment in moments.items():
+            if difference := _difference(reference, moments[reference], name, moment):
+                typer.echo(f"{policy}: NOT IDENTICAL: step {step}: {difference}")
                 return False
-    names = ", ".join(RUNTIMES[name] for name in games)
+    first = games[next(iter(games))]
+    names = ", ".join([*(RUNTIMES[name] for name in games), OWN])
     typer.echo(f"{policy}: {names}: identical for {first.score()}; SHA-256 {first.digest}")
     return True
 
 
-def _difference(chosen: dict[str, Integers], name: str) -> str:
-    reference = next(iter(chosen))
-    agents = np.flatnonzero(chosen[reference] != chosen[name])
-    if len(agents) == 0:
-        return f"{RUNTIMES[reference]} and {RUNTIMES[name]} chose alike, and their games differ"
-    agent = int(agents[0])
-    return (
-        f"agent {agent} chose {ACTIONS[chosen[reference][agent]]} in {RUNTIMES[reference]}, "
-        f"{ACTIONS[chosen[name][agent]]} in {RUNTIMES[name]}"
-    )
+def _difference(reference: str, expected: Moment, name: str, came: Moment) -> str | None:
+    """Return in words what one game has otherwise than another after the same step."""
+    for what in ("actions", "lengths", "food", "corpses", "deaths"):
+        a, b = getattr(expected, what), getattr(came, what)
+        if a.shape != b.shape:
+            return f"{len(a)} agents in {reference}, {len(b)} in {name}"
+        agents = np.flatnonzero(a != b)
+        if len(agents) == 0:
+            continue
+        agent = int(agents[0])
+        if what == "actions":
+            chosen = f"{ACTIONS[a[agent]]} in {reference}, {ACTIONS[b[agent]]} in {name}"
+            return f"agent {agent} chose {chosen}"
+        return f"agent {agent}: {what} {a[agent]} in {reference}, {b[agent]} in {name}"
+    if expected.digest != came.digest:
+        return f"{reference} and {name} chose alike, and their games differ"
+    return None
 
 
 # empty, food, corpse, wall, then the snakes

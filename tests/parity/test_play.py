@@ -10,7 +10,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +22,11 @@ from typer.testing import CliRunner, Result
 
 from torchship import play
 from torchship.__main__ import application
-from torchship.cpp_runner import stepper
+from torchship.cpp_runner import child
+from torchship.cpp_runner.player import Moment, Player
 from torchship.cpp_runner.stepper import Stepper
 from torchship.models.sampling import keys
+from torchship.models.seeding import integers
 from torchship.models.snake import Integers, Snake
 from torchship.play import Game, ProgramSession, Session, picture, session
 from torchship.script import torchscript
@@ -72,7 +76,7 @@ def run(*arguments: object) -> Result:
 @pytest.mark.parametrize(
     ("name", "steps", "options"), [("snake", 3_000, []), ("snake-lstm", 10_000, ["--sample"])]
 )
-def test_thousands_of_steps_are_identical_in_three_runtimes(
+def test_thousands_of_steps_are_identical_in_three_runtimes_and_in_the_binary_alone(
     name: str, steps: int, options: list[str], archives: Path
 ) -> None:
     done = torchship(
@@ -81,13 +85,26 @@ def test_thousands_of_steps_are_identical_in_three_runtimes(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = re.fullmatch(
-        rf"{name}: eager, script, C\+\+: identical for {steps:,} steps, 4 snakes, food ([\d,]+), "
-        r"deaths ([\d,]+); SHA-256 [0-9a-f]{64}\n",
+        rf"{name}: eager, script, C\+\+, C\+\+ game: identical for {steps:,} steps, 4 snakes, "
+        r"food ([\d,]+), deaths ([\d,]+); SHA-256 [0-9a-f]{64}\n",
         done.stdout,
     )
     assert found, done.stdout
     assert int(found[1].replace(",", "")) > steps / 10
     assert int(found[2].replace(",", "")) > steps / 500
+
+
+@pytest.mark.parametrize("options", [[], ["--sample"]])
+@pytest.mark.parametrize("name", NAMES)
+def test_many_fields_side_by_side_are_identical_too(
+    name: str, options: list[str], archives: Path
+) -> None:
+    result = run(
+        *("play", name, "--archive", archives / f"{name}.pt", "--games", 5, "--snakes", 3),
+        *("--compare", "--steps", 300, "--seed", 2**63 - 1, *options),
+    )
+    assert result.exit_code == 0, result.output
+    assert "C++ game: identical for 300 steps, 15 snakes, " in result.output
 
 
 def first_difference(one: Session, other: Session, inputs: list[str]) -> tuple[int, int]:
@@ -156,6 +173,66 @@ def test_games_that_differ_though_the_choices_do_not_are_caught(
     assert "NOT IDENTICAL: step 6: eager and C++ chose alike, and their games differ" in (
         result.output
     )
+
+
+def compare(archives: Path, steps: int) -> Result:
+    return run(
+        *("play", "snake", "--archive", archives / "snake.pt", "--compare", "--steps", steps)
+    )
+
+
+def test_a_binary_that_plays_otherwise_is_named(
+    archives: Path, tampered: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Cheat(Player):
+        def __init__(self, archive: Archive, **options: Any) -> None:
+            super().__init__(open_archive(tampered), **options)
+
+    monkeypatch.setattr(play, "Player", Cheat)
+    result = compare(archives, 900)
+    assert result.exit_code == 1, result.output
+    assert re.search(
+        r"NOT IDENTICAL: step \d+: agent \d+ chose (\w+) in eager, (?!\1)\w+ in C\+\+ game\n$",
+        result.output,
+    )
+
+
+def test_a_binary_that_plays_another_seed_is_caught_at_once(
+    archives: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Other(Player):
+        def __init__(self, archive: Archive, *, seed: int, **options: Any) -> None:
+            super().__init__(archive, seed=seed + 1, **options)
+
+    monkeypatch.setattr(play, "Player", Other)
+    result = compare(archives, 5)
+    assert result.exit_code == 1, result.output
+    assert "NOT IDENTICAL: step 0: " in result.output
+
+
+@pytest.mark.parametrize("what", ["lengths", "food", "corpses", "deaths", "digest"])
+def test_whatever_the_binary_s_game_has_otherwise_is_named(
+    what: str, archives: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Moment] = []
+
+    def bent(player: Player) -> Moment:
+        seen.append(whole(player))
+        if len(seen) < 8:
+            return seen[-1]
+        if what == "digest":
+            return replace(seen[-1], digest="0" * 64)
+        return replace(seen[-1], **{what: getattr(seen[-1], what) + (np.arange(16) == 3)})
+
+    whole = Player.next
+    monkeypatch.setattr(Player, "next", bent)
+    result = compare(archives, 20)
+    assert result.exit_code == 1
+    value = 0 if what == "digest" else int(getattr(seen[-1], what)[3])
+    expected = {
+        "digest": "eager and C++ game chose alike, and their games differ",
+    }.get(what, f"agent 3: {what} {value} in eager, {value + 1} in C++ game")
+    assert f"NOT IDENTICAL: step 7: {expected}\n" in result.output
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -312,12 +389,54 @@ def test_a_stepper_carries_the_state_and_takes_another(
     assert len({str(actions) for actions in chosen}) > 1
 
 
-def test_the_binary_s_last_words_are_passed_on(stepping: Callable[[str, str], Stepper]) -> None:
-    binary = stepping("snake", "act")
-    binary.send({"obs": torch.full((1, 11, 11), 9, dtype=torch.uint8)})
-    with pytest.raises(UsageError, match=r"exit code 4: .*obs: tile must be below 8, got 9"):
-        binary.receive()
-    assert binary._process.poll() == 4
+def test_a_step_that_the_binary_refuses_is_passed_on_and_changes_nothing(
+    stepping: Callable[[str, str], Stepper], archives: Path
+) -> None:
+    binary, program = (
+        stepping("snake-lstm", "sample"),
+        ProgramSession(open_archive(archives / "snake-lstm.pt").program(), "sample"),
+    )
+    good = {
+        "obs": integers(1, 8, 32, 11, 11),
+        "reset": torch.zeros(32, dtype=torch.bool),
+    }
+    bad = good | {"obs": torch.full((32, 11, 11), 9, dtype=torch.uint8)}
+    chosen = []
+    for turn in range(12):
+        if turn % 2:
+            binary.send(bad)
+            refused = rf"line {turn + 1 + turn // 2}: .*obs: tile must be below 8, got 9"
+            with pytest.raises(UsageError, match=refused):
+                binary.receive()
+        for side in (binary, program):
+            side.send(good)
+        came = binary.receive()
+        assert torch.equal(came["actions"], program.receive()["actions"])
+        chosen.append(came["actions"].tolist())
+    assert len({str(actions) for actions in chosen}) > 1
+
+
+def test_the_binary_s_last_words_are_passed_on(archives: Path, tmp_path: Path) -> None:
+    archive = open_archive(archives / "snake.pt")
+    damaged = tmp_path / "snake.pt"
+    damaged.write_bytes((archives / "snake.pt").read_bytes()[:-100])
+    archive = replace(archive, path=damaged)
+    with Stepper(archive, "act") as binary, Player(archive, steps=3, seed=0, snakes=1) as player:
+        binary.send({"obs": torch.zeros(1, 11, 11, dtype=torch.uint8)})
+        with pytest.raises(UsageError, match=r"torchship-runner run ended with exit code 3: .*zip"):
+            binary.receive()
+        assert binary._process.poll() == 3
+        with pytest.raises(UsageError, match=r"torchship-runner play: .*zip"):
+            player.next()
+
+
+def test_a_player_is_over_when_all_steps_are_played(archives: Path) -> None:
+    with Player(open_archive(archives / "snake.pt"), steps=2, seed=4, snakes=2) as player:
+        moments = [player.next(), player.next()]
+        with pytest.raises(UsageError, match="the game is over"):
+            player.next()
+    assert all(moment.actions.shape == (2,) for moment in moments)
+    assert moments[0].digest != moments[1].digest
 
 
 def test_the_binary_ends_with_the_with(archives: Path) -> None:
@@ -333,6 +452,6 @@ def test_no_binary_is_one_message(archives: Path, monkeypatch: pytest.MonkeyPatc
     def missing() -> Path:
         raise FileNotFoundError("torchship-runner is not installed")
 
-    monkeypatch.setattr(stepper, "runner_path", missing)
+    monkeypatch.setattr(child, "runner_path", missing)
     with pytest.raises(UsageError, match="torchship-runner is not installed"):
         Stepper(open_archive(archives / "snake.pt"), "act")
