@@ -4,6 +4,7 @@
 #include "bytes.h"
 #include "digest.h"
 #include "golden.h"
+#include "loaded.h"
 #include "zip_file.h"
 
 #include <caffe2/serialize/inline_container.h>
@@ -101,7 +102,8 @@ void check_custom_ops(const Manifest& manifest) {
 
 }  // namespace
 
-Archive::Archive(const std::filesystem::path& path, const TrustedKeys* keys) {
+Archive::Archive(const std::filesystem::path& path, const TrustedKeys* keys, const Options& options)
+    : options_(std::make_shared<const Options>(options)), loaded_(std::make_shared<Loaded>()) {
   const auto contents = std::make_shared<Contents>();
   auto bytes = read_file(path);
   if (!bytes) {
@@ -209,13 +211,15 @@ std::string Archive::read_record(std::string_view name) const {
   }
 }
 
-std::shared_ptr<const torch::jit::Module> Archive::load() const {
+std::shared_ptr<torch::jit::Module> Archive::load(const std::string& device) const {
   const std::string what = "'" + path().string() + "': ";
   try {
     if (const Manifest* known = manifest()) check_custom_ops(*known);
     // Aliases the contents: they live as long as LibTorch reads from them.
-    return std::make_shared<torch::jit::Module>(torch::jit::load(std::make_shared<MemoryReader>(
-        std::shared_ptr<const std::string>(contents_, &contents_->bytes))));
+    return std::make_shared<torch::jit::Module>(
+        torch::jit::load(std::make_shared<MemoryReader>(
+                             std::shared_ptr<const std::string>(contents_, &contents_->bytes)),
+                         c10::Device(device)));
   } catch (const ArchiveError& error) {
     throw ArchiveError(what + error.what());
   } catch (const c10::Error& error) {

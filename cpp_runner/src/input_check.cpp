@@ -112,6 +112,28 @@ void check_inputs(const Method& method, const TensorMap& inputs, Symbols& symbol
   }
 }
 
+at::Tensor dense(const Method& method, const std::string& name, const at::Tensor& tensor,
+                 c10::Device device) {
+  const auto wrong = [&](const std::string& got) {
+    const Node* leaf = find_input(method, name);
+    return InputError("input '" + name + "': expected " +
+                      (leaf == nullptr ? "a tensor" : describe(*leaf)) + ", got " + got);
+  };
+  if (!tensor.defined()) throw wrong("no tensor");
+  if (tensor.layout() != at::kStrided) throw wrong("one that is not dense");
+  if (!tensor.device().is_cpu() && tensor.device() != device) {
+    throw wrong(describe(tensor) + " on " + tensor.device().str());
+  }
+  return tensor.resolve_neg().to(device).contiguous();
+}
+
+TensorMap on_cpu(TensorMap tensors) {
+  for (auto& [name, tensor] : tensors) {
+    if (!tensor.device().is_cpu()) tensor = tensor.to(at::kCPU);
+  }
+  return tensors;
+}
+
 void missing_input(const Method& method, const TensorMap& inputs, const std::string& name) {
   std::vector<std::string> given;
   for (const auto& [input, tensor] : inputs) given.push_back(input);

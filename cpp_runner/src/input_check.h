@@ -5,6 +5,8 @@
 #include <torchship/manifest.h>
 #include <torchship/tensor_io.h>
 
+#include <c10/core/Device.h>
+
 #include <map>
 #include <optional>
 #include <string>
@@ -32,6 +34,15 @@ void check_names(const Method& method, const TensorMap& inputs);
 
 /// Checks dtypes and shapes in the manifest's order, and binds the symbols; raises InputError.
 void check_inputs(const Method& method, const TensorMap& inputs, Symbols& symbols);
+
+/// The tensor, dense, contiguous and on the device: what LibTorch gets, and what may be read as
+/// bytes. Raises InputError for what is no tensor of numbers in memory, or elsewhere than on the
+/// CPU or the device.
+at::Tensor dense(const Method& method, const std::string& name, const at::Tensor& tensor,
+                 c10::Device device);
+
+/// The tensors on the CPU: themselves if they are there.
+TensorMap on_cpu(TensorMap tensors);
 
 /// Raises the InputError that says which input is missing.
 [[noreturn]] void missing_input(const Method& method, const TensorMap& inputs,

@@ -176,7 +176,7 @@ void flatten_leaf(const Node& node, const IValue& value, const Stars& stars, Ten
   if (!tensor.defined() || tensor.layout() != at::kStrided || !find_dtype(tensor.scalar_type())) {
     throw OutputError("output '" + name + "' is no dense tensor of numbers");
   }
-  flat.emplace(name, tensor.to(at::kCPU).contiguous());
+  flat.emplace(name, tensor.contiguous());
 }
 
 void flatten_dict(const Node& node, const IValue& value, const Stars& stars, TensorMap& flat) {

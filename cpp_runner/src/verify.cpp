@@ -86,10 +86,9 @@ VerifyReport verify(const Archive& archive, int repeat) {
     throw ArchiveError("'" + archive.path().string() + "' holds no golden case");
   }
   VerifyReport report;
-  const auto module = archive.load();
   for (std::size_t number = 0; number < manifest->golden.size(); ++number) {
     const GoldenCase& golden = manifest->golden[number];
-    Session session(archive, module, golden.method);
+    Session session(archive, golden.method);
     std::map<std::pair<std::size_t, std::string>, Difference> differences;
     for (int round = 0; round < repeat; ++round) {
       run_case(session, archive.golden()[number],

@@ -48,7 +48,7 @@ TEST(archive, plain_torchscript_has_no_manifest) {
   const Archive archive(artefact("plain.pt"));
   EXPECT_EQ(archive.manifest(), nullptr);
   EXPECT_EQ(archive.name(), "plain");
-  EXPECT_NE(archive.load(), nullptr);
+  EXPECT_NE(archive.module(), nullptr);
 }
 
 TEST(archive, refusals_name_what_is_wrong) {
@@ -113,12 +113,12 @@ TEST(archive, two_dots_within_a_name_are_no_way_up) {
 
 TEST(archive, what_libtorch_cannot_load) {
   const Archive custom(artefact("custom_op.pt"));
-  EXPECT_TRUE(contains(message_of<ArchiveError>([&] { custom.load(); }), "'nowhere::nothing'"));
+  EXPECT_TRUE(contains(message_of<ArchiveError>([&] { custom.module(); }), "'nowhere::nothing'"));
   const TemporaryFolder folder;
   write_bytes(folder / "cut.pt", "");
   EXPECT_THROW(Archive(folder / "cut.pt"), ArchiveError);
   const Archive junk(artefact("junk_pickle.pt"));
-  EXPECT_TRUE(contains(message_of<ArchiveError>([&] { junk.load(); }), "LibTorch cannot load"));
+  EXPECT_TRUE(contains(message_of<ArchiveError>([&] { junk.module(); }), "LibTorch cannot load"));
 }
 
 TEST(archive, signatures) {

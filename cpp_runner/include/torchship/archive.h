@@ -3,6 +3,7 @@
 /// An archive, opened and checked in the order of docs/archive.md, "Reading, in this order".
 
 #include <torchship/manifest.h>
+#include <torchship/options.h>
 #include <torchship/signature.h>
 #include <torchship/tensor_io.h>
 
@@ -33,11 +34,20 @@ struct Record {
 };
 
 /// A file that has been read once and checked: its signature if keys were given, its zip, its
-/// manifest, every record's digest, its golden cases. Immutable and cheap to copy; any thread may
-/// use it, and every load() gives a module of its own.
+/// manifest, every record's digest, its golden cases; and the module that LibTorch made of the same
+/// bytes, one for all sessions. Immutable and cheap to copy (copies share everything); any thread
+/// may use it, and it lives as long as a session needs it.
 class Archive {
  public:
-  /// Raises SignatureError, FormatError or ArchiveError; the message says what is damaged.
+  /// Sets up the runtime (runtime.h), reads and checks the file, loads it on the device, freezes it
+  /// and warms it up as the options say. Raises SignatureError, FormatError or ArchiveError with
+  /// what is damaged, UsageError for options that cannot be had (a device that is not there), and
+  /// whatever the model raises while it is warmed up. One call at a time, while no model runs.
+  static Archive open(const std::filesystem::path& path, const Options& options = {});
+
+  /// Reads and checks the file alone: no code of it runs, and the runtime is left as it is. The
+  /// module is loaded when it is first asked for, with the default options. Raises SignatureError,
+  /// FormatError or ArchiveError.
   explicit Archive(const std::filesystem::path& path, const TrustedKeys* keys = nullptr);
 
   /// The manifest, or nullptr for a plain TorchScript file, for which nothing vouches.
@@ -56,10 +66,16 @@ class Archive {
   /// The inflated bytes of a record; raises ArchiveError if there is none.
   std::string read_record(std::string_view name) const;
 
-  /// Gives the same bytes to LibTorch. Raises ArchiveError when it cannot load them.
-  std::shared_ptr<const torch::jit::Module> load() const;
+  /// How it was opened.
+  const Options& options() const { return *options_; }
+
+  /// The module that every session of this archive runs, loaded once, on the options' device. Its
+  /// methods may run on many threads at once, as far as they keep nothing from call to call, which
+  /// is what the exporter checks. Raises ArchiveError when LibTorch cannot load it.
+  std::shared_ptr<const torch::jit::Module> module() const;
 
  private:
+  struct Loaded;  // the module, once there is one
   struct Contents {
     std::filesystem::path path;
     std::string bytes;
@@ -71,11 +87,18 @@ class Archive {
     std::vector<std::vector<GoldenStep>> golden;
   };
 
+  Archive(const std::filesystem::path& path, const TrustedKeys* keys, const Options& options);
+
+  /// Gives the checked bytes to LibTorch. Raises ArchiveError when it cannot load them.
+  std::shared_ptr<torch::jit::Module> load(const std::string& device) const;
+
   static void read_zip(Contents& contents);
   /// Returns the golden record, if there is one.
   static std::optional<std::string> check_digests(Contents& contents);
 
   std::shared_ptr<const Contents> contents_;
+  std::shared_ptr<const Options> options_;
+  std::shared_ptr<Loaded> loaded_;
 };
 
 }  // namespace torchship

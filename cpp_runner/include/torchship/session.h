@@ -8,28 +8,43 @@
 
 #include <nlohmann/json_fwd.hpp>
 
+#include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace torchship {
 
-/// Inputs and outputs are flat: `obs`, `hidden.0`. Inputs are checked against the manifest before
-/// LibTorch sees them, outputs after. One thread at a time; sessions over one module may run in
-/// parallel, each with its own state.
+/// Inputs and outputs are flat: `obs`, `hidden.0`; tensors of the manifest's dtypes and shapes,
+/// such as uint8[batch,510], on the CPU, of any strides. They are checked against the manifest
+/// before LibTorch sees them, outputs after. `batch` is the number of rows of one call, 1 for a
+/// single one; each row is computed by itself.
+///
+/// A session belongs to one thread at a time. Many sessions, each with its own recurrent state, may
+/// run on many threads over one archive, and share its module. Cheap to make: one per game, agent
+/// group or connection.
+///
+/// Outputs own their memory or share it with the recurrent state: read them, and clone before
+/// writing into them.
 class Session {
  public:
   /// Whether outputs that are not as the manifest promises raise OutputError.
   enum class Promises { enforce, ignore };
 
-  /// Raises UsageError when there is no such method.
-  Session(const Archive& archive, std::shared_ptr<const torch::jit::Module> module,
-          const std::string& method = "forward");
+  /// Raises UsageError when there is no such method, ArchiveError when the archive cannot be
+  /// loaded. Several methods are several sessions; save_state() and load_state() carry recurrent
+  /// state from one to another.
   explicit Session(const Archive& archive, const std::string& method = "forward");
+  ~Session();
+  Session(Session&&) noexcept;
+  Session& operator=(Session&&) noexcept;
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
 
   /// The method's signature; for plain TorchScript the one that its schema tells (`arr_0`, ...).
-  const Method& method() const { return method_; }
+  const Method& method() const;
 
   /// One call by itself: state that is not given starts as the manifest says; none is kept.
   /// Raises InputError, ModelError (the model itself raised) or OutputError.
@@ -40,20 +55,30 @@ class Session {
   TensorMap step(const TensorMap& inputs, Promises promises = Promises::enforce);
 
   /// Forgets the state: the next step is a first one.
-  void reset() { state_.clear(); }
+  void reset();
+
+  /// Lets these rows of the batch start anew, as after the death of an agent, and leaves the others
+  /// as they are. Rows count from 0, in any order, and may repeat. Before the first step every row
+  /// is new, and nothing is done. Raises UsageError where the method carries no state, or a state
+  /// that does not start as zeros or has no dimension `batch`; InputError for a row that the state
+  /// does not have, and then no row has changed.
+  void reset(std::span<const std::int64_t> rows);
+
+  /// A copy of the recurrent state, by input name: what the next step would take. Empty before the
+  /// first step.
+  TensorMap save_state() const;
+
+  /// The next step continues from this state, which is copied; an empty one is reset(). Raises
+  /// InputError for a name that is not carried, a state that is missing, and dtypes and shapes that
+  /// are not the manifest's; the state is then as it was.
+  void load_state(const TensorMap& state);
 
   /// Flat name -> nested lists, number or string, as the signature has them. Raises InputError.
   TensorMap inputs_from_json(const nlohmann::json& object) const;
 
  private:
-  void fill_state(TensorMap& inputs, const TensorMap& carried) const;
-  TensorMap call(const TensorMap& inputs, const TensorMap& carried, Promises promises) const;
-  void check_outputs(const TensorMap& inputs, const TensorMap& outputs) const;
-
-  std::string model_;
-  std::shared_ptr<const torch::jit::Module> module_;
-  Method method_;
-  TensorMap state_;  // by input name
+  std::unique_ptr<const class Call> call_;
+  std::vector<at::Tensor> state_;  // by index in method().state; undefined: not carried
 };
 
 struct Methods {

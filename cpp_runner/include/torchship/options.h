@@ -1,0 +1,51 @@
+#pragma once
+
+/// How an archive is opened. The defaults are those of Python (`script/torchscript.py`): agreement
+/// depends on them, and a test reads both back from LibTorch.
+
+#include <torchship/signature.h>
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace torchship {
+
+/// What LibTorch's TensorExpr fuser may do with a chain of element-wise operators. A fused kernel
+/// rounds differently from the operators it replaces, and only from the second call on: agreement
+/// is promised for `off`. LibTorch's CPU wheels are built without the compiler it needs, and fuse
+/// on CUDA alone.
+enum class Fusion {
+  off,
+  static_shapes,   // a kernel for each of the first two shapes; others run unfused
+  dynamic_shapes,  // kernels for any shape
+};
+
+/// `off`, `static` or `dynamic`.
+std::string_view fusion_name(Fusion fusion);
+
+struct Options {
+  /// Threads inside one operator. The order of a sum, and so its rounding, depends on it.
+  int threads = 1;
+
+  /// `cpu`, `cuda` or `cuda:<number>`: where the model runs. Tensors are given and returned on the
+  /// CPU; recurrent state stays on the device.
+  std::string device = "cpu";
+
+  /// Keys of which the archive's signature must be one; without keys the signature is not looked
+  /// at.
+  std::optional<TrustedKeys> trusted_keys;
+
+  /// How often each method runs when the archive is opened, on the inputs of its first golden case.
+  /// TorchScript specialises a graph during the first two calls, which are slow: 3 keeps them out
+  /// of a game's first frames.
+  int warm_up = 0;
+
+  /// Whether weights become constants of the graph (`torch.jit.freeze`). Faster where batch norms
+  /// can be folded into convolutions, and then rounded differently.
+  bool freeze = false;
+
+  Fusion fusion = Fusion::off;
+};
+
+}  // namespace torchship
