@@ -190,9 +190,10 @@ std::optional<std::string> Archive::check_digests(Contents& contents) {
     }
     if (record.name == golden_record) golden = std::move(bytes);
   }
-  for (const auto& [name, digest] : expected) {
-    if (std::ranges::none_of(contents.records, [&](const Record& r) { return r.name == name; })) {
-      throw ArchiveError("the record '" + name + "' is missing");
+  for (const auto& listed : expected) {
+    if (std::ranges::find(contents.records, listed.first, &Record::name) ==
+        contents.records.end()) {
+      throw ArchiveError("the record '" + listed.first + "' is missing");
     }
   }
   return golden;
