@@ -1,7 +1,5 @@
 // Archives and their parts: what is accepted must keep what docs/archive.md promises of it.
 
-#include "targets.h"
-
 #include <torchship/archive.h>
 #include <torchship/error.h>
 #include <torchship/manifest.h>
@@ -10,6 +8,7 @@
 #include "digest.h"
 #include "golden.h"
 #include "memory_file.h"
+#include "targets.h"
 #include "zip_file.h"
 
 #include <algorithm>

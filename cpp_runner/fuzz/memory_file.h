@@ -18,9 +18,7 @@ namespace torchship::testing {
 /// with the process id in place of `self`. One thread at a time.
 class MemoryFile {
  public:
-  MemoryFile() : descriptor_(::memfd_create("torchship", MFD_CLOEXEC)) {
-    check(descriptor_ >= 0);
-  }
+  MemoryFile() : descriptor_(::memfd_create("torchship", MFD_CLOEXEC)) { check(descriptor_ >= 0); }
   MemoryFile(const MemoryFile&) = delete;
   MemoryFile& operator=(const MemoryFile&) = delete;
   ~MemoryFile() { ::close(descriptor_); }

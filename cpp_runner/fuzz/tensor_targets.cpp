@@ -1,12 +1,11 @@
 // Tensor files and JSON: what is accepted must be written and read again as the same tensors.
 
-#include "targets.h"
-
 #include <torchship/dtype.h>
 #include <torchship/error.h>
 #include <torchship/tensor_io.h>
 
 #include "bytes.h"
+#include "targets.h"
 
 #include <nlohmann/json.hpp>
 
@@ -16,13 +15,12 @@
 namespace torchship::fuzz {
 namespace {
 
-constexpr std::array json_dtypes{at::kBool,   at::kByte,  at::kUInt16, at::kUInt32, at::kUInt64,
-                                 at::kChar,   at::kShort, at::kInt,    at::kLong,   at::kHalf,
+constexpr std::array json_dtypes{at::kBool,     at::kByte,  at::kUInt16, at::kUInt32, at::kUInt64,
+                                 at::kChar,     at::kShort, at::kInt,    at::kLong,   at::kHalf,
                                  at::kBFloat16, at::kFloat, at::kDouble};
 
 bool same(const at::Tensor& a, const at::Tensor& b) {
-  return a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() &&
-         a.nbytes() == b.nbytes() &&
+  return a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() && a.nbytes() == b.nbytes() &&
          (a.nbytes() == 0 || std::memcmp(a.const_data_ptr(), b.const_data_ptr(), a.nbytes()) == 0);
 }
 
@@ -88,7 +86,8 @@ void json(std::string_view bytes) {
     return;
   }
   require(is_utf8(bytes), "JSON is UTF-8");
-  require(nlohmann::json(parse_json(value.dump())) == value, "JSON: written and read, it is the same");
+  require(nlohmann::json(parse_json(value.dump())) == value,
+          "JSON: written and read, it is the same");
   const auto round = [&value](const auto&... dtype) {
     at::Tensor tensor;
     try {

@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <system_error>
+#include <utility>
 
 namespace torchship {
 namespace {
@@ -183,8 +184,8 @@ std::optional<std::string> Archive::check_digests(Contents& contents) {
       throw ArchiveError("the record '" + record.name + "' is not listed in the manifest");
     }
     std::string bytes = reader.read(record.name);
-    record.sha256 = sha256(bytes);
-    if (listed->second != record.sha256) {
+    const std::string other = std::exchange(record.sha256, sha256(bytes));
+    if (listed->second != record.sha256 || other != record.sha256) {
       throw ArchiveError("the record '" + record.name + "' is damaged: its SHA-256 is " +
                          record.sha256 + ", the manifest says " + listed->second);
     }
