@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <system_error>
+#include <utility>
 
 namespace torchship {
 namespace {
@@ -175,16 +176,17 @@ std::optional<std::string> Archive::check_digests(Contents& contents) {
       throw ArchiveError("the record '" + record.name + "' is not listed in the manifest");
     }
     std::string bytes = reader.read(record.name);
-    record.sha256 = sha256(bytes);
-    if (listed->second != record.sha256) {
+    const std::string other = std::exchange(record.sha256, sha256(bytes));
+    if (listed->second != record.sha256 || other != record.sha256) {
       throw ArchiveError("the record '" + record.name + "' is damaged: its SHA-256 is " +
                          record.sha256 + ", the manifest says " + listed->second);
     }
     if (record.name == golden_record) golden = std::move(bytes);
   }
-  for (const auto& [name, digest] : expected) {
-    if (std::ranges::none_of(contents.records, [&](const Record& r) { return r.name == name; })) {
-      throw ArchiveError("the record '" + name + "' is missing");
+  for (const auto& listed : expected) {
+    if (std::ranges::find(contents.records, listed.first, &Record::name) ==
+        contents.records.end()) {
+      throw ArchiveError("the record '" + listed.first + "' is missing");
     }
   }
   return golden;

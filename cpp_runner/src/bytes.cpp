@@ -78,6 +78,8 @@ nlohmann::ordered_json parse_json(std::string_view text) {
   using Json = nlohmann::ordered_json;
   // The parser would skip it.
   if (text.starts_with("\xEF\xBB\xBF")) throw std::invalid_argument("a byte order mark");
+  // The parser would take it for the end, and not look at what follows.
+  if (text.find('\0') != std::string_view::npos) throw std::invalid_argument("a zero byte");
   std::vector<std::set<std::string>> keys;
   const auto watch = [&keys](int depth, Json::parse_event_t event, Json& value) {
     switch (event) {

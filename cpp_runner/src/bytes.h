@@ -20,8 +20,8 @@ std::optional<std::string> read_file(const std::filesystem::path& path);
 /// Replaces the file in one step; raises WriteError.
 void write_file_atomically(const std::filesystem::path& path, std::string_view bytes);
 
-/// Parses JSON; raises std::invalid_argument for a syntax error, a byte order mark, a key that
-/// occurs twice, or a nesting deeper than 100.
+/// Parses JSON; raises std::invalid_argument for a syntax error, a byte order mark, a zero byte, a
+/// key that occurs twice, or a nesting deeper than 100.
 nlohmann::ordered_json parse_json(std::string_view text);
 
 /// Whether the bytes are well-formed UTF-8.

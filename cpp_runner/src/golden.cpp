@@ -53,6 +53,14 @@ std::vector<std::vector<GoldenStep>> parse_golden_cases(const Manifest& manifest
     throw ArchiveError(std::string("the golden cases are damaged: ") + error.what());
   }
   std::vector<std::vector<GoldenStep>> cases(manifest.golden.size());
+  for (const GoldenCase& golden : manifest.golden) {
+    // Before memory is asked for: each step has an output.
+    if (static_cast<std::size_t>(golden.steps) > tensors.size()) {
+      throw ArchiveError("golden case '" + golden.name + "' has " + std::to_string(golden.steps) +
+                         " steps, and there are only " + std::to_string(tensors.size()) +
+                         " golden tensors: it lacks outputs");
+    }
+  }
   for (auto& [name, tensor] : tensors) {
     std::string_view rest = name;
     const std::size_t number = index(name, take(rest), cases.size(), "case");

@@ -4,6 +4,8 @@
 #include <torchship/error.h>
 #include <torchship/tensor_io.h>
 
+#include "raw_tensor.h"
+
 #include <ATen/Dispatch_v2.h>
 #include <ATen/ops/empty.h>
 #include <nlohmann/json.hpp>
@@ -19,8 +21,6 @@ namespace torchship {
 namespace {
 
 using nlohmann::json;
-
-constexpr std::size_t max_rank = 64;
 
 [[noreturn]] void fail(std::string_view what, const std::string& message) {
   throw InputError(std::string(what) + ": " + message);

@@ -5,11 +5,11 @@
 #include <torchship/tensor_io.h>
 
 #include "bytes.h"
-
-#include <ATen/ops/empty.h>
+#include "raw_tensor.h"
 
 #include <algorithm>
 #include <charconv>
+#include <stdexcept>
 #include <vector>
 
 namespace torchship {
@@ -165,7 +165,8 @@ at::Tensor read_string(const Header& header, std::string_view code, std::string_
     while (used > 0 && load_le<std::uint32_t>(data, (used - 1) * 4) == 0) --used;
     for (std::uint64_t i = 0; i < used; ++i) {
       const auto point = load_le<std::uint32_t>(data, i * 4);
-      if (point > 0x10FFFF) fail("the string holds a number that is no character");
+      if (point > 0x10FFFF || (point >= 0xD800 && point <= 0xDFFF))
+        fail("the string holds a number that is no character");
       append_utf8(text, point);
     }
   }
@@ -208,8 +209,12 @@ at::Tensor read_npy(std::string_view bytes) {
   }
   std::vector<std::int64_t> shape = header.shape;
   if (header.fortran_order) std::ranges::reverse(shape);
-  at::Tensor tensor = at::empty(shape, at::TensorOptions(*dtype));
-  if (!data.empty()) std::memcpy(tensor.mutable_data_ptr(), data.data(), data.size());
+  at::Tensor tensor;
+  try {
+    tensor = raw_tensor(*dtype, shape, data);
+  } catch (const std::invalid_argument& error) {
+    fail(error.what());
+  }
   if (!header.fortran_order || shape.size() < 2) return tensor;
   std::vector<std::int64_t> axes(shape.size());
   for (std::size_t i = 0; i < axes.size(); ++i) {

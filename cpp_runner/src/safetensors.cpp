@@ -5,10 +5,10 @@
 #include <torchship/tensor_io.h>
 
 #include "bytes.h"
-
-#include <ATen/ops/empty.h>
+#include "raw_tensor.h"
 
 #include <algorithm>
+#include <stdexcept>
 #include <vector>
 
 namespace torchship {
@@ -102,11 +102,12 @@ TensorMap read_safetensors(std::string_view bytes) {
       fail("'" + entry.name + "': data_offsets leave a gap, overlap or lie outside the file");
     }
     position = entry.end;
-    at::Tensor tensor = at::empty(entry.shape, at::TensorOptions(entry.dtype));
-    if (entry.end > entry.begin) {
-      std::memcpy(tensor.mutable_data_ptr(), data.data() + entry.begin, entry.end - entry.begin);
+    try {
+      tensors.emplace(entry.name, raw_tensor(entry.dtype, entry.shape,
+                                             data.substr(entry.begin, entry.end - entry.begin)));
+    } catch (const std::invalid_argument& error) {
+      fail("'" + entry.name + "': " + error.what());
     }
-    tensors.emplace(entry.name, std::move(tensor));
   }
   if (position != data.size()) fail("there are bytes that belong to no tensor");
   return tensors;

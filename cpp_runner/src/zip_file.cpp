@@ -1,5 +1,7 @@
 #include "zip_file.h"
 
+#include "bytes.h"
+
 #include <array>
 #include <set>
 
@@ -52,6 +54,9 @@ ZipReader::ZipReader(std::string_view bytes) {
     }
     entries_.push_back({stat.name, stat.size});
     const std::string& name = entries_.back().name;
+    if (!is_utf8(name)) {
+      throw ZipError("the name of entry " + std::to_string(index) + " is not UTF-8");
+    }
     if (!names.insert(name).second) throw ZipError("the record '" + name + "' occurs twice");
     if (stat.encryption_method != ZIP_EM_NONE) {
       throw ZipError("the record '" + name + "' is encrypted");

@@ -24,8 +24,8 @@ struct ZipEntry {
   std::uint64_t size = 0;  // inflated, bytes
 };
 
-/// Reads entries with their CRC-32 checked. Refuses what is no zip, duplicate names, encryption,
-/// methods other than stored and deflate, and more than 4 GiB inflated.
+/// Reads entries with their CRC-32 checked. Refuses what is no zip, names that are not UTF-8 or
+/// stand twice, encryption, methods other than stored and deflate, and more than 4 GiB inflated.
 class ZipReader {
  public:
   /// `bytes` must outlive the reader.

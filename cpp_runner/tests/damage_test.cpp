@@ -1,0 +1,125 @@
+// Every flipped bit and every length of a small archive: refused with a message, or read with
+// nothing changed that anybody uses, and then it computes what its golden case says.
+
+#include <torchship/archive.h>
+#include <torchship/error.h>
+#include <torchship/session.h>
+
+#include "memory_file.h"
+#include "support.h"
+
+#include <sys/wait.h>
+
+#include <algorithm>
+
+namespace torchship {
+namespace {
+
+using namespace torchship::testing;
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr std::size_t stride = 7;  // of the flips: a sanitised build is slow
+#else
+constexpr std::size_t stride = 1;
+#endif
+
+enum class Fate { refused, harmless };
+
+/// Opens, loads and runs the bytes; fails the test for anything but a refusal or a right answer.
+class Judge {
+ public:
+  Judge() : bytes_(bytes_of(artefact("tiny.pt"))), good_(artefact("tiny.pt")) {}
+
+  const std::string& bytes() const { return bytes_; }
+
+  Fate judge(std::string_view bytes) {
+    file_.write(bytes);
+    try {
+      const Archive archive(file_.path());
+      if (archive.manifest() == nullptr) {
+        ADD_FAILURE() << "taken for a file that never had a manifest";
+        return Fate::harmless;
+      }
+      EXPECT_TRUE(std::ranges::equal(archive.records(), good_.records(), [](auto& a, auto& b) {
+        return a.name == b.name && a.size == b.size && a.sha256 == b.sha256;
+      }));
+      Session session(archive);
+      const GoldenStep& step = good_.golden()[0].at(0);
+      EXPECT_TRUE(same(archive.golden()[0].at(0).outputs.at("y"), step.outputs.at("y")));
+      EXPECT_TRUE(same(session.run(step.inputs).at("y"), step.outputs.at("y")));
+      return Fate::harmless;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.exit_code(), ExitCode::bad_archive) << error.what();
+      EXPECT_STRNE(error.what(), "");
+      return Fate::refused;
+    }
+  }
+
+ private:
+  std::string bytes_;
+  Archive good_;
+  MemoryFile file_;
+};
+
+TEST(damage, every_flip_of_every_byte) {
+  Judge judge;
+  std::size_t harmless = 0;
+  std::size_t tried = 0;
+  std::string bad = judge.bytes();
+  for (std::size_t i = 0; i < bad.size() * 9; i += stride) {
+    // Each of the eight bits of a byte, then all of them.
+    const std::size_t place = i / 9;
+    const auto flip = static_cast<char>(i % 9 == 8 ? 0xFF : 1 << (i % 9));
+    SCOPED_TRACE("byte " + std::to_string(place) + ", flip " + std::to_string(i % 9));
+    bad[place] = static_cast<char>(bad[place] ^ flip);
+    harmless += judge.judge(bad) == Fate::harmless ? 1 : 0;
+    bad[place] = judge.bytes()[place];
+    ++tried;
+    if (HasFailure()) return;
+  }
+  // Times, padding, attributes: no reader looks at them. Most of the file is looked at.
+  EXPECT_GT(harmless, 0U);
+  EXPECT_LT(harmless, tried / 2);
+}
+
+TEST(damage, every_length) {
+  Judge judge;
+  for (std::size_t length = 0; length < judge.bytes().size(); ++length) {
+    ASSERT_EQ(judge.judge(std::string_view(judge.bytes()).substr(0, length)), Fate::refused)
+        << length;
+  }
+}
+
+struct Answer {
+  int code = -1;
+  std::string err;
+};
+
+Answer verify(const std::filesystem::path& archive, const std::filesystem::path& err) {
+  const std::string command = "'" + from_environment("TORCHSHIP_RUNNER").string() + "' verify '" +
+                              archive.string() + "' > /dev/null 2> '" + err.string() + "'";
+  const int status = std::system(command.c_str());
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, bytes_of(err)};
+}
+
+TEST(damage, a_sample_through_the_binary) {
+  const TemporaryFolder folder;
+  Judge judge;
+  for (std::size_t sample = 0; sample < 12; ++sample) {
+    const std::size_t place = sample * judge.bytes().size() / 12 + sample;
+    std::string bad = judge.bytes();
+    bad[place] = static_cast<char>(bad[place] ^ 0xFF);
+    if (sample % 3 == 2) bad.resize(place);
+    write_bytes(folder / "bad.pt", bad);
+    const Answer answer = verify(folder / "bad.pt", folder / "err");
+    if (judge.judge(bad) == Fate::harmless) {
+      EXPECT_EQ(answer.code, 0) << place << answer.err;
+    } else {
+      EXPECT_EQ(answer.code, 3) << place;
+      EXPECT_TRUE(contains(answer.err, "torchship-runner: error: ")) << place;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace torchship
