@@ -10,11 +10,14 @@ SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp_runner -name '*.cpp' -
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-python test-cpp lint format bench bench-server clean
+.PHONY: help setup demo test test-python test-cpp test-asan test-tsan fuzz lint format bench bench-server clean
 
 help:
 	@echo "make demo   set up from nothing, script every model, check it in 4 runtimes"
 	@echo "make test   set up from nothing, run every test, Python and C++"
+	@echo "make test-asan  the C++ tests under the address and undefined-behaviour sanitizers"
+	@echo "make test-tsan  the C++ tests of concurrency under the thread sanitizer"
+	@echo "make fuzz   fuzz every reader of untrusted bytes for SECONDS=20 each (needs clang)"
 	@echo "make lint   ruff, mypy, clang-format"
 	@echo "make bench  latency of each runtime, side by side"
 	@echo "make bench-server  throughput of the server beside a plain endpoint (needs wrk)"
@@ -25,7 +28,7 @@ setup: $(VENV)/installed
 demo: setup
 	@torchship demo
 
-test: test-python test-cpp
+test: test-python test-cpp test-asan
 
 test-python: setup
 	pytest
@@ -34,6 +37,48 @@ test-cpp: setup
 	cmake -S . -B $(BUILD) -DTORCHSHIP_BUILD_TESTS=ON >/dev/null
 	cmake --build $(BUILD) --target tests
 	ctest --test-dir $(BUILD) --output-on-failure
+
+# With the artefacts that the tests of the release build have made: making them takes Python longer
+# than the tests.
+ARTEFACTS := $(CURDIR)/$(BUILD)/cpp_runner/tests/artefacts
+SANITISED = cmake --preset $(1) -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+  -DTORCHSHIP_TEST_ARTEFACTS=$(ARTEFACTS) >/dev/null
+
+$(ARTEFACTS)/.stamp: setup
+	cmake -S . -B $(BUILD) -DTORCHSHIP_BUILD_TESTS=ON >/dev/null
+	cmake --build $(BUILD) --target tests
+
+test-asan: $(ARTEFACTS)/.stamp
+	$(call SANITISED,asan)
+	cmake --build build/asan --target tests
+	ctest --preset asan
+
+test-tsan: $(ARTEFACTS)/.stamp
+	$(call SANITISED,tsan)
+	cmake --build build/tsan --target tests
+	ctest --preset tsan -R concurrency
+
+# clang's libFuzzer, which no other target needs. What a run finds lies in build/fuzz/found; kept
+# below cpp_runner/fuzz/corpus, it is a test.
+SECONDS := 20
+FUZZERS := npy npz safetensors json manifest golden zip archive
+fuzz: setup
+	@command -v clang++ >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq \
+	  && apt-get install -y -qq clang libclang-rt-14-dev >/dev/null; } \
+	  || { echo "make fuzz needs clang; run: sudo apt-get install -y clang libclang-rt-14-dev"; exit 1; }
+	cmake --preset fuzz -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python >/dev/null
+	cmake --build build/fuzz --target fuzzers
+	@for target in $(FUZZERS); do \
+	  echo "fuzzing $$target for $(SECONDS) s"; \
+	  mkdir -p build/fuzz/corpus/$$target build/fuzz/found; \
+	  ASAN_OPTIONS=detect_container_overflow=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  LSAN_OPTIONS=suppressions=$(CURDIR)/cpp_runner/tests/lsan.supp:print_suppressions=0 \
+	  build/fuzz/cpp_runner/fuzz/fuzz_$$target -max_total_time=$(SECONDS) -timeout=10 \
+	    -rss_limit_mb=4096 -max_len=8192 -artifact_prefix=build/fuzz/found/$$target- \
+	    -print_final_stats=1 build/fuzz/corpus/$$target cpp_runner/fuzz/corpus/$$target \
+	    >build/fuzz/$$target.log 2>&1 || { tail -40 build/fuzz/$$target.log; exit 1; }; \
+	  grep 'DONE' build/fuzz/$$target.log; \
+	done
 
 lint: setup
 	ruff check .

@@ -152,6 +152,19 @@ json tensor_to_json(const at::Tensor& tensor, std::string_view what) {
   if (!find_dtype(dtype)) {
     throw EncodingError(std::string(what) + ": JSON cannot carry " + dtype_name(dtype));
   }
+  if (tensor.numel() == 0) {
+    // No element, and yet as many empty lists as its first sizes say.
+    constexpr std::int64_t most = 1'000'000;
+    std::int64_t lists = 1;
+    for (const std::int64_t size : tensor.sizes()) {
+      if (size == 0) break;
+      if (size > most / lists) {
+        throw EncodingError(std::string(what) + " is an empty " + describe(tensor) +
+                            ", which JSON would need more than a million empty lists for");
+      }
+      lists *= size;
+    }
+  }
   const at::Tensor dense = tensor.contiguous();
   json result;
   AT_DISPATCH_V2(dtype, "tensor_to_json", AT_WRAP([&] {

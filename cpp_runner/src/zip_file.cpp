@@ -2,6 +2,7 @@
 
 #include "bytes.h"
 
+#include <algorithm>
 #include <array>
 #include <set>
 
@@ -54,8 +55,10 @@ ZipReader::ZipReader(std::string_view bytes) {
     }
     entries_.push_back({stat.name, stat.size});
     const std::string& name = entries_.back().name;
-    if (!is_utf8(name)) {
-      throw ZipError("the name of entry " + std::to_string(index) + " is not UTF-8");
+    const auto control = [](char c) { return static_cast<unsigned char>(c) < 0x20; };
+    if (!is_utf8(name) || std::ranges::any_of(name, control)) {
+      throw ZipError("the name of entry " + std::to_string(index) +
+                     " is not UTF-8 or holds control characters");
     }
     if (!names.insert(name).second) throw ZipError("the record '" + name + "' occurs twice");
     if (stat.encryption_method != ZIP_EM_NONE) {

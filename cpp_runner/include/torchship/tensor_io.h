@@ -41,8 +41,8 @@ at::Tensor tensor_from_json(const nlohmann::json& value, at::ScalarType dtype,
 /// The same where no dtype is known: booleans, int64, or float32, as torch.tensor takes them.
 at::Tensor tensor_from_json(const nlohmann::json& value, std::string_view what);
 
-/// Nested lists that give back exactly the tensor's numbers. NaN and infinities raise EncodingError
-/// naming `what`.
+/// Nested lists that give back exactly the tensor's numbers. NaN, infinities, and an empty tensor
+/// of more than a million empty lists raise EncodingError naming `what`.
 nlohmann::json tensor_to_json(const at::Tensor& tensor, std::string_view what);
 
 /// A string as the uint8 vector of its UTF-8 bytes.
