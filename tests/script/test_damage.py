@@ -1,4 +1,4 @@
-"""Every flipped bit and every length of a small archive, as cpp_runner/tests/damage_test.cpp has it.
+"""Every flipped bit and every length of a small archive, as damage_test.cpp has it for C++.
 
 Refused with a message, or read with nothing changed that anybody uses.
 """
