@@ -34,7 +34,7 @@ struct Options {
 
   /// Keys of which the archive's signature must be one; without keys the signature is not looked
   /// at.
-  std::optional<TrustedKeys> trusted_keys;
+  std::optional<TrustedKeys> trusted_keys = std::nullopt;
 
   /// How often each method runs when the archive is opened, on the inputs of its first golden case.
   /// TorchScript specialises a graph during the first two calls, which are slow: 3 keeps them out
