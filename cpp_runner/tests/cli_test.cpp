@@ -249,9 +249,13 @@ TEST(cli, bench_json) {
   EXPECT_EQ(said["name"], "fizzbuzz");
   ASSERT_EQ(said["results"].size(), 2U);
   for (const char* key :
-       {"method", "batch", "threads", "p50_us", "p90_us", "p99_us", "rows_per_s"}) {
+       {"method", "batch", "threads", "calls", "p50_us", "p90_us", "p99_us", "max_us", "rows_per_s",
+        "warm_up_calls", "first_us", "p50_over_rounds_us", "floor", "difference_us"}) {
     EXPECT_TRUE(said["results"][1].contains(key)) << key;
   }
+  EXPECT_EQ(said["call"], "run");
+  EXPECT_EQ(said["settings"]["threads"], 1);
+  EXPECT_TRUE(said["results"][1]["floor"].contains("p50_us"));
   EXPECT_EQ(said["results"][1]["batch"], 32);
 }
 

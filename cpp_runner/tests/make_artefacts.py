@@ -106,6 +106,14 @@ class Counter(nn.Module):
         return h * 2, h
 
 
+class Total(nn.Module):
+    """One sum of all rows: recurrent state without a batch."""
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return the sum, float32[2]."""
+        return h + x.sum(0)
+
+
 class Raises(nn.Module):
     """Forbids large values."""
 
@@ -331,7 +339,7 @@ def make_odd(folder: Path) -> None:
 
 
 def make_state(folder: Path) -> None:
-    """Write `counter.pt` and `raises.pt`."""
+    """Write `counter.pt`, `total.pt` and `raises.pt`."""
     forward = {
         "inputs": [
             argument("x", tensor("x", "float32", "batch", 2)),
@@ -358,6 +366,20 @@ def make_state(folder: Path) -> None:
     (folder / "counter.pt").write_bytes(pack(script, said, golden))
     late = pack(script, said, golden | {"0/1/in/h": torch.zeros(1, 2)})
     (folder / "late_state.pt").write_bytes(late)
+
+    forward = {
+        "inputs": [
+            argument("x", tensor("x", "float32", "batch", 2)),
+            argument("h", tensor("h", "float32", 2)),
+        ],
+        "outputs": tensor("sum", "float32", 2),
+        "state": [{"input": "h", "output": "sum", "start": "zeros"}],
+        "tolerances": {"sum": {"atol": 0, "rtol": 0}},
+    }
+    said = manifest("total", {"forward": forward}, [{"name": "1", "method": "forward", "steps": 1}])
+    x, h = torch.ones(3, 2), torch.ones(2)
+    golden = {"0/0/in/x": x, "0/0/in/h": h, "0/0/out/sum": h + x.sum(0)}
+    (folder / "total.pt").write_bytes(pack(torchscript(Total()), said, golden))
 
     method = {
         "inputs": [argument("x", tensor("x", "float32", "batch", 3))],

@@ -36,7 +36,7 @@ struct Options {
 
   /// Keys of which the archive's signature must be one; without keys the signature is not looked
   /// at.
-  std::optional<TrustedKeys> trusted_keys;
+  std::optional<TrustedKeys> trusted_keys = std::nullopt;
 
   /// How often each method runs when the archive is opened, on the inputs of its first golden case.
   /// The first calls allocate, plan and choose kernels, and with fusion the first two compile: 3
