@@ -1,4 +1,4 @@
-"""Every flipped bit and every length of a small archive, as damage_test.cpp has it for C++.
+"""Every flipped bit and every length of a small archive, as damage_test.cpp in C++ has it.
 
 Refused with a message, or read with nothing changed that anybody uses.
 """
