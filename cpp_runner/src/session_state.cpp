@@ -73,7 +73,7 @@ void Session::reset(std::span<const std::int64_t> rows) {
 }
 
 TensorMap Session::save_state() const {
-  const c10::InferenceMode inference;
+  const c10::InferenceMode ordinary(false);  // tensors that the caller may write to
   TensorMap saved;
   for (std::size_t i = 0; i < state_.size(); ++i) {
     if (!state_[i].defined()) continue;
