@@ -13,7 +13,7 @@ import torch
 from torchship.script.dtypes import BY_TORCH
 from torchship.script.program import shape_text
 from torchship.serve.errors import RequestError
-from torchship.serve.protocol import WantedOutput
+from torchship.serve.heads import WantedOutput
 from torchship.serve.tensors import Strings, Value
 
 

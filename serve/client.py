@@ -14,10 +14,10 @@ from torchship.script.manifest import Method
 from torchship.script.nodes import TensorNode, leaves
 from torchship.script.tree import Flat
 from torchship.serve.errors import RequestError, ServerError
+from torchship.serve.heads import WantedOutput
 from torchship.serve.protocol import (
     HEADER_LENGTH,
     InferRequest,
-    WantedOutput,
     decode_response,
     encode_request,
 )

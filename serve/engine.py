@@ -6,32 +6,23 @@ import asyncio
 import atexit
 import contextlib
 import logging
-import math
 import threading
 import time
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 
 from torchship.script.archive import Archive
-from torchship.script.batch import BATCH, batch_axes, resize
-from torchship.script.errors import InputError, ModelError
 from torchship.script.golden import Case
-from torchship.script.parity import check_case, worse
 from torchship.script.program import Program, check_inputs
 from torchship.script.torchscript import configure
 from torchship.script.tree import Flat
 from torchship.serve.batching import Batching, Given, Kind
 from torchship.serve.devices import Placement
-from torchship.serve.errors import (
-    ClientGoneError,
-    DeadlineError,
-    DisagreementError,
-    NotReadyError,
-    RequestError,
-)
+from torchship.serve.errors import NotReadyError, RequestError
+from torchship.serve.proving import Warming, prove, prove_case
 from torchship.serve.reports import TIMING, BatchReport, Observer
+from torchship.serve.running import deliver, run_jobs
 from torchship.serve.signature import Signature
 from torchship.serve.tensors import Packed
 from torchship.serve.waiting import Answer, Job, Waiting
@@ -59,7 +50,6 @@ class Limits:
     quick_seconds: float = 0.0
 
 
-Outcome = tuple[Job, Mapping[str, Packed] | Exception]
 _Admission = tuple[dict[str, int], int, Kind | None]
 
 _STARTED: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -137,8 +127,8 @@ class Engine:
     async def _prove_here(self) -> None:
         """Run the golden cases on the event loop, others' requests between them."""
         program = self._ready()
-        for number, case in enumerate(self._archive.golden):
-            self._prove_case(program, number, case)
+        for number in range(len(self._archive.golden)):
+            prove_case(program, self._archive, number)
             await asyncio.sleep(0)
         self._here = True
 
@@ -147,106 +137,20 @@ class Engine:
         configure(self._limits.threads)
         error: Exception | None = None
         try:
-            self._program = self._prove()
+            warming = Warming(self._batching, self._limits.max_batch, self._limits.quick_seconds)
+            device = self._limits.placement.of(self.manifest.name)
+            proof = prove(self._archive, warming, device, self._stopping)
+            self._program, self._quick = proof
         except Exception as raised:
             error = raised
         _tell(loop, _settle, proved, error)
         if error is None:
             while jobs := self._waiting.take(self._limits.max_batch):
                 reports: list[BatchReport] = []
-                outcomes = self._run(jobs, reports)
-                _tell(self._loop or loop, _deliver, outcomes, reports, self._observer)
+                outcomes = run_jobs(self._ready, self._batching, jobs, reports)
+                _tell(self._loop or loop, deliver, outcomes, reports, self._observer)
         if self._ended is not None:
             _tell(loop, _settle, self._ended, None)
-
-    def _run(self, jobs: Sequence[Job], reports: list[BatchReport]) -> list[Outcome]:
-        """Run a batch; if it fails, each of its jobs alone, so that one bad request fails alone."""
-        outcomes: list[Outcome] = []
-        live = []
-        for job in jobs:
-            if job.deadline is not None and job.expired():
-                outcomes.append((job, DeadlineError("the request waited longer than its timeout")))
-            elif job.gone is not None and job.gone():
-                outcomes.append((job, ClientGoneError("the client left before its turn came")))
-            elif not job.done.cancelled():
-                live.append(job)
-        if not live:
-            return outcomes
-        batching = self._batching[live[0].method]
-        began = joined = ran = time.perf_counter()
-        try:
-            inputs = batching.join([job.inputs for job in live])
-            symbols = {**live[0].symbols, BATCH: sum(job.rows for job in live)}
-            joined = time.perf_counter()
-            outputs = self._ready().run(live[0].method, inputs, symbols)
-            ran = time.perf_counter()
-            wanted = _union([job.wanted for job in live])
-            asked = {n: o for n, o in outputs.items() if wanted is None or n in wanted}
-            parts = batching.split(asked, [job.rows for job in live])
-        except Exception as error:
-            if len(live) == 1:
-                reports.append(_report(live, (began, joined, time.perf_counter()), failed=1))
-                return [*outcomes, (live[0], error)]
-            return [*outcomes, *(outcome for job in live for outcome in self._run([job], reports))]
-        reports.append(_report(live, (began, joined, ran)))
-        return [*outcomes, *zip(live, parts, strict=True)]
-
-    def _prove(self) -> Program:
-        archive = self._archive
-        if not archive.golden:
-            raise DisagreementError("it has no golden cases: nothing shows that it is right")
-        program = archive.program(self._limits.placement.of(self.manifest.name))
-        for number, case in enumerate(archive.golden):
-            if self._stopping.is_set():
-                raise NotReadyError("the server is shutting down")
-            self._prove_case(program, number, case)
-        self._warm_up(program)
-        return program
-
-    def _warm_up(self, program: Program) -> None:
-        """Run every batch size that can come, twice, with rows of the golden cases.
-
-        Some kernels are compiled for a shape when they first meet it.
-        """
-        quick = self._limits.placement.of(self.manifest.name) == "cpu"
-        for name, method in self.manifest.methods.items():
-            axes = batch_axes(method)
-            rows = (
-                case.steps[0].inputs
-                for case in self._archive.golden
-                if case.method == name and self._batching[name].kind(case.steps[0].inputs)
-            )
-            inputs = next(rows, None)
-            seconds = math.inf
-            for size in range(1, self._limits.max_batch + 1) if inputs else ():
-                given = resize(inputs or {}, axes, size)
-                seconds = math.inf
-                for _ in range(2):
-                    if self._stopping.is_set():
-                        raise NotReadyError("the server is shutting down")
-                    began = time.thread_time()  # not what others do to a busy machine
-                    program.call(name, given)
-                    seconds = min(seconds, time.thread_time() - began)
-            quick = quick and self._batching[name].only and seconds <= self._limits.quick_seconds
-        self._quick = quick
-
-    def _prove_case(self, program: Program, number: int, case: Case) -> None:
-        where = f"golden case {number} ('{case.name}')"
-        if case.method not in self.manifest.methods:
-            raise DisagreementError(f"{where} is of a method '{case.method}' that is not there")
-        try:
-            differences = check_case(self.manifest, number, case, program.call)
-        except (InputError, ModelError) as error:
-            raise DisagreementError(f"{where}: {error}") from None
-        wrong = [difference for difference in differences if not difference.agreed]
-        if wrong:
-            # Later steps follow from the first that is wrong.
-            first = min(difference.step for difference in wrong)
-            worst = reduce(worse, (difference for difference in wrong if difference.step == first))
-            raise DisagreementError(
-                f"{where}, method '{case.method}', step {worst.step}, "
-                f"output '{worst.output}': {worst.reason}"
-            )
 
     @property
     def golden(self) -> Sequence[Case]:
@@ -416,7 +320,7 @@ class Engine:
             return
         began = time.thread_time()
         reports: list[BatchReport] = []
-        _deliver(self._run(jobs, reports), reports, self._observer)
+        deliver(run_jobs(self._ready, self._batching, jobs, reports), reports, self._observer)
         seconds = time.thread_time() - began
         if seconds > SLOW * self._limits.quick_seconds:
             log.warning(
@@ -433,7 +337,7 @@ class Engine:
         self._stopping.set()
         closed = NotReadyError(f"model '{self.manifest.name}' is closed")
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody listens
-            _deliver([(job, closed) for job in self._waiting.close()])
+            deliver([(job, closed) for job in self._waiting.close()])
 
     def __enter__(self) -> Engine:
         """Hold the engine: from its event loop, until the calls made with it are answered."""
@@ -475,11 +379,6 @@ def _tensors(outputs: Mapping[str, Packed]) -> Flat:
     return {name: value.tensor() for name, value in outputs.items()}
 
 
-def _union(wanted: Sequence[frozenset[str] | None]) -> frozenset[str] | None:
-    known = [names for names in wanted if names is not None]
-    return frozenset().union(*known) if len(known) == len(wanted) else None
-
-
 def _tell(loop: asyncio.AbstractEventLoop, what: Callable[..., None], *news: object) -> None:
     with contextlib.suppress(RuntimeError):  # the loop was closed: nobody listens
         loop.call_soon_threadsafe(what, *news)
@@ -488,37 +387,3 @@ def _tell(loop: asyncio.AbstractEventLoop, what: Callable[..., None], *news: obj
 def _settle(proved: asyncio.Future[None], error: Exception | None) -> None:
     if not proved.done():
         proved.set_result(None) if error is None else proved.set_exception(error)
-
-
-def _report(live: Sequence[Job], marks: tuple[float, float, float], failed: int = 0) -> BatchReport:
-    began, joined, ran = marks
-    for job in live:
-        if job.timing is not None:
-            job.timing.ran(job.entered, began, ran)
-    return BatchReport(
-        method=live[0].method,
-        rows=1 if live[0].kind is None else sum(job.rows for job in live),
-        requests=len(live),
-        waits=[began - job.entered for job in live],
-        seconds=ran - joined,
-        failed=failed,
-        input_seconds=joined - began,
-        output_seconds=time.perf_counter() - ran,
-    )
-
-
-def _deliver(
-    outcomes: Sequence[Outcome],
-    reports: Sequence[BatchReport] = (),
-    observer: Observer | None = None,
-) -> None:
-    for job, outcome in outcomes:
-        if not job.done.done():
-            if isinstance(outcome, Exception):
-                job.done.set_exception(outcome)
-            else:
-                job.done.set_result(outcome)
-    # Before their tasks go on: those come with the loop's next turn.
-    if observer is not None:
-        for report in reports:
-            observer(report)

@@ -9,20 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import orjson
 import torch
 
 from torchship.serve.errors import RequestError
+from torchship.serve.heads import (
+    CACHED_HEAD,
+    Announced,
+    WantedOutput,
+    announced,
+    decode_head,
+    entries_of,
+    id_of,
+    json_object,
+    known_head,
+)
 from torchship.serve.tensors import (
     Bytes,
     Packed,
     Strings,
     Value,
     Wire,
-    check_datatype,
-    check_shape,
     datatype_of,
     from_binary,
     from_json,
@@ -34,35 +42,8 @@ from torchship.serve.tensors import (
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
-# Parameters that change what an answer means: passing over them would answer another question.
-REFUSED = ("shared_memory_region",)
-
 SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
-MAX_ID = 256  # characters of a sequence id
-
 DEFAULT_PRIORITY = 2
-
-CACHED_HEAD = 2048  # bytes of a request's JSON that is kept for when it comes again
-
-# The type of each parameter that means something here, the largest number, and both in words.
-KNOWN: dict[str, tuple[type, int, str]] = {
-    "method": (str, 0, "a str"),
-    "binary_data_output": (bool, 0, "a bool"),
-    "priority": (int, 2, "1 or 2, or 0 for the default"),
-    "timeout": (int, (1 << 63) - 1, "microseconds, an integer from 0 (for none) on"),
-    "sequence_start": (bool, 0, "a bool"),
-    "sequence_end": (bool, 0, "a bool"),
-}
-
-
-@dataclass(frozen=True)
-class WantedOutput:
-    """An output that the client asks for; `binary` is None where it leaves the form open."""
-
-    name: str
-    binary: bool | None = None
-    classes: int = 0
-    """How many of the largest classes to give instead of the values; 0 for the values."""
 
 
 @dataclass(slots=True)
@@ -151,65 +132,15 @@ def decode_packed(
     """
     text, rest = _split(body, header_length)
     if rest is not None and len(text) <= CACHED_HEAD:
-        head = _known_head(bytes(text))
+        head = known_head(bytes(text))
     else:
-        head = _decode_head(text)
+        head = decode_head(text)
     inputs = _read_tensors(head.inputs, rest, bools=rest is not None or _has_bools(body))
     return InferRequest({}, head.outputs, head.id, head.parameters), inputs
 
 
-@dataclass(slots=True)  # frozen ones take several times as long to make
-class _Announced:
-    """A tensor as the JSON announces it: `size` bytes of binary data, or `data` when None."""
-
-    name: str
-    what: str
-    datatype: str
-    shape: tuple[int, ...]
-    size: int | None
-    data: object
-
-
-@dataclass(slots=True)
-class _Head:
-    """The JSON of a request, checked."""
-
-    inputs: tuple[_Announced, ...]
-    outputs: tuple[WantedOutput, ...]
-    id: str | None
-    parameters: dict[str, object]
-
-
 def _has_bools(body: bytes) -> bool:
     return b"true" in body or b"false" in body
-
-
-def _decode_head(text: bytes | memoryview) -> _Head:
-    head = _object(text)
-    parameters = _parameters("the request", head)
-    if parameters:
-        _check_parameters(parameters)
-    wanted: list[WantedOutput] = []
-    for entry in _entries("outputs", head) if head.get("outputs") is not None else ():
-        name = _name("output", entry)
-        said = _parameters(f"output '{name}'", entry)
-        binary, classes = said.get("binary_data"), said.get("classification", 0)
-        if binary is not None and not isinstance(binary, bool):
-            raise RequestError(f"output '{name}': expected binary_data true or false")
-        if type(classes) is not int or not 0 <= classes < 1 << 31:
-            raise RequestError(
-                f"output '{name}': expected classification to be a number of classes, "
-                f"got {short(classes)}"
-            )
-        if any(name == other.name for other in wanted):
-            raise RequestError(f"output '{name}' is asked for twice")
-        wanted.append(WantedOutput(name, binary, classes))
-    inputs = _announced("input", _entries("inputs", head))
-    return _Head(inputs, tuple(wanted), _id(head), parameters)
-
-
-# A client that sends binary data says the same of it again and again: the JSON is read once.
-_known_head = lru_cache(maxsize=256)(_decode_head)
 
 
 def encode_request(
@@ -282,11 +213,11 @@ def decode_response(body: bytes, header_length: str | None = None) -> InferRespo
         RequestError: the body is not what the protocol says.
     """
     text, rest = _split(body, header_length)
-    head = _object(text)
-    found = _read_tensors(_announced("output", _entries("outputs", head)), rest)
+    head = json_object(text)
+    found = _read_tensors(announced("output", entries_of("outputs", head)), rest)
     outputs = {name: unpacked(value) for name, value in found.items()}
     model, version = str(head.get("model_name", "")), str(head.get("model_version", ""))
-    return InferResponse(model, version, outputs, _id(head))
+    return InferResponse(model, version, outputs, id_of(head))
 
 
 def decode_index_request(body: bytes) -> bool:
@@ -297,7 +228,7 @@ def decode_index_request(body: bytes) -> bool:
     """
     if not body:
         return False
-    ready = _object(body).get("ready", False)
+    ready = json_object(body).get("ready", False)
     if not isinstance(ready, bool):
         raise RequestError(f"expected 'ready' to be true or false, got {short(ready)}")
     return ready
@@ -317,99 +248,12 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes | memoryview, 
     return whole[: int(header_length)], whole[int(header_length) :]
 
 
-def _object(text: bytes | memoryview) -> dict[str, object]:
-    try:
-        head = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise RequestError(f"the body is not JSON: {error}") from None
-    if not isinstance(head, dict):
-        raise RequestError(f"expected a JSON object, got {type(head).__name__}")
-    return head
-
-
-def _entries(key: str, head: Mapping[str, object]) -> list[dict[str, object]]:
-    entries = head.get(key)
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise RequestError(f"expected '{key}' to be a list of objects")
-    return entries
-
-
-def _name(what: str, entry: Mapping[str, object]) -> str:
-    name = entry.get("name")
-    if not isinstance(name, str):
-        raise RequestError(f"expected every {what} to have a name, got {short(name)}")
-    return name
-
-
-def _id(head: Mapping[str, object]) -> str | None:
-    value = head.get("id")
-    if value is not None and not isinstance(value, str):
-        raise RequestError(f"expected the id to be a string, got {short(value)}")
-    return value
-
-
-def _parameters(what: str, entry: Mapping[str, object]) -> dict[str, object]:
-    parameters = entry.get("parameters")
-    if parameters is None:
-        return {}
-    if not isinstance(parameters, dict):
-        raise RequestError(f"{what}: expected parameters to be an object")
-    for name in REFUSED:
-        if name in parameters:
-            raise RequestError(f"{what}: parameter '{name}' is not supported")
-    return parameters
-
-
-def _check_parameters(parameters: Mapping[str, object]) -> None:
-    """Raise RequestError unless each parameter that we know has a value of its kind."""
-    for name, value in parameters.items():
-        if name not in KNOWN:
-            continue
-        kind, largest, expected = KNOWN[name]
-        if type(value) is not kind or (type(value) is int and not 0 <= value <= largest):
-            raise RequestError(f"parameter '{name}': expected {expected}, got {short(value)}")
-    if "sequence_id" in parameters:
-        _check_sequence_id(parameters["sequence_id"])
-
-
-def _check_sequence_id(value: object) -> None:
-    fits = (type(value) is int and 0 <= value < 1 << 64) or (
-        isinstance(value, str) and len(value) <= MAX_ID
-    )
-    if not fits:
-        raise RequestError(
-            f"parameter 'sequence_id': expected a string of at most {MAX_ID} characters "
-            f"or an integer of 64 bits without sign, got {short(value)}"
-        )
-
-
-def _announced(kind: str, entries: Iterable[dict[str, object]]) -> tuple[_Announced, ...]:
-    """Check what is said of tensors, without reading their data."""
-    tensors: dict[str, _Announced] = {}
-    for entry in entries:
-        name = _name(kind, entry)
-        what = f"{kind} '{name}'"
-        if name in tensors:
-            raise RequestError(f"{what} is given twice")
-        datatype = check_datatype(what, entry.get("datatype"))
-        shape = check_shape(what, entry.get("shape"))
-        size = _parameters(what, entry).get("binary_data_size")
-        if size is None and "data" not in entry:
-            raise RequestError(f"{what}: expected data or a binary_data_size")
-        if size is not None and "data" in entry:
-            raise RequestError(f"{what}: expected either data or a binary_data_size, got both")
-        if size is not None and (not isinstance(size, int) or type(size) is bool or size < 0):
-            raise RequestError(f"{what}: expected a binary_data_size from 0 on, got {short(size)}")
-        tensors[name] = _Announced(name, what, datatype, shape, size, entry.get("data"))
-    return tuple(tensors.values())
-
-
 def _read_tensors(
-    announced: Iterable[_Announced], rest: memoryview | None, bools: bool = True
+    said: Iterable[Announced], rest: memoryview | None, bools: bool = True
 ) -> dict[str, Packed | Strings]:
     tensors: dict[str, Packed | Strings] = {}
     place = 0
-    for one in announced:
+    for one in said:
         what, size = one.what, one.size
         if size is None:
             tensors[one.name] = from_json(what, one.datatype, one.shape, one.data, bools=bools)

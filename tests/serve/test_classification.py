@@ -11,7 +11,7 @@ import torch
 
 from torchship.serve.classification import classified, largest
 from torchship.serve.errors import RequestError
-from torchship.serve.protocol import WantedOutput
+from torchship.serve.heads import WantedOutput
 from torchship.serve.tensors import Strings
 
 triton: Any = import_module("tritonclient.http")

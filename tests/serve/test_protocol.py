@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchship.serve.errors import RequestError
+from torchship.serve.heads import WantedOutput
 from torchship.serve.protocol import (
     InferRequest,
     InferResponse,
-    WantedOutput,
     decode_index_request,
     decode_request,
     decode_response,
