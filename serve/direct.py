@@ -176,6 +176,7 @@ class Exchange:
     def _count(self) -> None:
         if self.engine is not None:
             self.engine.__exit__()
+            self.engine = self.request = None  # an idle connection keeps neither
         client = self.protocol.client
         scope = {"method": "POST", "path": self.url.decode(), "raw_path": self.url}
         self.protocol.front.ended({**scope, "client": client}, self.record)
@@ -221,6 +222,7 @@ class Direct(Patient):
             or parser.get_http_version() != "1.1"
             or (self.cycle is not None and not self.cycle.response_complete)
             or self.pipeline
+            or self.flow.write_paused  # who does not take answers is not given more
         ):
             return None
         exchange = Exchange(self, target, self.front.begin(self.headers))
@@ -255,15 +257,19 @@ class Direct(Patient):
             return
         exchange.more_body = False
         self.at = None
+        body, self._body = self._body, b""
         try:
-            entered = self.inference.enter(exchange, self._body)
+            entered = self.inference.enter(exchange, body)
         except Exception:  # the application will raise it again, and answer for it
             entered = False
-        if not entered:
-            self.cycle = cast("object", None)  # type: ignore[assignment]
-            self._replay_head()
-            super().on_body(self._body)
-            super().on_message_complete()
+        if entered:
+            return
+        self.cycle = cast("object", None)  # type: ignore[assignment]
+        self._replay_head()
+        if not exchange.keep_alive:  # the server began to shut down meanwhile
+            self.cycle.keep_alive = False
+        super().on_body(body)
+        super().on_message_complete()
 
     def _replay_head(self) -> None:
         """Have the application answer: give uvicorn again what has come."""

@@ -320,7 +320,12 @@ class Engine:
             return
         began = time.thread_time()
         reports: list[BatchReport] = []
-        deliver(run_jobs(self._ready, self._batching, jobs, reports), reports, self._observer)
+        try:
+            deliver(run_jobs(self._ready, self._batching, jobs, reports), reports, self._observer)
+        finally:  # whatever becomes of these, others wait
+            if self._waiting.rows and not self._woken:
+                self._woken = True
+                asyncio.get_running_loop().call_soon(self._wake)
         seconds = time.thread_time() - began
         if seconds > SLOW * self._limits.quick_seconds:
             log.warning(
@@ -328,9 +333,6 @@ class Engine:
                 *(self.manifest.name, seconds),
             )
             self._here = False
-        if self._waiting.rows and not self._woken:
-            self._woken = True
-            asyncio.get_running_loop().call_soon(self._wake)
 
     def close(self) -> None:
         """Take no more calls; what runs now runs to its end, a check to the end of its case."""

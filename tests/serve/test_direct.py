@@ -167,3 +167,24 @@ def test_pipelined_requests_are_answered_in_their_order(server: Any) -> None:
         answers = b"".join(iter(lambda: connection.recv(65536), b""))
     ids = [part.split(b'"')[0].decode() for part in answers.split(b'"id":"')[1:]]
     assert ids == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_a_server_that_ends_closes_the_connection_of_a_request_it_hands_over(
+    launch: Callable[..., Any], archives: dict[str, Path]
+) -> None:
+    wrong = message(body()[:-1])
+    head, _, rest = wrong.partition(b"\r\n\r\n")
+    with launch(archives["tiny"], "--shutdown-seconds", "60") as process:
+        assert process.line().startswith("ready: ")
+        with process.connect() as connection, process.connect() as other:
+            connection.sendall(message(body()))
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
+            connection.sendall(head + b"\r\n\r\n")
+            other.sendall(message(body()))  # by its answer, the head before has been read
+            assert other.recv(65536).startswith(b"HTTP/1.1 200 OK")
+            process.popen.terminate()
+            assert other.recv(65536) == b""  # an idle connection is closed at once
+            connection.sendall(rest)
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"connection: close" in answer
