@@ -38,6 +38,18 @@ class Tensor(ctypes.Structure):
     )
 
 
+class Buffer(ctypes.Structure):
+    """torchship_buffer."""
+
+    _fields_ = (
+        ("name", c_char_p),
+        ("dtype", c_int32),
+        ("rank", c_int32),
+        ("shape", POINTER(c_int64)),
+        ("data", c_void_p),
+    )
+
+
 class Options(ctypes.Structure):
     """torchship_options; TORCHSHIP_OPTIONS where nothing is said."""
 
@@ -71,6 +83,8 @@ def library() -> ctypes.CDLL:
         "session_close": (c_void_p,),
         "session_run": (c_void_p, POINTER(Tensor), c_size_t, *outputs),
         "session_step": (c_void_p, POINTER(Tensor), c_size_t, *outputs),
+        "session_run_into": (c_void_p, POINTER(Tensor), c_size_t, POINTER(Buffer), c_size_t),
+        "session_step_into": (c_void_p, POINTER(Tensor), c_size_t, POINTER(Buffer), c_size_t),
         "session_reset": (c_void_p,),
         "session_reset_rows": (c_void_p, POINTER(c_int64), c_size_t),
         "session_save_state": (c_void_p, POINTER(c_void_p), POINTER(c_size_t)),
@@ -101,6 +115,14 @@ def given(name: str, array: Array) -> Tensor:
     strides = (c_int64 * rank)(*(step // array.itemsize for step in array.strides))
     dtype = DTYPES.index(array.dtype.name)
     return Tensor(name.encode(), dtype, rank, shape, strides, array.ctypes.data)
+
+
+def room(name: str, array: Array) -> Buffer:
+    """The array's own memory as room for an output. Whoever calls it keeps the array."""
+    assert array.flags.c_contiguous
+    shape = (c_int64 * array.ndim)(*array.shape)
+    dtype = DTYPES.index(array.dtype.name)
+    return Buffer(name.encode(), dtype, array.ndim, shape, array.ctypes.data)
 
 
 def taken(tensor: Tensor) -> Array:
@@ -152,6 +174,12 @@ class Session:
         call = getattr(library(), f"torchship_session_{function}")
         check(call(self.handle, array, len(inputs), byref(outputs), byref(count)))
         return [outputs[i] for i in range(count.value)]
+
+    def fill(self, function: str, inputs: Mapping[str, Array], out: Sequence[Buffer]) -> None:
+        """A call whose outputs go into `out`."""
+        array = (Tensor * len(inputs))(*(given(name, value) for name, value in inputs.items()))
+        call = getattr(library(), f"torchship_session_{function}_into")
+        check(call(self.handle, array, len(inputs), (Buffer * len(out))(*out), len(out)))
 
     def _call(self, function: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         lent = self.lent(function, [given(name, array) for name, array in inputs.items()])

@@ -19,6 +19,7 @@
 
 using torchship::Archive;
 using torchship::borrow;
+using torchship::Buffers;
 using torchship::LentTensors;
 using torchship::Session;
 using torchship::TensorMap;
@@ -140,6 +141,20 @@ torchship_status call(torchship_session* session, const torchship_tensor* inputs
   });
 }
 
+/// The same, into the caller's memory; `call` hands the outputs to its last argument.
+template <typename Call>
+torchship_status call_into(torchship_session* session, const torchship_tensor* inputs,
+                           std::size_t input_count, const torchship_buffer* buffers,
+                           std::size_t buffer_count, const Call& call) noexcept {
+  return guarded([&] {
+    torchship_session& handle = given(session, "session");
+    const Buffers wanted(buffers, buffer_count);
+    const TensorMap map = borrow(inputs, input_count);
+    call(handle.session, map, [&](const TensorMap& outputs) { wanted.fill(outputs, map); });
+    return TORCHSHIP_OK;
+  });
+}
+
 }  // namespace
 
 const char* torchship_version(void) {
@@ -219,6 +234,23 @@ torchship_status torchship_session_step(torchship_session* session, const torchs
                                         size_t* output_count) {
   return call(session, inputs, input_count, outputs, output_count,
               [](Session& opened, const TensorMap& map) { return opened.step(map); });
+}
+
+torchship_status torchship_session_run_into(torchship_session* session,
+                                            const torchship_tensor* inputs, size_t input_count,
+                                            const torchship_buffer* buffers, size_t buffer_count) {
+  return call_into(
+      session, inputs, input_count, buffers, buffer_count,
+      [](const Session& opened, const TensorMap& map, const auto& fill) { fill(opened.run(map)); });
+}
+
+torchship_status torchship_session_step_into(torchship_session* session,
+                                             const torchship_tensor* inputs, size_t input_count,
+                                             const torchship_buffer* buffers, size_t buffer_count) {
+  return call_into(session, inputs, input_count, buffers, buffer_count,
+                   [](Session& opened, const TensorMap& map, const auto& fill) {
+                     opened.step(map, Session::Promises::enforce, fill);
+                   });
 }
 
 torchship_status torchship_session_reset(torchship_session* session) {

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstring>
 #include <string>
 
 namespace torchship {
@@ -90,33 +91,79 @@ at::Tensor borrow(const torchship_tensor& tensor, const std::string& what) {
   return at::from_blob(data, shape, at::IntArrayRef(tensor.strides, rank), at::TensorOptions(type));
 }
 
-}  // namespace
+/// `output`, contiguous, and copied where it lies in the memory of an input.
+at::Tensor without_memory_of(const TensorMap& inputs, const at::Tensor& output) {
+  const bool callers = std::ranges::any_of(
+      inputs, [&](const auto& input) { return output.is_alias_of(input.second); });
+  return callers ? output.clone(at::MemoryFormat::Contiguous) : output.contiguous();
+}
 
-TensorMap borrow(const torchship_tensor* tensors, std::size_t count) {
-  if (tensors == nullptr && count > 0) {
-    throw UsageError(std::to_string(count) + " inputs were announced, and their array is NULL");
+/// The arrays of the C ABI, of inputs or buffers; `tensor_of` makes one a tensor.
+template <typename Given, typename TensorOf>
+TensorMap borrow_all(const std::string& kind, const Given* given, std::size_t count,
+                     const TensorOf& tensor_of) {
+  if (given == nullptr && count > 0) {
+    throw UsageError(std::to_string(count) + " " + kind +
+                     "s were announced, and their array is NULL");
   }
   TensorMap map;
   for (std::size_t i = 0; i < count; ++i) {
-    if (tensors[i].name == nullptr) {
-      throw UsageError("input number " + std::to_string(i) + ": its name is NULL");
+    if (given[i].name == nullptr) {
+      throw UsageError(kind + " number " + std::to_string(i) + ": its name is NULL");
     }
-    const std::string name = tensors[i].name;
-    const std::string what = "input '" + name + "'";
-    if (!map.emplace(name, borrow(tensors[i], what)).second) {
+    const std::string name = given[i].name;
+    const std::string what = kind + " '" + name + "'";
+    if (!map.emplace(name, borrow(tensor_of(given[i]), what)).second) {
       throw InputError(what + ": given twice");
     }
   }
   return map;
 }
 
+}  // namespace
+
+TensorMap borrow(const torchship_tensor* tensors, std::size_t count) {
+  return borrow_all("input", tensors, count, [](const torchship_tensor& tensor) { return tensor; });
+}
+
+Buffers::Buffers(const torchship_buffer* buffers, std::size_t count)
+    : views_(borrow_all("output", buffers, count, [](const torchship_buffer& buffer) {
+        return torchship_tensor{.name = buffer.name,
+                                .dtype = buffer.dtype,
+                                .rank = buffer.rank,
+                                .shape = buffer.shape,
+                                .strides = nullptr,
+                                .data = buffer.data};
+      })) {}
+
+void Buffers::fill(const TensorMap& outputs, const TensorMap& inputs) const {
+  TensorMap sources;
+  for (const auto& [name, view] : views_) {
+    const auto output = outputs.find(name);
+    if (output == outputs.end()) {
+      std::string names;
+      for (const auto& known : outputs) names += (names.empty() ? "" : ", ") + known.first;
+      throw UsageError("there is no output '" + name + "', only " + names);
+    }
+    if (output->second.scalar_type() != view.scalar_type() ||
+        output->second.sizes() != view.sizes()) {
+      throw InputError("output '" + name + "' is " + describe(output->second) +
+                       ", the buffer given for it " + describe(view));
+    }
+    // Filling one buffer must not change an output that waits for its own.
+    sources.emplace(name, without_memory_of(inputs, output->second));
+  }
+  for (const auto& [name, view] : views_) {
+    if (view.nbytes() == 0) continue;
+    std::memcpy(view.mutable_data_ptr(), sources.at(name).const_data_ptr(), view.nbytes());
+  }
+}
+
 LentTensors::LentTensors(TensorMap outputs, const TensorMap& inputs)
     : tensors_(std::move(outputs)) {
   view_.reserve(tensors_.size());
   for (auto& [name, tensor] : tensors_) {
-    const bool callers = std::ranges::any_of(
-        inputs, [&](const auto& input) { return tensor.is_alias_of(input.second); });
-    tensor = callers ? tensor.clone(at::MemoryFormat::Contiguous) : tensor.contiguous();
+    tensor = without_memory_of(inputs, tensor);
     const std::int64_t dtype = to_c(tensor.scalar_type());
     if (dtype == std::ssize(types)) {
       throw OutputError("output '" + name + "' is " + dtype_name(tensor.scalar_type()) +

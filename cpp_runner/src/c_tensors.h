@@ -1,6 +1,7 @@
 #pragma once
 
-/// Tensors of the C ABI to the library's own and back, without copying elements.
+/// Tensors of the C ABI to the library's own and back: inputs where they lie, outputs lent where
+/// they lie, or copied into the caller's memory.
 
 #include <torchship/tensor_io.h>
 #include <torchship/torchship.h>
@@ -14,6 +15,21 @@ namespace torchship {
 /// is NULL and must not be, and InputError for a dtype, shape, stride or address that no tensor can
 /// have. Pure.
 TensorMap borrow(const torchship_tensor* tensors, std::size_t count);
+
+/// The caller's memory for outputs, which must outlive this object. Not thread-safe.
+class Buffers {
+ public:
+  /// Raises what borrow() raises, of the output that a buffer names.
+  Buffers(const torchship_buffer* buffers, std::size_t count);
+
+  /// Copies each named output into its buffer, or raises before it has written to any: UsageError
+  /// where there is no such output, InputError for another dtype or shape. Outputs may lie in the
+  /// memory of `inputs`, and so may buffers.
+  void fill(const TensorMap& outputs, const TensorMap& inputs) const;
+
+ private:
+  TensorMap views_;
+};
 
 /// Outputs while they are lent to a C program. Not thread-safe.
 class LentTensors {

@@ -29,21 +29,25 @@ TensorMap Session::run(const TensorMap& inputs, Promises promises) const {
   return on_cpu((*call_)(inputs, {}, promises));
 }
 
-TensorMap Session::step(const TensorMap& inputs, Promises promises) {
+TensorMap Session::step(const TensorMap& inputs, Promises promises,
+                        const std::function<void(const TensorMap&)>& accept) {
   const c10::InferenceMode inference;
   TensorMap outputs = (*call_)(inputs, state_, promises);
   const std::vector<State>& states = method().state;
-  state_.resize(states.size());
+  std::vector<at::Tensor> next(states.size());
   for (std::size_t i = 0; i < states.size(); ++i) {
     const auto output = outputs.find(states[i].output);
-    state_[i] = output == outputs.end() ? at::Tensor() : output->second;
+    if (output == outputs.end()) continue;
+    next[i] = output->second;
     // A model may return an input as its state, and the caller may fill that memory anew.
-    const bool callers = std::ranges::any_of(inputs, [&](const auto& input) {
-      return state_[i].defined() && state_[i].is_alias_of(input.second);
-    });
-    if (callers) state_[i] = state_[i].clone();
+    const bool callers = std::ranges::any_of(
+        inputs, [&](const auto& input) { return next[i].is_alias_of(input.second); });
+    if (callers) next[i] = next[i].clone();
   }
-  return on_cpu(std::move(outputs));
+  outputs = on_cpu(std::move(outputs));
+  if (accept) accept(outputs);
+  state_ = std::move(next);
+  return outputs;
 }
 
 TensorMap Session::inputs_from_json(const nlohmann::json& object) const {

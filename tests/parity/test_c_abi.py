@@ -19,7 +19,7 @@ import torch
 
 import c_abi
 import zoo
-from c_abi import Array, Failure, Options, Session, Tensor, given, library, taken
+from c_abi import Array, Failure, Options, Session, Tensor, given, library, room, taken
 from torchship.cpp_runner.binary import cmake_prefix
 from torchship.models.moba import observation
 from torchship.script import torchscript
@@ -145,6 +145,81 @@ def test_outputs_may_be_the_next_inputs(folder: Path) -> None:
                 tensor.name = names[tensor.name.decode()].encode()
                 back.append(tensor)
         assert len(back) == len(names) == 2
+
+
+@pytest.mark.parametrize("name", [*MODELS, "everything"])
+def test_outputs_go_into_the_callers_memory(name: str, folder: Path) -> None:
+    archive = c_abi.Archive(folder / f"{name}.pt")
+    for case in open_archive(folder / f"{name}.pt").golden:
+        lending, filling = Session(archive, case.method), Session(archive, case.method)
+        for step in case.steps:
+            for function in ("run", "step"):
+                lent = lending.lent(function, [given(n, a) for n, a in arrays(step.inputs).items()])
+                expected = {t.name.decode(): taken(t).copy() for t in lent}
+                out = {n: np.full_like(array, 77) for n, array in expected.items()}
+                filling.fill(function, arrays(step.inputs), [room(n, a) for n, a in out.items()])
+                for output, array in expected.items():
+                    assert out[output].tobytes() == array.tobytes(), output
+
+
+def test_only_the_outputs_that_have_a_buffer_are_copied(folder: Path) -> None:
+    archive = c_abi.Archive(folder / "moba.pt")
+    asking, filling = Session(archive), Session(archive)
+    obs = {"obs": observation(3, 5).numpy()}
+    value = np.zeros((5, 1), np.float32)
+    filling.fill("step", obs, [])
+    filling.fill("step", obs, [room("value", value)])
+    asking.step(obs)
+    assert asking.step(obs)["value"].tobytes() == value.tobytes()
+
+
+def test_a_buffer_may_be_the_memory_of_an_input(folder: Path) -> None:
+    # `now` and `last` are the memory of x, which is the buffer of `before`.
+    session = Session(c_abi.Archive(folder / "echo.pt"))
+    session.step({"x": np.full((1, 3), 1, np.float32)})
+    x = np.full((1, 3), 2, np.float32)
+    now = np.zeros((1, 3), np.float32)
+    session.fill("step", {"x": x}, [room("now", now), room("before", x)])
+    assert (x == 1).all()
+    assert (now == 2).all()
+    session.fill("step", {"x": x}, [room("before", now)])
+    assert (now == 2).all()
+
+
+def test_buffers_that_do_not_fit(folder: Path) -> None:
+    session = Session(c_abi.Archive(folder / "moba.pt"))
+    obs = {"obs": observation(3, 2).numpy()}
+    session.step(obs)
+    before = session.save_state()
+    value = np.zeros((2, 1), np.float32)
+
+    def refusal(*out: c_abi.Buffer) -> tuple[int, str]:
+        refused = failure(lambda: session.fill("step", obs, out))
+        assert session.save_state() == before
+        assert not value.any()
+        return refused
+
+    fits, wide = room("value", value), np.zeros((2, 1), np.float64)
+    said = "output 'value' is float32[2,1], the buffer given for it "
+    assert refusal(room("value", wide)) == (c_abi.BAD_INPUT, said + "float64[2,1]")
+    assert refusal(room("value", wide[:1])) == (c_abi.BAD_INPUT, said + "float64[1,1]")
+    assert refusal(room("value", value.reshape(2))) == (c_abi.BAD_INPUT, said + "float32[2]")
+    assert refusal(room("worth", value), fits) == (
+        c_abi.BAD_USAGE,
+        "there is no output 'worth', only c, h, logits, value",
+    )
+    assert refusal(fits, room("h", wide))[0] == c_abi.BAD_INPUT
+    assert refusal(fits, fits) == (c_abi.BAD_INPUT, "output 'value': given twice")
+    assert refusal(c_abi.Buffer(b"value", 11, 2, fits.shape, None)) == (
+        c_abi.BAD_USAGE,
+        "output 'value': its data is NULL",
+    )
+    assert library().torchship_session_step_into(session.handle, None, 0, None, 1) == (
+        c_abi.BAD_USAGE
+    )
+    assert library().torchship_last_message().decode() == (
+        "1 outputs were announced, and their array is NULL"
+    )
 
 
 def test_reset_and_reset_of_rows(folder: Path) -> None:
@@ -335,6 +410,8 @@ def test_every_pointer_may_be_null(folder: Path) -> None:
         "archive_verify": [],
         "session_run": [None, 0, where, byref(count)],
         "session_step": [None, 0, where, byref(count)],
+        "session_run_into": [None, 0, None, 0],
+        "session_step_into": [None, 0, None, 0],
         "session_reset": [],
         "session_reset_rows": [None, 0],
         "session_save_state": [byref(handle), byref(count)],
@@ -452,7 +529,7 @@ def test_only_the_declared_functions_are_exported() -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert {line.split()[0] for line in listed.stdout.splitlines()} == declared()
-    assert len(declared()) == 14
+    assert len(declared()) == 16
 
 
 def test_the_header_is_c11_and_c17_and_cpp(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -51,8 +52,10 @@ class Session {
   TensorMap run(const TensorMap& inputs, Promises promises = Promises::enforce) const;
 
   /// One step of a sequence: state that is not given comes from the step before, and is kept for
-  /// the next. A step that raises leaves the state as it was.
-  TensorMap step(const TensorMap& inputs, Promises promises = Promises::enforce);
+  /// the next. A step that raises leaves the state as it was. `accept` looks at the outputs before
+  /// the state moves on: what it raises, the step raises.
+  TensorMap step(const TensorMap& inputs, Promises promises = Promises::enforce,
+                 const std::function<void(const TensorMap&)>& accept = nullptr);
 
   /// Forgets the state: the next step is a first one.
   void reset();

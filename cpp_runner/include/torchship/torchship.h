@@ -11,8 +11,9 @@
  * Threads. An archive may be used by any number of threads at once. A session belongs to one thread
  * at a time; sessions of one archive run in parallel, each with its own state.
  *
- * Memory. The library reads inputs where they lie and keeps no pointer to them after a call. What
- * it returns is borrowed: each function says for how long. Handles are freed by their close
+ * Memory. The library reads inputs where they lie and keeps no pointer to them after a call. It
+ * lends outputs where they lie, or copies them into memory of the caller. What it returns is
+ * borrowed: each function says for how long. Handles are freed by their close
  * function, sessions and archive in any order.
  *
  * Alignment. Inputs are aligned to their element size, or refused. Aligned to 64 bytes they give
@@ -68,6 +69,15 @@ typedef struct torchship_tensor {
       strides;      /* `rank` steps, in elements, none negative; NULL where rows are contiguous */
   const void* data; /* the first element; may be NULL where there is none */
 } torchship_tensor;
+
+/* Memory of the caller that an output is written to. */
+typedef struct torchship_buffer {
+  const char* name;     /* of an output, as in the signature: "logits" */
+  int32_t dtype;        /* a torchship_dtype, the output's */
+  int32_t rank;         /* 0 for a single number */
+  const int64_t* shape; /* the output's, all `rank` sizes; may be NULL at rank 0 */
+  void* data;           /* room for all elements, contiguous; may be NULL where there is none */
+} torchship_buffer;
 
 typedef struct torchship_archive torchship_archive;
 typedef struct torchship_session torchship_session;
@@ -161,6 +171,21 @@ TORCHSHIP_API torchship_status torchship_session_step(torchship_session* session
                                                       size_t input_count,
                                                       const torchship_tensor** outputs,
                                                       size_t* output_count);
+
+/* The same two, whose outputs are copied into memory of the caller, and lent to nobody: only those
+ * that `buffers` name. A buffer may be the memory of an input. One that does not fit the output
+ * (TORCHSHIP_BAD_INPUT) or names none (TORCHSHIP_BAD_USAGE) fails the call: then no buffer has been
+ * written to, and the state is as it was. Outputs that were lent before stay. */
+TORCHSHIP_API torchship_status torchship_session_run_into(torchship_session* session,
+                                                          const torchship_tensor* inputs,
+                                                          size_t input_count,
+                                                          const torchship_buffer* buffers,
+                                                          size_t buffer_count);
+TORCHSHIP_API torchship_status torchship_session_step_into(torchship_session* session,
+                                                           const torchship_tensor* inputs,
+                                                           size_t input_count,
+                                                           const torchship_buffer* buffers,
+                                                           size_t buffer_count);
 
 /* Forgets the state: the next step is a first one. */
 TORCHSHIP_API torchship_status torchship_session_reset(torchship_session* session);
