@@ -14,7 +14,7 @@ from torchship.script import dtypes
 from torchship.script.errors import InputError, ModelError
 from torchship.script.manifest import Manifest, Method
 from torchship.script.nodes import Dimension, Leaf, Node, TensorNode, TupleNode, leaves
-from torchship.script.torchscript import raised_message
+from torchship.script.torchscript import entry, inference, raised_message
 from torchship.script.tree import SCALAR_DTYPES, Flat, build, flatten, matches
 
 
@@ -73,8 +73,8 @@ class Program:
             given = {name: value.to(self._device) for name, value in given.items()}
         arguments = given if plan.takes == given.keys() else self._arguments(plan.method, given)
         try:
-            with torch.inference_mode():
-                result = getattr(self.module, method)(**arguments)
+            with inference():
+                result = entry(self.module, method)(**arguments)
         except Exception as error:
             raise ModelError(
                 f"model '{self.manifest.name}' method '{method}' raised: {raised_message(error)}"

@@ -10,8 +10,8 @@ import ast
 import io
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -217,6 +217,20 @@ def method_names(module: torch.jit.ScriptModule) -> list[str]:
     """Return the names of the module's callable methods, `forward` first."""
     names = [name for name in module._c._method_names() if not name.startswith("_")]
     return sorted(names, key=lambda name: (name != "forward", name))
+
+
+def entry(module: torch.nn.Module, method: str) -> Callable[..., Any]:
+    """Return what runs a method: of a scripted module without the Python around it."""
+    if isinstance(module, torch.jit.ScriptModule):
+        run: Callable[..., Any] = module._c._get_method(method)
+        return run
+    bound: Callable[..., Any] = getattr(module, method)
+    return bound
+
+
+def inference() -> AbstractContextManager[None]:
+    """Return `torch.inference_mode()` without the Python around it."""
+    return torch._C._InferenceMode(True)
 
 
 def schema(module: torch.jit.ScriptModule, method: str) -> Any:

@@ -13,7 +13,9 @@ import torch
 from torchship.script.batch import BATCH, axis_of, batch_axes
 from torchship.script.manifest import Method
 from torchship.script.nodes import ScalarNode, TensorNode, leaves
+from torchship.script.program import with_state
 from torchship.script.tree import Flat
+from torchship.serve.frames import MOST, Frame, fits, is_packed
 from torchship.serve.tensors import Packed, join_packed, pack, split_packed
 
 Kind = Hashable
@@ -27,6 +29,7 @@ class Batching:
     """The batch dimension of one method: what is joined, and what must be alike."""
 
     def __init__(self, method: Method) -> None:
+        self._method = method
         self._inputs = batch_axes(method)
         self._outputs = {
             leaf.name: leaf.shape.index(BATCH)
@@ -48,6 +51,10 @@ class Batching:
             for leaf in leaves(argument.value)
             if isinstance(leaf, ScalarNode)
         )
+
+        self._frames: dict[Hashable, Frame] = {}
+        # Rows of a later dimension do not lie one after the other.
+        self._framed = self.possible and not any(self._inputs.values())
 
     @property
     def only(self) -> bool:
@@ -86,6 +93,30 @@ class Batching:
             else:
                 return None
         return tuple(parts)
+
+    def prepare(
+        self, requests: Sequence[Given], kind: Kind | None, symbols: Mapping[str, int]
+    ) -> Flat:
+        """Return what `join` does, of a small call in tensors that the next such call fills again.
+
+        One call at a time of a method. `symbols` are the sizes in the call, of all rows.
+        """
+        if kind is None or not self._framed:
+            return self.join(requests)
+        packed = [inputs for inputs in requests if is_packed(inputs)]
+        if len(packed) < len(requests):
+            return self.join(requests)
+        frame = self._frames.get((kind, symbols[BATCH]))
+        if frame is not None:
+            return frame.fill(packed)
+        inputs = self.join(requests)
+        if fits(inputs):
+            if len(self._frames) >= MOST:
+                self._frames.clear()
+            whole = with_state(self._method, inputs, symbols)
+            state = {name: whole[name] for name in whole.keys() - inputs.keys()}
+            self._frames[kind, symbols[BATCH]] = Frame(inputs, state)
+        return inputs
 
     def join(self, requests: Sequence[Given]) -> Flat:
         """Return the inputs of one call with the rows of all requests, which are of one kind.

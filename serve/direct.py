@@ -93,21 +93,26 @@ class Exchange:
     def run(self, engine: Engine, request: InferRequest, inputs: Mapping[str, Packed]) -> bool:
         """Let the request wait for the engine; return False if it is not as simple as that."""
         signature = engine.signature(request.method)
+        self.request = request
+        self.engine = engine.__enter__()
+        self.record.model = engine.manifest.name
+        self.record.version = engine.manifest.version
         self.record.decoded = perf_counter()
-        entered = engine.enter(
-            request.method,
-            inputs,
-            self,
-            wanted=signature.wanted(output.name for output in request.outputs),
-            priority=request.priority,
-            timeout=request.timeout,
-            gone=self.left,
-        )
-        if entered:
-            self.request = request
-            self.engine = engine.__enter__()
-            self.record.model = engine.manifest.name
-            self.record.version = engine.manifest.version
+        entered = False
+        try:
+            entered = engine.enter(
+                request.method,
+                inputs,
+                self,
+                wanted=signature.wanted(output.name for output in request.outputs),
+                priority=request.priority,
+                timeout=request.timeout,
+                gone=self.left,
+                alone=len(self.protocol.connections) == 1,
+            )
+        finally:
+            if not entered:
+                self._let_go()
         return entered
 
     def left(self) -> bool:
@@ -162,8 +167,9 @@ class Exchange:
 
     def _finish(self, data: bytes) -> None:
         self.response_complete = True
-        self._count()
-        self.protocol.finish(data, self.keep_alive)
+        self.protocol.send(data, self.keep_alive)
+        self._count()  # while the client reads
+        self.protocol.on_response_complete()
 
     def lost(self) -> None:
         """Take note that the client has left without an answer."""
@@ -173,10 +179,13 @@ class Exchange:
             self.record.status = CLIENT_LEFT
             self._count()
 
-    def _count(self) -> None:
+    def _let_go(self) -> None:
         if self.engine is not None:
             self.engine.__exit__()
             self.engine = self.request = None  # an idle connection keeps neither
+
+    def _count(self) -> None:
+        self._let_go()
         client = self.protocol.client
         scope = {"method": "POST", "path": self.url.decode(), "raw_path": self.url}
         self.protocol.front.ended({**scope, "client": client}, self.record)
@@ -262,7 +271,7 @@ class Direct(Patient):
             entered = self.inference.enter(exchange, body)
         except Exception:  # the application will raise it again, and answer for it
             entered = False
-        if entered:
+        if entered or exchange.response_complete:
             return
         self.cycle = cast("object", None)  # type: ignore[assignment]
         self._replay_head()
@@ -289,12 +298,11 @@ class Direct(Patient):
             Direct._default = (headers, lines)
         return lines
 
-    def finish(self, data: bytes, keep_alive: bool) -> None:
-        """Send an answer, and go on with the connection."""
+    def send(self, data: bytes, keep_alive: bool) -> None:
+        """Send an answer; `on_response_complete` goes on with the connection."""
         cast("OneWrite", self.transport).write_whole(data)
         if not keep_alive:
             self.transport.close()
-        self.on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Take note that the client has left."""

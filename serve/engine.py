@@ -229,10 +229,12 @@ class Engine:
         priority: int = 2,
         timeout: float | None = None,
         gone: Callable[[], bool] | None = None,
+        alone: bool = False,
     ) -> bool:
         """Do as `call`, and tell `done` instead of returning; False for what only `call` can.
 
-        That is more rows than one call takes, and inputs whose values must be looked at.
+        That is more rows than one call takes, and inputs whose values must be looked at. `alone`
+        says that nobody else can ask: then `done` may be told before this returns.
 
         Raises:
             RequestError: an unknown input, or a string for what is none.
@@ -252,7 +254,12 @@ class Engine:
         deadline = None if timeout is None else time.monotonic() + timeout
         entered = time.perf_counter()
         marks = (symbols, wanted, priority, deadline, gone, entered)
-        self._enter([Job(method, inputs, rows, kind, done, *marks)])
+        job = Job(method, inputs, rows, kind, done, *marks)
+        idle = not (self._woken or self._waiting.rows or self._limits.delay_seconds)
+        if alone and idle and self._here:
+            self._run([job])
+        else:
+            self._enter([job])
         return True
 
     def _admit(self, method: str, inputs: Flat) -> _Admission:
@@ -316,16 +323,18 @@ class Engine:
     def _run_here(self) -> None:
         """Run the next batch on the event loop, and let others have their turn before another."""
         jobs = self._waiting.batch(self._limits.max_batch)
-        if not jobs:
-            return
-        began = time.thread_time()
-        reports: list[BatchReport] = []
         try:
-            deliver(run_jobs(self._ready, self._batching, jobs, reports), reports, self._observer)
+            if jobs:
+                self._run(jobs)
         finally:  # whatever becomes of these, others wait
             if self._waiting.rows and not self._woken:
                 self._woken = True
                 asyncio.get_running_loop().call_soon(self._wake)
+
+    def _run(self, jobs: list[Job]) -> None:
+        began = time.thread_time()
+        reports: list[BatchReport] = []
+        deliver(run_jobs(self._ready, self._batching, jobs, reports), reports, self._observer)
         seconds = time.thread_time() - began
         if seconds > SLOW * self._limits.quick_seconds:
             log.warning(

@@ -48,8 +48,8 @@ def run_jobs(
     batching = batchings[live[0].method]
     began = joined = ran = time.perf_counter()
     try:
-        inputs = batching.join([job.inputs for job in live])
-        symbols = {**live[0].symbols, BATCH: sum(job.rows for job in live)}
+        symbols = {**live[0].symbols, BATCH: sum([job.rows for job in live])}
+        inputs = batching.prepare([job.inputs for job in live], live[0].kind, symbols)
         joined = time.perf_counter()
         outputs = ready().run(live[0].method, inputs, symbols)
         ran = time.perf_counter()

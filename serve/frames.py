@@ -1,0 +1,57 @@
+"""Input tensors of small calls, kept from one call to the next and filled anew.
+
+For a small model, making its input tensors takes as long as a good part of the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from typing_extensions import TypeIs
+
+from torchship.script.tree import Flat
+from torchship.serve.tensors import Packed
+
+LARGEST = 1 << 16  # bytes of one call's inputs; beyond, making them is nothing beside the call
+MOST = 256  # frames of one method
+
+
+class Frame:
+    """The inputs of one call, of some names, dtypes and shapes; one call at a time uses it.
+
+    They hold what came until the next call: outputs must be copied before. What a model writes into
+    them is gone then.
+    """
+
+    def __init__(self, inputs: Flat, started: Flat) -> None:
+        """Keep the tensors that requests fill, and those with which the state starts, zeros."""
+        self.inputs = {**inputs, **started}
+        self._filled = [(name, _bytes_of(tensor)) for name, tensor in inputs.items()]
+        self._zeros = [(view, bytes(len(view))) for view in map(_bytes_of, started.values())]
+
+    def fill(self, requests: Sequence[Mapping[str, Packed]]) -> Flat:
+        """Return the inputs with the rows of all requests."""
+        for name, view in self._filled:
+            if len(requests) == 1:
+                view[:] = requests[0][name].data
+            else:
+                view[:] = b"".join([inputs[name].data for inputs in requests])
+        for view, zeros in self._zeros:
+            view[:] = zeros
+        return self.inputs
+
+
+def is_packed(inputs: Mapping[str, torch.Tensor] | Mapping[str, Packed]) -> TypeIs[Mapping[str, Packed]]:
+    """Whether inputs are as they came: all of them, or none."""
+    return all(type(value) is Packed for value in inputs.values())
+
+
+def fits(inputs: Flat) -> bool:
+    """Whether a call is small enough for a frame."""
+    sizes = [tensor.nbytes for tensor in inputs.values()]
+    return 0 < min(sizes, default=0) and sum(sizes) <= LARGEST
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    return memoryview(tensor.view(-1).view(torch.uint8).numpy())
