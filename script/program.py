@@ -6,7 +6,8 @@ before the model sees them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 
@@ -32,6 +33,7 @@ class Program:
         self.module = module
         self._device = None if torch.device(device).type == "cpu" else device
         self._plans = {name: _Plan(method) for name, method in manifest.methods.items()}
+        self._entries: dict[str, Callable[..., Any]] = {}
 
     def method(self, name: str) -> Method:
         """Return a method's signature.
@@ -67,14 +69,13 @@ class Program:
             ModelError: the model raised.
         """
         plan = self._plans[method]
-        given = dict(inputs)
-        plan.start_state(given, symbols)
+        given = plan.started(inputs, symbols)
         if self._device is not None:
             given = {name: value.to(self._device) for name, value in given.items()}
         arguments = given if plan.takes == given.keys() else self._arguments(plan.method, given)
         try:
             with inference():
-                result = entry(self.module, method)(**arguments)
+                result = self._entry(method)(**arguments)
         except Exception as error:
             raise ModelError(
                 f"model '{self.manifest.name}' method '{method}' raised: {raised_message(error)}"
@@ -88,6 +89,12 @@ class Program:
             raise ModelError(
                 f"model '{self.manifest.name}' method '{method}' broke its signature: {error}"
             ) from None
+
+    def _entry(self, method: str) -> Callable[..., Any]:
+        known = self._entries.get(method)
+        if known is None:
+            known = self._entries[method] = entry(self.module, method)
+        return known
 
     def _arguments(
         self, signature: Method, given: Mapping[str, torch.Tensor]
@@ -141,15 +148,19 @@ class _Plan:
             return dict(zip(self._names, result, strict=True))
         return flatten(self.method.outputs, result)
 
-    def start_state(self, given: Flat, symbols: Mapping[str, int]) -> None:
-        """Add the zeros for the state inputs that the caller leaves out and the model needs.
+    def started(
+        self, inputs: Mapping[str, torch.Tensor], symbols: Mapping[str, int]
+    ) -> Mapping[str, torch.Tensor]:
+        """Return the inputs, with zeros for the state inputs that are left out and needed.
 
         Raises:
             InputError: a state's size follows from no other input.
         """
-        for node in self._starts:
-            if node.name in given:
-                continue
+        missing = [node for node in self._starts if node.name not in inputs]
+        if not missing:
+            return inputs
+        given = dict(inputs)
+        for node in missing:
             shape = []
             for size in node.shape:
                 known = symbols.get(size) if isinstance(size, str) else size
@@ -160,6 +171,7 @@ class _Plan:
                     )
                 shape.append(known)
             given[node.name] = torch.zeros(shape, dtype=dtypes.BY_NAME[node.dtype].torch)
+        return given
 
 
 def with_state(
@@ -172,9 +184,7 @@ def with_state(
     Raises:
         InputError: a state's size follows from no other input.
     """
-    given = dict(inputs)
-    _Plan(signature).start_state(given, symbols)
-    return given
+    return dict(_Plan(signature).started(inputs, symbols))
 
 
 def check_inputs(signature: Method, inputs: Mapping[str, torch.Tensor]) -> dict[str, int]:

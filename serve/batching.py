@@ -15,14 +15,11 @@ from torchship.script.manifest import Method
 from torchship.script.nodes import ScalarNode, TensorNode, leaves
 from torchship.script.program import with_state
 from torchship.script.tree import Flat
-from torchship.serve.frames import MOST, Frame, fits, is_packed
+from torchship.serve.frames import MOST, Frame, Given, fits, is_packed
 from torchship.serve.tensors import Packed, join_packed, pack, split_packed
 
 Kind = Hashable
 """Requests of one kind may run as one call."""
-
-Given = Mapping[str, torch.Tensor] | Mapping[str, Packed]
-"""A request's inputs by flat name, as tensors or as they came."""
 
 
 class Batching:

@@ -42,6 +42,8 @@ UNUSUAL = frozenset(
     }
 )
 
+NOTED = UNUSUAL | {b"content-length", HEADER_LENGTH, REQUEST_ID, b"accept-encoding"}
+
 JSON = b"content-type: application/json\r\n"
 BINARY = b"content-type: application/octet-stream\r\n" + HEADER_LENGTH + b": %d\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\n%b%bcontent-length: %d\r\nx-request-id: %b\r\n%b\r\n"
@@ -77,12 +79,18 @@ class Exchange:
     message_event: ClassVar = SimpleNamespace(set=lambda: None)
     scope: ClassVar = {"http_version": "1.1"}
 
-    def __init__(self, connection: Direct, target: tuple[str, str | None], record: Record) -> None:
+    def __init__(
+        self,
+        connection: Direct,
+        target: tuple[str, str | None],
+        record: Record,
+        header_length: str | None,
+    ) -> None:
         self.protocol = connection
         self.url = connection.url
         self.target = target
         self.record = record
-        self.header_length: str | None = None
+        self.header_length = header_length
         self.engine: Engine | None = None
         self.request: InferRequest | None = None
         self.keep_alive = True
@@ -104,7 +112,7 @@ class Exchange:
                 request.method,
                 inputs,
                 self,
-                wanted=signature.wanted(output.name for output in request.outputs),
+                wanted=signature.wanted(request.asked),
                 priority=request.priority,
                 timeout=request.timeout,
                 gone=self.left,
@@ -234,22 +242,29 @@ class Direct(Patient):
             or self.flow.write_paused  # who does not take answers is not given more
         ):
             return None
-        exchange = Exchange(self, target, self.front.begin(self.headers))
         announced = b""
-        for name, value in self.headers:
-            if name in UNUSUAL and not (name == b"connection" and value == b"keep-alive"):
-                return None
+        header_length = None
+        noted: tuple[tuple[bytes, bytes], ...] = ()
+        for header in self.headers:
+            name, value = header
+            if name not in NOTED:
+                continue
             if name == b"content-length":
                 announced = value
             elif name == HEADER_LENGTH:
-                exchange.header_length = value.decode("latin-1")
-            elif name == b"accept-encoding" and value in OFFERED:
+                header_length = value.decode("latin-1")
+            elif name == REQUEST_ID:
+                noted = (*noted, header)
+            elif name == b"accept-encoding":
+                if value in OFFERED:
+                    return None
+            elif name != b"connection" or value != b"keep-alive":
                 return None
         if not announced.isdigit() or int(announced) > self.largest:
             return None
-        if exchange.header_length == "0" or not self.inference.has(target):
+        if header_length == "0" or not self.inference.has(target):
             return None
-        return exchange
+        return Exchange(self, target, self.front.begin(noted), header_length)
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a request's body."""

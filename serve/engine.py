@@ -21,8 +21,8 @@ from torchship.serve.batching import Batching, Given, Kind
 from torchship.serve.devices import Placement
 from torchship.serve.errors import NotReadyError, RequestError
 from torchship.serve.proving import Warming, prove, prove_case
-from torchship.serve.reports import TIMING, BatchReport, Observer
-from torchship.serve.running import deliver, run_jobs
+from torchship.serve.reports import TIMING, Observer
+from torchship.serve.running import Ran, deliver, run_jobs
 from torchship.serve.signature import Signature
 from torchship.serve.tensors import Packed
 from torchship.serve.waiting import Answer, Job, Waiting
@@ -146,9 +146,9 @@ class Engine:
         _tell(loop, _settle, proved, error)
         if error is None:
             while jobs := self._waiting.take(self._limits.max_batch):
-                reports: list[BatchReport] = []
-                outcomes = run_jobs(self._ready, self._batching, jobs, reports)
-                _tell(self._loop or loop, deliver, outcomes, reports, self._observer)
+                ran: list[Ran] = []
+                outcomes = run_jobs(self._ready, self._batching, jobs, ran)
+                _tell(self._loop or loop, deliver, outcomes, ran, self._observer)
         if self._ended is not None:
             _tell(loop, _settle, self._ended, None)
 
@@ -333,8 +333,8 @@ class Engine:
 
     def _run(self, jobs: list[Job]) -> None:
         began = time.thread_time()
-        reports: list[BatchReport] = []
-        deliver(run_jobs(self._ready, self._batching, jobs, reports), reports, self._observer)
+        ran: list[Ran] = []
+        deliver(run_jobs(self._ready, self._batching, jobs, ran), ran, self._observer)
         seconds = time.thread_time() - began
         if seconds > SLOW * self._limits.quick_seconds:
             log.warning(

@@ -6,9 +6,9 @@ For a small model, making its input tensors takes as long as a good part of the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 import torch
-from typing_extensions import TypeIs
 
 from torchship.script.tree import Flat
 from torchship.serve.tensors import Packed
@@ -42,7 +42,11 @@ class Frame:
         return self.inputs
 
 
-def is_packed(inputs: Mapping[str, torch.Tensor] | Mapping[str, Packed]) -> TypeIs[Mapping[str, Packed]]:
+Given = Mapping[str, torch.Tensor] | Mapping[str, Packed]
+"""A request's inputs by flat name, as tensors or as they came."""
+
+
+def is_packed(inputs: Given) -> TypeGuard[Mapping[str, Packed]]:
     """Whether inputs are as they came: all of them, or none."""
     return all(type(value) is Packed for value in inputs.values())
 
@@ -50,7 +54,7 @@ def is_packed(inputs: Mapping[str, torch.Tensor] | Mapping[str, Packed]) -> Type
 def fits(inputs: Flat) -> bool:
     """Whether a call is small enough for a frame."""
     sizes = [tensor.nbytes for tensor in inputs.values()]
-    return 0 < min(sizes, default=0) and sum(sizes) <= LARGEST
+    return min(sizes, default=0) > 0 and sum(sizes) <= LARGEST
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:

@@ -6,12 +6,16 @@ classification, sequences and schedule policy.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import orjson
+import torch
 
+from torchship.script.dtypes import BY_WIRE
 from torchship.serve.errors import RequestError
 from torchship.serve.tensors import check_datatype, check_shape, short
 
@@ -33,8 +37,7 @@ KNOWN: dict[str, tuple[type, int, str]] = {
 }
 
 
-@dataclass(frozen=True)
-class WantedOutput:
+class WantedOutput(NamedTuple):
     """An output that the client asks for; `binary` is None where it leaves the form open."""
 
     name: str
@@ -94,8 +97,34 @@ def decode_head(text: bytes | memoryview) -> Head:
     return Head(inputs, tuple(wanted), id_of(head), parameters)
 
 
-# A client that sends binary data says the same of it again and again: the JSON is read once.
-known_head = lru_cache(maxsize=256)(decode_head)
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where in a request's binary data its inputs lie, if all of them do and fit their shapes."""
+
+    inputs: tuple[tuple[str, torch.dtype, tuple[int, ...], slice], ...]
+    """Name, dtype, shape and place of each."""
+    size: int
+    """Bytes of all."""
+
+
+@lru_cache(maxsize=256)
+def known_head(text: bytes) -> tuple[Head, Layout | None]:
+    """Do as `decode_head`, and tell the layout where the values need not be looked at.
+
+    A client that sends binary data says the same of it again and again: the JSON is read once.
+    """
+    head = decode_head(text)
+    places = []
+    end = 0
+    for one in head.inputs:
+        dtype = BY_WIRE.get(one.datatype)
+        if dtype is None or dtype.torch is torch.bool or one.size is None:
+            return head, None
+        if one.size != math.prod(one.shape) * dtype.size:
+            return head, None
+        places.append((one.name, dtype.torch, one.shape, slice(end, end + one.size)))
+        end += one.size
+    return head, Layout(tuple(places), end)
 
 
 def announced(kind: str, entries: Iterable[dict[str, object]]) -> tuple[Announced, ...]:

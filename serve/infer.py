@@ -171,7 +171,7 @@ async def _run(
     outputs = await engine.call(
         request.method,
         inputs,
-        wanted=signature.wanted(output.name for output in request.outputs),
+        wanted=signature.wanted(request.asked),
         priority=request.priority,
         timeout=request.timeout,
         gone=gone,

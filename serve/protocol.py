@@ -7,12 +7,15 @@ header of `Inference-Header-Content-Length` bytes, then the raw data of the tens
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import orjson
 import torch
 
+from torchship.script.dtypes import BY_TORCH
 from torchship.serve.errors import RequestError
 from torchship.serve.heads import (
     CACHED_HEAD,
@@ -78,6 +81,11 @@ class InferRequest:
         return value / 1e6 if isinstance(value, int) and value else None
 
     @property
+    def asked(self) -> frozenset[str]:
+        """The names of the outputs that are asked for; none for all."""
+        return _names(self.outputs)
+
+    @property
     def in_sequence(self) -> bool:
         """Whether a parameter says that this is a step of a sequence."""
         return bool(self.parameters) and any(self.parameters.get(name) for name in SEQUENCE)
@@ -131,11 +139,16 @@ def decode_packed(
         RequestError: as `decode_request`.
     """
     text, rest = _split(body, header_length)
+    layout = None
     if rest is not None and len(text) <= CACHED_HEAD:
-        head = known_head(bytes(text))
+        head, layout = known_head(bytes(text))
     else:
         head = decode_head(text)
-    inputs = _read_tensors(head.inputs, rest, bools=rest is not None or _has_bools(body))
+    inputs: dict[str, Packed | Strings]
+    if rest is not None and layout is not None and len(rest) == layout.size:
+        inputs = {n: Packed(dtype, shape, rest[at]) for n, dtype, shape, at in layout.inputs}
+    else:
+        inputs = _read_tensors(head.inputs, rest, bools=rest is not None or _has_bools(body))
     return InferRequest({}, head.outputs, head.id, head.parameters), inputs
 
 
@@ -190,20 +203,54 @@ def encode_outputs(
     Raises:
         RequestError: as `encode_response`.
     """
+    form = _form(request.outputs or tuple(map(WantedOutput, found)), request.binary_output)
+    for name in form:
+        if name not in found:
+            raise RequestError(
+                f"unknown output '{name}': expected " + ", ".join(f"'{known}'" for known in found)
+            )
+    if number is None and all(form.values()):
+        outputs = [found[name] for name in form]
+        packed = [output for output in outputs if type(output) is Packed]
+        if len(packed) == len(outputs):
+            said = tuple([(output.dtype, output.shape) for output in packed])
+            text = _binary_head(model, version, tuple(form), said)
+            return b"".join([text, *[output.data for output in packed]]), len(text)
     head: dict[str, object] = {"model_name": model, "model_version": version}
     if number is not None:
         head["id"] = number
-    wanted = request.outputs or tuple(WantedOutput(name) for name in found)
-    form = {}
-    for output in wanted:
-        if output.name not in found:
-            raise RequestError(
-                f"unknown output '{output.name}': expected "
-                + ", ".join(f"'{name}'" for name in found)
-            )
-        form[output.name] = request.binary_output if output.binary is None else output.binary
-    outputs = ((name, found[name]) for name in form)
-    return _encode(head, "output", outputs, form.__getitem__)
+    return _encode(head, "output", [(name, found[name]) for name in form], form.__getitem__)
+
+
+@lru_cache(maxsize=256)
+def _names(outputs: tuple[WantedOutput, ...]) -> frozenset[str]:
+    return frozenset(output.name for output in outputs)
+
+
+@lru_cache(maxsize=256)
+def _form(outputs: tuple[WantedOutput, ...], binary: bool) -> Mapping[str, bool]:
+    """Return whether each output travels as binary data; `binary` where that was left open."""
+    return {o.name: binary if o.binary is None else o.binary for o in outputs}
+
+
+@lru_cache(maxsize=256)
+def _binary_head(
+    model: str,
+    version: str,
+    names: tuple[str, ...],
+    said: tuple[tuple[torch.dtype, tuple[int, ...]], ...],
+) -> bytes:
+    """Return the JSON of an answer whose outputs are all binary; it is the same most times."""
+    outputs = [
+        {
+            "name": name,
+            "datatype": BY_TORCH[dtype].wire,
+            "shape": shape,
+            "parameters": {"binary_data_size": math.prod(shape) * BY_TORCH[dtype].size},
+        }
+        for name, (dtype, shape) in zip(names, said, strict=True)
+    ]
+    return orjson.dumps({"model_name": model, "model_version": version, "outputs": outputs})
 
 
 def decode_response(body: bytes, header_length: str | None = None) -> InferResponse:

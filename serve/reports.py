@@ -10,7 +10,7 @@ SCOPE_KEY = "torchship.record"
 """Where the front leaves a request's record in the ASGI scope."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # a frozen one takes several times as long to make
 class BatchReport:
     """One call of a model: what it was of, and how long it and the wait for it took."""
 

@@ -17,12 +17,16 @@ from torchship.serve.waiting import Job
 Outcome = tuple[Job, Mapping[str, Packed] | Exception]
 """A job, and its outputs by name or what went wrong."""
 
+Ran = tuple[Sequence[Job], tuple[float, float, float, float], int]
+"""The jobs of one call, when it began, had its inputs, had run and had its outputs, and how many
+jobs failed in it; on `time.perf_counter`'s clock."""
+
 
 def run_jobs(
     ready: Callable[[], Program],
     batchings: Mapping[str, Batching],
     jobs: Sequence[Job],
-    reports: list[BatchReport],
+    ran: list[Ran],
 ) -> list[Outcome]:
     """Run a batch; if it fails, each of its jobs alone, so that one bad request fails alone.
 
@@ -32,7 +36,7 @@ def run_jobs(
         ready: gives the program, or raises what the jobs are to be told instead.
         batchings: of the program's methods, by name.
         jobs: of one method and kind.
-        reports: takes in a report of each call of the program.
+        ran: takes in each call of the program.
     """
     outcomes: list[Outcome] = []
     live = []
@@ -46,29 +50,32 @@ def run_jobs(
     if not live:
         return outcomes
     batching = batchings[live[0].method]
-    began = joined = ran = time.perf_counter()
+    began = joined = done = time.perf_counter()
     try:
-        symbols = {**live[0].symbols, BATCH: sum([job.rows for job in live])}
+        symbols = live[0].symbols
+        if len(live) > 1:
+            symbols = {**symbols, BATCH: sum([job.rows for job in live])}
         inputs = batching.prepare([job.inputs for job in live], live[0].kind, symbols)
         joined = time.perf_counter()
         outputs = ready().run(live[0].method, inputs, symbols)
-        ran = time.perf_counter()
-        wanted = _union([job.wanted for job in live])
-        asked = {n: o for n, o in outputs.items() if wanted is None or n in wanted}
+        done = time.perf_counter()
+        wanted = live[0].wanted if len(live) == 1 else _union([job.wanted for job in live])
+        asked = outputs if wanted is None else {n: o for n, o in outputs.items() if n in wanted}
         parts = batching.split(asked, [job.rows for job in live])
     except Exception as error:
         if len(live) == 1:
-            reports.append(_report(live, (began, joined, time.perf_counter()), failed=1))
+            done = time.perf_counter()
+            _note(live, (began, joined, done, done), 1, ran)
             return [*outcomes, (live[0], error)]
-        alone = (run_jobs(ready, batchings, [job], reports) for job in live)
+        alone = (run_jobs(ready, batchings, [job], ran) for job in live)
         return [*outcomes, *chain.from_iterable(alone)]
-    reports.append(_report(live, (began, joined, ran)))
+    _note(live, (began, joined, done, time.perf_counter()), 0, ran)
     return [*outcomes, *zip(live, parts, strict=True)]
 
 
 def deliver(
     outcomes: Sequence[Outcome],
-    reports: Sequence[BatchReport] = (),
+    ran: Sequence[Ran] = (),
     observer: Observer | None = None,
 ) -> None:
     """Tell each job what became of it, then the observer of the calls. On the event loop."""
@@ -80,8 +87,8 @@ def deliver(
                 job.done.set_result(outcome)
     # Before their tasks go on: those come with the loop's next turn.
     if observer is not None:
-        for report in reports:
-            observer(report)
+        for live, marks, failed in ran:
+            observer(_report(live, marks, failed))
 
 
 def _union(wanted: Sequence[frozenset[str] | None]) -> frozenset[str] | None:
@@ -89,18 +96,26 @@ def _union(wanted: Sequence[frozenset[str] | None]) -> frozenset[str] | None:
     return frozenset().union(*known) if len(known) == len(wanted) else None
 
 
-def _report(live: Sequence[Job], marks: tuple[float, float, float], failed: int = 0) -> BatchReport:
-    began, joined, ran = marks
+def _note(
+    live: Sequence[Job], marks: tuple[float, float, float, float], failed: int, ran: list[Ran]
+) -> None:
     for job in live:
         if job.timing is not None:
-            job.timing.ran(job.entered, began, ran)
+            job.timing.ran(job.entered, marks[0], marks[2])
+    ran.append((live, marks, failed))
+
+
+def _report(
+    live: Sequence[Job], marks: tuple[float, float, float, float], failed: int
+) -> BatchReport:
+    began, joined, done, split = marks
     return BatchReport(
         method=live[0].method,
         rows=1 if live[0].kind is None else sum(job.rows for job in live),
         requests=len(live),
         waits=[began - job.entered for job in live],
-        seconds=ran - joined,
+        seconds=done - joined,
         failed=failed,
         input_seconds=joined - began,
-        output_seconds=time.perf_counter() - ran,
+        output_seconds=split - done,
     )

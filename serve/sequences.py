@@ -215,7 +215,7 @@ class Sequences:
             inputs = with_state(method, inputs, check_inputs(method, inputs))
         else:
             inputs |= _going_on(engine, key, turn, request.method, inputs)
-        wanted = signature.wanted(output.name for output in request.outputs)
+        wanted = signature.wanted(request.asked)
         if wanted is not None:
             wanted |= {state.output for state in method.state}
         with engine:  # a newer version that takes over meanwhile leaves this step its engine

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -46,9 +46,8 @@ class Signature:
             raise RequestError(f"unknown input '{name}': expected {names}")
         return found
 
-    def wanted(self, names: Iterable[str]) -> frozenset[str] | None:
+    def wanted(self, asked: frozenset[str]) -> frozenset[str] | None:
         """Return the outputs that a request asks for; None for all, or if one is not known here."""
-        asked = frozenset(names)
         return asked if asked and asked <= self._outputs else None
 
     def to_flat(self, values: Mapping[str, Value]) -> Flat:
