@@ -72,7 +72,8 @@ class Program:
         given = plan.started(inputs, symbols)
         if self._device is not None:
             given = {name: value.to(self._device) for name, value in given.items()}
-        arguments = given if plan.takes == given.keys() else self._arguments(plan.method, given)
+        plain = plan.takes is not None and given.keys() == plan.takes
+        arguments = given if plain else self._arguments(plan.method, given)
         try:
             with inference():
                 result = self._entry(method)(**arguments)
@@ -143,7 +144,7 @@ class _Plan:
             self._tuple
             and type(result) is tuple
             and len(result) == len(self._names)
-            and all(type(item) is torch.Tensor for item in result)
+            and set(map(type, result)) == {torch.Tensor}
         ):
             return dict(zip(self._names, result, strict=True))
         return flatten(self.method.outputs, result)

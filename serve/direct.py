@@ -7,6 +7,7 @@ other request, so that all of its behaviour is said once, there.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import lru_cache
 from time import perf_counter
@@ -31,6 +32,8 @@ from torchship.serve.tensors import Packed
 
 if TYPE_CHECKING:
     from torchship.serve.app import Application
+
+log = logging.getLogger(__name__)
 
 LARGEST = 1 << 16  # bytes of a body; uvicorn pauses the reading of larger ones
 
@@ -285,6 +288,8 @@ class Direct(Patient):
         try:
             entered = self.inference.enter(exchange, body)
         except Exception:  # the application will raise it again, and answer for it
+            if exchange.response_complete:
+                log.exception("after the answer to %s", exchange.record.request_id.decode())
             entered = False
         if entered or exchange.response_complete:
             return

@@ -17,9 +17,10 @@ from torchship.script.golden import Case
 from torchship.script.program import Program, check_inputs
 from torchship.script.torchscript import configure
 from torchship.script.tree import Flat
-from torchship.serve.batching import Batching, Given, Kind
+from torchship.serve.batching import Batching, Kind
 from torchship.serve.devices import Placement
 from torchship.serve.errors import NotReadyError, RequestError
+from torchship.serve.frames import Given
 from torchship.serve.proving import Warming, prove, prove_case
 from torchship.serve.reports import TIMING, Observer
 from torchship.serve.running import Ran, deliver, run_jobs
@@ -383,7 +384,7 @@ class Engine:
 
 
 def _key(method: str, inputs: Given) -> Hashable:
-    return (method, *((name, value.dtype, value.shape) for name, value in inputs.items()))
+    return (method, *[(name, value.dtype, value.shape) for name, value in inputs.items()])
 
 
 def _tensors(outputs: Mapping[str, Packed]) -> Flat:

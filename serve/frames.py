@@ -20,8 +20,8 @@ MOST = 256  # frames of one method
 class Frame:
     """The inputs of one call, of some names, dtypes and shapes; one call at a time uses it.
 
-    They hold what came until the next call: outputs must be copied before. What a model writes into
-    them is gone then.
+    They hold what came until the next call, and may be returned as outputs: those must be copied
+    before it. What a model writes into them is gone then.
     """
 
     def __init__(self, inputs: Flat, started: Flat) -> None:
@@ -48,7 +48,7 @@ Given = Mapping[str, torch.Tensor] | Mapping[str, Packed]
 
 def is_packed(inputs: Given) -> TypeGuard[Mapping[str, Packed]]:
     """Whether inputs are as they came: all of them, or none."""
-    return all(type(value) is Packed for value in inputs.values())
+    return set(map(type, inputs.values())) == {Packed}
 
 
 def fits(inputs: Flat) -> bool:
@@ -58,4 +58,4 @@ def fits(inputs: Flat) -> bool:
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
-    return memoryview(tensor.view(-1).view(torch.uint8).numpy())
+    return tensor.view(-1).view(torch.uint8).numpy().data

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Protocol
 
-from torchship.serve.batching import Given, Kind
+from torchship.serve.batching import Kind
 from torchship.serve.errors import QueueFullError
+from torchship.serve.frames import Given
 from torchship.serve.reports import Timing
 from torchship.serve.tensors import Packed
 

@@ -1,12 +1,15 @@
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchship.script.manifest import Argument, Method, Tolerance
+from torchship.script.manifest import Argument, Method, State, Tolerance
 from torchship.script.nodes import ScalarNode, TensorNode, TupleNode
 from torchship.script.tree import Flat
 from torchship.serve.batching import Batching
+from torchship.serve.frames import LARGEST, MOST, Given
 from torchship.serve.tensors import pack
 
 
@@ -79,6 +82,67 @@ def test_tensors_and_packed_ones_are_joined_alike(came: list[tuple[int, bool]]) 
     joined = RECURRENT.join(packed)
     assert equal(joined, RECURRENT.join(requests))
     assert all(tensor.data_ptr() % 64 == 0 for tensor in joined.values())
+
+
+STEPPING = Batching(
+    Method(
+        inputs=tuple(
+            Argument(name=n.name, required=True, value=n)
+            for n in (tensor("x", "batch", 3), tensor("h", "batch", 5))
+        ),
+        outputs=TupleNode(items=(tensor("y", "batch", 3), tensor("h", "batch", 5))),
+        state=(State(input="h", output="h", start="zeros"),),
+        tolerances={n: Tolerance(atol=0, rtol=0) for n in "yh"},
+    )
+)
+
+
+ROWS = st.lists(st.integers(1, 3), min_size=1, max_size=3)
+
+
+@given(st.lists(st.tuples(ROWS, st.booleans(), st.booleans()), min_size=2, max_size=12))
+def test_small_calls_that_share_their_memory(
+    calls: list[tuple[list[int], bool, bool]],
+) -> None:
+    given_back = []
+    for number, (rows, stateful, as_tensors) in enumerate(calls):
+        requests = [
+            {"x": torch.full((count, 3), 10.0 * number + place)}
+            | ({"h": torch.full((count, 5), 1.0 + number)} if stateful else {})
+            for place, count in enumerate(rows)
+        ]
+        packed = [{name: pack(value) for name, value in request.items()} for request in requests]
+        came: Sequence[Given] = requests if as_tensors else packed
+        kind, total = STEPPING.kind(requests[0]), sum(rows)
+        inputs = STEPPING.prepare(came, kind, {"batch": total})
+        state = inputs.get("h", torch.zeros(total, 5))  # what the program adds
+        assert torch.equal(inputs["x"], torch.cat([request["x"] for request in requests]))
+        assert torch.equal(state, torch.full((total, 5), 1.0 + number if stateful else 0.0))
+        assert all(value.data_ptr() % 64 == 0 for value in inputs.values())
+        # The model gives its inputs back, and then writes into them.
+        outputs = {"y": inputs["x"], "h": state}
+        given_back.append((requests, STEPPING.split(outputs, rows)))
+        for value in inputs.values():
+            value.fill_(-1)
+    for requests, parts in given_back:
+        for request, part in zip(requests, parts, strict=True):
+            assert torch.equal(part["y"].tensor(), request["x"])
+
+
+def test_what_shares_its_memory_and_what_does_not() -> None:
+    def memory(rows: int, columns: int = 3, batching: Batching = STEPPING) -> set[int]:
+        request = {"x": pack(torch.zeros(rows, columns))}
+        kind = batching.kind({"x": request["x"].tensor()})
+        calls = [batching.prepare([request], kind, {"batch": rows}) for _ in range(4)]
+        return {inputs["x"].data_ptr() for inputs in calls[1:]}
+
+    assert len(memory(2)) == 1
+    assert memory(2).isdisjoint(memory(4))
+    assert len(memory(LARGEST // 12 + 1)) == 3
+    other = Batching(method([tensor("x", "batch", 3)], tensor("y", "batch")))
+    for rows in range(1, MOST + 2):
+        memory(rows, batching=other)
+    assert len(other._frames) == 1
 
 
 @given(st.integers(1, 20), st.integers(1, 7))

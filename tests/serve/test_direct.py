@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,16 @@ def server(launch: Callable[..., Any], archives: dict[str, Path]) -> Iterator[An
         b"",
     ],
 )
-def test_the_application_would_answer_the_same(server: Any, content: bytes) -> None:
-    with httpx.Client(
-        base_url=server.url, trust_env=False, headers={"X-Request-Id": "one"}
-    ) as http:
+@pytest.mark.parametrize("others", [0, 1])
+def test_the_application_would_answer_the_same(server: Any, content: bytes, others: int) -> None:
+    # A single connection need not wait for what others might ask meanwhile.
+    url = httpx.URL(server.url)
+    with ExitStack() as stack:
+        for _ in range(others):
+            stack.enter_context(socket.create_connection((url.host, url.port)))
+        http = stack.enter_context(
+            httpx.Client(base_url=url, trust_env=False, headers={"X-Request-Id": "one"})
+        )
         quick = http.post(PATH, content=content)
         slow = http.post(PATH, content=content, headers=UNUSUAL)
     assert (quick.status_code, quick.content) == (slow.status_code, slow.content)
