@@ -70,7 +70,7 @@ def test_the_application_would_answer_the_same(server: Any, content: bytes, othe
     url = httpx.URL(server.url)
     with ExitStack() as stack:
         for _ in range(others):
-            stack.enter_context(socket.create_connection((url.host, url.port)))
+            stack.enter_context(socket.create_connection((url.host, url.port or 80)))
         http = stack.enter_context(
             httpx.Client(base_url=url, trust_env=False, headers={"X-Request-Id": "one"})
         )
