@@ -33,6 +33,8 @@ from torchship.serve.tensors import Packed
 if TYPE_CHECKING:
     from torchship.serve.app import Application
 
+Headers = list[tuple[bytes, bytes]]
+
 log = logging.getLogger(__name__)
 
 LARGEST = 1 << 16  # bytes of a body; uvicorn pauses the reading of larger ones
@@ -59,6 +61,33 @@ def target_of(url: bytes) -> tuple[str, str | None] | None:
     if not url.isascii() or not url.startswith(b"/") or b"%" in url or b"?" in url or b"#" in url:
         return None
     return infer_target(url.decode())
+
+
+def note(headers: Headers, largest: int) -> tuple[str | None, Headers] | None:
+    """Return the header length and the headers that give an id; None if any header is unusual.
+
+    So is a body of no length, or of more than `largest` bytes.
+    """
+    announced = b""
+    header_length = None
+    identified = []
+    for name, value in headers:
+        if name not in NOTED:
+            continue
+        if name == b"content-length":
+            announced = value
+        elif name == HEADER_LENGTH:
+            header_length = value.decode("latin-1")
+        elif name == REQUEST_ID:
+            identified.append((name, value))
+        elif name == b"accept-encoding":
+            if value in OFFERED:
+                return None
+        elif name != b"connection" or value != b"keep-alive":
+            return None
+    if not announced.isdigit() or int(announced) > largest or header_length == "0":
+        return None
+    return header_length, identified
 
 
 class Exchange:
@@ -212,6 +241,8 @@ class Direct(Patient):
 
     _exchange: Exchange | None = None  # of the request that is coming in
     _body: bytes = b""
+    _headers: Headers = []  # noqa: RUF012  of the request before; never changed
+    _noted: tuple[str | None, Headers] | None = None  # what they say
     _default: ClassVar[tuple[object, bytes]] = (None, b"")
 
     def on_message_begin(self) -> None:
@@ -245,29 +276,13 @@ class Direct(Patient):
             or self.flow.write_paused  # who does not take answers is not given more
         ):
             return None
-        announced = b""
-        header_length = None
-        noted: tuple[tuple[bytes, bytes], ...] = ()
-        for header in self.headers:
-            name, value = header
-            if name not in NOTED:
-                continue
-            if name == b"content-length":
-                announced = value
-            elif name == HEADER_LENGTH:
-                header_length = value.decode("latin-1")
-            elif name == REQUEST_ID:
-                noted = (*noted, header)
-            elif name == b"accept-encoding":
-                if value in OFFERED:
-                    return None
-            elif name != b"connection" or value != b"keep-alive":
-                return None
-        if not announced.isdigit() or int(announced) > self.largest:
+        if self.headers != self._headers:  # most clients send the same again and again
+            self._headers = self.headers
+            self._noted = note(self.headers, self.largest)
+        if self._noted is None or not self.inference.has(target):
             return None
-        if header_length == "0" or not self.inference.has(target):
-            return None
-        return Exchange(self, target, self.front.begin(noted), header_length)
+        header_length, identified = self._noted
+        return Exchange(self, target, self.front.begin(identified), header_length)
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a request's body."""
