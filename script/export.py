@@ -216,14 +216,15 @@ def _custom_operators(script: bytes, libraries: Mapping[str, str]) -> tuple[Cust
             )
         try:
             found.append(CustomOperator(name=name, library=known[namespace]))
-            operators.find(known[namespace])
         except ValidationError as error:
             raise ExportError(
                 f"library '{known[namespace]}': {field_error(error)}; expected a plain name, of "
                 "which 'lib' and '.so' are no part"
             ) from None
-        except OperatorError as error:
-            raise ExportError(f"the module uses the custom operator '{name}': {error}") from None
+    try:
+        operators.check_registrations(found)
+    except OperatorError as error:
+        raise ExportError(f"the module cannot be an archive: {error}") from None
     return tuple(found)
 
 

@@ -7,10 +7,12 @@ and nowhere else. C++ does the same in `cpp_runner/src/operators.cpp`.
 
 from __future__ import annotations
 
+import filecmp
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
@@ -91,15 +93,54 @@ def load_library(library: str) -> Path:
     """Load a library by name, and return its file. For modules that use its operators eagerly.
 
     Raises:
-        OperatorError: it is in none of the folders, or cannot be loaded.
+        OperatorError: it is in none of the folders, cannot be loaded, or is another file of a
+            library that is loaded already.
     """
     path = find(library)
+    _refuse_another(path)
     try:
         torchscript.load_library(path)
     except OSError as error:
-        what = "cannot load"
-        raise OperatorError(f"{what} '{path}': {error}", f"{what} '{path.name}'") from None
+        raise _cannot_load(path, error) from None
     return path
+
+
+def _cannot_load(path: Path, error: object) -> OperatorError:
+    what = "cannot load"
+    return OperatorError(f"{what} '{path}': {error}", f"{what} '{path.name}'")
+
+
+def _refuse_another(path: Path) -> None:
+    """Refuse a file that has the name or the content of one that this process has loaded.
+
+    LibTorch ends a process in which two files register the same operator. What other files
+    register is not known before they are loaded.
+    """
+    for loaded in _loaded_files():
+        with suppress(OSError):  # a file that has gone meanwhile
+            if loaded.samefile(path):
+                return
+    for loaded in _loaded_files():
+        with suppress(OSError):
+            same_name = loaded.name == path.name
+            if same_name or filecmp.cmp(loaded, path, shallow=False):
+                what = "is another file of the name" if same_name else "is a copy"
+                end = "of a library that is loaded already"
+                raise OperatorError(
+                    f"'{path}' {what} {end}, '{loaded}': two files cannot register the same "
+                    "operators in one process",
+                    f"'{path.name}' {what} {end}",
+                )
+
+
+def _loaded_files() -> list[Path]:
+    """Return the shared libraries of this process, where Linux tells them."""
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:
+        return []
+    columns = [line.split(maxsplit=5) for line in maps.splitlines()]
+    return [Path(path) for path in sorted({c[5] for c in columns if len(c) == 6}) if ".so" in path]
 
 
 def load(needed: Sequence[CustomOperator]) -> None:
@@ -118,8 +159,7 @@ def load(needed: Sequence[CustomOperator]) -> None:
             with _naming(operator):
                 path = load_library(operator.library)
                 if not torchscript.has_operator(operator.name):
-                    without = "does not register it"
-                    raise OperatorError(f"'{path}' {without}", f"'{path.name}' {without}")
+                    raise _does_not_register(path)
 
 
 def check_libraries(needed: Sequence[CustomOperator]) -> None:
@@ -131,6 +171,37 @@ def check_libraries(needed: Sequence[CustomOperator]) -> None:
     for operator in _unregistered(needed):
         with _naming(operator):
             find(operator.library)
+
+
+def check_registrations(needed: Sequence[CustomOperator]) -> None:
+    """Check that the libraries register the operators, in a process that has none of them yet.
+
+    Raises:
+        OperatorError: as `load` would, were it called in a new process.
+    """
+    files = []
+    for operator in needed:
+        with _naming(operator):
+            path = find(operator.library)
+        files.append((operator, path, path.stat().st_mtime_ns))
+    if files:
+        _check_registrations(tuple(files))
+
+
+@lru_cache(maxsize=64)
+def _check_registrations(files: tuple[tuple[CustomOperator, Path, int], ...]) -> None:
+    """Start the process. A success is remembered, for files that have not changed."""
+    failed = torchscript.load_apart([(operator.name, path) for operator, path, _ in files])
+    if failed:
+        index, reason = failed
+        operator, path, _ = files[index]
+        with _naming(operator):
+            raise _cannot_load(path, reason) if reason else _does_not_register(path)
+
+
+def _does_not_register(path: Path) -> OperatorError:
+    what = "does not register it"
+    return OperatorError(f"'{path}' {what}", f"'{path.name}' {what}")
 
 
 def _unregistered(needed: Sequence[CustomOperator]) -> list[CustomOperator]:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import re
+import subprocess
+import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -293,6 +296,43 @@ def load_library(path: Path) -> None:
         OSError: it cannot be loaded; the message says why.
     """
     torch.ops.load_library(path)  # type: ignore[no-untyped-call]
+
+
+_LOAD = """
+import json, sys
+sys.path[:], needed = json.loads(sys.argv[1])
+import torch
+for name, path in needed:
+    if not torch._C._jit_get_schemas_for_operator(name):
+        print("loading", flush=True)
+        torch.ops.load_library(path)
+        if not torch._C._jit_get_schemas_for_operator(name):
+            sys.exit(3)
+    print("registered", flush=True)
+"""
+
+
+def load_apart(needed: Sequence[tuple[str, Path]]) -> tuple[int, str] | None:
+    """Load the library of each operator that is not registered yet, in a process of its own.
+
+    In this process the operators may be there already, whoever has registered them.
+
+    Returns:
+        Nothing when all operators are registered then; otherwise the index of the first whose
+        library does not register it, with an empty text, or cannot be loaded, with the reason.
+    """
+    said = json.dumps([sys.path, [(name, str(path)) for name, path in needed]])
+    command = [sys.executable, "-I", "-c", _LOAD, said]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return None
+    index = done.stdout.split().count("registered")
+    if done.returncode == 3:
+        return index, ""
+    lines = done.stderr.strip().splitlines() or [f"the process ended with {done.returncode}"]
+    # What an exception says that ends a process in C++, or the last line of Python's traceback.
+    reason = next((line for line in lines if line.strip().startswith("what():")), lines[-1])
+    return index, reason.strip().removeprefix("what():").removeprefix("OSError:").strip()
 
 
 def has_operator(name: str) -> bool:

@@ -9,6 +9,8 @@ import hypothesis
 import pytest
 import torch
 
+from torchship.models import data
+
 # How long an example takes on a busy machine is not what a test is about.
 hypothesis.settings.register_profile(
     "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -19,6 +21,14 @@ hypothesis.settings.load_profile("patient")
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits() -> data.Digits:
+    """Return the real test digits of MNIST."""
+    if not os.environ.get("TORCHSHIP_DATA"):
+        pytest.skip("TORCHSHIP_DATA is not set: no MNIST to test on")
+    return data.mnist("test")
 
 
 @pytest.hookimpl(wrapper=True)

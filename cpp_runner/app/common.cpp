@@ -132,7 +132,9 @@ std::string table(const std::vector<std::vector<std::string>>& rows) {
   for (const auto& row : rows) {
     std::string line;
     for (std::size_t i = 0; i < row.size(); ++i) {
-      line += row[i] + std::string(widths[i] - row[i].size() + 2, ' ');
+      line += row[i];
+      // Nothing follows the last cell, and one of the others may be very long.
+      if (i + 1 < row.size()) line.append(widths[i] - row[i].size() + 2, ' ');
     }
     line.resize(line.find_last_not_of(' ') + 1);
     text += line + "\n";

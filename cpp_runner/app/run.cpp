@@ -115,9 +115,11 @@ class Runner {
   }
 
  private:
-  /// Runs a step, and returns what is to be printed of it.
+  /// Runs a step, and returns what is to be printed of it. A step whose outputs cannot be printed
+  /// was none.
   std::string step(const TensorMap& inputs) {
-    TensorMap outputs = session_.step(inputs);
+    Session session = session_;
+    TensorMap outputs = session.step(inputs);
     std::string text;
     if (options_.labels) {
       const Labelled labelled = labels_of(archive_, outputs);
@@ -125,6 +127,7 @@ class Runner {
     } else if (!options_.to_file()) {
       text = json_line(outputs);
     }
+    session_ = std::move(session);
     last_ = std::move(outputs);
     ++steps_;
     return text;

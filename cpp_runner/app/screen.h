@@ -14,10 +14,6 @@ namespace torchship::app {
 /// Whether standard output is a terminal.
 bool is_terminal();
 
-/// A field as coloured half blocks, two rows of cells in one line, its walls one thick. Cropped to
-/// `columns` cells and `lines` lines, of which 0 is any number. Every line ends with a new line.
-std::string picture(const Snake& snake, int field, std::size_t columns, std::size_t lines);
-
 /// The terminal's other screen, for the length of an object; then it looks as it did before.
 class Screen {
  public:

@@ -8,15 +8,10 @@
 #include <cerrno>
 #include <fcntl.h>
 #include <fstream>
-#include <set>
-#include <stdexcept>
 #include <system_error>
-#include <vector>
 
 namespace torchship {
 namespace {
-
-constexpr int max_json_depth = 100;
 
 /// Removes the temporary file unless the rename has taken it away.
 struct TemporaryFile {
@@ -72,47 +67,6 @@ void write_file_atomically(const std::filesystem::path& path, std::string_view b
   if (::fsync(file.descriptor) != 0) cannot_write(path);
   if (::rename(file.path.c_str(), path.c_str()) != 0) cannot_write(path);
   file.keep = true;
-}
-
-nlohmann::ordered_json parse_json(std::string_view text) {
-  using Json = nlohmann::ordered_json;
-  // The parser would skip it.
-  if (text.starts_with("\xEF\xBB\xBF")) throw std::invalid_argument("a byte order mark");
-  // The parser would take it for the end, and not look at what follows.
-  if (text.find('\0') != std::string_view::npos) throw std::invalid_argument("a zero byte");
-  std::vector<std::set<std::string>> keys;
-  const auto watch = [&keys](int depth, Json::parse_event_t event, Json& value) {
-    switch (event) {
-      case Json::parse_event_t::object_start:
-      case Json::parse_event_t::array_start:
-        if (depth >= max_json_depth) {
-          throw std::invalid_argument("nested deeper than " + std::to_string(max_json_depth));
-        }
-        keys.emplace_back();
-        break;
-      case Json::parse_event_t::object_end:
-      case Json::parse_event_t::array_end:
-        keys.pop_back();
-        break;
-      case Json::parse_event_t::key:
-        if (!keys.back().insert(value.get<std::string>()).second) {
-          throw std::invalid_argument("the key \"" + value.get<std::string>() + "\" occurs twice");
-        }
-        break;
-      default:
-        break;
-    }
-    return true;
-  };
-  try {
-    return Json::parse(text, watch);
-  } catch (const Json::exception& error) {
-    // "[json.exception.parse_error.101] parse error at line 1, column 5: ...": the rest is for us
-    const std::string_view message = error.what();
-    const auto start = message.find("] ");
-    throw std::invalid_argument(
-        std::string(start == std::string_view::npos ? message : message.substr(start + 2)));
-  }
 }
 
 bool is_utf8(std::string_view bytes) {

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <charconv>
+#include <map>
+#include <set>
 
 namespace torchship {
 namespace {
@@ -30,17 +32,41 @@ std::size_t index(std::string_view name, std::string_view text, std::size_t limi
   return value;
 }
 
-bool is_input(const Method& method, std::string_view name) {
-  return std::ranges::any_of(method.inputs, [name](const Argument& argument) {
-    return std::ranges::any_of(leaves(argument.value),
-                               [name](const Node* leaf) { return matches(leaf->name, name); });
-  });
-}
+/// The names of one side of a method. A golden record may have very many tensors, and so may a
+/// signature: names without a star are not looked for one by one.
+class LeafNames {
+ public:
+  void add(const Node& node) {
+    for (const Node* leaf : leaves(node)) {
+      if (leaf->name.find('*') == std::string::npos) {
+        plain_.insert(leaf->name);
+      } else {
+        patterns_.push_back(leaf->name);
+      }
+    }
+  }
 
-bool is_output(const Method& method, std::string_view name) {
-  return std::ranges::any_of(leaves(method.outputs),
-                             [name](const Node* leaf) { return matches(leaf->name, name); });
-}
+  bool contains(std::string_view name) const {
+    return plain_.contains(name) ||
+           std::ranges::any_of(patterns_, [name](std::string_view p) { return matches(p, name); });
+  }
+
+ private:
+  std::set<std::string_view> plain_;
+  std::vector<std::string_view> patterns_;
+};
+
+struct Sides {
+  explicit Sides(const Method& method) {
+    for (const Argument& argument : method.inputs) inputs.add(argument.value);
+    for (const State& carried : method.state) state.insert(carried.input);
+    outputs.add(method.outputs);
+  }
+
+  LeafNames inputs;
+  std::set<std::string_view> state;
+  LeafNames outputs;
+};
 
 }  // namespace
 
@@ -61,24 +87,30 @@ std::vector<std::vector<GoldenStep>> parse_golden_cases(const Manifest& manifest
                          " golden tensors: it lacks outputs");
     }
   }
+  std::map<std::string_view, Sides> methods;
+  for (const Method& method : manifest.methods) methods.emplace(method.name, method);
   for (auto& [name, tensor] : tensors) {
     std::string_view rest = name;
     const std::size_t number = index(name, take(rest), cases.size(), "case");
     const GoldenCase& golden = manifest.golden[number];
-    const Method& method = *manifest.find_method(golden.method);
+    const Sides& method = methods.at(golden.method);
     const std::size_t step =
         index(name, take(rest), static_cast<std::size_t>(golden.steps), "step");
     const std::string_view side = take(rest);
     auto& steps = cases[number];
     if (step >= steps.size()) steps.resize(step + 1);
     if (side == "in") {
-      if (!is_input(method, rest)) fail(name, "method '" + method.name + "' has no such input");
-      if (step > 0 && method.is_state_input(rest)) {
+      if (!method.inputs.contains(rest)) {
+        fail(name, "method '" + golden.method + "' has no such input");
+      }
+      if (step > 0 && method.state.contains(rest)) {
         fail(name, "only step 0 may hold state; later steps carry their own");
       }
       steps[step].inputs.emplace(rest, std::move(tensor));
     } else if (side == "out") {
-      if (!is_output(method, rest)) fail(name, "method '" + method.name + "' has no such output");
+      if (!method.outputs.contains(rest)) {
+        fail(name, "method '" + golden.method + "' has no such output");
+      }
       steps[step].outputs.emplace(rest, std::move(tensor));
     } else {
       fail(name, "expected '<case>/<step>/in/<input>' or '<case>/<step>/out/<output>'");

@@ -6,20 +6,28 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
+#include <map>
 #include <set>
 
 namespace torchship {
 namespace {
 
-bool has_leaf(const Node& node, std::string_view name) {
-  return std::ranges::any_of(leaves(node), [name](const Node* l) { return l->name == name; });
+// Whatever is looked up is looked up by name, never along a list: the manifest comes from outside,
+// and may say anything a million times.
+using Leaves = std::map<std::string_view, const Node*>;
+using Names = std::set<std::string_view>;
+
+void add_leaves(const Node& node, Leaves& found) {
+  for (const Node* leaf : leaves(node)) found.emplace(leaf->name, leaf);
 }
 
-bool inside_optional(const Node& node, std::string_view leaf) {
-  if (node.kind == Node::Kind::optional) return has_leaf(node, leaf);
-  return std::ranges::any_of(node.items,
-                             [leaf](const Node& item) { return inside_optional(item, leaf); });
+/// The leaves that a call may leave out.
+void add_omissible(const Node& node, bool required, Names& found) {
+  if (!required || node.kind == Node::Kind::optional) {
+    for (const Node* leaf : leaves(node)) found.insert(leaf->name);
+  } else {
+    for (const Node& item : node.items) add_omissible(item, required, found);
+  }
 }
 
 bool is_digits(std::string_view text) {
@@ -105,7 +113,7 @@ bool is_identifier(std::string_view text) {
          text.find_first_not_of(allowed) == std::string_view::npos;
 }
 
-CustomOperator parse_operator(const Field& field, const std::vector<CustomOperator>& before) {
+CustomOperator parse_operator(const Field& field, std::set<std::string>& names) {
   constexpr std::size_t longest_name = 200;
   constexpr std::size_t longest_library = 100;
   field.only({"name", "library"});
@@ -121,35 +129,30 @@ CustomOperator parse_operator(const Field& field, const std::vector<CustomOperat
     field.at("library").fail("expected at most " + std::to_string(longest_library) +
                              " letters, got " + std::to_string(op.library.size()));
   }
-  if (std::ranges::find(before, op.name, &CustomOperator::name) != before.end()) {
+  if (!names.insert(op.name).second) {
     field.at("name").fail("the custom operator '" + op.name + "' occurs twice");
   }
   return op;
 }
 
 /// The tensor leaf of this name, which one tensor alone has.
-const Node& tensor_leaf(const Field& field, const std::vector<const Node*>& among) {
+const Node& tensor_leaf(const Field& field, const Leaves& among) {
   const std::string name = field.string();
-  const auto found = std::ranges::find(among, name, &Node::name);
+  const auto found = among.find(name);
   if (found == among.end()) field.fail("there is no such leaf '" + name + "'");
-  if ((*found)->kind != Node::Kind::tensor) field.fail("'" + name + "' is no tensor");
+  if (found->second->kind != Node::Kind::tensor) field.fail("'" + name + "' is no tensor");
   if (name.find('*') != std::string::npos) {
     field.fail("'" + name + "' stands for any number of tensors");
   }
-  return **found;
+  return *found->second;
 }
 
-State parse_state(const Field& field, const Method& method) {
+State parse_state(const Field& field, const Leaves& inputs, const Leaves& outputs,
+                  const Names& omissible) {
   field.only({"input", "output", "start"});
-  std::vector<const Node*> inputs;
-  for (const Argument& argument : method.inputs)
-    std::ranges::copy(leaves(argument.value), std::back_inserter(inputs));
   const Node& input = tensor_leaf(field.at("input"), inputs);
-  const Node& output = tensor_leaf(field.at("output"), leaves(method.outputs));
+  const Node& output = tensor_leaf(field.at("output"), outputs);
   State state{.input = input.name, .output = output.name};
-  if (method.is_state_input(state.input)) {
-    field.at("input").fail("'" + state.input + "' occurs twice");
-  }
   if (input.dtype != output.dtype || input.shape->size() != output.shape->size()) {
     field.fail("input '" + input.name + "' is " + describe(input) + ", output '" + output.name +
                "' is " + describe(output) + ": they differ in dtype or rank");
@@ -157,10 +160,7 @@ State parse_state(const Field& field, const Method& method) {
   const Field start = field.at("start");
   if (start.string() == "absent") {
     state.start = State::Start::absent;
-    if (std::ranges::none_of(method.inputs, [&](const Argument& argument) {
-          return has_leaf(argument.value, input.name) &&
-                 (!argument.required || inside_optional(argument.value, input.name));
-        })) {
+    if (!omissible.contains(state.input)) {
       start.fail("input '" + state.input + "' cannot be absent");
     }
   } else if (start.string() == "zeros") {
@@ -174,6 +174,25 @@ State parse_state(const Field& field, const Method& method) {
   return state;
 }
 
+std::vector<State> parse_states(const Field& field, const Method& method) {
+  Leaves inputs;
+  Leaves outputs;
+  Names omissible;
+  for (const Argument& argument : method.inputs) {
+    add_leaves(argument.value, inputs);
+    add_omissible(argument.value, argument.required, omissible);
+  }
+  add_leaves(method.outputs, outputs);
+  std::vector<State> states;
+  std::set<std::string> names;
+  for (const Field& entry : field.list()) {
+    states.push_back(parse_state(entry, inputs, outputs, omissible));
+    const std::string& input = states.back().input;
+    if (!names.insert(input).second) entry.at("input").fail("'" + input + "' occurs twice");
+  }
+  return states;
+}
+
 double parse_tolerance(const Field& field) {
   const double value = field.number();
   if (!(value >= 0) || !std::isfinite(value)) field.fail("expected a finite number, 0 or more");
@@ -184,13 +203,14 @@ Method parse_method(const std::string& name, const Field& field) {
   field.only({"inputs", "outputs", "state", "tolerances"});
   Method method;
   method.name = name;
+  std::set<std::string> arguments;
   std::set<std::string> names;
   for (const Field& entry : field.at("inputs").list()) {
     entry.only({"name", "required", "value"});
     Argument argument{.name = entry.at("name").string(),
                       .required = entry.at("required").boolean(),
                       .value = parse_node(entry.at("value"))};
-    if (std::ranges::find(method.inputs, argument.name, &Argument::name) != method.inputs.end()) {
+    if (!arguments.insert(argument.name).second) {
       entry.at("name").fail("the argument '" + argument.name + "' occurs twice");
     }
     for (const Node* leaf : leaves(argument.value)) {
@@ -227,11 +247,7 @@ Method parse_method(const std::string& name, const Field& field) {
       field.fail("there is a tolerance for '" + output + "', which is no output");
     }
   }
-  if (field.has("state")) {
-    for (const Field& entry : field.at("state").list()) {
-      method.state.push_back(parse_state(entry, method));
-    }
-  }
+  if (field.has("state")) method.state = parse_states(field.at("state"), method);
   return method;
 }
 
@@ -241,23 +257,32 @@ std::vector<std::string> parse_strings(const Field& field) {
   return strings;
 }
 
-GoldenCase parse_golden(const Field& field, const Manifest& manifest) {
+GoldenCase parse_golden(const Field& field, const Names& methods) {
   field.only({"name", "method", "steps"});
   GoldenCase golden{.name = field.at("name").string(),
                     .method = field.at("method").string(),
                     .steps = field.at("steps").count("a number of steps")};
   if (golden.steps < 1) field.at("steps").fail("expected 1 or more");
-  if (manifest.find_method(golden.method) == nullptr) {
+  if (!methods.contains(golden.method)) {
     field.at("method").fail("there is no method '" + golden.method + "'");
   }
   return golden;
 }
 
-bool has_output(const Manifest& manifest, const std::string& name) {
-  return std::ranges::any_of(manifest.methods, [&](const Method& method) {
-    return std::ranges::any_of(leaves(method.outputs),
-                               [&](const Node* leaf) { return leaf->name == name; });
-  });
+void parse_labels(const Field& field, Manifest& manifest) {
+  Leaves outputs;
+  for (const Method& method : manifest.methods) add_leaves(method.outputs, outputs);
+  for (const auto& [output, names] : field.object()) {
+    if (!outputs.contains(output)) names.fail("there is no output '" + output + "'");
+    manifest.labels[output] = parse_strings(names);
+  }
+}
+
+void parse_operators(const Field& field, Manifest& manifest) {
+  std::set<std::string> names;
+  for (const Field& entry : field.list()) {
+    manifest.custom_ops.push_back(parse_operator(entry, names));
+  }
 }
 
 }  // namespace
@@ -270,7 +295,7 @@ Manifest parse_manifest(std::string_view text) {
     refuse_huge_format(text);
     throw ArchiveError(std::string("the manifest is no JSON: ") + error.what());
   }
-  const Field root(json, "");
+  const Field root(json);
   Manifest manifest;
   manifest.format = parse_format(root.at("format"), text);
   root.only({"format", "name", "version", "description", "source", "torch", "mode", "parameters",
@@ -296,25 +321,18 @@ Manifest parse_manifest(std::string_view text) {
     manifest.methods.push_back(parse_method(name, method));
   }
   if (manifest.methods.empty()) root.at("methods").fail("there is no method");
+  Names methods;
+  for (const Method& method : manifest.methods) methods.insert(method.name);
   for (const Field& entry : root.at("golden").list()) {
-    manifest.golden.push_back(parse_golden(entry, manifest));
+    manifest.golden.push_back(parse_golden(entry, methods));
   }
-  if (root.has("labels")) {
-    for (const auto& [output, names] : root.at("labels").object()) {
-      if (!has_output(manifest, output)) names.fail("there is no output '" + output + "'");
-      manifest.labels[output] = parse_strings(names);
-    }
-  }
+  if (root.has("labels")) parse_labels(root.at("labels"), manifest);
   if (root.has("metrics")) {
     for (const auto& [name, value] : root.at("metrics").object()) {
       manifest.metrics.emplace_back(name, value.number());
     }
   }
-  if (root.has("custom_ops")) {
-    for (const Field& entry : root.at("custom_ops").list()) {
-      manifest.custom_ops.push_back(parse_operator(entry, manifest.custom_ops));
-    }
-  }
+  if (root.has("custom_ops")) parse_operators(root.at("custom_ops"), manifest);
   for (const auto& [name, digest] : root.at("records").object()) {
     const std::string hex = digest.string();
     if (hex.size() != 64 || hex.find_first_not_of("0123456789abcdef") != std::string::npos) {

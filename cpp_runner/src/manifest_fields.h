@@ -10,9 +10,11 @@
 #include <algorithm>
 #include <cstdint>
 #include <initializer_list>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace torchship {
@@ -20,11 +22,11 @@ namespace torchship {
 /// A view: the document must outlive it.
 class Field {
  public:
-  Field(const nlohmann::ordered_json& value, std::string place)
-      : value_(&value), place_(std::move(place)) {}
+  /// The whole document.
+  explicit Field(const nlohmann::ordered_json& value) : value_(&value) {}
 
   [[noreturn]] void fail(const std::string& message) const {
-    throw ArchiveError("the manifest" + (place_.empty() ? "" : "'s field '" + place_ + "'") + ": " +
+    throw ArchiveError("the manifest" + (place_ ? "'s field '" + place(place_) + "'" : "") + ": " +
                        message);
   }
 
@@ -46,7 +48,7 @@ class Field {
   void only(std::initializer_list<std::string_view> known) const {
     for (const auto& [key, member] : object()) {
       if (std::ranges::find(known, key) == known.end()) {
-        throw ArchiveError("the manifest has the unknown field '" + member.place_ + "'");
+        throw ArchiveError("the manifest has the unknown field '" + place(member.place_) + "'");
       }
     }
   }
@@ -54,16 +56,18 @@ class Field {
   Field at(const std::string& key) const {
     expect(value_->is_object(), "an object");
     const auto member = value_->find(key);
-    const std::string place = place_.empty() ? key : place_ + "." + key;
-    if (member == value_->end()) throw ArchiveError("the manifest has no field '" + place + "'");
-    return {*member, place};
+    if (member == value_->end()) {
+      throw ArchiveError("the manifest has no field '" +
+                         (place_ ? place(place_) + "." + key : key) + "'");
+    }
+    return {*member, below(member.key())};
   }
 
   std::vector<Field> list() const {
     expect(value_->is_array(), "a list");
     std::vector<Field> fields;
     for (const auto& item : *value_) {
-      fields.emplace_back(item, place_ + "[" + std::to_string(fields.size()) + "]");
+      fields.push_back(Field(item, below(fields.size())));
     }
     return fields;
   }
@@ -72,7 +76,7 @@ class Field {
     expect(value_->is_object(), "an object");
     std::vector<std::pair<std::string, Field>> fields;
     for (const auto& [key, item] : value_->items()) {
-      fields.emplace_back(key, Field(item, place_.empty() ? key : place_ + "." + key));
+      fields.emplace_back(key, Field(item, below(key)));
     }
     return fields;
   }
@@ -102,6 +106,30 @@ class Field {
   }
 
  private:
+  /// Written out for a message alone: many fields below a long key would be many long texts.
+  struct Place {
+    std::shared_ptr<const Place> above;  // null below the root
+    std::variant<std::string_view, std::size_t> step;
+  };
+
+  Field(const nlohmann::ordered_json& value, std::shared_ptr<const Place> place)
+      : value_(&value), place_(std::move(place)) {}
+
+  /// A key must be the document's own.
+  std::shared_ptr<const Place> below(std::variant<std::string_view, std::size_t> step) const {
+    return std::make_shared<const Place>(Place{place_, step});
+  }
+
+  /// `methods.forward.inputs[0]`
+  static std::string place(const std::shared_ptr<const Place>& last) {
+    if (!last) return "";
+    std::string text = place(last->above);
+    if (const auto* index = std::get_if<std::size_t>(&last->step)) {
+      return text + "[" + std::to_string(*index) + "]";
+    }
+    return text + (text.empty() ? "" : ".") + std::string(std::get<std::string_view>(last->step));
+  }
+
   void expect(bool fits, const char* expected) const {
     if (fits) return;
     constexpr std::size_t longest = 200;
@@ -111,7 +139,7 @@ class Field {
   }
 
   const nlohmann::ordered_json* value_;
-  std::string place_;
+  std::shared_ptr<const Place> place_;  // null: the root
 };
 
 /// A node and everything below it.

@@ -1,8 +1,11 @@
 #include <torchship/error.h>
 #include <torchship/operators.h>
 
+#include "bytes.h"
+
 #include <torch/csrc/jit/runtime/operator.h>
 
+#include <algorithm>
 #include <dlfcn.h>
 #include <link.h>
 #include <mutex>
@@ -45,8 +48,48 @@ std::filesystem::path find(const std::string& library,
                       "TORCHSHIP_OPERATORS or Options::operators");
 }
 
+std::vector<std::filesystem::path> loaded_files() {
+  std::vector<std::filesystem::path> files;
+  const auto add = [](dl_phdr_info* info, std::size_t, void* found) {
+    if (*info->dlpi_name != '\0') {  // the program itself has no name
+      static_cast<std::vector<std::filesystem::path>*>(found)->emplace_back(info->dlpi_name);
+    }
+    return 0;
+  };
+  dl_iterate_phdr(add, &files);
+  return files;
+}
+
+bool same_content(const std::filesystem::path& a, const std::filesystem::path& b) {
+  std::error_code error;
+  const auto size = std::filesystem::file_size(a, error);
+  if (error || std::filesystem::file_size(b, error) != size || error) return false;
+  return read_file(a) == read_file(b);
+}
+
+/// Refuses a file that has the name or the content of one that this process has loaded. LibTorch
+/// ends a process in which two files register the same operator, and what other files register is
+/// not known before they are loaded.
+void refuse_another(const std::filesystem::path& file) {
+  const auto files = loaded_files();
+  std::error_code ignored;
+  const auto is_it = [&](const auto& loaded) {
+    return std::filesystem::equivalent(loaded, file, ignored);
+  };
+  if (std::ranges::any_of(files, is_it)) return;
+  for (const auto& loaded : files) {
+    const bool same_name = loaded.filename() == file.filename();
+    if (!same_name && !same_content(loaded, file)) continue;
+    throw OperatorError("'" + file.string() + "' is " +
+                        (same_name ? "another file of the name" : "a copy") +
+                        " of a library that is loaded already, '" + loaded.string() +
+                        "': two files cannot register the same operators in one process");
+  }
+}
+
 void load(const CustomOperator& needed, const std::vector<std::filesystem::path>& folders) {
   const std::filesystem::path file = find(needed.library, folders);
+  refuse_another(file);
   // Never closed: what it registers points into it.
   if (dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL) == nullptr) {
     const char* reason = dlerror();  // NOLINT(concurrency-mt-unsafe): of this thread in glibc

@@ -120,7 +120,7 @@ std::string write_safetensors(const TensorMap& tensors) {
   std::ranges::stable_sort(order, std::greater<>(), [](const TensorMap::value_type* item) {
     return item->second.element_size();
   });
-  auto header = nlohmann::ordered_json::object();
+  nlohmann::ordered_json::object_t header;
   std::string data;
   for (const auto* item : order) {
     const auto& [name, tensor] = *item;
@@ -132,11 +132,12 @@ std::string write_safetensors(const TensorMap& tensors) {
     const at::Tensor dense = tensor.contiguous();
     const std::size_t begin = data.size();
     data.append(static_cast<const char*>(dense.const_data_ptr()), dense.nbytes());
-    header[name] = {{"dtype", dtype->safetensors},
-                    {"shape", dense.sizes().vec()},
-                    {"data_offsets", {begin, data.size()}}};
+    // Not by `header[name]`, which would look through all names before.
+    header.emplace_back(name, nlohmann::ordered_json{{"dtype", dtype->safetensors},
+                                                     {"shape", dense.sizes().vec()},
+                                                     {"data_offsets", {begin, data.size()}}});
   }
-  std::string text = header.dump();
+  std::string text = nlohmann::ordered_json(std::move(header)).dump();
   text.append((8 - text.size() % 8) % 8, ' ');
   return store_le(std::uint64_t{text.size()}) + text + data;
 }

@@ -12,11 +12,13 @@
 namespace torchship {
 
 Session::Session(const Archive& archive, const std::string& method)
-    : call_(std::make_unique<const Call>(archive, method)) {}
+    : call_(std::make_shared<const Call>(archive, method)) {}
 
 Session::~Session() = default;
 Session::Session(Session&&) noexcept = default;
 Session& Session::operator=(Session&&) noexcept = default;
+Session::Session(const Session&) = default;
+Session& Session::operator=(const Session&) = default;
 
 const Method& Session::method() const {
   return call_->method();

@@ -200,6 +200,18 @@ TEST(cli, a_bad_line_changes_nothing_and_the_stream_goes_on) {
   EXPECT_TRUE(contains(done.err, "2 of 4 lines were bad; the first: line 2: "));
 }
 
+TEST(cli, a_line_whose_answer_json_cannot_carry_is_bad_and_changes_nothing) {
+  // The sum is a float32, twice the sum is none.
+  const Done done = runner("run @counter.pt --input -",
+                           "{\"x\": [[1, 2]]}\n{\"x\": [[3e38, 0]]}\n{\"x\": [[1, 2]]}\n");
+  EXPECT_EQ(done.code, 4);
+  EXPECT_EQ(done.out,
+            "{\"sum\":[[1.0,2.0]],\"twice\":[[2.0,4.0]]}\n"
+            "{\"error\":\"line 2: output 'twice' holds infinity, which JSON cannot carry: write "
+            ".npz or .safetensors\"}\n"
+            "{\"sum\":[[2.0,4.0]],\"twice\":[[4.0,8.0]]}\n");
+}
+
 TEST(cli, errors_in_json) {
   const Done done = runner("verify @digest.pt --json");
   EXPECT_EQ(done.code, 3);

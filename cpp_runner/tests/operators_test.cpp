@@ -73,6 +73,28 @@ TEST(operators, a_library_without_the_operator) {
   EXPECT_TRUE(contains(message, "'" + ops_file().string() + "' does not register it"));
 }
 
+TEST(operators, another_file_of_a_loaded_library_is_refused) {
+  load_operators({ours}, {ops_folder()});
+  const TemporaryFolder folder;
+  const path copy = folder / "libacme_ops.so";
+  const CustomOperator nothing{.name = "torchship::nothing", .library = "acme_ops"};
+  const std::string end = "of a library that is loaded already, '" + ops_file().string() +
+                          "': two files cannot register the same operators in one process";
+  std::filesystem::copy_file(ops_file(), copy);
+  EXPECT_EQ(refusal(nothing, {folder / ""}),
+            "it needs the operator 'torchship::nothing' of the library 'acme_ops': '" +
+                copy.string() + "' is a copy " + end);
+  const path named = folder / ops_file().filename().string();
+  write_bytes(named, bytes_of(ops_file()) + "of another build");
+  const std::string message =
+      refusal({.name = "torchship::nothing", .library = "torchship_ops"}, {folder / ""});
+  EXPECT_TRUE(contains(message, "'" + named.string() + "' is another file of the name " + end));
+  // The same file, by whatever path, is no other.
+  std::filesystem::remove(copy);
+  std::filesystem::create_symlink(ops_file(), copy);
+  EXPECT_TRUE(contains(refusal(nothing, {folder / ""}), "does not register it"));
+}
+
 TEST(operators, what_is_registered_needs_no_library) {
   EXPECT_NO_THROW(load_operators({{.name = "aten::relu", .library = "acme_ops"}}, {}));
 }

@@ -187,5 +187,18 @@ TEST(session_state, goes_from_method_to_method) {
   EXPECT_TRUE(same(next.at("h"), act.step(observed).at("h")));
 }
 
+TEST(session_state, a_copy_goes_on_by_itself_from_the_same_state) {
+  Session session = counted();
+  Session copy = session;
+  EXPECT_EQ(copy.method().name, "forward");
+  copy.step({{"x", floats({10, 10, 10, 10, 10, 10}, {3, 2})}});
+  copy.reset(Rows{0});
+  EXPECT_EQ(state_of(session), (std::vector<float>{1, 2, 3}));
+  EXPECT_EQ(state_of(copy), (std::vector<float>{0, 12, 13}));
+  session = copy;
+  session.reset();
+  EXPECT_EQ(state_of(copy), (std::vector<float>{0, 12, 13}));
+}
+
 }  // namespace
 }  // namespace torchship

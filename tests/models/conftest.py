@@ -76,14 +76,6 @@ def reload() -> Callable[[torch.jit.ScriptModule], torch.jit.ScriptModule]:
 
 
 @pytest.fixture(scope="session")
-def digits() -> data.Digits:
-    """Return the real test digits of MNIST."""
-    if not os.environ.get("TORCHSHIP_DATA"):
-        pytest.skip("TORCHSHIP_DATA is not set: no MNIST to test on")
-    return data.mnist("test")
-
-
-@pytest.fixture(scope="session")
 def parts() -> names.Split:
     """Return the real names in three parts."""
     if not os.environ.get("TORCHSHIP_DATA"):

@@ -6,9 +6,7 @@ against what `torchship cmake-prefix` prints.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -19,6 +17,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from cmake_projects import BUILD, CMAKE, PYTHON, ROOT, built, done, run
 from torchship.__main__ import application
 from torchship.cpp_runner import binary
 from torchship.models.moba import CHANNELS, CLASSES, OBS, SIDE
@@ -27,35 +26,12 @@ from torchship.script.errors import UsageError
 from torchship.script.export import export
 from torchship.script.target import find_target
 
-ROOT = Path(__file__).resolve().parents[2]
-BUILD = ROOT / "build" / "release"
-CMAKE = shutil.which("cmake", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-PYTHON = f"-DPython_EXECUTABLE={sys.executable}"
 NO_PYTHON = "-DPython_EXECUTABLE=/no/python"
 STRICT_C = (
     "-DCMAKE_C_FLAGS=-Wall -Wextra -Werror -pedantic",
     "-DCMAKE_C_STANDARD=11",
     "-DCMAKE_C_EXTENSIONS=OFF",
 )
-OPTIONS_OF_THE_CALLER = {"CMAKE_PREFIX_PATH", "CMAKE_GENERATOR", "PYTHONPATH", "Torch_DIR"}
-
-
-def run(*command: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if k not in OPTIONS_OF_THE_CALLER}
-    return subprocess.run(
-        [str(part) for part in command],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment | variables,
-    )
-
-
-def done(*command: object) -> str:
-    """What a command that must succeed prints."""
-    result = run(*command)
-    assert result.returncode == 0, f"{command}\n{result.stdout}{result.stderr}"
-    return result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -76,15 +52,6 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("fizzbuzz", "moba"):
         export(find_target(name, None, {}), folder / f"{name}.pt")
     return folder
-
-
-def built(name: str, folder: Path, prefix: Path, *options: str) -> Path:
-    """Builds a copy of an example, unoptimised; returns its program."""
-    shutil.copytree(ROOT / "cpp_runner" / "examples" / name, folder / name)
-    build = folder / "build"
-    done(CMAKE, "-S", folder / name, "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}", *options)
-    done(CMAKE, "--build", build)
-    return build / name
 
 
 @pytest.mark.parametrize("where", ["prefix", "wheel"])

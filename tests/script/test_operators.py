@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -197,6 +198,15 @@ def test_an_operator_of_no_named_library_is_refused(tmp_path: Path, folder: Path
     assert "no library is named that has it: name one (--library acme=NAME)" in refusal({})
     assert "no library is named" in refusal({"torch": "acme_ops"})
     assert "there is no 'libacme_ops.so'" in refusal({"acme": "acme_ops"})
+    # The library is there, and it is not the one that has registered the operator here.
+    operators.allow([folder])
+    assert refusal({"acme": "acme_ops"}) == (
+        "the module cannot be an archive: it needs the operator 'acme::twice' of the library "
+        f"'acme_ops': '{folder / 'libacme_ops.so'}' does not register it"
+    )
+    (tmp_path / "libbroken_ops.so").write_bytes(b"nothing")
+    operators.allow([tmp_path])
+    assert f"cannot load '{tmp_path / 'libbroken_ops.so'}': " in refusal({"acme": "broken_ops"})
     for name in ("../acme_ops", str(folder / "libacme_ops.so"), ""):
         assert f"library '{name}'" in refusal({"acme": name})
 
@@ -267,6 +277,62 @@ def test_a_library_without_the_operator() -> None:
     error = refused(CustomOperator(name="torchship::nothing", library="torchship_ops"))
     assert "libtorchship_ops.so' does not register it" in str(error)
     assert "'libtorchship_ops.so' does not register it" in error.public
+
+
+# Loaded in a process of its own: `loaded` by torch itself, then the operator `name` of the library
+# `library` in `folder` is asked for.
+BESIDE = """
+import sys, torch
+from pathlib import Path
+from torchship.script import operators
+from torchship.script.errors import OperatorError
+from torchship.script.manifest import CustomOperator
+loaded, folder, name, library = sys.argv[1:]
+torch.ops.load_library(loaded)
+operators.allow([Path(folder)])
+try:
+    operators.load([CustomOperator(name=name, library=library)])
+except OperatorError as error:
+    print(error)
+    print(error.public)
+"""
+
+
+def beside(loaded: Path, folder: Path, name: str, library: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", BESIDE, loaded, folder, name, library]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+
+
+def test_another_file_of_a_loaded_library_is_refused(tmp_path: Path) -> None:
+    ours, nothing = operators.find("torchship_ops"), "torchship::nothing"
+    start = f"it needs the operator '{nothing}' of the library"
+    copy = Path(shutil.copy(ours, tmp_path / "libacme_ops.so"))
+    done = beside(ours, tmp_path, nothing, "acme_ops")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        f"{start} 'acme_ops': '{copy}' is a copy of a library that is loaded already, '{ours}': "
+        "two files cannot register the same operators in one process",
+        f"{start} 'acme_ops': '{copy.name}' is a copy of a library that is loaded already",
+    ]
+    older = tmp_path / "older"
+    older.mkdir()
+    (older / copy.name).write_bytes(ours.read_bytes() + b"of another build")
+    done = beside(older / copy.name, tmp_path, nothing, "acme_ops")
+    assert done.returncode == 0, done.stderr
+    assert f"'{copy}' is another file of the name of a library that is loaded" in done.stdout
+    # The same file, by whatever path, is no other.
+    (tmp_path / "link").symlink_to(tmp_path)
+    done = beside(tmp_path / "link" / copy.name, tmp_path, nothing, "acme_ops")
+    assert "does not register it" in done.stdout
+
+
+def test_libtorch_ends_a_process_in_which_two_files_register_an_operator(tmp_path: Path) -> None:
+    """What `docs/cpp.md` warns of, where neither name nor content tells it."""
+    ours = operators.find("torchship_ops")
+    (tmp_path / "libacme_ops.so").write_bytes(ours.read_bytes() + b"of another build")
+    done = beside(ours, tmp_path, "torchship::nothing", "acme_ops")
+    assert done.returncode == -signal.SIGABRT
+    assert "Only a single TORCH_LIBRARY can be used" in done.stderr
 
 
 def test_what_is_registered_needs_no_library() -> None:

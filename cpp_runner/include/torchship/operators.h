@@ -28,8 +28,10 @@ std::vector<std::filesystem::path> operator_folders(
 /// that has `lib<name>.so`, and checks that the operators are there then. What was loaded stays for
 /// as long as the process lives. Any thread may call it at any time.
 ///
-/// Raises OperatorError when a library is in none of the folders, cannot be loaded, or does not
-/// register its operator; the message names the operator, the library and the folders looked in.
+/// Raises OperatorError when a library is in none of the folders, cannot be loaded, does not
+/// register its operator, or is another file of the name of one that is loaded already, or a copy
+/// of it; the message names the operator, the library and the folders looked in. LibTorch ends a
+/// process that loads two files of other names and content which register the same operator.
 void load_operators(const std::vector<CustomOperator>& needed,
                     const std::vector<std::filesystem::path>& folders);
 

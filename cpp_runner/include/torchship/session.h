@@ -25,7 +25,8 @@ namespace torchship {
 ///
 /// A session belongs to one thread at a time. Many sessions, each with its own recurrent state, may
 /// run on many threads over one archive, and share its module. Cheap to make: one per game, agent
-/// group or connection.
+/// group or connection. Cheaper to copy, a few references: the copy goes on by itself from the same
+/// state, to look ahead or to be able to go back.
 ///
 /// Outputs own their memory or share it with the recurrent state: read them, and clone before
 /// writing into them.
@@ -41,8 +42,8 @@ class Session {
   ~Session();
   Session(Session&&) noexcept;
   Session& operator=(Session&&) noexcept;
-  Session(const Session&) = delete;
-  Session& operator=(const Session&) = delete;
+  Session(const Session&);
+  Session& operator=(const Session&);
 
   /// The method's signature; for plain TorchScript the one that its schema tells (`arr_0`, ...).
   const Method& method() const;
@@ -80,8 +81,10 @@ class Session {
   TensorMap inputs_from_json(const nlohmann::json& object) const;
 
  private:
-  std::unique_ptr<const class Call> call_;
-  std::vector<at::Tensor> state_;  // by index in method().state; undefined: not carried
+  std::shared_ptr<const class Call> call_;
+  // By index in method().state; undefined: not carried. Copies of the session share these tensors:
+  // they are replaced, never written to.
+  std::vector<at::Tensor> state_;
 };
 
 struct Methods {
