@@ -249,7 +249,9 @@ torchship_status torchship_session_step_into(torchship_session* session,
                                              const torchship_buffer* buffers, size_t buffer_count) {
   return call_into(session, inputs, input_count, buffers, buffer_count,
                    [](Session& opened, const TensorMap& map, const auto& fill) {
-                     opened.step(map, Session::Promises::enforce, fill);
+                     Session next = opened;
+                     fill(next.step(map));
+                     opened = std::move(next);
                    });
 }
 

@@ -31,8 +31,7 @@ TensorMap Session::run(const TensorMap& inputs, Promises promises) const {
   return on_cpu((*call_)(inputs, {}, promises));
 }
 
-TensorMap Session::step(const TensorMap& inputs, Promises promises,
-                        const std::function<void(const TensorMap&)>& accept) {
+TensorMap Session::step(const TensorMap& inputs, Promises promises) {
   const c10::InferenceMode inference;
   TensorMap outputs = (*call_)(inputs, state_, promises);
   const std::vector<State>& states = method().state;
@@ -46,10 +45,8 @@ TensorMap Session::step(const TensorMap& inputs, Promises promises,
         inputs, [&](const auto& input) { return next[i].is_alias_of(input.second); });
     if (callers) next[i] = next[i].clone();
   }
-  outputs = on_cpu(std::move(outputs));
-  if (accept) accept(outputs);
   state_ = std::move(next);
-  return outputs;
+  return on_cpu(std::move(outputs));
 }
 
 TensorMap Session::inputs_from_json(const nlohmann::json& object) const {

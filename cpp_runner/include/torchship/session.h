@@ -9,7 +9,6 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -53,10 +52,8 @@ class Session {
   TensorMap run(const TensorMap& inputs, Promises promises = Promises::enforce) const;
 
   /// One step of a sequence: state that is not given comes from the step before, and is kept for
-  /// the next. A step that raises leaves the state as it was. `accept` looks at the outputs before
-  /// the state moves on: what it raises, the step raises.
-  TensorMap step(const TensorMap& inputs, Promises promises = Promises::enforce,
-                 const std::function<void(const TensorMap&)>& accept = nullptr);
+  /// the next. A step that raises leaves the state as it was.
+  TensorMap step(const TensorMap& inputs, Promises promises = Promises::enforce);
 
   /// Forgets the state: the next step is a first one.
   void reset();
