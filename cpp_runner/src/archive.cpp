@@ -15,6 +15,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <set>
 #include <system_error>
 #include <utility>
 
@@ -183,9 +184,10 @@ std::optional<std::string> Archive::check_digests(Contents& contents) {
     }
     if (record.name == golden_record) golden = std::move(bytes);
   }
+  std::set<std::string_view> present;
+  for (const Record& record : contents.records) present.insert(record.name);
   for (const auto& listed : expected) {
-    if (std::ranges::find(contents.records, listed.first, &Record::name) ==
-        contents.records.end()) {
+    if (!present.contains(listed.first)) {
       throw ArchiveError("the record '" + listed.first + "' is missing");
     }
   }

@@ -5,6 +5,7 @@
 #include "support.h"
 
 #include <algorithm>
+#include <set>
 
 namespace torchship {
 namespace {
@@ -68,6 +69,21 @@ TEST(archive, refusals_name_what_is_wrong) {
   EXPECT_TRUE(contains(message_of<ArchiveError>([] { Archive(artefact("")); }), "directory"));
   EXPECT_TRUE(
       contains(message_of<FormatError>([] { Archive(artefact("future.pt")); }), "format 2"));
+}
+
+/// Each has one record whose digest in the manifest is wrong in its last digit.
+TEST(archive, every_digit_of_the_digest_of_every_record_is_looked_at) {
+  std::set<std::string> named;
+  std::size_t files = 0;
+  for (const auto& file : std::filesystem::directory_iterator(artefact("wrong_digest"))) {
+    const std::string message = message_of<ArchiveError>([&] { Archive{file.path()}; });
+    const auto end = message.find("' is damaged: its SHA-256 is ");
+    ASSERT_NE(end, std::string::npos) << message;
+    named.insert(message.substr(0, end).substr(message.find("the record '")));
+    ++files;
+  }
+  EXPECT_EQ(files, Archive(artefact("tiny.pt")).records().size() - 1);  // all but the manifest
+  EXPECT_EQ(named.size(), files);
 }
 
 /// The files below `mutations/<verdict>`: tests/manifest_mutations.json, which the Python reader is

@@ -122,6 +122,25 @@ TEST(concurrency, the_last_session_frees_the_archive) {
   }
 }
 
+TEST(concurrency, copies_of_one_session) {
+  const Archive archive = Archive::open(artefact("moba.pt"));
+  Session first(archive);
+  first.step(observation(0, 0));
+  const auto go_on = [](Session session, int thread) {
+    std::vector<TensorMap> outputs;
+    for (int step = 1; step < steps; ++step) {
+      outputs.push_back(session.step(observation(3 * thread, step)));  // one row
+    }
+    return outputs;
+  };
+  const auto actual = on_threads([&](int thread) { return go_on(first, thread); });
+  for (int thread = 0; thread < threads; ++thread) {
+    Session alone(archive);
+    alone.load_state(first.save_state());
+    expect_same(actual[static_cast<std::size_t>(thread)], go_on(std::move(alone), thread));
+  }
+}
+
 TEST(concurrency, errors_stay_on_their_thread) {
   const Archive archive = Archive::open(artefact("raises.pt"));
   const auto messages = on_threads([&](int thread) {

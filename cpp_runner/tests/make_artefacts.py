@@ -183,6 +183,11 @@ def make_tiny(folder: Path) -> None:
     listed = digests(records_of(script) | {GOLDEN: save(golden)})
     write("missing", pack(script, {**said, "records": listed | {"gone": "0" * 64}}, golden))
     write("digest", pack(script, {**said, "records": listed | {"data.pkl": "0" * 64}}, golden))
+    (folder / "wrong_digest").mkdir()
+    for number, (record, digest) in enumerate(listed.items()):
+        last = "1" if digest[-1] == "0" else "0"
+        wrong = listed | {record: digest[:-1] + last}  # every zip reader finds its CRC-32 right
+        write(f"wrong_digest/{number}", pack(script, {**said, "records": wrong}, golden))
     write("doubled", append(good, {f"{top}/data.pkl": b"again"}))
     write("dots", append(script, {f"{top}/extra/a..b": b"x"}))
     write("numbered", torchscript(Numbered()))
