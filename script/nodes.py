@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
@@ -128,6 +129,7 @@ def omissible(node: Node, required: bool) -> Iterator[Leaf]:
 
 def unique(names: Sequence[str], what: str) -> None:
     """Raise ValueError if a name stands twice."""
-    twice = next((name for name in names if names.count(name) > 1), None)
+    counts = Counter(names)
+    twice = next((name for name in names if counts[name] > 1), None)
     if twice is not None:
         raise ValueError(f"{what} '{twice}' stands twice")

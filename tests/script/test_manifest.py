@@ -20,7 +20,7 @@ from torchship.script.errors import ArchiveError, InputError
 from torchship.script.export import export
 from torchship.script.golden import from_safetensors, to_safetensors
 from torchship.script.manifest import Argument, Manifest, Method, Tolerance, parse_manifest
-from torchship.script.nodes import TensorNode
+from torchship.script.nodes import TensorNode, unique
 from torchship.script.program import check_inputs
 
 json_values = st.recursive(
@@ -168,3 +168,11 @@ def test_python_takes_and_refuses_what_cpp_does(mutation: dict[str, Any], tiny: 
     else:
         with pytest.raises(ArchiveError):
             _ = open_archive(path).golden
+
+
+def test_very_many_names_are_gone_through_once() -> None:
+    """A search for each of them would never end."""
+    names = [f"name{number}" for number in range(1_000_000)]
+    unique(names, "field")
+    with pytest.raises(ValueError, match="field 'name7' stands twice"):
+        unique([*names, "name8", "name7"], "field")
