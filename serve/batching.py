@@ -11,9 +11,10 @@ from collections.abc import Hashable, Mapping, Sequence
 import torch
 
 from torchship.script.batch import BATCH, axis_of, batch_axes
+from torchship.script.errors import ModelError
 from torchship.script.manifest import Method
 from torchship.script.nodes import ScalarNode, TensorNode, leaves
-from torchship.script.program import with_state
+from torchship.script.program import shape_text, with_state
 from torchship.script.tree import Flat
 from torchship.serve.frames import MOST, Frame, Given, fits, is_packed
 from torchship.serve.tensors import Packed, join_packed, pack, split_packed
@@ -162,13 +163,21 @@ class Batching:
         """Return each request's outputs, given how many rows each had.
 
         They are copies, since the model might write into its own again.
+
+        Raises:
+            ModelError: an output has another number of rows: nobody knows which are whose.
         """
         if len(rows) == 1:
             return [{name: pack(tensor) for name, tensor in outputs.items()}]
         parts: list[dict[str, Packed]] = [{} for _ in rows]
+        total = sum(rows)
         for name, tensor in outputs.items():
             axis = axis_of(name, self._outputs)
             assert axis is not None, "a method that is joined has the batch in every output"
+            if tensor.ndim <= axis or tensor.shape[axis] != total:
+                raise ModelError(
+                    f"output '{name}': expected {total} rows, got {shape_text(tuple(tensor.shape))}"
+                )
             if axis:
                 pieces = [pack(piece) for piece in torch.split(tensor, list(rows), axis)]
             else:

@@ -150,6 +150,7 @@ class Engine:
                 ran: list[Ran] = []
                 outcomes = run_jobs(self._ready, self._batching, jobs, ran)
                 _tell(self._loop or loop, deliver, outcomes, ran, self._observer)
+                del jobs, outcomes, ran  # they may be large, and the next may be long in coming
         if self._ended is not None:
             _tell(loop, _settle, self._ended, None)
 

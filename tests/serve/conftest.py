@@ -148,6 +148,35 @@ class Lasting(nn.Module):
         return h + rounds
 
 
+class Held(nn.Module):
+    """x: float32[batch,1] -> twice that; takes as many rounds as the largest says."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.ones(8, 8)
+        for _ in range(int(x.max())):
+            y = torch.tanh(y @ y)
+        return x * 2
+
+
+class Positive(nn.Module):
+    """x: float32[batch,1] -> twice the rows above 0, against its signature."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[x[:, 0] > 0] * 2
+
+
+class Loud(nn.Module):
+    """x: float32[batch,1] -> twice that; complains in 2 MiB of three rows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[0] > 2:
+            said = "x"
+            for _ in range(21):
+                said = said + said
+            raise ValueError(said)
+        return x * 2
+
+
 class Wide(nn.Module):
     """x: float32[batch,2] -> float32[batch,4]; has 8 MB of weights."""
 
@@ -308,6 +337,25 @@ def _wide() -> Model:
     return Model(Wide(), {"forward": signature}, [once({"x": noise(1, 2)})])
 
 
+def _column(module: nn.Module) -> Model:
+    signature = method(
+        [needs(tensor("x", "float32", "batch", 1))], tensor("y", "float32", "batch", 1)
+    )
+    return Model(module, {"forward": signature}, [once({"x": torch.ones(2, 1)})])
+
+
+def _held() -> Model:
+    return _column(Held())
+
+
+def _positive() -> Model:
+    return _column(Positive())
+
+
+def _loud() -> Model:
+    return _column(Loud())
+
+
 MODELS = {
     "tiny": _tiny,
     "nested": _nested,
@@ -318,7 +366,13 @@ MODELS = {
     "slow": _slow,
     "every": _every,
 }
-MORE = {"wide": _wide, "lasting": _lasting}  # for tests of their own
+MORE = {  # for tests of their own
+    "wide": _wide,
+    "lasting": _lasting,
+    "held": _held,
+    "positive": _positive,
+    "loud": _loud,
+}
 
 Edit = Callable[[Flat], Flat]
 MakeArchive = Callable[..., Path]
