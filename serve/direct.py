@@ -23,7 +23,7 @@ from torchship.serve.engine import Engine
 from torchship.serve.errors import ClientGoneError
 from torchship.serve.front import Front, answer
 from torchship.serve.handshake import CLIENT_LEFT, REQUEST_ID
-from torchship.serve.infer import HEADER_LENGTH, Inference, infer_target
+from torchship.serve.infer import DIGITS, HEADER_LENGTH, Inference, infer_target
 from torchship.serve.patience import Patient
 from torchship.serve.protocol import InferRequest, encode_outputs
 from torchship.serve.reports import Record
@@ -85,7 +85,9 @@ def note(headers: Headers, largest: int) -> tuple[str | None, Headers] | None:
                 return None
         elif name != b"connection" or value != b"keep-alive":
             return None
-    if not announced.isdigit() or int(announced) > largest or header_length == "0":
+    if not announced.isdigit() or len(announced) > DIGITS or int(announced) > largest:
+        return None
+    if header_length == "0":
         return None
     return header_length, identified
 
@@ -217,6 +219,8 @@ class Exchange:
         if not self.response_complete:
             self.response_complete = True
             self.record.status = CLIENT_LEFT
+            if self.request is None:  # its body was not complete
+                self.protocol.inference.name(self.target, self.record)
             self._count()
 
     def _let_go(self) -> None:

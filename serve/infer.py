@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 HEADER_LENGTH = protocol.HEADER_LENGTH.lower().encode()
 JSON = (b"content-type", b"application/json")
 BINARY = (b"content-type", b"application/octet-stream")
+DIGITS = 20  # of the largest number of 64 bits
 
 
 def infer_target(path: str) -> tuple[str, str | None] | None:
@@ -61,6 +63,12 @@ class Inference:
         except TorchShipError:
             return False
         return True
+
+    def name(self, target: tuple[str, str | None], record: Record) -> None:
+        """Tell a record which model and version it is of, if that is live."""
+        with suppress(TorchShipError):
+            manifest = self._repository.find(*target).manifest
+            record.model, record.version = manifest.name, manifest.version
 
     def enter(self, exchange: Exchange, body: bytes) -> bool:
         """Let a request wait for its model; False for a sequence, and what takes several calls.
@@ -188,7 +196,8 @@ async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -
         ClientDisconnect: the client left before the end.
     """
     announced = headers.get(b"content-length", b"")
-    too_large = announced.isdigit() and int(announced) > limit
+    # The parser has seen to it that it is below 2^64: what stands before the last digits is zeros.
+    too_large = announced.isdigit() and int(announced[-DIGITS:]) > limit
     chunks: list[bytes] = []
     size = 0
     more = not too_large

@@ -267,6 +267,16 @@ def test_pipelined_requests_are_answered_in_order(server: Any) -> None:
     assert json.loads(answers[2].body) == {"ready": True}
 
 
+def test_a_length_with_many_zeros_is_a_length(server: Any) -> None:
+    body = row(1)
+    content = post("logarithm", body).replace(b"Length: ", b"Length: " + b"0" * 5000)
+    other = content.replace(b"Host: x", b"Host: x\r\nOrigin: http://x")
+    index = b"POST /v2/repository/index HTTP/1.1\r\nHost: x\r\nContent-Length: %b2\r\n\r\n{}"
+    with connected(server) as (connection, stream):
+        connection.sendall(content + other + index % (b"0" * 5000))
+        assert [read(stream).status for _ in range(3)] == [200, 200, 200]
+
+
 def test_a_content_length_that_lies(server: Any) -> None:
     body = row(1)
     with connected(server) as (connection, stream):  # too short: the rest is no request
