@@ -10,18 +10,49 @@ import asyncio
 from typing import Any, cast
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 
 class Connection(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 protocol over a transport that keeps a head back until its body comes."""
 
+    first: RequestResponseCycle | None = None
+    """The request whose turn it is or last was; those that came behind it wait in `pipeline`."""
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to serve a client."""
         super().connection_made(cast("asyncio.Transport", OneWrite(transport, self.loop)))
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self.first = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def last_whole(self) -> RequestResponseCycle | None:
+        """Return the last request that came whole and is not answered; None if there is none."""
+        first, last = self.first, self.cycle
+        if first is None or first.more_body or first.response_complete:
+            return None
+        if last.more_body:
+            return self.pipeline[1][0] if len(self.pipeline) > 1 else first
+        return last
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take note that the client has left; uvicorn tells the last request only."""
+        super().connection_lost(exc)
+        if self.first is not None and not self.first.response_complete:
+            self.first.disconnected = True
+            self.first.message_event.set()
+
     def send_400_response(self, msg: str) -> None:
-        """Say, in the form of every error, that what came is no HTTP; the connection ends."""
+        """Say, in the form of every error, that what came is no HTTP; the connection ends.
+
+        A client takes what is said next for the answer to what it asked first: where a request is
+        not answered yet, the connection ends with its answer.
+        """
+        if (last := self.last_whole()) is not None:
+            last.keep_alive = False
+            self.flow.pause_reading()
+            return
         body = orjson.dumps({"error": msg.rstrip(".").lower()})
         self.transport.write(
             b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from torchship.serve.compression import OFFERED
 from torchship.serve.connection import OneWrite
@@ -262,7 +262,7 @@ class Direct(Patient):
         if self._exchange is None:
             self._replay_head()
         else:
-            self.cycle = cast("object", self._exchange)  # type: ignore[assignment]
+            self.cycle = self.first = cast("RequestResponseCycle", self._exchange)
             self._body = b""
             self.at = "body"
 

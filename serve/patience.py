@@ -120,7 +120,7 @@ class Patient(Connection):
         left = self._until - self.loop.time()
         if left > 0:
             self._timer = self.loop.call_later(left, self._look_at_clock)
-        elif self.flow.read_paused:  # it is we who do not read
+        elif self.flow.read_paused or self.last_whole() is not None:  # it is we who are slow
             self._follow()
         elif not self.transport.is_closing():
             if self.at == "body" and not self.cycle.response_started:
@@ -166,12 +166,10 @@ class Patient(Connection):
         looks the same until something is sent to it, so it is sent an interim response (RFC 9110,
         15.2: a client can take one that it did not ask for). One that has left resets.
         """
-        cycle = self.cycle
+        cycle = self.last_whole()
         if (
             self.scheme == "https"  # TLS has no half-closed connection
             or cycle is None
-            or cycle.response_complete
-            or cycle.more_body
             or not hasattr(socket, "TCP_INFO")
         ):
             return None

@@ -16,9 +16,7 @@ def test_rows_that_a_model_leaves_out_are_nobody_elses(
     make_archive: Callable[..., Path], quick_seconds: float
 ) -> None:
     async def ask() -> list[list[list[float]]]:
-        engine = Engine(
-            open_archive(make_archive("positive")), Limits(quick_seconds=quick_seconds)
-        )
+        engine = Engine(open_archive(make_archive("positive")), Limits(quick_seconds=quick_seconds))
         await engine.start()
         rows = [torch.tensor([[value]]) for value in (1.0, -1.0, 2.0, 3.0)]
         answers = await asyncio.gather(*(engine.call("forward", {"x": row}) for row in rows))
