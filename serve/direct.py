@@ -20,8 +20,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 from torchship.serve.compression import OFFERED
 from torchship.serve.connection import OneWrite
 from torchship.serve.engine import Engine
-from torchship.serve.errors import ClientGoneError
-from torchship.serve.front import Front, answer
+from torchship.serve.errors import ClientGoneError, NotReadyError
+from torchship.serve.front import ENDING, Front, answer
 from torchship.serve.handshake import CLIENT_LEFT, REQUEST_ID
 from torchship.serve.infer import DIGITS, HEADER_LENGTH, Inference, infer_target
 from torchship.serve.patience import Patient
@@ -348,6 +348,11 @@ class Direct(Patient):
         super().connection_lost(exc)
         if isinstance(self.cycle, Exchange):
             self.cycle.lost()
+
+    def give_up(self) -> None:
+        """Say that the server ends to whom the application would not: uvicorn cancels its tasks."""
+        if isinstance(self.cycle, Exchange) and not self.cycle.done():
+            self.cycle.set_exception(NotReadyError(ENDING))
 
 
 def direct(settings: Settings, app: Application) -> type[Direct]:

@@ -24,7 +24,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from torchship.serve.compression import ACCEPTED
-from torchship.serve.errors import RateError, status_of
+from torchship.serve.errors import NotReadyError, RateError, status_of
 from torchship.serve.handshake import CLIENT_LEFT, REQUEST_ID, UPGRADED, Account, shake_hands
 from torchship.serve.logs import AccessLine
 from torchship.serve.metrics import Metrics
@@ -42,6 +42,9 @@ HEADERS = {
     413: {"Connection": "close"},
     415: {"Accept-Encoding": ", ".join(ACCEPTED)},
 }
+
+ENDING = "the server is shutting down"
+SERVICE_RESTART = 1012  # of a WebSocket; what uvicorn says of a server that ends
 
 _SANE = re.compile(rb"[\x21-\x7e]{1,128}").fullmatch
 
@@ -85,9 +88,10 @@ class Front:
             await self.app(scope, receive, watched)
         except ClientDisconnect:
             record.status = CLIENT_LEFT
-        except CancelledError:
-            record.status = record.status or CLIENT_LEFT
-            raise
+        except CancelledError:  # the time that requests have when the server ends is over
+            if record.status:
+                raise
+            await answer(NotReadyError(ENDING), record)(scope, receive, watched)
         except Exception as error:
             if record.status:
                 raise
@@ -101,6 +105,8 @@ class Front:
         account = Account(scope, record.request_id, gone, self._message, self.ended)
         try:
             await shake_hands(self.app, account, record, answer, (scope, receive, send))
+        except CancelledError:  # see above
+            await send({"type": "websocket.close", "code": SERVICE_RESTART})
         finally:
             self.ended(scope, record)
 

@@ -24,7 +24,7 @@ from torchship.script.torchscript import configure
 from torchship.serve.app import create_app
 from torchship.serve.checks import check_places
 from torchship.serve.devices import read_placement
-from torchship.serve.direct import direct
+from torchship.serve.direct import Direct, direct
 from torchship.serve.discovery import find_archives
 from torchship.serve.engine import Limits
 from torchship.serve.logs import configure_logging
@@ -99,6 +99,9 @@ class Server(uvicorn.Server):
             if task is not None:
                 task.cancel()
         await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, Direct):
+                connection.give_up()
         await self.sequences.close()
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)

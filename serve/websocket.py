@@ -1,17 +1,36 @@
-"""A WebSocket as uvicorn has it; a refusal in the protocol's form is no fault of ours."""
+"""A WebSocket as uvicorn has it, but for how it ends."""
 
 from __future__ import annotations
 
-from uvicorn._types import ASGISendEvent
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 
 class Socket(WebSocketsSansIOProtocol):
-    """uvicorn's protocol; it takes a handshake that was answered with a status as complete.
+    """uvicorn's protocol, which answers the message that it has before the server ends.
 
-    uvicorn itself does so for a plain close only, and logs anything else as a fault of the
-    application.
+    It takes a handshake that was answered with a status as complete. uvicorn itself does so for a
+    plain close only, and logs anything else as a fault of the application.
     """
+
+    _answering = False  # the application has a message, and has not come back for the next
+    _ending = False
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """Give the application the next message; none when the server ends."""
+        self._answering = False
+        if self._ending:
+            self.shutdown()
+            return {"type": "websocket.disconnect", "code": 1012}
+        message = await super().receive()
+        self._answering = message["type"] == "websocket.receive"
+        return message
+
+    def shutdown(self) -> None:
+        """End the connection, when the message that it is about is answered."""
+        self._ending = True
+        if not self._answering:
+            super().shutdown()
 
     async def send(self, message: ASGISendEvent) -> None:
         """Send what the application says."""

@@ -142,7 +142,7 @@ def test_who_leaves_before_the_answer_is_counted_with_499() -> None:
     assert ended(fine, left) == {"499": 1}
     assert ended(raising(ClientDisconnect())) == {"499": 1}
     assert ended(raising(ClientGoneError("the client left"))) == {"499": 1}
-    assert ended(endless) == {"499": 1}
+    assert ended(endless, left) == {"499": 1}
     assert ended(raising(UnknownModelError("no such"))) == {"404": 1}
     assert ended(raising(ValueError("secret"))) == {"500": 1}
 
