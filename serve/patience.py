@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 from typing import Literal, cast
 
 import orjson
 
 from torchship.serve.connection import Connection, OneWrite
+from torchship.serve.sending import Sending
 
 LOOK_SECONDS = 0.02  # between two looks whether a client that closed its side is still there
 TCP_CLOSE = 7  # the state of a connection that was reset; linux/include/net/tcp_states.h
 PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 Stage = Literal["begun", "head", "body", "idle"]
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger of socket(7): on, for no time
 
 
-class Patient(Connection):
+class Patient(Sending, Connection):
     """A connection whose client has a limited time for each step.
 
     The time is for the whole of a head or a body: a byte now and then does not prolong it.
@@ -27,7 +26,6 @@ class Patient(Connection):
 
     header_seconds = 10.0
     body_seconds = 60.0
-    send_seconds = 60.0
 
     at: Stage | None = "head"  # what is coming in, or None while the application works
 
@@ -35,7 +33,6 @@ class Patient(Connection):
     _until: float | None = None  # when it has run out, on the event loop's clock
     _timer: asyncio.TimerHandle | None = None  # looks at the clock, no later than it runs out
     _one_way = False  # the client has closed its sending side
-    _send_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to serve a client, which is to send a head."""
@@ -86,12 +83,11 @@ class Patient(Connection):
         super().handle_websocket_upgrade()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clocks."""
+        """Stop the clock."""
         self.at = None
         self._follow()
         if self._timer is not None:
             self._timer.cancel()
-        self._stop_sending_clock()
         super().connection_lost(exc)
 
     def _follow(self) -> None:
@@ -136,28 +132,6 @@ class Patient(Connection):
         )
         self.cycle.disconnected = True  # for the application the client has left
         self.cycle.message_event.set()
-
-    def pause_writing(self) -> None:
-        """Wait for a client to take its answer, but not for ever."""
-        super().pause_writing()
-        if self._send_timer is None:
-            self._send_timer = self.loop.call_later(self.send_seconds, self._abort)
-
-    def resume_writing(self) -> None:
-        """Go on: the client has taken most of it."""
-        super().resume_writing()
-        self._stop_sending_clock()
-
-    def _stop_sending_clock(self) -> None:
-        if self._send_timer is not None:
-            self._send_timer.cancel()
-            self._send_timer = None
-
-    def _abort(self) -> None:
-        """Drop the connection, and what the system still holds of the answer."""
-        connection = self.transport.get_extra_info("socket")
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        self.transport.abort()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Take the end of what the client sends; True keeps the connection for the answer.

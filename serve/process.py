@@ -32,7 +32,7 @@ from torchship.serve.metrics import Metrics
 from torchship.serve.repository import Repository
 from torchship.serve.sequences import Sequences
 from torchship.serve.settings import Settings
-from torchship.serve.websocket import Socket
+from torchship.serve.websocket import websocket
 
 if TYPE_CHECKING:
     from torchship.serve.tracing import Tracer
@@ -176,7 +176,7 @@ def make_server(
     config = uvicorn.Config(
         app,
         http=direct(settings, app),
-        ws=Socket,
+        ws=websocket(settings),
         ws_max_size=settings.max_body_bytes,
         lifespan="off",
         log_config=None,

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import orjson
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from torchship.serve.sending import Sending
 
-class Socket(WebSocketsSansIOProtocol):
+if TYPE_CHECKING:
+    from torchship.serve.settings import Settings
+
+
+class Socket(Sending, WebSocketsSansIOProtocol):
     """uvicorn's protocol, which answers the message that it has before the server ends.
 
     It takes a handshake that was answered with a status as complete. uvicorn itself does so for a
@@ -15,6 +23,18 @@ class Socket(WebSocketsSansIOProtocol):
 
     _answering = False  # the application has a message, and has not come back for the next
     _ending = False
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came; refuse a handshake of which uvicorn is told nothing."""
+        super().data_received(data)
+        error = self.conn.handshake_exc
+        if error is not None and not self.handshake_initiated:
+            body = orjson.dumps({"error": f"the WebSocket's handshake: {error}"})
+            self.transport.write(
+                b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+                b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
+            )
+            self.transport.close()
 
     async def receive(self) -> ASGIReceiveEvent:
         """Give the application the next message; none when the server ends."""
@@ -37,3 +57,12 @@ class Socket(WebSocketsSansIOProtocol):
         await super().send(message)
         if self.close_sent:
             self.handshake_complete = True
+
+
+def websocket(settings: Settings) -> type[Socket]:
+    """Return the protocol class with the times of the settings."""
+
+    class Timed(Socket):
+        send_seconds = settings.send_seconds
+
+    return Timed
