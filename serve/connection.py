@@ -44,7 +44,11 @@ class Connection(HttpToolsProtocol):
             self.first.message_event.set()
 
     def send_400_response(self, msg: str) -> None:
-        """Say, in the form of every error, that what came is no HTTP; the connection ends.
+        """Say, in the form of every error, that what came is no HTTP; the connection ends."""
+        self.refuse(b"400 Bad Request", msg.rstrip(".").lower())
+
+    def refuse(self, status: bytes, message: str) -> None:
+        """Answer what came with an error, and end the connection.
 
         A client takes what is said next for the answer to what it asked first: where a request is
         not answered yet, the connection ends with its answer.
@@ -53,10 +57,10 @@ class Connection(HttpToolsProtocol):
             last.keep_alive = False
             self.flow.pause_reading()
             return
-        body = orjson.dumps({"error": msg.rstrip(".").lower()})
+        body = orjson.dumps({"error": message})
         self.transport.write(
-            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
-            b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
+            b"HTTP/1.1 %b\r\ncontent-type: application/json\r\n"
+            b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (status, len(body), body)
         )
         self.transport.close()
 

@@ -38,6 +38,7 @@ Headers = list[tuple[bytes, bytes]]
 log = logging.getLogger(__name__)
 
 LARGEST = 1 << 16  # bytes of a body; uvicorn pauses the reading of larger ones
+LONGEST_TARGET = 1 << 10  # bytes; those seen are remembered
 
 # What a request with one of these asks for is done in the application.
 UNUSUAL = frozenset(
@@ -268,7 +269,7 @@ class Direct(Patient):
 
     def _ordinary(self) -> Exchange | None:
         """Return the exchange of a request of which nothing is unusual as yet."""
-        target = target_of(self.url)
+        target = target_of(self.url) if len(self.url) < LONGEST_TARGET else None
         parser: httptools.HttpRequestParser = self.parser
         if (
             target is None

@@ -6,13 +6,12 @@ import asyncio
 import socket
 from typing import Literal, cast
 
-import orjson
-
 from torchship.serve.connection import Connection, OneWrite
 from torchship.serve.sending import Sending
 
 LOOK_SECONDS = 0.02  # between two looks whether a client that closed its side is still there
 TCP_CLOSE = 7  # the state of a connection that was reset; linux/include/net/tcp_states.h
+LONGEST_HEAD = 1 << 16  # bytes
 PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 Stage = Literal["begun", "head", "body", "idle"]
@@ -32,6 +31,7 @@ class Patient(Sending, Connection):
     _stage: Stage | None = None  # what the clock is for
     _until: float | None = None  # when it has run out, on the event loop's clock
     _timer: asyncio.TimerHandle | None = None  # looks at the clock, no later than it runs out
+    _head_bytes = 0  # of a head, but for those that came with its beginning
     _one_way = False  # the client has closed its sending side
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -44,6 +44,11 @@ class Patient(Sending, Connection):
         super().data_received(data)
         if self.at is not self._stage:
             self._follow()
+        elif self.at == "head":  # which goes on
+            self._head_bytes += len(data)
+            if self._head_bytes > LONGEST_HEAD and not self.transport.is_closing():
+                what = f"expected at most {LONGEST_HEAD} bytes"
+                self.refuse(b"431 Request Header Fields Too Large", f"the head is too long: {what}")
 
     def began(self) -> None:
         """Take note that a request begins."""
@@ -96,6 +101,7 @@ class Patient(Sending, Connection):
         if self.at is None:
             self._until = None
             return
+        self._head_bytes = 0
         now = self.loop.time()
         self._until = now + self._seconds(self.at)
         if self._timer is not None:
@@ -120,16 +126,12 @@ class Patient(Sending, Connection):
             self._follow()
         elif not self.transport.is_closing():
             if self.at == "body" and not self.cycle.response_started:
-                self._refuse()
+                self._say_late()
             self.transport.close()
 
-    def _refuse(self) -> None:
+    def _say_late(self) -> None:
         what = f"expected the whole body within {self.body_seconds:g} s"
-        body = orjson.dumps({"error": f"the body is late: {what}"})
-        self.transport.write(
-            b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\n"
-            b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
-        )
+        self.refuse(b"408 Request Timeout", f"the body is late: {what}")
         self.cycle.disconnected = True  # for the application the client has left
         self.cycle.message_event.set()
 

@@ -65,6 +65,27 @@ def test_a_byte_now_and_then_does_not_prolong_it(server: Any) -> None:
             assert connection.recv(1) == b""
 
 
+def peak(server: Any) -> int:
+    """The most memory that the process ever had, in bytes."""
+    with open(f"/proc/{server.popen.pid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) << 10
+
+
+@pytest.mark.parametrize("start", [HEAD[:-2] + b"X: ", HEAD[:6]])
+def test_a_head_has_an_end(start: bytes, launch: Launch, archives: dict[str, Path]) -> None:
+    with launch("--header-seconds=60", archives["logarithm"]) as server:
+        assert server.line() == "ready: logarithm/1"
+        before = peak(server)
+        with server.connect() as connection:
+            connection.sendall(start)
+            with suppress(ConnectionError):  # what is on its way meets a closed connection
+                for _ in range(1 << 10):
+                    connection.sendall(b"x" * (1 << 16))
+            with suppress(ConnectionResetError):
+                assert connection.recv(13) == b"HTTP/1.1 431 "
+        assert peak(server) - before < 16 << 20
+
+
 @pytest.mark.parametrize("sent", [b"", BODY[:1], BODY[:-1]])
 def test_a_client_that_does_not_finish_its_body_gets_408(server: Any, sent: bytes) -> None:
     with server.connect() as connection:
