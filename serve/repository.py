@@ -23,6 +23,8 @@ from torchship.serve.tensors import short
 
 log = logging.getLogger(__name__)
 
+LONGEST_REASON = 1024  # characters
+
 Mode = Literal["fixed", "poll", "explicit"]
 
 
@@ -258,7 +260,9 @@ class Repository:
         self._say(logging.INFO, f"live: {name}/{version}")
 
     def _fail(self, entry: Entry, reason: str, foreseen: bool = True, told: str = "") -> None:
-        entry.reason, entry.foreseen, entry.told = " ".join(reason.split()), foreseen, told
+        # What a model says may be of any length, and goes into lines, labels and answers.
+        entry.reason = " ".join(reason.split())[:LONGEST_REASON]
+        entry.foreseen, entry.told = foreseen, told
         if entry.engine is None:
             entry.state = "failed"
         self.failed_total += 1

@@ -68,6 +68,18 @@ def test_what_one_worker_is_asked_to_load_or_unload_every_worker_does(
     assert statuses(server, "logarithm", ONES) == {404}
 
 
+def test_a_model_that_complains_at_length_holds_nothing_up(
+    launch: Any, make_archive: MakeArchive, tmp_path: Path
+) -> None:
+    make_archive("loud")
+    with launch("--workers", 2, "--mode", "explicit", "--max-batch", 3, tmp_path) as server:
+        assert server.line() == "ready: "
+        for _ in range(2):
+            refused = post(server, "repository/models/loud/load")
+            assert (refused.status_code, "xxx" in refused.text) == (400, True)
+            assert len(refused.content) < 2000
+
+
 def test_a_worker_that_comes_back_has_what_was_loaded(server: Any) -> None:
     post(server, "repository/models/logarithm/load")
     said = {server.line() for _ in range(2)}
