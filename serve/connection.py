@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
+import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+UPGRADING = (b"upgrade", b"http2-settings")  # header fields of an upgrade, and `Connection`'s words
 
 
 class Connection(HttpToolsProtocol):
@@ -19,9 +22,61 @@ class Connection(HttpToolsProtocol):
     first: RequestResponseCycle | None = None
     """The request whose turn it is or last was; those that came behind it wait in `pipeline`."""
 
+    _declined = False  # what comes asks for an upgrade that is not made
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to serve a client."""
         super().connection_made(cast("asyncio.Transport", OneWrite(transport, self.loop)))
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came.
+
+        An upgrade that is not made is passed over (RFC 9110, 7.8): some clients offer HTTP/2 with
+        whatever they ask. The parser leaves the body of such a request out; it is given it again.
+        """
+        self._unset_keepalive_if_required()
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserError:
+                self.logger.warning("Invalid HTTP request received.")
+                self.send_400_response("invalid http request received")
+            except httptools.HttpParserUpgrade as upgrade:
+                if self._declined:
+                    data = self._without_upgrade() + data[upgrade.args[0] :]
+                    continue
+                if self._should_upgrade():
+                    self.handle_websocket_upgrade()
+            return
+
+    def on_headers_complete(self) -> None:
+        """Take the end of a request's head."""
+        self._declined = (
+            self.parser.should_upgrade()
+            and self.parser.get_method() != b"CONNECT"
+            and not self._should_upgrade()
+        )
+        if not self._declined:
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Take the end of a request."""
+        if not self._declined:
+            super().on_message_complete()
+
+    def _without_upgrade(self) -> bytes:
+        """Return the head that came, without its wish; begin to parse anew."""
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        for name, value in self.headers:
+            if name == b"connection":
+                tokens = [token.strip() for token in value.split(b",")]
+                value = b", ".join(token for token in tokens if token.lower() not in UPGRADING)
+            if name not in UPGRADING and (value or name != b"connection"):
+                lines.append(b"%b: %b" % (name, value))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        return b"\r\n".join((*lines, b"", b""))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self.first = cycle
@@ -45,7 +100,7 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Say, in the form of every error, that what came is no HTTP; the connection ends."""
-        self.refuse(b"400 Bad Request", msg.rstrip(".").lower())
+        self.refuse(b"400 Bad Request", msg)
 
     def refuse(self, status: bytes, message: str) -> None:
         """Answer what came with an error, and end the connection.

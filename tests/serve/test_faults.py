@@ -267,6 +267,30 @@ def test_pipelined_requests_are_answered_in_order(server: Any) -> None:
     assert json.loads(answers[2].body) == {"ready": True}
 
 
+@pytest.mark.parametrize("upgrade", ["h2c", "TLS/1.0, foo"])
+def test_an_upgrade_that_is_not_made_is_passed_over(server: Any, upgrade: str) -> None:
+    """As Java's client asks, with every first request of a connection."""
+    more = (
+        "Connection: Upgrade, HTTP2-Settings",
+        f"Upgrade: {upgrade}",
+        "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA",
+    )
+    asked = post("logarithm", row(1, id="a"), *more)
+    chunked = post("logarithm", b"", *more, "Transfer-Encoding: chunked")
+    chunked = chunked.replace(b"Content-Length: 0\r\n", b"")
+    body = row(1, id="b")
+    last = post("logarithm", row(1, id="c"), more[0] + ", close", *more[1:])
+    whole = asked * 100 + chunked + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) + last
+    with connected(server) as (connection, stream):
+        for part in (whole[:40], whole[40:300], whole[300:]):
+            connection.sendall(part)
+        answers = [read(stream) for _ in range(102)]
+        assert stream.read() == b""
+    assert [json.loads(answer.body)["id"] for answer in answers] == [*"a" * 100, "b", "c"]
+    assert "connection" not in answers[0].headers
+    assert_well(server)
+
+
 def test_a_length_with_many_zeros_is_a_length(server: Any) -> None:
     body = row(1)
     content = post("logarithm", body).replace(b"Length: ", b"Length: " + b"0" * 5000)
