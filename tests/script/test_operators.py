@@ -30,7 +30,8 @@ OURS = CustomOperator(name="torchship::lstm_pointwise", library="torchship_ops")
 
 @pytest.fixture(autouse=True)
 def no_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(operators.VARIABLE, raising=False)
+    # Set, not deleted: what was not there is not put back, and `operators.allow` writes to it.
+    monkeypatch.setenv(operators.VARIABLE, "")
 
 
 @pytest.fixture(scope="module")
