@@ -56,7 +56,7 @@ test-asan: $(ARTEFACTS)/.stamp
 test-tsan: $(ARTEFACTS)/.stamp
 	$(call SANITISED,tsan)
 	cmake --build build/tsan --target tests
-	ctest --preset tsan -R concurrency
+	ctest --preset tsan -R 'concurrency|c_api'
 
 # clang's libFuzzer, which no other target needs. What a run finds lies in build/fuzz/found; kept
 # below cpp_runner/fuzz/corpus, it is a test.
