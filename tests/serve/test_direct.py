@@ -55,6 +55,8 @@ def server(launch: Callable[..., Any], archives: dict[str, Path]) -> Iterator[An
         body(3, id="seven"),
         body(outputs=[{"name": "logits"}]),
         body(outputs=[{"name": "logits", "parameters": {"binary_data": True}}]),
+        body(3, parameters={"binary_data_output": True}),
+        body(2, parameters={"binary_data_output": True}, outputs=[{"name": "logits"}]),
         body(outputs=[{"name": "chess"}]),
         body(parameters={"method": "act"}),
         body(parameters={"method": "chess"}),
