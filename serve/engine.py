@@ -10,7 +10,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from torchship.script.archive import Archive
 from torchship.script.golden import Case
@@ -18,9 +17,9 @@ from torchship.script.program import Program, check_inputs
 from torchship.script.torchscript import configure
 from torchship.script.tree import Flat
 from torchship.serve.batching import Batching, Kind
-from torchship.serve.devices import Placement
 from torchship.serve.errors import NotReadyError, RequestError
 from torchship.serve.frames import Given
+from torchship.serve.limits import Limits
 from torchship.serve.proving import Warming, prove, prove_case
 from torchship.serve.reports import TIMING, Observer
 from torchship.serve.running import Ran, deliver, run_jobs
@@ -33,22 +32,6 @@ log = logging.getLogger(__name__)
 JOIN_SECONDS = 30
 SLOW = 20  # times what is quick: such a call is no chance any more
 MOST_ADMITTED = 1024  # names, dtypes and shapes that are remembered as fitting
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one engine may use: intra-op threads, rows in one call, rows that wait, devices.
-
-    Rows wait at most `delay_seconds` for others to come. A model whose largest batch takes at most
-    `quick_seconds` runs on the event loop; none does when 0.
-    """
-
-    threads: int = 1
-    max_batch: int = 64
-    max_queue: int = 4096
-    placement: Placement = field(default_factory=Placement)
-    delay_seconds: float = 0.0
-    quick_seconds: float = 0.0
 
 
 _Admission = tuple[dict[str, int], int, Kind | None]

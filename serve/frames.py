@@ -16,6 +16,9 @@ from torchship.serve.tensors import Packed
 LARGEST = 1 << 16  # bytes of one call's inputs; beyond, making them is nothing beside the call
 MOST = 256  # frames of one method
 
+Given = Mapping[str, torch.Tensor] | Mapping[str, Packed]
+"""A request's inputs by flat name, as tensors or as they came."""
+
 
 class Frame:
     """The inputs of one call, of some names, dtypes and shapes; one call at a time uses it.
@@ -40,10 +43,6 @@ class Frame:
         for view, zeros in self._zeros:
             view[:] = zeros
         return self.inputs
-
-
-Given = Mapping[str, torch.Tensor] | Mapping[str, Packed]
-"""A request's inputs by flat name, as tensors or as they came."""
 
 
 def is_packed(inputs: Given) -> TypeGuard[Mapping[str, Packed]]:

@@ -26,7 +26,7 @@ from torchship.serve.checks import check_places
 from torchship.serve.devices import read_placement
 from torchship.serve.direct import Direct, direct
 from torchship.serve.discovery import find_archives
-from torchship.serve.engine import Limits
+from torchship.serve.limits import Limits
 from torchship.serve.logs import configure_logging
 from torchship.serve.metrics import Metrics
 from torchship.serve.repository import Repository

@@ -15,8 +15,9 @@ from torchship.script.archive import open_archive
 from torchship.script.errors import ArchiveError, OperatorError, TorchShipError, UsageError
 from torchship.serve.catalogue import Catalogue, Entry, IndexEntry
 from torchship.serve.discovery import version_order
-from torchship.serve.engine import Engine, Limits
+from torchship.serve.engine import Engine
 from torchship.serve.errors import LoadError, ModeError, NotReadyError, UnknownModelError
+from torchship.serve.limits import Limits
 from torchship.serve.memory import give_back
 from torchship.serve.reports import Observer
 from torchship.serve.tensors import short

@@ -35,6 +35,14 @@ def message(rounds: int) -> str:
     return json.dumps({"inputs": [x]})
 
 
+def closing_code(socket: ClientConnection) -> int:
+    """With which code the server closes a stream."""
+    with pytest.raises(ConnectionClosed) as closed:
+        socket.recv(60)
+    assert closed.value.rcvd is not None
+    return closed.value.rcvd.code
+
+
 def test_a_message_that_is_in_the_model_is_answered(
     launch: Launch, make_archive: MakeArchive
 ) -> None:
@@ -48,10 +56,7 @@ def test_a_message_that_is_in_the_model_is_answered(
             server.popen.terminate()
             h = json.loads(socket.recv(60))["outputs"][0]
             assert h["data"] == [WHILE + 1]
-            with pytest.raises(ConnectionClosed) as closed:
-                socket.recv(60)
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1012
+            assert closing_code(socket) == 1012
         assert server.popen.wait(60) == 0
         assert "Traceback" not in server.stderr()
 
@@ -72,9 +77,6 @@ def test_who_still_waits_at_the_limit_is_told(launch: Launch, make_archive: Make
                 answer = connection.recv(65536)
                 assert answer.startswith(b"HTTP/1.1 503 ")
                 assert answer.endswith(b'{"error":"the server is shutting down"}')
-            with pytest.raises(ConnectionClosed) as closed:
-                socket.recv(60)
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1012
+            assert closing_code(socket) == 1012
         assert server.popen.wait(60) == 0
         assert "Traceback" not in server.stderr()

@@ -13,7 +13,7 @@ from torchship.script.archive import open_archive
 from torchship.script.errors import InputError, ModelError
 from torchship.script.program import Program
 from torchship.script.tree import Flat
-from torchship.serve.engine import Engine, Limits
+from torchship.serve.engine import Engine
 from torchship.serve.errors import (
     DeadlineError,
     DisagreementError,
@@ -21,6 +21,7 @@ from torchship.serve.errors import (
     QueueFullError,
     RequestError,
 )
+from torchship.serve.limits import Limits
 from torchship.serve.reports import BatchReport
 
 MakeArchive = Callable[..., Path]

@@ -12,8 +12,9 @@ import torch
 from torchship.script.errors import UsageError
 from torchship.script.tree import Flat
 from torchship.serve.discovery import find_archives, scan
-from torchship.serve.engine import Engine, Limits
+from torchship.serve.engine import Engine
 from torchship.serve.errors import LoadError, ModeError, NotReadyError, UnknownModelError
+from torchship.serve.limits import Limits
 from torchship.serve.repository import Mode, Repository
 
 MakeArchive = Callable[..., Path]

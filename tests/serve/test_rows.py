@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from torchship.script.archive import open_archive
-from torchship.serve.engine import Engine, Limits
+from torchship.serve.engine import Engine
+from torchship.serve.limits import Limits
 
 
 @pytest.mark.parametrize("quick_seconds", [0.0, 1.0])
