@@ -90,6 +90,8 @@ class Archive:
     data: bytes
     records: dict[str, bytes]
     manifest: Manifest | None
+    digest: str
+    """SHA-256 of the file, in hexadecimal digits."""
 
     @property
     def vouched(self) -> Manifest:
@@ -158,7 +160,7 @@ def parse_archive(path: Path, data: bytes) -> Archive:
         records, manifest = _check(data)
     except ArchiveError as error:
         raise ArchiveError(f"'{path.name}': {error}") from None
-    return Archive(path, data, records, manifest)
+    return Archive(path, data, records, manifest, hashlib.sha256(data).hexdigest())
 
 
 def _check(data: bytes) -> tuple[dict[str, bytes], Manifest | None]:

@@ -69,7 +69,23 @@ class Settings(BaseSettings):
         ge=0,
         description="a model whose largest batch takes no longer needs no thread of its own",
     )
+    max_batch_bytes: int = Field(
+        default=64 << 20, ge=1, description="bytes of all inputs in one call, unless one has more"
+    )
     max_queue: int = Field(default=4096, ge=1, description="rows that may wait for each model")
+    call_seconds: float = Field(
+        default=30,
+        gt=0,
+        allow_inf_nan=False,
+        description="for one call of a model; one that takes longer is taken out of service",
+    )
+    stall_seconds: float = Field(
+        default=10,
+        gt=0,
+        allow_inf_nan=False,
+        description="for which a process may answer nobody before another takes its place",
+    )
+    loads: int = Field(default=2, ge=1, description="archives that are loaded at the same time")
     trusted_keys: Path | None = Field(
         default=None, description="PEM file of Ed25519 public keys: serve only what they signed"
     )
@@ -101,6 +117,16 @@ class Settings(BaseSettings):
         default=60, gt=0, allow_inf_nan=False, description="for a client to take an answer"
     )
     max_body_bytes: int = Field(default=64 << 20, ge=1, description="largest request body")
+    max_inflight_bytes: int = Field(
+        default=512 << 20, ge=1, description="bytes of all request bodies that a process holds"
+    )
+    root_path: str = Field(
+        default="", description="path below which a proxy serves this server: /models"
+    )
+    forwarded_allow_ips: str = Field(
+        default="",
+        description="proxies whose X-Forwarded-For is believed: addresses, networks, or *",
+    )
     state: str = Field(
         default="memory",
         pattern=r"^(memory|none|rediss?://.+|unix://.+)$",
@@ -110,6 +136,12 @@ class Settings(BaseSettings):
         default=60, gt=0, description="after which an unused sequence is freed"
     )
     max_sequences: int = Field(default=16384, ge=1, description="live sequences")
+    drain_seconds: float = Field(
+        default=0,
+        ge=0,
+        allow_inf_nan=False,
+        description="between a wish to end and its beginning: not ready, and still serving",
+    )
     shutdown_seconds: int = Field(default=30, ge=1, description="for requests in flight to finish")
     otel_endpoint: str | None = Field(
         default=None,

@@ -43,7 +43,7 @@ from torchship.serve.state_redis import RedisStore
 
 triton: Any = import_module("tritonclient.http")
 
-Process = Any  # conftest's, which cannot be imported
+Process = Any  # of `served`
 Launch = Callable[..., AbstractContextManager[Any]]
 Rows = list[list[float]]
 
