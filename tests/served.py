@@ -42,7 +42,6 @@ from torchship.script.program import Program
 from torchship.script.tree import Flat, string_to_tensor
 from torchship.serve.runtime import stop
 
-
 psutil: Any = import_module("psutil")  # it has no types
 
 
