@@ -1,17 +1,25 @@
-"""Eager module to archive: the archive format, signatures, golden cases and agreement."""
+"""Eager module to archive: the archive format, signatures, golden cases and agreement.
 
-from torchship.script.archive import Archive, open_archive
-from torchship.script.errors import (
-    ArchiveError,
-    ExportError,
-    InputError,
-    ModelError,
-    TorchShipError,
-    UsageError,
-)
-from torchship.script.export import Options, export
-from torchship.script.program import Program
-from torchship.script.target import Target, find_target
+The names below are imported when they are first used, since most of them need torch, which takes
+a process 200 MB and a second: who only wants an error or a setting need not pay for it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torchship.script.archive import Archive, open_archive
+    from torchship.script.errors import (
+        ArchiveError,
+        ExportError,
+        InputError,
+        ModelError,
+        TorchShipError,
+        UsageError,
+    )
+    from torchship.script.export import Options, export
+    from torchship.script.program import Program
+    from torchship.script.target import Target, find_target
 
 __all__ = [
     "Archive",
@@ -28,3 +36,21 @@ __all__ = [
     "find_target",
     "open_archive",
 ]
+
+_MODULES = {
+    "archive": ("Archive", "open_archive"),
+    "errors": (
+        *("ArchiveError", "ExportError", "InputError", "ModelError", "TorchShipError"),
+        "UsageError",
+    ),
+    "export": ("Options", "export"),
+    "program": ("Program",),
+    "target": ("Target", "find_target"),
+}
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"torchship.script.{module}"), name)
+    raise AttributeError(f"module 'torchship.script' has no attribute '{name}'")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -22,14 +22,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from torchship.script.errors import UsageError
 from torchship.serve import protocol, schemas
-from torchship.serve.auth import Guard, read_api_keys
+from torchship.serve.auth import ApiKey, Guard, read_api_keys
 from torchship.serve.catalogue import IndexEntry
 from torchship.serve.engine import Engine
+from torchship.serve.figures import expose, figures_of
 from torchship.serve.front import ErrorBoundary, Front, answer, error_response
 from torchship.serve.infer import Inference, infer_target, read_body
 from torchship.serve.logs import AccessLine, access_line
 from torchship.serve.metrics import Metrics
 from torchship.serve.openapi import INFER_PATHS, OpenApi, answers, takes
+from torchship.serve.rates import RateTable
 from torchship.serve.repository import Repository
 from torchship.serve.repository_routes import add_repository_routes
 from torchship.serve.sequence_routes import add_sequence_routes
@@ -68,12 +70,14 @@ def create_app(
     repository: Repository,
     settings: Settings | None = None,
     metrics: Metrics | None = None,
-    shared: Path | None = None,
+    keys: Sequence[ApiKey] | None = None,
+    rates: RateTable | None = None,
 ) -> Application:
     """Return the application that serves the live models of a repository.
 
     `metrics` are those that the repository's engines report to; without, batches are not counted.
-    `shared` is a folder of several workers, over which rates are then one.
+    `keys` are the API keys, where the settings name a file of them; without, it is read here.
+    `rates` are those of several workers, which have them together.
     """
     settings = settings or Settings()
     metrics = metrics or Metrics()
@@ -96,8 +100,9 @@ def create_app(
 
     @app.get("/metrics", response_class=Response, responses=FIGURES)
     async def prometheus(request: Request) -> Response:
-        await metrics.refresh(repository)
-        content, content_type = metrics.expose(request.headers.get("accept", ""))
+        families = await metrics.all(repository)
+        accept = request.headers.get("accept", "")
+        content, content_type = await asyncio.to_thread(expose, families, accept)
         return Response(content, headers={"Content-Type": content_type})
 
     @app.get("/v2/health/live", responses=answers(schemas.Live))
@@ -117,7 +122,8 @@ def create_app(
     @app.get("/v2/models/stats", responses=answers(schemas.Statistics))
     async def statistics_of_all() -> Response:
         live = [(e.name, e.version) for e in repository.index() if e.state == "READY"]
-        return _json(statistics(metrics.samples(), live))
+        families = await metrics.all(repository)
+        return _json(statistics(figures_of(families), live))
 
     def model_routes(path: str, model: type[BaseModel]) -> Callable[[Handler], Handler]:
         """Return a decorator that adds a route of a model, with and without its version."""
@@ -148,7 +154,8 @@ def create_app(
         model = named(request).manifest.name
         version = request.path_params.get("version")
         versions = repository.versions(model) if version is None else [version]
-        return _json(statistics(metrics.samples(), [(model, known) for known in versions]))
+        families = await metrics.all(repository)
+        return _json(statistics(figures_of(families), [(model, known) for known in versions]))
 
     @app.post(
         "/v2/repository/index",
@@ -175,8 +182,9 @@ def create_app(
         return HTMLResponse(openapi.page())
 
     if settings.api_keys is not None:
-        keys = read_api_keys(settings.api_keys)
-        app.put_in_front(lambda inner: Guard(inner, keys, answer, shared=shared))
+        known = read_api_keys(settings.api_keys) if keys is None else keys
+        app.guard = Guard(app.front.app, known, answer, table=rates)
+        app.front.app = app.guard
     if settings.cors_origin:
         app.put_in_front(
             partial(
@@ -227,6 +235,8 @@ class Application(FastAPI):
         )
         self.infer = infer
         self.tracer = tracer
+        self.guard: Guard | None = None
+        """What lets requests through that bring an API key, if they must."""
         self.front = Front(self._route, metrics, line, tracer)
 
     def put_in_front(self, wrap: Callable[[ASGIApp], ASGIApp]) -> None:

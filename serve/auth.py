@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from torchship.script.errors import UsageError
 from torchship.serve.errors import RateError, UnauthorizedError
-from torchship.serve.rates import Clock, TokenBucket, shared_buckets
+from torchship.serve.rates import Clock, RateTable, TokenBucket
 
 OPEN = "/v2/health/"  # a load balancer has no key
 SHORTEST = 16  # characters of a key
@@ -34,6 +34,8 @@ class ApiKey:
     name: str
     digest: bytes
     rate: float | None = None
+    slot: int | None = None
+    """The place of its rate among all rates of the server."""
 
 
 def read_api_keys(path: Path) -> list[ApiKey]:
@@ -104,22 +106,27 @@ class Guard:
         keys: Iterable[ApiKey],
         answer: Callable[[Exception], ASGIApp],
         clock: Clock = time.monotonic,
-        shared: Path | None = None,
+        table: RateTable | None = None,
     ) -> None:
-        """Put this in front of `app`; over all processes that share a folder rates are one."""
+        """Put this in front of `app`; over all processes that share a table rates are one."""
         self.app = app
         self._answer = answer
-        keys = list(keys)
-        rated = [(key.digest, key.rate) for key in keys if key.rate is not None]
-        if shared is None:
-            buckets = [TokenBucket(rate, clock) for _, rate in rated]
-        else:
-            buckets = shared_buckets(shared, rated, clock)
-        of = dict(zip((digest for digest, _ in rated), buckets, strict=True))
+        self._clock = clock
+        self._table = table
+        self._keys: dict[bytes, tuple[ApiKey, TokenBucket | None]] = {}
+        self.renew(keys)
+
+    def renew(self, keys: Iterable[ApiKey]) -> None:
+        """Know these keys from now on, and no others."""
         # A digest's first bytes find the key, all of them are then compared in constant time.
-        self._keys: dict[bytes, tuple[ApiKey, TokenBucket | None]] = {
-            key.digest[:BUCKET]: (key, of.get(key.digest)) for key in keys
-        }
+        self._keys = {key.digest[:BUCKET]: (key, self._bucket(key)) for key in keys}
+
+    def _bucket(self, key: ApiKey) -> TokenBucket | None:
+        if key.rate is None:
+            return None
+        if self._table is None or key.slot is None:
+            return TokenBucket(key.rate, self._clock)
+        return self._table.bucket(key.slot, key.rate, self._clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer it with 401 or 429."""

@@ -100,6 +100,10 @@ class Catalogue:
     def _entry(self, found: Found) -> Entry:
         return Entry(found, "unloaded" if self._only_known else "waiting", key=found.key)
 
+    def trust(self, keys: Sequence[Ed25519PublicKey]) -> None:
+        """Read only what one of these keys signed."""
+        self._keys = keys
+
     def lost_folder(self) -> Path | None:
         """Return a folder that was there at the start and is not there now."""
         return next((folder for folder in self._folders if not folder.is_dir()), None)

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from rich.console import Console
 from rich.table import Table
 
+from torchship.serve.output import take_over
 from torchship.serve.settings import Settings, Shown, read_settings, show
 
 app = typer.Typer()
@@ -43,9 +44,14 @@ def serve(show_config: bool, json: bool, **flags: object) -> None:
     if show_config:
         _print(show(settings, given), json)
         return
-    from torchship.serve.process import run  # FastAPI and uvicorn, which --help does not need
+    from torchship.serve.process.supervisor import run
 
-    run(settings)
+    streams = take_over()
+    try:
+        run(settings)
+    finally:
+        for stream in streams:
+            stream.drain()
 
 
 def _print(settings: list[Shown], json: bool) -> None:

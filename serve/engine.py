@@ -138,6 +138,11 @@ class Engine:
             _tell(loop, _settle, self._ended, None)
 
     @property
+    def digest(self) -> str:
+        """SHA-256 of the archive's file."""
+        return self._archive.digest
+
+    @property
     def golden(self) -> Sequence[Case]:
         """The cases that the archive was proved with."""
         return self._archive.golden

@@ -1,30 +1,24 @@
 """What the server counts and measures, and how Prometheus and Triton's statistics read it.
 
-In one process the figures are in a registry of their own. With `PROMETHEUS_MULTIPROC_DIR` in the
-environment each worker writes to files there, and whichever worker is asked answers for all.
+Every process has a registry of its own, in memory. Where several serve together, `gather` gets the
+figures of all, so that whichever is asked answers for all; see `figures`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.process_collector import ProcessCollector
-from prometheus_client.samples import Sample
 
 from torchship.script.errors import TorchShipError
+from torchship.serve.figures import Family, families_of
 from torchship.serve.reports import BatchReport, Observer, Record
 from torchship.serve.repository import Repository
 
 log = logging.getLogger(__name__)
-
-DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
-REFRESH_SECONDS = 1.0
 
 MODEL = ("model", "version")
 SECONDS = (
@@ -40,14 +34,9 @@ class Metrics:
     def __init__(self) -> None:
         self.live_sequences: Callable[[], Awaitable[int]] = _none
         """How many sequences have state now; set by who keeps them."""
-        self._shared = DIRECTORY in os.environ
-        if values.ValueClass._multiprocess != self._shared:
-            # It was chosen when the package was imported, maybe before a supervisor had its say.
-            values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
-        self._registry = CollectorRegistry()
-        if self._shared:
-            MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
-        own = None if self._shared else self._registry
+        self.gather: Callable[[], Awaitable[list[Family]]] | None = None
+        """Gets the figures of all processes that serve together; None where this is the only."""
+        self._registry = own = CollectorRegistry()
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         self._memory_source = ProcessCollector(registry=None)
 
@@ -73,41 +62,35 @@ class Metrics:
             "When the model last answered, since the epoch.",
             MODEL,
             registry=own,
-            multiprocess_mode="max",
         )
         self._waiting = Gauge(
             "torchship_queue_rows",
             "Rows that wait for the model now.",
             MODEL,
             registry=own,
-            multiprocess_mode="livesum",
         )
         self._sequences = Gauge(
             "torchship_live_sequences",
             "Sequences that have state on the server now.",
             registry=own,
-            multiprocess_mode="livemax",  # several workers share one store, and each counts it
         )
         self._states = Gauge(
             "torchship_models",
             "Archives, by what became of them.",
             ["state"],
             registry=own,
-            multiprocess_mode="livemax",
         )
         self._failures = Gauge(
             "torchship_model_failure",
             "1 while an archive is refused, and why.",
             [*MODEL, "reason"],
             registry=own,
-            multiprocess_mode="livemax",
         )
         self._known_failures: set[tuple[str, str, str]] = set()
         self._memory = Gauge(
             "torchship_resident_memory_bytes",
             "Memory of the process.",
             registry=own,
-            multiprocess_mode="liveall",
         )
 
     def model(self, name: str, version: str) -> ModelMetrics:
@@ -148,26 +131,21 @@ class Metrics:
             if family.name == "process_resident_memory_bytes":
                 self._memory.set(family.samples[0].value)
 
-    async def keep_fresh(self, repository: Repository) -> None:
-        """Refresh now and then for as long as it runs, since another worker may be asked."""
-        while self._shared:
-            await self.refresh(repository)
-            await asyncio.sleep(REFRESH_SECONDS)
-
     def _flush(self) -> None:
         for model in self._models.values():
             model.flush()
 
-    def samples(self) -> Iterable[Sample]:
-        """Return every figure, of all workers."""
-        self._flush()
-        return (sample for family in self._registry.collect() for sample in family.samples)
+    async def own(self, repository: Repository) -> list[Family]:
+        """Return the figures of this process as they are now.
 
-    def expose(self, accept: str = "") -> tuple[bytes, str]:
-        """Return the figures as text, and its content type, in the form that is asked for."""
-        self._flush()
-        encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+        Of hundreds of models they are collected for a long time: elsewhere than on the event loop.
+        """
+        await self.refresh(repository)
+        return await asyncio.to_thread(families_of, self._registry)
+
+    async def all(self, repository: Repository) -> list[Family]:
+        """Return the figures of all processes that serve together."""
+        return await (self.own(repository) if self.gather is None else self.gather())
 
 
 async def _none() -> int:

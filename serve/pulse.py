@@ -6,13 +6,15 @@ reads a few numbers in memory that both have.
 
 from __future__ import annotations
 
+import mmap
 import time
-from collections.abc import MutableSequence
+from collections.abc import Iterator, MutableSequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-BEAT, CALL, BEGAN = range(3)
-CELLS = 3
-"""Numbers of one pulse: of 64 bits, on `time.monotonic_ns`'s clock, but for `CALL`."""
+BEAT, CALL, BEGAN, LOADS = range(4)
+CELLS = 4
+"""Numbers of one pulse, of 64 bits; `BEAT` and `BEGAN` are on `time.monotonic_ns`'s clock."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,11 @@ class Shown:
     """The number of the engine whose model runs on the event loop now; 0 for none."""
     began: float
     """When that call began."""
+    loads: int
+    """How many archives are being loaded."""
+
+
+PULSE_BYTES = 8 * CELLS
 
 
 class Pulse:
@@ -33,6 +40,11 @@ class Pulse:
     def __init__(self, cells: MutableSequence[int] | memoryview[int] | None = None) -> None:
         """Write to these cells, or to some that nobody else sees."""
         self._cells: MutableSequence[int] = [0] * CELLS if cells is None else cells  # type: ignore[assignment]
+
+    @staticmethod
+    def at(descriptor: int) -> Pulse:
+        """Return the pulse in the memory of an open file of `PULSE_BYTES`."""
+        return Pulse(memoryview(mmap.mmap(descriptor, PULSE_BYTES)).cast("q"))
 
     def beat(self) -> None:
         """Show that the event loop turns."""
@@ -47,7 +59,16 @@ class Pulse:
         """Show that the call has ended."""
         self._cells[CALL] = 0
 
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Show, for as long as the block lasts, that an archive is being loaded."""
+        self._cells[LOADS] += 1
+        try:
+            yield
+        finally:
+            self._cells[LOADS] -= 1
+
     def shown(self) -> Shown:
         """Return what the numbers say now."""
-        beat, call, began = self._cells[BEAT], self._cells[CALL], self._cells[BEGAN]
-        return Shown(beat / 1e9, call, began / 1e9)
+        beat, call, began, loads = (self._cells[n] for n in range(CELLS))
+        return Shown(beat / 1e9, call, began / 1e9, loads)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import mmap
-import os
-from collections.abc import Callable, Iterator, MutableSequence, Sequence
+from collections.abc import Callable, Iterator, MutableSequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from typing import TypeAlias, cast
 
 CELL = 2  # float64 of each bucket: tokens that are used up, and when that was so
+SLOTS = 1 << 16
+TABLE_BYTES = SLOTS * CELL * 8
 
 Clock = Callable[[], float]
 Cell: TypeAlias = "MutableSequence[float] | memoryview[float]"
@@ -42,30 +41,33 @@ class TokenBucket:
             return wait
 
 
-def shared_buckets(
-    folder: Path, keys: Sequence[tuple[bytes, float]], clock: Clock
-) -> list[TokenBucket]:
-    """Return the bucket of each key, the same for all processes that name folder and keys alike.
+class RateTable:
+    """The cells of all rates of a server, in memory that its processes may share."""
 
-    A key is its digest and its rate. The clock must be one for all processes, as `time.monotonic`
-    is. A process that dies holds nobody up: the system lets its lock go.
-    """
-    size = max(1, len(keys)) * CELL * 8
-    name = hashlib.sha256(repr(list(keys)).encode()).hexdigest()
-    with open(folder / f"rates-{name}", "a+b") as file:
-        os.truncate(file.fileno(), size)
-        cells = memoryview(mmap.mmap(file.fileno(), size)).cast("d")
-        number = os.dup(file.fileno())  # for as long as the process lives
+    def __init__(self, descriptor: int | None = None) -> None:
+        """Use the memory of an open file of `TABLE_BYTES`, or some of this process's own."""
+        self._descriptor = descriptor
+        memory = (
+            bytearray(TABLE_BYTES) if descriptor is None else mmap.mmap(descriptor, TABLE_BYTES)
+        )
+        self._cells = memoryview(memory).cast("d")
 
-    @contextmanager
-    def lock() -> Iterator[None]:
-        fcntl.lockf(number, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.lockf(number, fcntl.LOCK_UN)
+    def bucket(self, slot: int, rate: float, clock: Clock) -> TokenBucket:
+        """Return the bucket of a slot, of which there are `SLOTS`.
 
-    return [
-        TokenBucket(rate, clock, cells[CELL * n : CELL * (n + 1)], lock)
-        for n, (_, rate) in enumerate(keys)
-    ]
+        The clock must be one for all processes, as `time.monotonic` is. A process that dies holds
+        nobody up: the system lets its lock go.
+        """
+
+        @contextmanager
+        def lock() -> Iterator[None]:
+            assert self._descriptor is not None
+            place = (8 * CELL, 8 * CELL * slot)
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX, *place)
+            try:
+                yield
+            finally:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_UN, *place)
+
+        cell = self._cells[CELL * slot : CELL * (slot + 1)]
+        return TokenBucket(rate, clock, cell, nullcontext if self._descriptor is None else lock)

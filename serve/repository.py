@@ -98,6 +98,24 @@ class Repository:
         return self._loaded and not self._closed and all(wanted)
 
     @property
+    def closed(self) -> bool:
+        """Whether the server is to end."""
+        return self._closed
+
+    def digests(self) -> dict[str, str]:
+        """Return the digests of the archives that are live, by `name/version`."""
+        return {
+            f"{entry.key[0]}/{entry.key[1]}": entry.engine.digest
+            for entry in self.entries
+            if entry.engine is not None and entry.key is not None
+        }
+
+    def trust(self, keys: Sequence[Ed25519PublicKey]) -> None:
+        """Load only what one of these keys signed, from now on; what is live stays live."""
+        self._keys = keys
+        self._catalogue.trust(keys)
+
+    @property
     def verified(self) -> int:
         """How many archives are live now."""
         return sum(entry.state == "live" for entry in self.entries)
@@ -236,6 +254,7 @@ class Repository:
             entry.key = key
         observer = None if self._observer is None else self._observer(*key)
         engine = self._starting = Engine(archive, self._limits, observer)
+        self._begins(engine)
         try:
             if self._closed:
                 raise NotReadyError("the server is shutting down")
@@ -245,7 +264,14 @@ class Repository:
             raise
         finally:
             self._starting = None
+            self._begun(engine)
         return engine
+
+    def _begins(self, engine: Engine) -> None:
+        """Take note that an engine is about to be proved, which may take this process down."""
+
+    def _begun(self, engine: Engine) -> None:
+        """Take note that it was proved, or failed."""
 
     def _go_live(self, entry: Entry, engine: Engine) -> None:
         old = entry.engine

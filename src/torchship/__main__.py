@@ -13,16 +13,34 @@ from torchship.script.errors import TorchShipError
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 
 
-def application() -> typer.Typer:
-    """Return the command line with every room's commands."""
+def application(command: str = "") -> typer.Typer:
+    """Return the command line with every room's commands, or for one command with what it needs.
+
+    The process that `torchship serve` starts lives as long as the server, and needs no torch.
+    """
+    import torchship.serve.cli
+
+    if command == "serve":
+        return _with(torchship.serve.cli.app)
     import torchship.agreement
     import torchship.cpp_runner.cli
     import torchship.demo
     import torchship.models.cli
     import torchship.play
     import torchship.script.cli
-    import torchship.serve.cli
 
+    return _with(
+        torchship.script.cli.app,
+        torchship.agreement.app,
+        torchship.serve.cli.app,
+        torchship.models.cli.app,
+        torchship.demo.app,
+        torchship.play.app,
+        torchship.cpp_runner.cli.app,
+    )
+
+
+def _with(*rooms: typer.Typer) -> typer.Typer:
     app = typer.Typer(
         name="torchship",
         help="Ship a PyTorch model as one archive that proves itself in four runtimes.",
@@ -30,23 +48,16 @@ def application() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
     )
-    for room in (
-        torchship.script.cli,
-        torchship.agreement,
-        torchship.serve.cli,
-        torchship.models.cli,
-        torchship.demo,
-        torchship.play,
-        torchship.cpp_runner.cli,
-    ):
-        app.registered_commands += room.app.registered_commands
+    app.callback()(lambda: None)  # one command alone would not be asked for by its name
+    for room in rooms:
+        app.registered_commands += room.registered_commands
     return app
 
 
 def main() -> None:
     """Run the command line; exit codes as in docs/agreement.md."""
     try:
-        application()()
+        application(next(iter(sys.argv[1:]), ""))()
     except (TorchShipError, ModelsError) as error:
         print(f"torchship: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from torchship.script.archive import open_archive
 from torchship.script.errors import ArchiveError, UsageError
 from torchship.script.manifest import Manifest
-from torchship.script.signing import read_trusted_keys
 from torchship.serve.discovery import find_archives
 from torchship.serve.sequences import IN_PROCESS, needs_single_worker
 from torchship.serve.settings import Settings
@@ -16,9 +17,11 @@ from torchship.serve.settings import Settings
 log = logging.getLogger(__name__)
 
 
-def _manifests(settings: Settings) -> Iterator[Manifest | None]:
+Keys = Sequence[Ed25519PublicKey]
+
+
+def _manifests(settings: Settings, keys: Keys) -> Iterator[Manifest | None]:
     """Yield the manifest of each archive; None for one that will be refused, with the reason."""
-    keys = read_trusted_keys(settings.trusted_keys) if settings.trusted_keys else []
     for file in find_archives(settings.paths, empty=settings.mode != "fixed"):
         try:
             yield open_archive(file, keys).vouched
@@ -26,7 +29,7 @@ def _manifests(settings: Settings) -> Iterator[Manifest | None]:
             yield None
 
 
-def check_places(settings: Settings) -> None:
+def check_places(settings: Settings, keys: Keys = ()) -> None:
     """Refuse a device for a model of which there is no archive; warn where one may yet come.
 
     Raises:
@@ -35,7 +38,7 @@ def check_places(settings: Settings) -> None:
     placed = {text.partition("=")[0]: text for text in settings.place}
     if not placed:
         return
-    found = list(_manifests(settings))
+    found = list(_manifests(settings, keys))
     names = {manifest.name for manifest in found if manifest is not None}
     for name in placed.keys() - names:
         having = ", ".join(f"'{known}'" for known in sorted(names)) or "none"
@@ -45,7 +48,7 @@ def check_places(settings: Settings) -> None:
         log.warning("%s", message)
 
 
-def check_workers(settings: Settings) -> None:
+def check_workers(settings: Settings, keys: Keys = ()) -> None:
     """Refuse what several processes cannot do together.
 
     Raises:
@@ -53,7 +56,7 @@ def check_workers(settings: Settings) -> None:
     """
     if settings.state != IN_PROCESS:
         return
-    for manifest in _manifests(settings):
+    for manifest in _manifests(settings, keys):
         if manifest is not None and needs_single_worker(manifest):
             raise UsageError(
                 f"model '{manifest.name}' has recurrent state, and each of {settings.workers} "

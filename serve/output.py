@@ -1,0 +1,115 @@
+"""What a process writes to standard output and error, without ever waiting for who reads it.
+
+A pipe that nobody reads blocks its writer, one whose reader has gone raises, a full disk does
+too. None of that may stop a server from answering, so a thread of its own does the writing, and
+what it cannot write in time is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import threading
+import time
+from collections import deque
+
+MOST_BYTES = 1 << 20  # that wait to be written
+DRAIN_SECONDS = 1.0
+
+
+class Output(io.TextIOBase):
+    """A text stream to a descriptor, for `print`, `logging` and tracebacks of this process."""
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def __init__(self, descriptor: int, most: int = MOST_BYTES) -> None:
+        """Write to that descriptor from now on; at most so many bytes wait."""
+        super().__init__()
+        self._descriptor = descriptor
+        self._most = most
+        self._waiting: deque[bytes] = deque()
+        self._size = 0
+        self._lost = 0
+        self._changed = threading.Condition(threading.Lock())
+        self._thread: threading.Thread | None = None
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        """Whether a terminal reads it."""
+        return os.isatty(self._descriptor)
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Have a text written, or count it as lost; never block, never raise."""
+        data = text.encode("utf-8", "backslashreplace")
+        with self._changed:
+            if self._size + len(data) > self._most:
+                self._lost += 1
+                return len(text)
+            self._waiting.append(data)
+            self._size += len(data)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="output", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+        return len(text)
+
+    def drain(self, seconds: float = DRAIN_SECONDS) -> bool:
+        """Wait at most so long for all to be written; return whether it was."""
+        end = time.monotonic() + seconds
+        with self._changed:
+            while self._size:
+                left = end - time.monotonic()
+                if left <= 0 or not self._changed.wait(left):
+                    return not self._size
+        return True
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting:
+                    self._changed.wait()
+                data = b"".join(self._waiting)
+                self._waiting.clear()
+                lost, self._lost = self._lost, 0
+            if lost:
+                data += b"(%d more texts were lost: nobody read this stream in time)\n" % lost
+            self._write(data)
+            with self._changed:
+                self._size = sum(map(len, self._waiting))
+                self._changed.notify_all()
+
+    def _write(self, data: bytes) -> None:
+        """Write what can be written: without a reader, or on a full disk, it is lost."""
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError:
+            return
+
+
+def take_over() -> tuple[Output, Output]:
+    """Have this process's `sys.stdout` and `sys.stderr` never wait, and return them.
+
+    Where a descriptor is closed, the null device takes its place: a socket would get its number,
+    and whatever is printed.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+    streams = Output(1), Output(2)
+    sys.stdout, sys.stderr = streams
+    return streams

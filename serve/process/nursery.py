@@ -1,0 +1,163 @@
+"""The process that starts workers: it has imported everything once, and forks.
+
+What it has imported, 150 MB with torch, the workers share with it and one another, and a worker
+that takes the place of another need not import anything. It is safe to fork because nothing runs
+in it: no thread, no model, no event loop. `python -m torchship.serve.process.nursery DESCRIPTOR`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+
+REQUEST = b"fork"
+LONGEST_WORD = 1 << 12
+
+
+class Nursery:
+    """The supervisor's side; for use from one event loop."""
+
+    def __init__(self) -> None:
+        self._exits: dict[int, asyncio.Future[int]] = {}
+        self._lock = asyncio.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._end: socket.socket | None = None
+        self._came = b""
+        self._born: asyncio.Future[tuple[int, asyncio.Future[int]]] | None = None
+
+    async def start(self, descriptors: list[int]) -> tuple[int, asyncio.Future[int]]:
+        """Start a worker that is given these open files.
+
+        Returns:
+            Its process id, and its exit code when it has ended; negative: by which signal. If the
+            nursery dies first, nobody knows the exit code.
+
+        Raises:
+            OSError: no process could be started.
+        """
+        async with self._lock:
+            if self._end is None:
+                self._open()
+            assert self._end is not None
+            self._born = asyncio.get_running_loop().create_future()
+            socket.send_fds(self._end, [REQUEST], descriptors)
+            return await self._born
+
+    def _open(self) -> None:
+        own, given = socket.socketpair()
+        with given:
+            # A terminal's Ctrl-C comes to the supervisor only, and from it to the workers.
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(given.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=2,
+                pass_fds=[given.fileno()],
+                start_new_session=True,
+            )
+        own.setblocking(False)
+        self._end, self._came = own, b""
+        asyncio.get_running_loop().add_reader(own.fileno(), self._read)
+
+    def _read(self) -> None:
+        assert self._end is not None
+        try:
+            data = self._end.recv(LONGEST_WORD)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._close()
+            return
+        *lines, self._came = (self._came + data).split(b"\n")
+        for line in lines:
+            word = json.loads(line)
+            if "born" in word and self._born is not None and not self._born.done():
+                code = asyncio.get_running_loop().create_future()
+                self._exits[word["born"]] = code
+                self._born.set_result((word["born"], code))
+            elif "ended" in word:
+                code = self._exits.pop(word["ended"])
+                if not code.done():
+                    code.set_result(word["code"])
+
+    def _close(self) -> None:
+        """Let go of a nursery that has died: the next worker gets a new one."""
+        if self._end is not None:
+            asyncio.get_running_loop().remove_reader(self._end.fileno())
+            self._end.close()
+            self._end = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        if self._born is not None and not self._born.done():
+            self._born.set_exception(OSError("the process that starts workers has died"))
+
+    def close(self) -> None:
+        """End the nursery; the workers go on."""
+        self._close()
+
+
+def main() -> None:
+    """Fork a worker whenever the supervisor asks, and tell it when one has ended."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of numpy, which is only used for bytes
+    from torchship.serve.process.worker import Descriptors, run
+
+    gc.collect()
+    gc.freeze()  # a collection in a worker would touch, and so copy, all that is shared
+    end = socket.socket(fileno=int(sys.argv[1]))
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_IGN)
+    bell, ring = socket.socketpair()
+    ring.setblocking(False)
+    bell.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(ring.fileno(), warn_on_full_buffer=False)
+    while True:
+        ready, _, _ = select.select([end, bell], [], [])
+        if bell in ready:
+            bell.recv(LONGEST_WORD)
+            _reap(end)
+        if end not in ready:
+            continue
+        data, numbers, _, _ = socket.recv_fds(end, len(REQUEST), 8)
+        if not data:
+            return
+        child = os.fork()
+        if child == 0:
+            signal.set_wakeup_fd(-1)
+            for held in (end, bell, ring):
+                held.close()
+            for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+                signal.signal(ignored, signal.SIG_DFL)
+            run(Descriptors.of(list(numbers)))
+            return
+        for number in numbers:
+            os.close(number)
+        _say(end, {"born": child})
+
+
+def _reap(end: socket.socket) -> None:
+    while True:
+        try:
+            child, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not child:
+            return
+        _say(end, {"ended": child, "code": os.waitstatus_to_exitcode(status)})
+
+
+def _say(end: socket.socket, word: dict[str, int]) -> None:
+    end.sendall(json.dumps(word).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()

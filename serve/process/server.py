@@ -1,0 +1,228 @@
+"""The server in one process: uvicorn with our application, from its socket to its last answer."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from torchship.script.torchscript import configure
+from torchship.serve.app import Application, create_app
+from torchship.serve.devices import read_placement
+from torchship.serve.direct import Direct, direct
+from torchship.serve.limits import Limits
+from torchship.serve.metrics import Metrics
+from torchship.serve.output import Output
+from torchship.serve.process.credentials import api_keys_of, use
+from torchship.serve.process.messages import Credentials
+from torchship.serve.process.sockets import BACKLOG
+from torchship.serve.pulse import Pulse
+from torchship.serve.rates import RateTable
+from torchship.serve.repository import Repository
+from torchship.serve.sequences import Sequences
+from torchship.serve.settings import Settings
+from torchship.serve.websocket import websocket
+
+if TYPE_CHECKING:
+    from torchship.serve.tracing import Tracer
+
+log = logging.getLogger(__name__)
+
+END_SECONDS = 1  # for what runs in a model when the limit on the shutdown has passed
+KEEP_ALIVE = 75  # seconds that an idle connection stays open
+BEAT_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What a process is given by the one that started it."""
+
+    pulse: Pulse = field(default_factory=Pulse)
+    rates: RateTable | None = None
+    credentials: Credentials = field(default_factory=Credentials)
+
+
+class Server(uvicorn.Server):
+    """uvicorn, for which a signal is a normal end, and which can wait before it ends."""
+
+    def __init__(self, config: uvicorn.Config, application: Application, settings: Settings,
+                 repository: Repository, metrics: Metrics, pulse: Pulse) -> None:  # fmt: skip
+        super().__init__(config)
+        self.application = application
+        self.settings = settings
+        self.repository = repository
+        self.metrics = metrics
+        self.pulse = pulse
+        self.sequences: Sequences = application.state.sequences
+        self.tracer: Tracer | None = application.tracer
+        self.loading: asyncio.Task[None] | None = None
+        self._beating: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def begin(self, loaded: Callable[[], None]) -> None:
+        """Begin to load the archives; `loaded` is called when all are live or have failed."""
+        self._loop = asyncio.get_running_loop()
+        self._beat()
+        self.loading = asyncio.create_task(self._load(loaded))
+
+    def _beat(self) -> None:
+        self.pulse.beat()
+        assert self._loop is not None
+        self._beating = self._loop.call_later(BEAT_SECONDS, self._beat)
+
+    async def _load(self, loaded: Callable[[], None]) -> None:
+        await self.repository.load()
+        # What is there now stays: looking through all of it again and again for garbage, torch's
+        # own objects above all, would hold requests up for 100 ms at a time.
+        gc.collect()
+        gc.freeze()
+        loaded()
+        if self.repository.mode == "poll":
+            await self.repository.watch(self.settings.poll_seconds)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish the requests in flight, then let the models go."""
+        self.repository.halt()
+        if self.loading is not None:
+            self.loading.cancel()
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, Direct):
+                connection.give_up()
+        await self.sequences.close()
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
+        self.repository.release()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take SIGTERM or SIGINT as the wish to end; a second one as haste.
+
+        For `drain_seconds` the server is not ready and answers all the same: a load balancer sees
+        that it is to send no more, before the port is closed.
+        """
+        asked = self.repository.closed
+        self.repository.close()
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        if asked or not self.settings.drain_seconds or self._loop is None:
+            self._end()
+        else:
+            self._loop.call_soon_threadsafe(
+                self._loop.call_later, self.settings.drain_seconds, self._end
+            )
+
+    def _end(self) -> None:
+        self.should_exit = True
+
+    def renew(self, credentials: Credentials) -> None:
+        """Use keys and certificates that have been read again, for all that comes from now on."""
+        if self.application.guard is not None and credentials.api_keys is not None:
+            self.application.guard.renew(api_keys_of(credentials.api_keys))
+        if credentials.certificate is not None and self.config.ssl is not None:
+            use(credentials.certificate, self.config.ssl)
+        self.repository.trust(trusted_keys_of(credentials))
+
+
+def trusted_keys_of(credentials: Credentials) -> list[Ed25519PublicKey]:
+    """Return the keys of which archives must be signed by one; none for any."""
+    keys = credentials.trusted_keys or ()
+    return [Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)) for key in keys]
+
+
+def make_repository(
+    settings: Settings,
+    shared: Shared,
+    metrics: Metrics,
+    kind: type[Repository] = Repository,
+    **more: object,
+) -> Repository:
+    """Return a repository of the archives that the settings name; `more` is for its constructor.
+
+    Raises:
+        UsageError: a device that is not there.
+    """
+    configure(settings.threads)
+    limits = Limits(
+        threads=settings.threads,
+        max_batch=settings.max_batch,
+        max_queue=settings.max_queue,
+        placement=read_placement(settings.device, settings.place),
+        delay_seconds=settings.max_delay_us / 1e6,
+        quick_seconds=settings.quick_us / 1e6,
+    )
+    return kind(
+        settings.paths,
+        trusted_keys_of(shared.credentials),
+        limits,
+        mode=settings.mode,
+        load=settings.load,
+        observer=metrics.observer,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def make_server(
+    settings: Settings,
+    repository: Repository,
+    metrics: Metrics,
+    shared: Shared,
+    kind: type[Server] = Server,
+) -> Server:
+    """Return a server, of that class, which has not begun.
+
+    Raises:
+        UsageError: a package is missing that the settings need.
+    """
+    keys = shared.credentials.api_keys
+    app = create_app(
+        *(repository, settings, metrics),
+        keys=None if keys is None else api_keys_of(keys),
+        rates=shared.rates,
+    )
+    config = uvicorn.Config(
+        app,
+        http=direct(settings, app),
+        ws=websocket(settings),
+        ws_max_size=settings.max_body_bytes,
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=settings.shutdown_seconds,
+    )
+    server = kind(config, app, settings, repository, metrics, shared.pulse)
+    if shared.credentials.certificate is not None:
+        config.load()
+        config.ssl = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        use(shared.credentials.certificate, config.ssl)
+    return server
+
+
+def serve(server: Server, sockets: list[socket.socket], streams: tuple[Output, ...] = ()) -> None:
+    """Run a server on its sockets until a signal comes."""
+    server.run(sockets)
+    ended = server.repository.join(END_SECONDS)
+    if not ended:
+        # A call that runs cannot be interrupted, and a thread killed inside LibTorch aborts.
+        log.warning("a model still runs: the server ends without it")
+    for stream in streams:
+        stream.drain()
+    if not ended:
+        sys.stdout.flush()
+        logging.shutdown()
+        os._exit(0)

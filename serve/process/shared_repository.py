@@ -1,0 +1,99 @@
+"""A worker's repository: what one worker is asked to change, all change."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torchship.script.errors import TorchShipError
+from torchship.serve.engine import Engine
+from torchship.serve.errors import UnknownModelError
+from torchship.serve.process import messages
+from torchship.serve.process.channel import Channel
+from torchship.serve.repository import Repository
+from torchship.serve.tensors import short
+
+log = logging.getLogger(__name__)
+
+LONGEST_NAME = 1024  # characters; longer ones are no model's
+
+
+class SharedRepository(Repository):
+    """A repository that asks the supervisor for each change, and makes those that it is told."""
+
+    def __init__(
+        self,
+        *arguments: Any,
+        channel: Channel,
+        pinned: Mapping[str, str],
+        quarantine: Mapping[str, str],
+        **named: Any,
+    ) -> None:
+        """See `Repository`; `pinned` are the digests that the other workers have."""
+        super().__init__(*arguments, report=self._report_line, **named)
+        self._pinned = pinned
+        self._channel = channel
+        self._asked: dict[str, asyncio.Future[None]] = {}
+
+    def _report_line(self, line: str) -> None:
+        self._channel.send(messages.Said(line=line).encoded())
+
+    def _begins(self, engine: Engine) -> None:
+        name, digest = engine.manifest.name, engine.digest
+        self._channel.send(messages.Proving(name=name, digest=digest, begins=True).encoded())
+
+    def _begun(self, engine: Engine) -> None:
+        name, digest = engine.manifest.name, engine.digest
+        self._channel.send(messages.Proving(name=name, digest=digest, begins=False).encoded())
+
+    async def load_model(self, name: str) -> None:
+        """Have every worker load a model; see `Repository.load_model`."""
+        self._must_be_explicit("load")
+        if len(name) > LONGEST_NAME:
+            raise UnknownModelError(f"model {short(name)} is not in the repository")
+        await self._ask("load", name)
+
+    async def unload_model(self, name: str) -> None:
+        """Have every worker unload a model; see `Repository.unload_model`."""
+        self._must_be_explicit("unload")
+        if len(name) <= LONGEST_NAME:
+            await self._ask("unload", name)
+
+    async def _ask(self, what: Literal["load", "unload"], name: str) -> None:
+        change = messages.Change(id=uuid.uuid4().hex, what=what, model=name)
+        asked = self._asked[change.id] = asyncio.get_running_loop().create_future()
+        self._channel.send(change.encoded())
+        try:
+            await asked
+        finally:
+            del self._asked[change.id]
+
+    async def make(self, change: messages.Change) -> None:
+        """Make a change here, and say what came of it."""
+        error: Exception | None = None
+        try:
+            if change.what == "load":
+                await super().load_model(change.model)
+            else:
+                await super().unload_model(change.model)
+        except TorchShipError as raised:
+            error = raised
+        except Exception:
+            log.exception("could not %s %s", change.what, change.model)
+            error = RuntimeError(f"a worker could not {change.what} a model: its log says why")
+        failure = None if error is None else messages.Failure.of(error)
+        outcome = messages.Outcome(id=change.id, failure=failure, digests=self.digests())
+        self._channel.send(outcome.encoded())
+
+    def answered(self, outcome: messages.Outcome) -> None:
+        """Take what came of a change that was asked for here."""
+        asked = self._asked.get(outcome.id)
+        if asked is None or asked.done():  # the client has left
+            return
+        if outcome.failure is None:
+            asked.set_result(None)
+        else:
+            asked.set_exception(outcome.failure.error())
