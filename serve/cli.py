@@ -46,12 +46,8 @@ def serve(show_config: bool, json: bool, **flags: object) -> None:
         return
     from torchship.serve.process.supervisor import run
 
-    streams = take_over()
-    try:
-        run(settings)
-    finally:
-        for stream in streams:
-            stream.drain()
+    take_over()
+    run(settings)
 
 
 def _print(settings: list[Shown], json: bool) -> None:

@@ -7,6 +7,7 @@ what it cannot write in time is dropped and counted.
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
 import sys
@@ -99,6 +100,8 @@ class Output(io.TextIOBase):
 def take_over() -> tuple[Output, Output]:
     """Have this process's `sys.stdout` and `sys.stderr` never wait, and return them.
 
+    What they still hold at the process's end is written then, if somebody reads it.
+
     Where a descriptor is closed, the null device takes its place: a socket would get its number,
     and whatever is printed.
     """
@@ -112,4 +115,6 @@ def take_over() -> tuple[Output, Output]:
                 os.close(opened)
     streams = Output(1), Output(2)
     sys.stdout, sys.stderr = streams
+    for stream in streams:
+        atexit.register(stream.drain)
     return streams

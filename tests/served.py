@@ -1,5 +1,6 @@
 """Archives to serve, packed by hand so that each can be wrong in its own way, and a real server."""
 
+import logging
 import socket
 import subprocess
 import sys
@@ -459,7 +460,18 @@ class Process:
 
     def workers(self) -> list[Any]:
         """Return the processes that have the models, as `psutil.Process`."""
-        return [psutil.Process(self.popen.pid)]
+        below = psutil.Process(self.popen.pid).children(recursive=True)
+        return [process for process in below if process.name().startswith("torchship-w")]
+
+    def worker(self) -> Any:
+        """Return the process that has the models, of a server with one."""
+        (worker,) = self.workers()
+        return worker
+
+    def peak(self) -> int:
+        """Return the most memory that the worker ever had, in bytes."""
+        with open(f"/proc/{self.worker().pid}/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) << 10
 
     def stderr(self) -> str:
         assert self.popen.stderr is not None
@@ -485,6 +497,13 @@ def launched(*arguments: object, environment: Mapping[str, str] | None = None) -
             yield process
         finally:
             stop(popen)
+
+
+@pytest.fixture
+def own_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a server take the log of this process, which is given back afterwards."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(logging.getLogger(), "level", logging.WARNING)
 
 
 @pytest.fixture(scope="session")

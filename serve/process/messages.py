@@ -81,8 +81,6 @@ class Start(_Message):
     cores: tuple[int, ...]
     early: bool
     """Listen before the archives are loaded, and check whether settings and archives fit."""
-    load: tuple[str, ...]
-    """The models that explicit mode loads."""
     pinned: dict[str, str]
     """Digests of the archives that the other workers have, by `name/version`."""
     quarantine: dict[str, str]

@@ -1,13 +1,15 @@
 """The process that starts workers: it has imported everything once, and forks.
 
-What it has imported, 150 MB with torch, the workers share with it and one another, and a worker
-that takes the place of another need not import anything. It is safe to fork because nothing runs
-in it: no thread, no model, no event loop. `python -m torchship.serve.process.nursery DESCRIPTOR`.
+What it has imported, 150 MB with torch, its workers share. It is safe to fork because nothing runs
+in it: no thread, no model, no event loop. Where the supervisor can wait for the workers in its
+stead, it ends when no worker was asked for in a while, and another is started when one is.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -17,6 +19,8 @@ import socket
 import subprocess
 import sys
 
+LINGER_SECONDS = 10.0
+SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
 REQUEST = b"fork"
 LONGEST_WORD = 1 << 12
 
@@ -27,6 +31,9 @@ class Nursery:
     def __init__(self) -> None:
         self._exits: dict[int, asyncio.Future[int]] = {}
         self._lock = asyncio.Lock()
+        self._linger = [str(LINGER_SECONDS)] if _adopt_orphans() else []
+        if self._linger:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._reap)
         self._process: subprocess.Popen[bytes] | None = None
         self._end: socket.socket | None = None
         self._came = b""
@@ -43,19 +50,25 @@ class Nursery:
             OSError: no process could be started.
         """
         async with self._lock:
-            if self._end is None:
-                self._open()
-            assert self._end is not None
-            self._born = asyncio.get_running_loop().create_future()
-            socket.send_fds(self._end, [REQUEST], descriptors)
-            return await self._born
+            try:
+                return await self._ask(descriptors)
+            except OSError:  # it was about to end
+                return await self._ask(descriptors)
+
+    async def _ask(self, descriptors: list[int]) -> tuple[int, asyncio.Future[int]]:
+        if self._end is None:
+            self._open()
+        assert self._end is not None
+        self._born = asyncio.get_running_loop().create_future()
+        socket.send_fds(self._end, [REQUEST], descriptors)
+        return await self._born
 
     def _open(self) -> None:
         own, given = socket.socketpair()
         with given:
             # A terminal's Ctrl-C comes to the supervisor only, and from it to the workers.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(given.fileno())],
+                [sys.executable, "-m", __name__, str(given.fileno()), *self._linger],
                 stdin=subprocess.DEVNULL,
                 stdout=2,
                 pass_fds=[given.fileno()],
@@ -84,9 +97,20 @@ class Nursery:
                 self._exits[word["born"]] = code
                 self._born.set_result((word["born"], code))
             elif "ended" in word:
-                code = self._exits.pop(word["ended"])
-                if not code.done():
-                    code.set_result(word["code"])
+                self._tell(word["ended"], word["code"])
+
+    def _reap(self) -> None:
+        """Take the exit codes of workers whose nursery has ended."""
+        for pid in list(self._exits):
+            with contextlib.suppress(ChildProcessError):  # its nursery waits for it
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended:
+                    self._tell(pid, os.waitstatus_to_exitcode(status))
+
+    def _tell(self, pid: int, exit_code: int) -> None:
+        code = self._exits.pop(pid, None)
+        if code is not None and not code.done():
+            code.set_result(exit_code)
 
     def _close(self) -> None:
         """Let go of a nursery that has died: the next worker gets a new one."""
@@ -103,13 +127,27 @@ class Nursery:
     def close(self) -> None:
         """End the nursery; the workers go on."""
         self._close()
+        if self._linger:
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
+
+
+def _adopt_orphans() -> bool:
+    """Become the parent of what children of this process leave behind; False where none can."""
+    try:
+        return bool(ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0) == 0)
+    except (OSError, AttributeError):
+        return False
 
 
 def main() -> None:
-    """Fork a worker whenever the supervisor asks, and tell it when one has ended."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of numpy, which is only used for bytes
-    from torchship.serve.process.worker import Descriptors, run
+    """Fork a worker whenever the supervisor asks, and tell it when one has ended.
 
+    Arguments: the descriptor of the channel; after how many seconds without a wish to end.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of numpy, which is only used for bytes
+    from torchship.serve.process.worker import Descriptors, name_process, run
+
+    name_process("torchship-start")
     gc.collect()
     gc.freeze()  # a collection in a worker would touch, and so copy, all that is shared
     end = socket.socket(fileno=int(sys.argv[1]))
@@ -120,8 +158,11 @@ def main() -> None:
     bell.setblocking(False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(ring.fileno(), warn_on_full_buffer=False)
+    linger = float(sys.argv[2]) if len(sys.argv) > 2 else None
     while True:
-        ready, _, _ = select.select([end, bell], [], [])
+        ready, _, _ = select.select([end, bell], [], [], linger)
+        if not ready:
+            return
         if bell in ready:
             bell.recv(LONGEST_WORD)
             _reap(end)

@@ -82,7 +82,6 @@ class Supervisor:
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
         shares = share_cores(cores, settings.workers, settings.threads)
         self._places = [Place(number, share) for number, share in enumerate(shares)]
-        self._nursery = Nursery()
         self._watchdog = Watchdog(settings.call_seconds, settings.stall_seconds)
         self._changes = Changes(settings.load, self._tell, self._live_numbers)
         self._totals = Totals(settings.workers > 1)
@@ -100,6 +99,7 @@ class Supervisor:
     async def run(self) -> None:
         """Keep the workers until a signal comes, then wait for their end."""
         loop = asyncio.get_running_loop()
+        self._nursery = Nursery()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end, number)
         loop.add_signal_handler(signal.SIGHUP, self._renew)
@@ -180,7 +180,8 @@ class Supervisor:
                 place.signal(signal.SIGTERM)
             early = place.number == 0 and not self._early_is_over
             host, port = self._bound.getsockname()[:2]
-            said = {"config": None, "host": host, "port": port}
+            said: dict[str, object] = {"config": None, "host": host, "port": port}
+            said["load"] = self._changes.wanted
             if self._loading_deaths:  # one at a time, to see which one it is
                 said["loads"] = 1
             settings = self._settings.model_dump(mode="json") | said
@@ -191,7 +192,6 @@ class Supervisor:
                     number=place.number,
                     cores=place.cores,
                     early=early,
-                    load=self._changes.wanted,
                     pinned=self._pinned,
                     quarantine=self._quarantine,
                     credentials=self._credentials,

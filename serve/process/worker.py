@@ -10,6 +10,7 @@ import signal
 import socket
 import uuid
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -170,6 +171,12 @@ def _nowhere() -> int:
 _null: int | None = None
 
 
+def name_process(name: str) -> None:
+    """Have `ps` and `top` show this process by a name of at most 15 characters, on Linux."""
+    with suppress(OSError), open("/proc/self/comm", "w") as file:
+        file.write(name)
+
+
 def run(given: Descriptors) -> None:
     """Serve as the supervisor says, until a signal comes or the supervisor has gone."""
     os.dup2(2, 1)  # what a library prints is no line of the server's
@@ -181,6 +188,7 @@ def run(given: Descriptors) -> None:
         return
     start = messages.to_worker(first)
     assert isinstance(start, messages.Start)
+    name_process(f"torchship-w{start.number}")
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, start.cores)
     settings = Settings(**start.settings)

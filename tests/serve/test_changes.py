@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,9 @@ import httpx
 import pytest
 
 from torchship.script.tree import Flat
-from torchship.serve.changes import Change, Changes, Outcome, of_line, to_line
 from torchship.serve.errors import LoadError
-
-psutil: Any = import_module("psutil")
+from torchship.serve.process.changes import Changes
+from torchship.serve.process.messages import Change, Failure, Outcome
 
 MakeArchive = Callable[..., Path]
 ROW = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
@@ -84,12 +82,7 @@ def test_a_worker_that_comes_back_has_what_was_loaded(server: Any) -> None:
     post(server, "repository/models/logarithm/load")
     said = {server.line() for _ in range(2)}
     assert said == {f"worker {n}: live: logarithm/1" for n in range(2)}
-    victim = next(
-        child
-        for child in psutil.Process(server.popen.pid).children()
-        if "torchship.serve.worker" in child.cmdline()
-    )
-    victim.kill()
+    server.workers()[0].kill()
     dead = server.line().removesuffix(" ended by signal 9; starting another")
     assert server.line() == f"{dead} is back"
     assert statuses(server, "logarithm", ONES) == {200}
@@ -114,13 +107,8 @@ class Workers:
 
     def __init__(self, *live: int) -> None:
         self.live = set(live)
-        self.told: list[tuple[int, str, object]] = []
-        self.changes = Changes(["a"], self._tell, lambda: self.live)
-
-    def _tell(self, worker: int, line: bytes) -> None:
-        text = line.decode()
-        assert text.endswith("\n")
-        self.told.append((worker, text.partition(" ")[0], of_line(text)))
+        self.told: list[tuple[int, Change | Outcome]] = []
+        self.changes = Changes(["a"], lambda *said: self.told.append(said), lambda: self.live)
 
     async def settle(self) -> None:
         """Let everything run that can."""
@@ -128,7 +116,13 @@ class Workers:
             await asyncio.sleep(0)
 
 
-LOAD, UNLOAD = Change("1", "load", "b"), Change("2", "unload", "a")
+LOAD = Change(id="1", what="load", model="b")
+UNLOAD = Change(id="2", what="unload", model="a")
+NO = Failure(code="load_failed", text="no")
+
+
+def outcome(id: str, failure: Failure | None = None, **digests: str) -> Outcome:
+    return Outcome(id=id, failure=failure, digests={f"{k}/1": v for k, v in digests.items()})
 
 
 def test_the_one_that_asked_is_told_when_all_have_answered() -> None:
@@ -137,42 +131,71 @@ def test_the_one_that_asked_is_told_when_all_have_answered() -> None:
         changes = workers.changes
         both = asyncio.gather(changes.make(0, LOAD), changes.make(1, UNLOAD))
         await workers.settle()
-        first: list[tuple[int, str, object]] = [(0, "make", LOAD), (1, "make", LOAD)]
-        assert workers.told == first, "one after the other"
-        changes.heard(0, Outcome("2", None))  # of another change
-        changes.heard(1, Outcome("1", None))
+        assert workers.told == [(0, LOAD), (1, LOAD)], "one after the other"
+        changes.heard(0, outcome("2"))  # of another change
+        changes.heard(1, outcome("1"))
         await workers.settle()
         assert len(workers.told) == 2
-        changes.heard(0, Outcome("1", None))
+        changes.heard(0, outcome("1"))
         await workers.settle()
-        assert workers.told[2] == (0, "done", Outcome("1", None))
+        assert workers.told[2] == (0, outcome("1"))
         assert list(changes.wanted) == ["a", "b"]
         for worker in (0, 1):
-            changes.heard(worker, Outcome("2", None))
+            changes.heard(worker, outcome("2"))
         await both
-        assert workers.told[-1] == (1, "done", Outcome("2", None))
+        assert workers.told[-1] == (1, outcome("2"))
         assert list(changes.wanted) == ["b"]
 
     asyncio.run(check())
 
 
-def test_who_dies_is_not_waited_for_and_who_begins_joins_in() -> None:
+def test_the_one_that_follows_a_dead_one_makes_the_change_in_its_stead() -> None:
     async def check() -> None:
         workers = Workers(0, 1)
         changes = workers.changes
         made = asyncio.create_task(changes.make(0, LOAD))
         await workers.settle()
-        changes.heard(0, Outcome("1", None))
-        changes.left(1)
+        changes.heard(0, outcome("1", b="x"))
+        changes.left(1, comes_back=True)
+        await workers.settle()
+        assert not made.done(), "the dead one had not answered"
         changes.joined(1)
-        assert workers.told[-1] == (1, "make", LOAD)
+        assert workers.told[-1] == (1, LOAD)
         await workers.settle()
         assert not made.done(), "it waits for the one that has begun"
-        changes.heard(1, Outcome("1", None))
+        changes.heard(1, outcome("1", b="x"))
         await made
+        assert list(changes.wanted) == ["a", "b"]
         workers.live.clear()
         await changes.make(0, UNLOAD)  # with nobody there
         assert list(changes.wanted) == ["b"]
+
+    asyncio.run(check())
+
+
+def test_a_load_in_which_workers_die_again_and_again_has_failed_and_is_undone() -> None:
+    async def check() -> None:
+        workers = Workers(0, 1)
+        changes = workers.changes
+        made = asyncio.create_task(changes.make(0, LOAD))
+        await workers.settle()
+        changes.heard(0, outcome("1", b="x"))
+        changes.left(1, comes_back=True)
+        changes.joined(1)
+        changes.left(1, comes_back=True)
+        await workers.settle()
+        undo = Change(id="undo 1", what="unload", model="b")
+        assert workers.told[-2:] == [(0, undo), (1, undo)]
+        for worker in (0, 1):
+            changes.heard(worker, outcome("undo 1"))
+        await made
+        worker, said = workers.told[-1]
+        assert worker == 0
+        assert isinstance(said, Outcome)
+        assert said.failure == Failure(
+            code="load_failed", text="a process ended while it loaded model 'b'"
+        )
+        assert list(changes.wanted) == ["a"]
 
     asyncio.run(check())
 
@@ -182,20 +205,34 @@ def test_an_error_is_the_answer_and_changes_nothing_that_is_wanted() -> None:
         workers = Workers(0, 1)
         made = asyncio.create_task(workers.changes.make(1, LOAD))
         await workers.settle()
-        workers.changes.heard(1, Outcome("1", None))
-        workers.changes.heard(0, Outcome("1", LoadError("no")))
+        workers.changes.heard(1, outcome("1", NO))
+        workers.changes.heard(0, outcome("1", NO))
         await made
-        worker, word, outcome = workers.told[-1]
-        assert (worker, word) == (1, "done")
-        assert isinstance(outcome, Outcome)
-        assert isinstance(outcome.error, LoadError)
-        assert str(outcome.error) == "no"
+        assert workers.told[-1] == (1, outcome("1", NO)), "nobody has it: there is nothing to undo"
         assert workers.changes.wanted == ("a",)
 
     asyncio.run(check())
 
 
-def test_a_message_is_one_line() -> None:
-    line = to_line("make", Change("1", "load", "a\nb"))
-    assert "\n" not in line
-    assert of_line(line) == Change("1", "load", "a\nb")
+def test_what_only_some_could_load_is_unloaded_again() -> None:
+    async def check() -> None:
+        workers = Workers(0, 1)
+        made = asyncio.create_task(workers.changes.make(1, LOAD))
+        await workers.settle()
+        workers.changes.heard(1, outcome("1", a="y", b="x"))
+        workers.changes.heard(0, outcome("1", NO, a="z"))
+        await workers.settle()
+        assert isinstance(workers.told[-1][1], Change)
+        assert workers.told[-1][1].what == "unload"
+        for worker in (0, 1):
+            workers.changes.heard(worker, outcome("undo 1"))
+        await made
+        assert workers.told[-1] == (1, outcome("1", NO))
+
+    asyncio.run(check())
+
+
+def test_an_error_is_the_same_in_another_process() -> None:
+    error = Failure.of(LoadError("it is not")).error()
+    assert (type(error), str(error)) == (LoadError, "it is not")
+    assert type(Failure.of(KeyError("x")).error()) is RuntimeError

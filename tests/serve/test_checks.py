@@ -8,16 +8,15 @@ from pathlib import Path
 import pytest
 
 from torchship.script.errors import UsageError
-from torchship.serve.checks import check_places
-from torchship.serve.process import run
+from torchship.serve.process.checks import check_places
+from torchship.serve.process.supervisor import run
 from torchship.serve.repository import Mode
 from torchship.serve.settings import Settings
 
 
 def test_a_device_for_a_model_that_is_not_there_is_refused(
-    archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    archives: dict[str, Path], own_log: None
 ) -> None:
-    monkeypatch.setattr("torchship.serve.process.serve", lambda *_: None)  # else it would go on
     paths = (archives["half"], archives["memory"])
     check_places(Settings(paths=paths, place=("half=cpu", "memory=cpu")))
     message = "--place hafl=cpu: there is no model 'hafl': the archives have 'half', 'memory'"

@@ -14,7 +14,7 @@ from torchship.script.manifest import Argument, Manifest, Method, Source, Tolera
 from torchship.script.nodes import TensorNode
 from torchship.script.program import Program
 from torchship.serve.devices import read_placement
-from torchship.serve.process import run
+from torchship.serve.process.supervisor import run
 from torchship.serve.settings import Settings
 
 
@@ -49,7 +49,9 @@ def test_devices_that_are_not_there_are_refused(
         read_placement(device, place)
 
 
-def test_the_server_does_not_begin_without_the_device(archives: dict[str, Path]) -> None:
+def test_the_server_does_not_begin_without_the_device(
+    archives: dict[str, Path], own_log: None
+) -> None:
     for said in (Settings(device="cuda:999"), Settings(place=("half=cuda:999",))):
         with pytest.raises(UsageError, match="torch has no 'cuda:999'"):
             run(said.model_copy(update={"paths": (archives["half"],)}))

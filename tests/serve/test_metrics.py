@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from torchship.serve.app import create_app
+from torchship.serve.figures import Family, expose
 from torchship.serve.metrics import Metrics
 from torchship.serve.reports import BatchReport, Record
 from torchship.serve.repository import Repository
@@ -121,9 +122,9 @@ def test_rows_that_wait_are_the_queues_depth(archives: dict[str, Path]) -> None:
         # The engine is woken with the loop's next turn: till then, they wait.
         body = {name: value.repeat(3, 1) for name, value in _row().items()}
         call = asyncio.ensure_future(engine.call("forward", body))
-        await asyncio.gather(call, metrics.refresh(repository))
+        _, families = await asyncio.gather(call, metrics.own(repository))
         repository.release()
-        found = list(metrics.samples())
+        found = samples(expose(families)[0].decode())
         assert value(found, "torchship_queue_rows", model="memory", version="1") == 3
 
     asyncio.run(check())
@@ -165,19 +166,23 @@ def test_sizes_that_clients_choose_are_no_labels(archives: dict[str, Path]) -> N
     asyncio.run(check())
 
 
+def own(metrics: Metrics) -> list[Family]:
+    return asyncio.run(metrics.own(Repository([])))
+
+
 def test_two_applications_in_one_process_count_for_themselves() -> None:
     first, second = Metrics(), Metrics()
     record = Record()
     record.status = 200
     first.model("", "").request(record, 0.5)
-    assert value(list(first.samples()), "torchship_requests_total") == 1
-    assert value(list(second.samples()), "torchship_requests_total") == 0
+    assert value(samples(expose(own(first))[0].decode()), "torchship_requests_total") == 1
+    assert value(samples(expose(own(second))[0].decode()), "torchship_requests_total") == 0
 
 
 def test_open_metrics_for_who_asks_for_it() -> None:
     metrics = Metrics()
     metrics.observer("m", "1")(BatchReport("forward", 4, 2, [0.001, 0.002], 0.003, 0))
-    text, content_type = metrics.expose("application/openmetrics-text; version=1.0.0")
+    text, content_type = expose(own(metrics), "application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
     families = open_families(text.decode())  # type: ignore[no-untyped-call]
     found = [sample for family in families for sample in family.samples]

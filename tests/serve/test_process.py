@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import logging
 import os
 import signal
 import socket
@@ -17,7 +16,7 @@ from torchship.script.archive import open_archive
 from torchship.script.errors import UsageError
 from torchship.script.signing import make_key, sign
 from torchship.script.tree import Flat
-from torchship.serve.process import run
+from torchship.serve.process.supervisor import run
 from torchship.serve.settings import Settings
 
 MakeArchive = Callable[..., Path]
@@ -153,11 +152,8 @@ def test_a_usage_error_ends_it_with_exit_code_2(launch: Launch, tmp_path: Path) 
 
 
 def test_what_is_refused_before_anything_is_served(
-    archives: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    archives: dict[str, Path], tmp_path: Path, own_log: None
 ) -> None:
-    # It takes the log of this process, which is given back afterwards.
-    monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    monkeypatch.setattr(logging.getLogger(), "level", logging.WARNING)
     paths = (archives["half"],)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

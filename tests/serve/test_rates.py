@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,27 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
-from torchship.serve.rates import shared_buckets
+from torchship.serve.process.shared_memory import shared_file
+from torchship.serve.rates import SLOTS, TABLE_BYTES, RateTable
 
 KEY = "a key of alice's".replace(" ", "-")
 ONE = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
 
 TAKE = """
-import sys, time
-from pathlib import Path
-from torchship.serve.rates import shared_buckets
-bucket = shared_buckets(Path(sys.argv[1]), [(b"a", 0.5), (b"b", 1000)], lambda: 100.0)[1]
+import sys
+from torchship.serve.rates import RateTable
+bucket = RateTable(int(sys.argv[1])).bucket(1, 1000, lambda: 100.0)
 print("ready", flush=True)
 sys.stdin.readline()
 print(sum(not bucket.take() for _ in range(900)))
 """
+
+
+@pytest.fixture
+def table() -> Iterator[int]:
+    descriptor = shared_file(TABLE_BYTES)
+    yield descriptor
+    os.close(descriptor)
 
 
 @pytest.fixture
@@ -36,22 +44,31 @@ def keys(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_bucket_is_one_for_all_who_share_it(tmp_path: Path) -> None:
+def test_a_bucket_is_one_for_all_who_share_it(table: int) -> None:
     now = 50.0
-    keys = [(b"a", 2.0), (b"b", 0.5)]
-    one, other = (shared_buckets(tmp_path, keys, lambda: now) for _ in range(2))
+    rates = (2.0, 0.5)
+    tables = RateTable(table), RateTable(table)
+    one, other = (
+        [table.bucket(slot, rate, lambda: now) for slot, rate in enumerate(rates)]
+        for table in tables
+    )
     assert [one[0].take(), other[0].take(), one[0].take()] == [0, 0, 0.5]
     assert [other[1].take(), one[1].take()] == [0, 2]
-    elsewhere = shared_buckets(tmp_path, [(b"a", 3.0), (b"b", 0.5)], lambda: now)
-    assert [bucket.take() for bucket in elsewhere] == [0, 0]
+    elsewhere = tables[0].bucket(SLOTS - 1, 3.0, lambda: now)
+    assert elsewhere.take() == 0
     now = 50.5
     assert [other[0].take(), one[0].take()] == [0, 0.5]
 
 
-def test_processes_that_take_at_once_get_no_more_than_there_is(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", TAKE, str(tmp_path)]
+def test_processes_that_take_at_once_get_no_more_than_there_is(table: int) -> None:
     takers = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", TAKE, str(table)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            pass_fds=[table],
+        )
         for _ in range(3)
     ]
     for taker in takers:
@@ -67,29 +84,28 @@ def test_processes_that_take_at_once_get_no_more_than_there_is(tmp_path: Path) -
 
 TRY = """
 import fcntl, sys
-with open(sys.argv[1], "r+b") as file:
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        sys.exit(7)
+try:
+    fcntl.lockf(int(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB, 16, 16 * int(sys.argv[2]))
+except OSError:
+    sys.exit(7)
 """
 
 
-def test_who_takes_has_the_bucket_to_itself(tmp_path: Path) -> None:
-    def held() -> bool:
-        (file,) = tmp_path.iterdir()
-        return subprocess.run([sys.executable, "-c", TRY, str(file)]).returncode == 7
+def test_who_takes_has_the_bucket_to_itself(table: int) -> None:
+    def held(slot: int) -> bool:
+        command = [sys.executable, "-c", TRY, str(table), str(slot)]
+        return subprocess.run(command, pass_fds=[table]).returncode == 7
 
-    seen: list[bool] = []
+    seen: list[tuple[bool, bool]] = []
 
     def clock() -> float:  # which is read in the middle of it
-        seen.append(held())
+        seen.append((held(5), held(6)))
         return 1.0
 
-    (bucket,) = shared_buckets(tmp_path, [(b"a", 5.0)], clock)
+    bucket = RateTable(table).bucket(5, 5.0, clock)
     assert bucket.take() == 0
-    assert seen == [True]
-    assert not held()
+    assert seen == [(True, False)]
+    assert not held(5)
 
 
 def test_a_rate_is_one_over_all_workers(

@@ -232,7 +232,7 @@ def test_a_model_that_is_unloaded_returns_its_memory(
     make_archive("wide")
     with launch(tmp_path, environment=settings(mode="explicit", max_batch=1)) as server:
         assert server.line() == "ready: "
-        process = psutil.Process(server.popen.pid)
+        process = server.worker()
 
         sizes: dict[str, list[int]] = {"load": [], "unload": []}
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 import safetensors.torch
 import torch
@@ -392,7 +391,7 @@ def test_10000_sequences_abandoned_give_their_memory_back(
     with launch(archives["memory"], environment=settings) as process, ExitStack() as stack:
         assert process.line().startswith("ready: ")
         http = stack.enter_context(httpx.Client(base_url=process.url, trust_env=False, timeout=60))
-        own: Any = psutil.Process(process.popen.pid)  # type: ignore[no-untyped-call]
+        own: Any = process.worker()
         links = [HTTPConnection(*process.address) for _ in range(4)]
         for link in links:
             stack.callback(link.close)

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from torchship.script.errors import UsageError
-from torchship.serve.process import check_tls
+from torchship.serve.process.credentials import read_credentials
 from torchship.serve.settings import Settings
 
 trustme: Any = import_module("trustme")
@@ -53,7 +53,7 @@ def test_certificates_that_cannot_be_used_are_usage_errors(tmp_path: Path) -> No
     one.cert_chain_pems[0].write_to_path(str(cert))
     one.private_key_pem.write_to_path(str(key))
     other.private_key_pem.write_to_path(str(wrong))
-    check_tls(Settings(tls_cert=cert, tls_key=key))
+    read_credentials(Settings(tls_cert=cert, tls_key=key))
     cases = [
         (Settings(tls_key=key), "--tls-key was given without --tls-cert"),
         (Settings(tls_cert=cert), "cannot use the certificate and key of '.*cert.pem': "),
@@ -62,7 +62,7 @@ def test_certificates_that_cannot_be_used_are_usage_errors(tmp_path: Path) -> No
     ]
     for settings, message in cases:
         with pytest.raises(UsageError, match=message):
-            check_tls(settings)
+            read_credentials(settings)
 
 
 def preflight(url: str, origin: str = PAGE) -> httpx.Response:

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from torchship.script.errors import UsageError
 from torchship.script.tree import Flat
-from torchship.serve.checks import check_workers
+from torchship.serve.process.checks import check_workers
+from torchship.serve.process.place import Backoff, share_cores
+from torchship.serve.process.sockets import reserve
 from torchship.serve.settings import Settings
-from torchship.serve.workers import Backoff, reserve, share_cores
 
 # It has no types.
 psutil: Any = import_module("psutil")
@@ -50,11 +51,8 @@ def right(answer: Any) -> bool:
 
 
 def workers_of(server: Any) -> list[Any]:
-    return [
-        child
-        for child in psutil.Process(server.popen.pid).children()
-        if "torchship.serve.worker" in child.cmdline()
-    ]
+    found: list[Any] = server.workers()
+    return found
 
 
 @pytest.fixture
