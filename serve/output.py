@@ -110,9 +110,8 @@ def take_over() -> tuple[Output, Output]:
             os.fstat(descriptor)
         except OSError:
             opened = os.open(os.devnull, os.O_RDWR)
-            if opened != descriptor:
-                os.dup2(opened, descriptor)
-                os.close(opened)
+            os.set_inheritable(opened, True)  # it is the lowest number that is free
+            assert opened == descriptor
     streams = Output(1), Output(2)
     sys.stdout, sys.stderr = streams
     for stream in streams:

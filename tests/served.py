@@ -506,6 +506,14 @@ def own_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.getLogger(), "level", logging.WARNING)
 
 
+@pytest.fixture
+def free_port() -> int:
+    """Return a port that nobody has."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
+
+
 @pytest.fixture(scope="session")
 def make_in() -> MakeArchive:
     """Return `make`, which takes a folder first."""

@@ -1,5 +1,14 @@
 """The fixtures of `served`: archives, each wrong in its own way if asked, and real servers."""
 
-from served import archives, launch, make_archive, make_in, own_log, reference, server
+from served import archives, free_port, launch, make_archive, make_in, own_log, reference, server
 
-__all__ = ["archives", "launch", "make_archive", "make_in", "own_log", "reference", "server"]
+__all__ = [
+    "archives",
+    "free_port",
+    "launch",
+    "make_archive",
+    "make_in",
+    "own_log",
+    "reference",
+    "server",
+]
