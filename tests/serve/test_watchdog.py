@@ -1,0 +1,50 @@
+"""When a process has hung, by what its pulse shows."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from torchship.serve.process.shared_memory import shared_file
+from torchship.serve.process.watchdog import LOADING, Watchdog
+from torchship.serve.pulse import PULSE_BYTES, Pulse, Shown
+
+DOG = Watchdog(call_seconds=3, stall_seconds=10)
+LATER = Watchdog(call_seconds=30, stall_seconds=10)
+
+
+@pytest.mark.parametrize(
+    ("dog", "shown", "complaint"),
+    [
+        (DOG, Shown(beat=91, call=0, began=0, loads=0), None),
+        (DOG, Shown(beat=89, call=0, began=0, loads=0), "it answered nobody for 10 s"),
+        (DOG, Shown(beat=99, call=4, began=98, loads=0), None),
+        (DOG, Shown(beat=99, call=4, began=96, loads=0), "a call took longer than 3 s"),
+        (DOG, Shown(beat=99, call=4, began=96, loads=1), "a call took longer than 3 s"),
+        (LATER, Shown(beat=95, call=4, began=91, loads=0), None),
+        (LATER, Shown(beat=95, call=4, began=89, loads=0), "a call took longer than 10 s"),
+        (DOG, Shown(beat=0, call=0, began=0, loads=0), None),  # it has not begun
+        (DOG, Shown(beat=80, call=0, began=0, loads=1), None),  # LibTorch reads a large file
+        (DOG, Shown(beat=99 - 10 * LOADING, call=0, began=0, loads=1), "nobody for 100 s"),
+        (DOG, Shown(beat=99, call=0, began=1, loads=0), None),  # a call that has ended
+    ],
+)
+def test_what_a_pulse_says(dog: Watchdog, shown: Shown, complaint: str | None) -> None:
+    found = dog.complaint(shown, now=100)
+    assert found is None if complaint is None else complaint in (found or "")
+
+
+def test_a_pulse_is_read_from_another_mapping() -> None:
+    descriptor = shared_file(PULSE_BYTES)
+    pulse, seen = Pulse.at(descriptor), Pulse.at(descriptor)
+    os.close(descriptor)
+    assert seen.shown() == Shown(0, 0, 0, 0)
+    pulse.beat()
+    pulse.enter(7)
+    with pulse.loading(), pulse.loading():
+        shown = seen.shown()
+    assert (shown.call, shown.loads) == (7, 2)
+    assert 0 < shown.beat <= shown.began
+    pulse.leave()
+    assert (seen.shown().call, seen.shown().loads) == (0, 0)
