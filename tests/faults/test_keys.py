@@ -158,6 +158,8 @@ def test_a_key_keeps_its_slot_for_as_long_as_it_has_a_rate(tmp_path: Path) -> No
     keys = tmp_path / "keys"
     settings = Settings(api_keys=keys)
 
+    known: Credentials | None = None
+
     def slots(*names: str) -> dict[str, int | None]:
         nonlocal known
         keys.write_text(
@@ -166,7 +168,6 @@ def test_a_key_keeps_its_slot_for_as_long_as_it_has_a_rate(tmp_path: Path) -> No
         known = read_credentials(settings, known)
         return {key.name: key.slot for key in known.api_keys or ()}
 
-    known: Credentials | None = None
     assert slots("a", "b") == {"a": 0, "b": 1, "z": None}
     assert slots("b", "c") == {"b": 1, "c": 0, "z": None}
     assert slots("d", "c", "b") == {"b": 1, "c": 0, "d": 2, "z": None}

@@ -95,7 +95,7 @@ def test_closed_standard_streams_are_no_sockets(archives: dict[str, Path], free_
     start = "import os, sys; os.closerange(0, 3); os.execv(sys.argv[1], sys.argv[1:])"
     command = [sys.executable, "-m", "torchship", "serve", "--port", str(free_port)]
     with subprocess.Popen(
-        [sys.executable, "-c", start, *command, str(archives["logarithm"])]
+        [sys.executable, "-c", start, *command, str(archives["logarithm"])], text=True
     ) as popen:
         server = Process(popen, f"http://127.0.0.1:{free_port}")
         try:
