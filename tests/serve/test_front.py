@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 from torchship.serve.app import create_app
 from torchship.serve.engine import Engine
 from torchship.serve.errors import ClientGoneError, UnknownModelError
+from torchship.serve.figures import figures_of
 from torchship.serve.front import Front
 from torchship.serve.metrics import Metrics
 from torchship.serve.repository import Repository
@@ -115,8 +116,9 @@ def ended(app: App, cycle: Uvicorn | None = None) -> dict[str, float]:
         await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(run())
-    counted = (s for s in metrics.samples() if s.name == "torchship_requests_total")
-    return {sample.labels["code"]: sample.value for sample in counted}
+    figures = figures_of(asyncio.run(metrics.own(Repository([]))))
+    counted = (one for one in figures if one.name == "torchship_requests_total")
+    return {one.labels["code"]: one.value for one in counted}
 
 
 def raising(error: Exception) -> App:
