@@ -84,13 +84,8 @@ class Server(uvicorn.Server):
         # own objects above all, would hold requests up for 100 ms at a time.
         gc.collect()
         gc.freeze()
-        failed = [entry for entry in self.repository.entries if entry.state == "failed"]
-        for entry in failed:
-            print(f"failed: {entry.path}: {entry.reason}", flush=True)
-        if not failed:
-            live = [entry for entry in self.repository.entries if entry.state == "live"]
-            keys = [entry.key for entry in live if entry.key]
-            print("ready: " + ", ".join(f"{name}/{version}" for name, version in keys), flush=True)
+        for line in self.repository.summary():
+            print(line, flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish the requests in flight, then let the models go."""
@@ -169,6 +164,7 @@ def make_server(
         limits,
         mode=settings.mode,
         load=settings.load,
+        loads=settings.loads,
         observer=metrics.observer,
         report=partial(print, flush=True),
     )
