@@ -6,15 +6,14 @@ import hashlib
 import io
 import zipfile
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from torchship.script import operators, torchscript
+from torchship.script.content import BLOCK, Content, read_blocks
 from torchship.script.errors import ArchiveError, OperatorError
 from torchship.script.golden import Case, from_safetensors, to_safetensors
 from torchship.script.manifest import Manifest, parse_manifest
@@ -25,6 +24,8 @@ OURS = "extra/torchship/"
 MANIFEST = f"{OURS}manifest.json"
 GOLDEN = f"{OURS}golden.safetensors"
 MAX_INFLATED = 4 << 30  # bytes
+MAX_FILE = MAX_INFLATED + (64 << 20)  # bytes: stored records, their names, padding and signature
+DOS_FOLDER = 0x10  # in a record's file attributes
 
 # As torch.jit.save does: a fixed time, so that the same module gives the same bytes.
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
@@ -37,32 +38,40 @@ def pack(script: bytes, manifest: Manifest, cases: Sequence[Case]) -> bytes:
     """
     buffer = io.BytesIO(script)
     golden = to_safetensors(cases)
+    found = {GOLDEN: hashlib.sha256(golden)}
     with zipfile.ZipFile(buffer, "a") as file:
         top = PurePosixPath(file.namelist()[0]).parts[0]
-        records = read_records(file, top)
-        records[GOLDEN] = golden
-        digests = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(records.items())}
+        read_records(
+            file, top, lambda name, block: found.setdefault(name, hashlib.sha256()).update(block)
+        )
+        digests = {name: digest.hexdigest() for name, digest in sorted(found.items())}
         manifest = manifest.model_copy(update={"records": digests})
         for name, data in ((GOLDEN, golden), (MANIFEST, manifest.to_json())):
             file.writestr(zipfile.ZipInfo(f"{top}/{name}", ZIP_TIME), data)
     return buffer.getvalue()
 
 
-def read_records(file: zipfile.ZipFile, top: str) -> dict[str, bytes]:
-    """Read every record of an open zip, by its name below the top folder; CRCs are checked.
+def read_records(file: zipfile.ZipFile, top: str, take: Callable[[str, bytes], None]) -> None:
+    """Read every record of an open zip; CRCs are checked.
+
+    `take` is given each record's name below the top folder and its bytes, a block at a time: one
+    that is empty comes as one empty block.
 
     Raises:
         ArchiveError: naming the record that is damaged, doubled, or where none may be.
     """
-    records: dict[str, bytes] = {}
+    names = set()
     room = MAX_INFLATED
     for info in file.infolist():
         parts = PurePosixPath(info.filename).parts
         if len(parts) < 2 or parts[0] != top or ".." in parts or "\\" in info.filename:
             raise ArchiveError(f"record '{info.filename}': expected a name below '{top}/'")
         name = info.filename[len(top) + 1 :]
-        if name in records:
+        if name in names:
             raise ArchiveError(f"record '{name}' is there twice")
+        names.add(name)
+        if info.external_attr & DOS_FOLDER:
+            raise ArchiveError(f"record '{name}' is marked as a folder: expected a file")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ArchiveError(
                 f"record '{name}': expected stored or deflate, got method {info.compress_type}"
@@ -71,27 +80,40 @@ def read_records(file: zipfile.ZipFile, top: str) -> dict[str, bytes]:
         if room < 0:
             raise ArchiveError(f"the records are larger than {MAX_INFLATED} bytes when inflated")
         try:
-            records[name] = file.read(info)
+            with file.open(info) as record:
+                take(name, record.read(BLOCK))
+                while block := record.read(BLOCK):
+                    take(name, block)
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as bad:
             raise ArchiveError(f"record '{name}' is damaged: {bad}") from None
         except NotImplementedError as unknown:
             raise ArchiveError(f"record '{name}' cannot be read: {unknown}") from None
-    return records
 
 
-@dataclass(frozen=True)
 class Archive:
     """An archive whose bytes were read once and checked; nothing of it has been run.
 
-    `manifest` is None for a plain TorchScript file, for which nothing vouches.
+    It holds the file's bytes until it is released or freed, so that it can be loaded several
+    times. `manifest` is None for a plain TorchScript file, for which nothing vouches.
     """
 
-    path: Path
-    data: bytes
-    records: dict[str, bytes]
-    manifest: Manifest | None
     digest: str
     """SHA-256 of the file, in hexadecimal digits."""
+    size: int
+    """Bytes of the file."""
+    sizes: Mapping[str, int]
+    """Bytes of each record, inflated."""
+
+    def __init__(
+        self, path: Path, content: Content, sizes: Mapping[str, int], manifest: bytes | None
+    ) -> None:
+        """Take what was checked; `manifest` is the record's bytes."""
+        self.path = path
+        self.digest, self.size, self.sizes = content.digest, content.size, sizes
+        self.manifest: Manifest | None = None if manifest is None else parse_manifest(manifest)
+        self._manifest_record = manifest
+        self._content: Content | None = content
+        self._golden: Sequence[Case] | None = None
 
     @property
     def vouched(self) -> Manifest:
@@ -107,19 +129,60 @@ class Archive:
             )
         return self.manifest
 
-    @cached_property
-    def golden(self) -> list[Case]:
-        """The golden cases."""
-        manifest = self.vouched
-        if GOLDEN not in self.records:
-            raise ArchiveError(f"the archive has no record '{GOLDEN}'")
-        return from_safetensors(self.records[GOLDEN], manifest.golden, manifest.methods)
+    @property
+    def _held(self) -> Content:
+        if self._content is None:
+            raise ArchiveError(f"'{self.path.name}' was released: open it again to load it again")
+        return self._content
+
+    @property
+    def data(self) -> bytes:
+        """A copy of the file's bytes.
+
+        Raises:
+            ArchiveError: the archive was released.
+        """
+        with self._held.view() as view:
+            return bytes(view)
+
+    @property
+    def records(self) -> dict[str, bytes]:
+        """A copy of every record, by name.
+
+        Raises:
+            ArchiveError: the archive was released.
+        """
+        records = torchscript.records(self._held.source)
+        if self._manifest_record is not None:
+            records[MANIFEST] = self._manifest_record
+        return records
+
+    @property
+    def golden(self) -> Sequence[Case]:
+        """The golden cases; those that were kept, of an archive that was released.
+
+        Raises:
+            ArchiveError: there is no golden record, or it is not what the manifest says.
+        """
+        if self._golden is None:
+            manifest = self.vouched
+            if GOLDEN not in self.sizes:
+                raise ArchiveError(f"the archive has no record '{GOLDEN}'")
+
+            found: list[Case] = []
+
+            def read(name: str, view: memoryview) -> None:
+                found.extend(from_safetensors(bytes(view), manifest.golden, manifest.methods))
+
+            torchscript.visit_records(self._held.source, read, wanted=(GOLDEN,))
+            self._golden = found
+        return self._golden
 
     def load(self, device: str | torch.device = "cpu") -> torch.jit.ScriptModule:
         """Load the TorchScript module from the bytes that were checked.
 
         Raises:
-            ArchiveError: LibTorch refuses it.
+            ArchiveError: LibTorch refuses it, or the archive was released.
             OperatorError: a custom operator that it needs is not there; see `operators.load`.
         """
         try:
@@ -127,27 +190,37 @@ class Archive:
         except OperatorError as error:
             where = f"'{self.path.name}': "
             raise OperatorError(f"{where}{error}", f"{where}{error.public}") from None
-        return torchscript.load(self.data, device)
+        return torchscript.load(self._held.source, device)
 
     def program(self, device: str | torch.device = "cpu") -> Program:
         """Load the module behind its signature, to run on that device."""
         return Program(self.vouched, self.load(device), device)
+
+    def release(self, golden_bytes: int = 0) -> None:
+        """Free the file's bytes, and the golden cases but for the smallest.
+
+        What was loaded from it goes on; the archive cannot be loaded again. The cases that are
+        kept have at most `golden_bytes` together, and keep their order.
+        """
+        kept = set()
+        for number in sorted(range(len(self.golden)), key=lambda n: self.golden[n].nbytes):
+            golden_bytes -= self.golden[number].nbytes
+            if golden_bytes >= 0:
+                kept.add(number)
+        self._golden = [case for number, case in enumerate(self.golden) if number in kept]
+        content, self._content = self._content, None
+        if content is not None:
+            content.close()
 
 
 def open_archive(path: Path, trusted_keys: Sequence[Ed25519PublicKey] = ()) -> Archive:
     """Read a file once, check its signature if keys are given, its zip, its digests.
 
     Raises:
-        ArchiveError: the file cannot be read, is not signed by a trusted key, is damaged or too
-            new; the message says which record and why.
+        ArchiveError: the file cannot be read (`UnreadableError`), is not signed by a trusted key,
+            is damaged or too new; the message says which record and why.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ArchiveError(f"cannot read '{path}': {error.strerror}") from None
-    if trusted_keys:
-        check_signature(path, data, trusted_keys)
-    return parse_archive(path, data)
+    return check_content(path, read_content(path, trusted_keys))
 
 
 def parse_archive(path: Path, data: bytes) -> Archive:
@@ -156,20 +229,60 @@ def parse_archive(path: Path, data: bytes) -> Archive:
     Raises:
         ArchiveError: as for `open_archive`.
     """
+    whole = memoryview(data)
+    return check_content(
+        path, Content(whole[start : start + BLOCK] for start in range(0, len(data), BLOCK))
+    )
+
+
+def read_content(
+    path: Path,
+    trusted_keys: Sequence[Ed25519PublicKey] = (),
+    progress: Callable[[int], None] = lambda size: None,
+) -> Content:
+    """Read a file once, and check its signature if keys are given: the first half of opening it.
+
+    It may wait for as long as the disk does; `progress` is told how many bytes each block has.
+
+    Raises:
+        UnreadableError: the system refuses to read the file or its signature.
+        ArchiveError: it is no regular file, is too large, or is not signed by a trusted key.
+    """
+    content = Content(read_blocks(path, MAX_FILE, progress))
+    if trusted_keys:
+        with content.view() as view:
+            check_signature(path, view, trusted_keys)
+    return content
+
+
+def check_content(path: Path, content: Content) -> Archive:
+    """Check a file's zip, its manifest, its digests: the second half of opening it.
+
+    Raises:
+        ArchiveError: as for `open_archive`.
+    """
     try:
-        records, manifest = _check(data)
+        return Archive(path, content, *_check(content))
     except ArchiveError as error:
-        raise ArchiveError(f"'{path.name}': {error}") from None
-    return Archive(path, data, records, manifest, hashlib.sha256(data).hexdigest())
+        raise type(error)(f"'{path.name}': {error}") from None
 
 
-def _check(data: bytes) -> tuple[dict[str, bytes], Manifest | None]:
+def _check(content: Content) -> tuple[dict[str, int], bytes | None]:
+    """Return the size of each record, and the bytes of the manifest."""
+    found: set[str] = set()
+    manifest_blocks: list[bytes] = []
+
+    def take(name: str, block: bytes) -> None:
+        found.add(name)
+        if name == MANIFEST:
+            manifest_blocks.append(block)
+
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as file:
+        with content.open() as raw, zipfile.ZipFile(raw) as file:
             names = file.namelist()
             if not names or "/" not in names[0]:
                 raise ArchiveError("not a TorchScript file: expected records below one folder")
-            found = read_records(file, names[0].split("/", 1)[0])
+            read_records(file, names[0].split("/", 1)[0], take)
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError) as error:
         raise ArchiveError(f"not a readable zip: {error}") from None
     if "data.pkl" not in found or "constants.pkl" not in found:
@@ -177,26 +290,33 @@ def _check(data: bytes) -> tuple[dict[str, bytes], Manifest | None]:
     if MANIFEST not in found:
         # Damage must not pass for a file that never had a manifest. One flipped byte (the length
         # of an entry's comment) hides the records behind it from Python, not from LibTorch.
-        both = [*found, *torchscript.records(data)]
-        lost = next((name for name in both if name.startswith(OURS)), None)
+        sizes: dict[str, int] = {}
+        torchscript.visit_records(
+            content.source, lambda name, view: sizes.update({name: len(view)})
+        )
+        lost = next((name for name in [*found, *sizes] if name.startswith(OURS)), None)
         if lost is not None:
             raise ArchiveError(f"it holds the record '{lost}' but no manifest")
-        return found, None
+        return sizes, None
     # The manifest's own bytes are those whose CRC-32 was checked above.
-    manifest = parse_manifest(found[MANIFEST])
-    records = torchscript.records(data) | {MANIFEST: found[MANIFEST]}
-    listed = manifest.records
-    for name, content in records.items():
+    record = b"".join(manifest_blocks)
+    listed = parse_manifest(record).records
+    sizes = {MANIFEST: len(record)}
+
+    def check(name: str, view: memoryview) -> None:
         if name == MANIFEST:
-            continue
+            return
+        sizes[name] = len(view)
         if name not in listed:
             raise ArchiveError(f"record '{name}' is not listed in the manifest")
-        digest = hashlib.sha256(content).hexdigest()
+        digest = hashlib.sha256(view).hexdigest()
         if digest != listed[name]:
             raise ArchiveError(
                 f"record '{name}' is damaged: expected SHA-256 {listed[name]}, got {digest}"
             )
-    missing = sorted(set(listed) - set(records))
+
+    torchscript.visit_records(content.source, check)
+    missing = sorted(set(listed) - set(sizes))
     if missing:
         raise ArchiveError(f"record '{missing[0]}' is missing")
-    return records, manifest
+    return sizes, record

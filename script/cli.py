@@ -139,7 +139,7 @@ def script(
     archive = export(found, path, options)
     cases = archive.vouched.golden
     typer.echo(
-        f"{path}: {len(archive.data):,} bytes, {archive.vouched.parameters:,} parameters, "
+        f"{path}: {archive.size:,} bytes, {archive.vouched.parameters:,} parameters, "
         f"{len(cases)} golden cases; the saved module reproduces the eager one"
     )
 
@@ -177,11 +177,11 @@ def inspect(
         manifest = opened.manifest.model_dump(mode="json") if opened.manifest else None
         document = {
             "file": archive.name,
-            "bytes": len(opened.data),
+            "bytes": opened.size,
             "manifest": manifest,
             "digests_checked": opened.manifest is not None,
             "signature_checked": trusted_keys is not None,
-            "records": {record: len(data) for record, data in opened.records.items()},
+            "records": dict(opened.sizes),
             "code": source,
         }
         typer.echo(json.dumps(document, indent=1))
@@ -192,7 +192,7 @@ def inspect(
 def _print(archive: Archive, source: str | None, signature_checked: bool, console: Console) -> None:
     manifest = archive.manifest
     table = Table(show_header=False, box=None)
-    table.add_row("file", escape(f"{archive.path.name}, {len(archive.data):,} bytes"))
+    table.add_row("file", escape(f"{archive.path.name}, {archive.size:,} bytes"))
     if manifest is None:
         table.add_row("manifest", "none: a plain TorchScript file, and nothing vouches for it")
     else:
@@ -205,9 +205,9 @@ def _print(archive: Archive, source: str | None, signature_checked: bool, consol
     records = Table("record", "bytes", title="Records", title_justify="left", box=SIMPLE_HEAD)
     records.add_column("SHA-256", overflow="fold")
     digests = manifest.records if manifest else {}
-    for name, data in archive.records.items():
+    for name, size in archive.sizes.items():
         note = "(the manifest itself: CRC-32)" if name == MANIFEST else "not listed"
-        records.add_row(escape(name), f"{len(data):,}", digests.get(name, note))
+        records.add_row(escape(name), f"{size:,}", digests.get(name, note))
     console.print(records)
     if source is not None:
         console.print("TorchScript code:", escape(source), sep="\n", highlight=False)

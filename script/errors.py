@@ -34,6 +34,10 @@ class ArchiveError(TorchShipError):
     exit_code = 3
 
 
+class UnreadableError(ArchiveError):
+    """A file that the system does not let us read now: it may let us later, and has not changed."""
+
+
 class OperatorError(ArchiveError):
     """An archive's custom operator that is not there; `public` says so without naming folders."""
 

@@ -30,6 +30,16 @@ class Case:
     method: str
     steps: tuple[Step, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        tensors = (
+            value
+            for step in self.steps
+            for value in (*step.inputs.values(), *step.outputs.values())
+        )
+        return sum(tensor.nbytes for tensor in tensors)
+
 
 def to_safetensors(cases: Sequence[Case]) -> bytes:
     """Return the golden record: tensors `<case>/<step>/in/<name>` and `…/out/<name>`."""

@@ -18,9 +18,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from torchship.script.errors import ArchiveError, UsageError
+from torchship.script.content import read_blocks
+from torchship.script.errors import ArchiveError, UnreadableError, UsageError
 from torchship.script.files import write_atomic
 
+LENGTH = 64  # bytes of an Ed25519 signature
 PEM_BLOCK = re.compile(rb"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----", re.DOTALL)
 
 
@@ -55,9 +57,11 @@ def sign(archive: Path, private: Path) -> Path:
     """
     try:
         key = load_pem_private_key(private.read_bytes(), password=None)
-        data = archive.read_bytes()
+        data = b"".join(read_blocks(archive))
     except OSError as error:
         raise UsageError(f"cannot read '{error.filename}': {error.strerror}") from None
+    except ArchiveError as error:
+        raise UsageError(str(error)) from None
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise UsageError(f"'{private}' is not a PEM private key: {error}") from None
     if not isinstance(key, Ed25519PrivateKey):
@@ -91,22 +95,29 @@ def read_trusted_keys(path: Path) -> list[Ed25519PublicKey]:
     return keys
 
 
-def check_signature(archive: Path, data: bytes, keys: Sequence[Ed25519PublicKey]) -> None:
+def check_signature(
+    archive: Path, data: bytes | memoryview, keys: Sequence[Ed25519PublicKey]
+) -> None:
     """Check `<archive>.sig` over the archive's bytes.
 
     Raises:
+        UnreadableError: the system refuses to read the signature.
         ArchiveError: the signature is missing, malformed, or by none of the keys.
     """
     path = signature_path(archive)
     try:
-        signature = path.read_bytes()
-    except OSError:
+        os.lstat(path)
+    except FileNotFoundError:
         raise ArchiveError(
             f"'{os.fspath(archive)}' is not signed: expected a signature in '{path.name}'"
         ) from None
-    if len(signature) != 64:
+    except OSError as error:
+        raise UnreadableError(f"cannot read '{path}': {error.strerror}") from None
+    signature = next(read_blocks(path), b"")
+    if len(signature) != LENGTH:
         raise ArchiveError(
-            f"'{path.name}' is not an Ed25519 signature: expected 64 bytes, got {len(signature)}"
+            f"'{path.name}' is not an Ed25519 signature: expected {LENGTH} bytes, "
+            f"got {len(signature)}"
         )
     for key in keys:
         try:

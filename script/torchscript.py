@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import torch
 
-from torchship.script.errors import ArchiveError, ExportError
+from torchship.script.errors import ArchiveError, ExportError, UnreadableError
 
 Mode = Literal["script", "trace"]
 Fusion = Literal["off", "static", "dynamic"]
@@ -254,21 +254,66 @@ def save(module: torch.jit.ScriptModule) -> bytes:
     return buffer.getvalue()
 
 
-def records(data: bytes) -> dict[str, bytes]:
-    """Return the records of a TorchScript zip as LibTorch's own reader sees them.
+def records(source: bytes | str) -> dict[str, bytes]:
+    """Return the records of a TorchScript zip, its bytes or its file, as LibTorch sees them.
+
+    Raises:
+        ArchiveError: LibTorch's reader refuses the zip.
+    """
+    found: dict[str, bytes] = {}
+    visit_records(source, lambda name, view: found.update({name: bytes(view)}))
+    return found
+
+
+def visit_records(
+    source: bytes | str,
+    visit: Callable[[str, memoryview], None],
+    wanted: Collection[str] | None = None,
+) -> None:
+    """Show `visit` the name and the bytes of each wanted record, as LibTorch's own reader sees it.
 
     Two zip readers may see two contents in the same damaged bytes, so that what is checked has to
     be what is loaded. (LibTorch's takes one bit of a record's file attributes for "this is a
-    folder" and then returns memory that was never written.)
+    folder" and then returns memory that was never written.) One record is in memory at a time,
+    and once: weights may be most of what there is.
+
+    Args:
+        source: the bytes of the zip, or the name of its file.
+        visit: what to do with each; it shall not keep the view.
+        wanted: names of records; all when None.
 
     Raises:
-        ArchiveError: LibTorch's reader refuses the bytes.
+        ArchiveError: LibTorch's reader refuses the zip, or `visit` the record.
     """
     try:
-        reader = torch._C.PyTorchFileReader(io.BytesIO(data))
-        return {name: reader.get_record(name) for name in reader.get_all_records()}
+        reader = torch._C.PyTorchFileReader(_readable(source))
+        for name in reader.get_all_records():
+            if wanted is None or name in wanted:
+                visit(name, _view(reader, name))
+    except ArchiveError:
+        raise
     except Exception as error:
-        raise ArchiveError(f"LibTorch cannot read the zip: {_first_line(error)}") from None
+        raise _refused("read the zip", error) from None
+
+
+def _view(reader: torch._C.PyTorchFileReader, name: str) -> memoryview:
+    tensor = reader.get_storage_from_record(name, reader.get_record_size(name), torch.uint8)
+    data = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage()).numpy().data
+    return data.cast("B")
+
+
+def _readable(source: bytes | str) -> io.BytesIO | str:
+    return io.BytesIO(source) if isinstance(source, bytes) else source
+
+
+def is_scarcity(text: str) -> bool:
+    """Whether what LibTorch says is that the machine has no memory, or no file, left for it."""
+    return re.search(r"(alloc\w*|enough|out of) memory|Too many open files", text) is not None
+
+
+def _refused(what: str, error: Exception) -> ArchiveError:
+    kind = UnreadableError if is_scarcity(str(error)) else ArchiveError
+    return kind(f"LibTorch cannot {what}: {_first_line(error)}")
 
 
 def custom_operators(script: bytes) -> list[str]:
@@ -341,23 +386,25 @@ def has_operator(name: str) -> bool:
 
 
 def load(
-    data: bytes, device: str | torch.device = DEFAULTS.device, freeze: bool = DEFAULTS.freeze
+    source: bytes | str,
+    device: str | torch.device = DEFAULTS.device,
+    freeze: bool = DEFAULTS.freeze,
 ) -> torch.jit.ScriptModule:
-    """Load a module from the bytes of a TorchScript zip, frozen if asked.
+    """Load a module from a TorchScript zip, its bytes or the name of its file, frozen if asked.
 
     Raises:
-        ArchiveError: LibTorch refuses the bytes.
+        ArchiveError: LibTorch refuses it.
     """
     try:
         with _deprecation_is_known():
             module = torch.jit.load(  # type: ignore[no-untyped-call]
-                io.BytesIO(data), map_location=device
+                _readable(source), map_location=device
             )
             if freeze:
                 others = [name for name in method_names(module) if name != "forward"]
                 module = torch.jit.freeze(module.eval(), preserved_attrs=others)
     except Exception as error:
-        raise ArchiveError(f"LibTorch cannot load the archive: {_first_line(error)}") from None
+        raise _refused("load the archive", error) from None
     assert isinstance(module, torch.jit.ScriptModule)
     return module
 

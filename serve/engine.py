@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 JOIN_SECONDS = 30
 SLOW = 20  # times what is quick: such a call is no chance any more
+EXAMPLE_BYTES = 4 << 20  # of golden cases that are kept; one digit of JSON may stand for 8 bytes
 MOST_ADMITTED = 1024  # names, dtypes and shapes that are remembered as fitting
 
 
@@ -107,6 +108,7 @@ class Engine:
             except Exception:
                 self.close()
                 raise
+        self._archive.release(EXAMPLE_BYTES)
 
     async def _prove_here(self) -> None:
         """Run the golden cases on the event loop, others' requests between them."""
@@ -139,12 +141,12 @@ class Engine:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the archive's file."""
+        """SHA-256 of the archive's file, in hexadecimal digits."""
         return self._archive.digest
 
     @property
     def golden(self) -> Sequence[Case]:
-        """The cases that the archive was proved with."""
+        """The cases that the archive was proved with; the smallest, once it is live."""
         return self._archive.golden
 
     def signature(self, method: str) -> Signature:

@@ -158,12 +158,13 @@ class Listening(_Message):
 
 
 class Loaded(_Message):
-    """All that was to be loaded at start is live, or has failed."""
+    """All that was to be loaded at start is live, has failed, or waits for its disk."""
 
     kind: Literal["loaded"] = "loaded"
-    failed: tuple[str, ...]
+    summary: tuple[str, ...]
+    """Lines for the user."""
     live: dict[str, str]
-    """Digests by `name/version`, in the order in which they are told."""
+    """Digests of what is live, by `name/version`."""
 
 
 class Said(_Message):

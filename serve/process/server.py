@@ -167,6 +167,7 @@ def make_repository(
         limits,
         mode=settings.mode,
         load=settings.load,
+        loads=settings.loads,
         observer=metrics.observer,
         **more,  # type: ignore[arg-type]
     )

@@ -8,11 +8,13 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from torchship.script.errors import TorchShipError
+from torchship.script.archive import Archive
+from torchship.script.errors import ArchiveError, TorchShipError
 from torchship.serve.engine import Engine
 from torchship.serve.errors import UnknownModelError
 from torchship.serve.process import messages
 from torchship.serve.process.channel import Channel
+from torchship.serve.pulse import Pulse
 from torchship.serve.repository import Repository
 from torchship.serve.tensors import short
 
@@ -28,26 +30,45 @@ class SharedRepository(Repository):
         self,
         *arguments: Any,
         channel: Channel,
+        pulse: Pulse,
         pinned: Mapping[str, str],
-        quarantine: Mapping[str, str],
         **named: Any,
     ) -> None:
-        """See `Repository`; `pinned` are the digests that the other workers have."""
+        """See `Repository`; `pinned` are the digests of what the other workers serve."""
         super().__init__(*arguments, report=self._report_line, **named)
-        self._pinned = pinned
         self._channel = channel
+        self._pulse = pulse
+        self._pinned = pinned
         self._asked: dict[str, asyncio.Future[None]] = {}
 
     def _report_line(self, line: str) -> None:
-        self._channel.send(messages.Said(line=line).encoded())
+        self._tell(messages.Said(line=line))
 
-    def _begins(self, engine: Engine) -> None:
-        name, digest = engine.manifest.name, engine.digest
-        self._channel.send(messages.Proving(name=name, digest=digest, begins=True).encoded())
+    def _tell(self, message: messages.FromWorker) -> None:
+        self._channel.send(message.encoded())
 
-    def _begun(self, engine: Engine) -> None:
-        name, digest = engine.manifest.name, engine.digest
-        self._channel.send(messages.Proving(name=name, digest=digest, begins=False).encoded())
+    def unpin(self) -> None:
+        """Take what is asked for from now on as its file is then."""
+        self._pinned = {}
+
+    async def _prove(self, archive: Archive) -> Engine:
+        """Do as every repository, and let the supervisor know which archive it is.
+
+        Raises:
+            ArchiveError: also if the other workers serve another archive as this model.
+        """
+        name, digest = archive.vouched.name, archive.digest
+        if self._pinned.get(f"{name}/{archive.vouched.version}", digest) != digest:
+            raise ArchiveError(
+                "the file has changed since the other workers loaded it: restart the server to "
+                "serve the new one, or use --mode poll"
+            )
+        self._tell(messages.Proving(name=name, digest=digest, begins=True))
+        try:
+            with self._pulse.loading():
+                return await super()._prove(archive)
+        finally:
+            self._tell(messages.Proving(name=name, digest=digest, begins=False))
 
     async def load_model(self, name: str) -> None:
         """Have every worker load a model; see `Repository.load_model`."""
@@ -65,7 +86,7 @@ class SharedRepository(Repository):
     async def _ask(self, what: Literal["load", "unload"], name: str) -> None:
         change = messages.Change(id=uuid.uuid4().hex, what=what, model=name)
         asked = self._asked[change.id] = asyncio.get_running_loop().create_future()
-        self._channel.send(change.encoded())
+        self._tell(change)
         try:
             await asked
         finally:
@@ -85,8 +106,7 @@ class SharedRepository(Repository):
             log.exception("could not %s %s", change.what, change.model)
             error = RuntimeError(f"a worker could not {change.what} a model: its log says why")
         failure = None if error is None else messages.Failure.of(error)
-        outcome = messages.Outcome(id=change.id, failure=failure, digests=self.digests())
-        self._channel.send(outcome.encoded())
+        self._tell(messages.Outcome(id=change.id, failure=failure, digests=self.digests()))
 
     def answered(self, outcome: messages.Outcome) -> None:
         """Take what came of a change that was asked for here."""

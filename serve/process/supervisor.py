@@ -268,7 +268,8 @@ class Supervisor:
                 self._run(self._changes.make(place.number, message))
             case messages.Outcome():
                 self._changes.heard(place.number, message)
-                self._pin(message.digests)
+                if message.failure is None:
+                    self._pin(message.digests)
             case messages.OnLoop(engine=engine, name=name, digest=digest):
                 place.on_loop[engine] = name, digest
             case messages.Proving(digest=digest, name=name, begins=begins):
@@ -296,7 +297,7 @@ class Supervisor:
 
     def _has_loaded(self, place: Place, message: messages.Loaded) -> None:
         place.loaded = True
-        self._pin(message.live)
+        self._pin(message.live | self._pinned)
         if not self._started:
             self._first.append(message)
         if self._early_is_over:
@@ -309,14 +310,13 @@ class Supervisor:
         if self._started or not all(p.loaded and p.listening for p in self._places):
             return
         self._started = True
-        failed = list(dict.fromkeys(line for loaded in self._first for line in loaded.failed))
-        for line in failed:
-            _say(f"failed: {line}")
-        if not failed:
-            _say("ready: " + ", ".join(self._first[0].live))
+        lines = dict.fromkeys(line for loaded in self._first for line in loaded.summary)
+        bad = [line for line in lines if not line.startswith("ready:")]
+        for line in bad or lines:
+            _say(line)
 
     def _pin(self, digests: dict[str, str]) -> None:
-        if self._settings.mode != "poll":
+        if self._settings.mode != "poll" and self._settings.workers > 1:
             self._pinned = digests
 
     def _end_early(self) -> None:

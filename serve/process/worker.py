@@ -106,9 +106,9 @@ class Worker(Server):
         asyncio.get_running_loop().call_later(self.settings.stall_seconds, self._heartbeat)
 
     def _tell_loaded(self) -> None:
-        entries = self.repository.entries
-        failed = [f"{e.path}: {e.reason}" for e in entries if e.state == "failed"]
-        self.tell(messages.Loaded(failed=tuple(failed), live=self.repository.digests()))
+        summary = tuple(self.repository.summary())
+        self.tell(messages.Loaded(summary=summary, live=self.repository.digests()))
+        self.repository.unpin()
 
     def _hear(self, data: bytes) -> None:
         match messages.to_worker(data):
@@ -220,6 +220,7 @@ def _make(settings: Settings, start: messages.Start, shared: Shared, channel: Ch
     repository = make_repository(
         *(settings, shared, metrics, SharedRepository),
         channel=channel,
+        pulse=shared.pulse,
         pinned=start.pinned,
         quarantine=start.quarantine,
     )

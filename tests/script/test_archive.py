@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import socket
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +16,13 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import zoo
 from torchship.script.archive import GOLDEN, MANIFEST, open_archive, parse_archive
-from torchship.script.errors import ArchiveError
+from torchship.script.errors import ArchiveError, UnreadableError, UsageError
 from torchship.script.export import export
+from torchship.script.signing import make_key, read_trusted_keys, sign
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +49,13 @@ def with_manifest(data: bytes, change: Callable[[dict[str, object]], object]) ->
     manifest = json.loads(records[MANIFEST])
     change(manifest)
     return rezip(records | {MANIFEST: json.dumps(manifest).encode()})
+
+
+def run_python(program: str, *arguments: object) -> list[str]:
+    """Run a program in a process of its own; return the lines that it prints."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    return done.stdout.splitlines()
 
 
 def refusal(data: bytes) -> str:
@@ -103,6 +116,16 @@ def test_a_flip_in_a_record_names_the_record(data: bytes) -> None:
             flipped = bytearray(data)
             flipped[data.index(content) + len(content) // 2] ^= 4
             assert refusal(bytes(flipped)).startswith(f"record '{name}' is damaged: ")
+
+
+def test_a_record_that_is_marked_as_a_folder_is_refused(data: bytes) -> None:
+    """LibTorch gives memory for it that nobody has written; it may look like the record."""
+    buffer = io.BytesIO(data)
+    with zipfile.ZipFile(buffer, "a") as file:
+        for info in file.infolist():
+            info.external_attr |= 0x10 if info.filename.endswith("data/1") else 0
+        file.writestr("archive/extra/more", b"")  # so that the directory is written again
+    assert refusal(buffer.getvalue()) == "record 'data/1' is marked as a folder: expected a file"
 
 
 def test_a_cut_at_any_length_is_refused(data: bytes) -> None:
@@ -192,10 +215,147 @@ def test_files_that_are_something_else(content: bytes, expected: str) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match=r"cannot read '.*none\.pt': No such file"):
+    with pytest.raises(UnreadableError, match=r"cannot read '.*none\.pt': No such file"):
         open_archive(tmp_path / "none.pt")
-    with pytest.raises(ArchiveError, match="Is a directory"):
-        open_archive(tmp_path)
+
+
+def a_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(os.fspath(path))
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (Path.mkdir, "is a directory: expected a regular file"),
+        (os.mkfifo, "is a FIFO: expected a regular file"),
+        (a_socket, "is a socket: expected a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is a character device: expected a regular"),
+        (lambda path: path.symlink_to("nowhere"), "No such file or directory"),
+        (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
+    ],
+)
+def test_what_is_no_regular_file_is_refused_and_never_waited_for(
+    tmp_path: Path, data: bytes, make: Callable[[Path], object], expected: str
+) -> None:
+    path = tmp_path / "a.pt"
+    make(path)
+    with pytest.raises(ArchiveError, match=expected):
+        open_archive(path)
+    path.rmdir() if path.is_dir() else path.unlink()
+    path.write_bytes(data)
+    make(tmp_path / "a.pt.sig")
+    with pytest.raises(ArchiveError, match=expected):
+        open_archive(path, [Ed25519PrivateKey.generate().public_key()])
+    with pytest.raises(UsageError, match=expected):
+        make_key(tmp_path / "key", tmp_path / "key.pub")
+        make(tmp_path / "b.pt")
+        sign(tmp_path / "b.pt", tmp_path / "key")
+
+
+def test_a_file_without_an_end_is_not_read_into_memory(tmp_path: Path) -> None:
+    with (tmp_path / "a.pt").open("wb") as file:
+        file.truncate(1 << 40)
+    program = """
+import resource, sys
+from pathlib import Path
+from torchship.script.archive import open_archive
+from torchship.script.errors import ArchiveError, UnreadableError, UsageError
+try:
+    open_archive(Path(sys.argv[1]))
+except ArchiveError as error:
+    print(error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    message, peak = run_python(program, tmp_path / "a.pt")
+    assert message == "'a.pt' has 1099511627776 bytes: expected at most 4362076160"
+    assert int(peak) << 10 < 1 << 30
+
+
+def test_it_is_loaded_as_often_as_wanted_until_it_is_released(data: bytes) -> None:
+    archive = parse_archive(Path("a.pt"), data)
+    x = {"x": zoo.noise(1, 2, 3)}
+    first, second = (archive.program().call("forward", x)["output"] for _ in range(2))
+    assert torch.equal(first, second)
+    assert archive.data == data
+    assert archive.size == len(data)
+    assert archive.records == records_of(data)
+    assert archive.sizes == {name: len(record) for name, record in archive.records.items()}
+    program, cases = archive.program(), archive.golden
+    smallest = min(cases, key=lambda case: case.nbytes)
+    archive.release(golden_bytes=smallest.nbytes)
+    assert [case.name for case in archive.golden] == [smallest.name]
+    assert torch.equal(program.call("forward", x)["output"], first)
+    for use in (archive.load, lambda: archive.data, lambda: archive.records):
+        with pytest.raises(ArchiveError, match=r"'a\.pt' was released: open it again"):
+            use()
+
+
+def test_what_was_checked_is_loaded_whatever_becomes_of_the_file(
+    data: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.pt"
+    path.write_bytes(data)
+    archive = open_archive(path)
+    with path.open("r+b") as file:  # the same inode
+        file.write(bytes(len(data)))
+    assert archive.program().call("forward", {"x": zoo.noise(1, 2, 3)})
+    assert archive.digest == hashlib.sha256(data).hexdigest()
+
+
+def test_a_system_without_files_in_memory(
+    data: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    x = {"x": zoo.noise(1, 2, 3)}
+    expected = parse_archive(Path("a.pt"), data).program().call("forward", x)["output"]
+    monkeypatch.delattr(os, "memfd_create")
+    (tmp_path / "a.pt").write_bytes(data)
+    make_key(tmp_path / "key", tmp_path / "key.pub")
+    sign(tmp_path / "a.pt", tmp_path / "key")
+    archive = open_archive(tmp_path / "a.pt", read_trusted_keys(tmp_path / "key.pub"))
+    assert archive.data == data
+    assert torch.equal(archive.program().call("forward", x)["output"], expected)
+
+
+def test_the_bytes_are_in_memory_once_and_not_after_the_archive(
+    data: bytes, tmp_path: Path
+) -> None:
+    class Large(torch.nn.Module):
+        """float32[batch,1] -> float32[batch,1]; has 50 MB of weights in two records."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("a", torch.ones(25 << 18))
+            self.register_buffer("b", torch.ones(25 << 18))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.a.mean() * self.b.mean()  # type: ignore[operator]
+
+    def large() -> torch.nn.Module:
+        return Large().eval()
+
+    export(zoo.target(large, [{"x": zoo.noise(n, n, 1)} for n in (1, 2)]), tmp_path / "a.pt")
+    program = """
+import sys
+from pathlib import Path
+from torchship.script.archive import open_archive
+def status():
+    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    said = {words[0]: int(words[1]) for words in lines if words[0] in ("VmRSS:", "VmHWM:")}
+    return said["VmRSS:"], said["VmHWM:"]
+open_archive(Path(sys.argv[2])).program()  # what every archive needs is there then
+base, _ = status()
+program = open_archive(Path(sys.argv[1])).program()
+resident, peak = status()
+print(resident - base, peak - base)
+"""
+    (tmp_path / "small.pt").write_bytes(data)
+    (figures,) = run_python(program, tmp_path / "a.pt", tmp_path / "small.pt")
+    resident, peak = (int(figure) << 10 for figure in figures.split())
+    weights = 50 << 20
+    print(resident / weights, peak / weights)
+    assert resident < 1.4 * weights
+    assert peak < 1.8 * weights
 
 
 def test_a_plain_torchscript_file_says_that_nothing_vouches_for_it(data: bytes) -> None:

@@ -26,6 +26,11 @@ def wrong(outputs: Flat) -> Flat:
     return {name: value + 1 for name, value in outputs.items()}
 
 
+def other(outputs: Flat) -> Flat:
+    """Agree with the model, and make another archive."""
+    return {name: value + 1e-7 for name, value in outputs.items()}
+
+
 class Lines(list[str]):
     """What a repository reports; `until` waits for a line."""
 
@@ -139,7 +144,10 @@ def test_a_poll_loads_what_is_new_or_changed_and_unloads_what_is_gone(
         assert repository.find("memory").manifest.version == "2"
         assert repository.find("memory", "1") is one
         assert repository.find("half").manifest.name == "half"
-        place("memory", "1", edit=lambda outputs: dict(outputs))
+        place("memory", "1")
+        await repository.rescan()
+        assert repository.find("memory", "1") is one, "the same bytes"
+        place("memory", "1", edit=other)
         await repository.rescan()
         assert repository.find("memory", "1") is not one
         two = repository.find("memory", "2")
@@ -265,6 +273,7 @@ def test_an_engine_that_is_held_answers_until_it_is_let_go(
 
     async def test(repository: Repository, lines: Lines) -> None:
         with repository.find("memory") as old:
+            place("memory", "1", edit=other)
             await repository.load_model("memory")
             assert repository.find("memory") is not old
             await repository.unload_model("memory")
@@ -291,6 +300,7 @@ def test_an_engine_that_was_replaced_is_closed_and_freed(
         weakref.finalize(
             repository.find("memory"), lambda: loop.call_soon_threadsafe(freed.set)
         ).atexit = False
+        place("memory", "1", edit=other)
         await repository.load_model("memory")
         await asyncio.wait_for(freed.wait(), 60)
 

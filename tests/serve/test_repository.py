@@ -117,7 +117,7 @@ def test_an_unforeseen_failure_is_a_failed_archive(
     def explode(*_: object) -> None:
         raise MemoryError("no room\nat all")
 
-    monkeypatch.setattr("torchship.serve.repository.open_archive", explode)
+    monkeypatch.setattr("torchship.serve.loading.check_content", explode)
     assert loaded(archives["tiny"]).entries[0].reason == "MemoryError: no room at all"
 
 
@@ -140,7 +140,7 @@ def test_the_index_keeps_folders_and_faults_to_the_log(
     def explode(*_: object) -> None:
         raise OSError("secret in /srv/models")
 
-    monkeypatch.setattr("torchship.serve.repository.open_archive", explode)
+    monkeypatch.setattr("torchship.serve.loading.read_content", explode)
     repository = loaded(missing)
     assert "secret" in repository.entries[0].reason
     assert repository.index()[0].reason == "internal error while loading"
