@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 import signal
 import socket
 import ssl
@@ -26,6 +25,7 @@ from torchship.serve.checks import check_places
 from torchship.serve.devices import read_placement
 from torchship.serve.direct import Direct, direct
 from torchship.serve.discovery import find_archives
+from torchship.serve.ending import end_all, leave
 from torchship.serve.limits import Limits
 from torchship.serve.logs import configure_logging
 from torchship.serve.metrics import Metrics
@@ -161,6 +161,8 @@ def make_server(
         *(settings.threads, settings.max_batch, settings.max_queue, placement),
         delay_seconds=settings.max_delay_us / 1e6,
         quick_seconds=settings.quick_us / 1e6,
+        call_seconds=settings.call_seconds,
+        max_batch_bytes=settings.max_batch_bytes,
     )
     metrics = Metrics()
     repository = repositories(
@@ -220,12 +222,8 @@ def serve(server: Server, bound: socket.socket) -> None:
     """Run a server on a socket until a signal comes."""
     with bound:
         server.run([bound])
-    if not server.repository.join(END_SECONDS):
-        # A call that runs cannot be interrupted, and a thread killed inside LibTorch aborts.
-        log.warning("a model still runs: the server ends without it")
-        sys.stdout.flush()
-        logging.shutdown()
-        os._exit(0)
+    if not end_all(END_SECONDS):
+        leave(0)
 
 
 def bind(host: str, port: int, *, shared: bool = False, listening: bool = False) -> socket.socket:
