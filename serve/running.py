@@ -56,7 +56,7 @@ class Runner:
         spoilers = self._spoilers
         outcomes: list[Outcome] = []
         # The parts that are still to run, the next one last.
-        pending = spoilers.groups(jobs) if spoilers.active else [jobs]
+        pending = spoilers.groups(jobs)[::-1] if spoilers.active else [jobs]
         halvings = -1
         while pending:
             live: list[Job] = []

@@ -129,3 +129,35 @@ def test_a_deadline_passes() -> None:
     assert not early.expired()
     early.deadline = time.monotonic() - 1
     assert early.expired()
+
+
+def test_a_batch_has_no_more_bytes_than_allowed_unless_a_single_job_has() -> None:
+    waiting = Waiting(100, BYTES)
+    jobs = [job() for _ in range(6)]
+    for one, nbytes in zip(jobs, (30, 50, 30, 200, 20, 90), strict=True):
+        one.nbytes = nbytes
+    waiting.put(jobs)
+    batches = [waiting.batch(64, 100) for _ in range(4)]
+    assert [[one.nbytes for one in batch] for batch in batches] == [[30, 50, 20], [30], [200], [90]]
+    assert waiting.batch(64, 100) == []
+
+
+def test_a_queue_is_bounded_in_bytes_too() -> None:
+    waiting = Waiting(100, 50)
+    large, small = job(), job()
+    large.nbytes, small.nbytes = 80, 1
+    waiting.put([large])  # larger than the limit, and nothing else waits
+    with pytest.raises(QueueFullError, match="80 bytes wait, 1 more would be over the limit of 50"):
+        waiting.put([small])
+    waiting.batch(64, BYTES)
+    waiting.put([small])
+    waiting.close()
+    assert waiting.rows == 0
+
+
+def test_a_job_without_rows_counts_as_one_wherever_rows_are_counted() -> None:
+    waiting = Waiting(100, BYTES)
+    waiting.put([job(0), job(1), job(0), job(1)])
+    assert waiting.rows == 4
+    assert len(waiting.batch(3, BYTES)) == 3
+    assert waiting.rows == 1
