@@ -6,21 +6,26 @@ gives each request what it would have got alone, up to the rounding of another k
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import torch
 
 from torchship.script.batch import BATCH, axis_of, batch_axes
+from torchship.script.dtypes import BY_NAME, name_of
 from torchship.script.errors import ModelError
 from torchship.script.manifest import Method
-from torchship.script.nodes import ScalarNode, TensorNode, leaves
+from torchship.script.nodes import Dimension, Leaf, ScalarNode, TensorNode, leaves
 from torchship.script.program import shape_text, with_state
-from torchship.script.tree import Flat
+from torchship.script.tree import Flat, matches
 from torchship.serve.frames import MOST, Frame, Given, fits, is_packed
 from torchship.serve.tensors import Packed, join_packed, pack, split_packed
 
 Kind = Hashable
 """Requests of one kind may run as one call."""
+
+
+_Expected = tuple[torch.dtype, tuple[int | None, ...], bool]
+"""An output's dtype and sizes in a call, None for any size, and whether there is such a one."""
 
 
 class Batching:
@@ -34,8 +39,11 @@ class Batching:
             for leaf in leaves(method.outputs)
             if isinstance(leaf, TensorNode) and BATCH in leaf.shape
         }
-        self.possible = bool(self._inputs) and all(
-            leaf.name in self._outputs for leaf in leaves(method.outputs)
+        # A tensor of rows by rows cannot be cut, nor put together, along both dimensions.
+        self.possible = (
+            bool(self._inputs)
+            and all(leaf.name in self._outputs for leaf in leaves(method.outputs))
+            and all(_shape(leaf).count(BATCH) <= 1 for leaf in _leaves(method))
         )
         self._fixed = all(
             isinstance(leaf, TensorNode)
@@ -50,6 +58,8 @@ class Batching:
             if isinstance(leaf, ScalarNode)
         )
 
+        self._expected: dict[str, _Expected] = {}
+        self._expected_of: Mapping[str, int] | None = None
         self._frames: dict[Hashable, Frame] = {}
         # Rows of a later dimension do not lie one after the other.
         self._framed = self.possible and not any(self._inputs.values())
@@ -105,8 +115,8 @@ class Batching:
         if len(packed) < len(requests):
             return self.join(requests)
         frame = self._frames.get((kind, symbols[BATCH]))
-        if frame is not None:
-            return frame.fill(packed)
+        if frame is not None and (filled := frame.fill(packed)) is not None:
+            return filled
         inputs = self.join(requests)
         if fits(inputs):
             if len(self._frames) >= MOST:
@@ -158,26 +168,29 @@ class Batching:
         return merged
 
     def split(
-        self, outputs: Mapping[str, torch.Tensor], rows: Sequence[int]
+        self,
+        outputs: Mapping[str, torch.Tensor],
+        rows: Sequence[int],
+        symbols: Mapping[str, int],
     ) -> list[dict[str, Packed]]:
         """Return each request's outputs, given how many rows each had.
 
-        They are copies, since the model might write into its own again.
+        They are copies, since the model might write into its own again. `symbols` are the sizes in
+        the call, of all rows.
 
         Raises:
-            ModelError: an output has another number of rows: nobody knows which are whose.
+            ModelError: an output has another dtype or shape than the signature says, such as
+                another number of rows: nobody knows which are whose.
         """
         if len(rows) == 1:
-            return [{name: pack(tensor) for name, tensor in outputs.items()}]
+            packed = {name: pack(tensor) for name, tensor in outputs.items()}
+            self._check(packed, symbols)
+            return [packed]
+        self._check(outputs, symbols)
         parts: list[dict[str, Packed]] = [{} for _ in rows]
-        total = sum(rows)
         for name, tensor in outputs.items():
             axis = axis_of(name, self._outputs)
             assert axis is not None, "a method that is joined has the batch in every output"
-            if tensor.ndim <= axis or tensor.shape[axis] != total:
-                raise ModelError(
-                    f"output '{name}': expected {total} rows, got {shape_text(tuple(tensor.shape))}"
-                )
             if axis:
                 pieces = [pack(piece) for piece in torch.split(tensor, list(rows), axis)]
             else:
@@ -185,3 +198,45 @@ class Batching:
             for part, piece in zip(parts, pieces, strict=True):
                 part[name] = piece
         return parts
+
+    def _check(self, outputs: Given, symbols: Mapping[str, int]) -> None:
+        """Compare a call's outputs with the signature."""
+        if symbols is not self._expected_of:  # most calls have the sizes of the one before
+            self._expected = {}
+            self._expected_of = symbols
+        for name, output in outputs.items():
+            expected = self._expected.get(name)
+            if expected is None:
+                expected = self._expected[name] = self._expect(name, symbols)
+            dtype, shape, open_sizes = expected
+            if output.dtype is dtype and output.shape == shape:
+                continue
+            if open_sizes and output.dtype is dtype and _fits(output.shape, shape):
+                continue
+            raise ModelError(
+                f"output '{name}': expected {name_of(dtype)}{shape_text(shape)}, "
+                f"got {name_of(output.dtype)}{shape_text(tuple(output.shape))}"
+            )
+
+    def _expect(self, name: str, symbols: Mapping[str, int]) -> _Expected:
+        leaf = next(leaf for leaf in leaves(self._method.outputs) if matches(leaf.name, name))
+        assert isinstance(leaf, TensorNode), "the manifest has been checked: all outputs are"
+        # A symbol that is in no input may stand for any size.
+        shape = tuple(symbols.get(size) if isinstance(size, str) else size for size in leaf.shape)
+        return BY_NAME[leaf.dtype].torch, shape, None in shape
+
+
+def _fits(shape: Sequence[int], expected: Sequence[Dimension]) -> bool:
+    return len(shape) == len(expected) and all(
+        known is None or size == known for size, known in zip(shape, expected, strict=True)
+    )
+
+
+def _leaves(method: Method) -> Iterator[Leaf]:
+    for argument in method.inputs:
+        yield from leaves(argument.value)
+    yield from leaves(method.outputs)
+
+
+def _shape(leaf: Leaf) -> tuple[Dimension, ...]:
+    return leaf.shape if isinstance(leaf, TensorNode) else ()

@@ -152,6 +152,7 @@ class Exchange:
                 timeout=request.timeout,
                 gone=self.left,
                 alone=len(self.protocol.connections) == 1,
+                source=self.protocol.client,
             )
         finally:
             if not entered:

@@ -3,54 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
-import contextlib
+import itertools
 import logging
 import threading
 import time
-import weakref
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 from torchship.script.archive import Archive
 from torchship.script.golden import Case
-from torchship.script.program import Program, check_inputs
+from torchship.script.program import Program
 from torchship.script.torchscript import configure
 from torchship.script.tree import Flat
-from torchship.serve.batching import Batching, Kind
-from torchship.serve.errors import NotReadyError, RequestError
-from torchship.serve.frames import Given
+from torchship.serve.admission import Admissions, Admitted
+from torchship.serve.batching import Batching
+from torchship.serve.ending import JOIN_SECONDS, note_started, settle
+from torchship.serve.errors import DisagreementError, NotReadyError, OutOfServiceError, RequestError
+from torchship.serve.holding import Held
 from torchship.serve.limits import Limits
 from torchship.serve.proving import Warming, prove, prove_case
-from torchship.serve.reports import TIMING, Observer
-from torchship.serve.running import Ran, deliver, run_jobs
+from torchship.serve.pulse import Pulse
+from torchship.serve.reports import SOURCE, TIMING, Observer
+from torchship.serve.running import Guarded, Ran, Runner, deliver, tell
 from torchship.serve.signature import Signature
 from torchship.serve.tensors import Packed
 from torchship.serve.waiting import Answer, Job, Waiting
+from torchship.serve.watch import CallWatch, marked
 
 log = logging.getLogger(__name__)
 
-JOIN_SECONDS = 30
 SLOW = 20  # times what is quick: such a call is no chance any more
 EXAMPLE_BYTES = 4 << 20  # of golden cases that are kept; one digit of JSON may stand for 8 bytes
-MOST_ADMITTED = 1024  # names, dtypes and shapes that are remembered as fitting
 
 
-_Admission = tuple[dict[str, int], int, Kind | None]
-
-_STARTED: weakref.WeakSet[Engine] = weakref.WeakSet()
-
-
-@atexit.register
-def _end_all() -> None:
-    """End the threads in good order: one that Python kills inside LibTorch aborts the process."""
-    engines = list(_STARTED)
-    for engine in engines:
-        engine.close()
-    for engine in engines:
-        engine.join()
-
-
-class Engine:
+class Engine(Held):
     """A model and its one thread; calls may come from any task of one event loop.
 
     What was checked shall be what answers: the thread that has run the golden cases is the one that
@@ -59,30 +44,63 @@ class Engine:
     to another thread, and sharing Python's lock with it, costs more than such a model does.
     Requests that come while it is busy wait, and those of one kind run together as the next batch;
     an idle engine begins at once.
+
+    A call cannot be interrupted. If one takes longer than `Limits.call_seconds` in the engine's
+    thread, the engine is out of service: whoever waits for it is told so at once, and nobody waits
+    for its thread any more. On the event loop it is another process that must notice.
     """
 
+    _numbers: Iterator[int] = itertools.count(1)
+
     def __init__(
-        self, archive: Archive, limits: Limits | None = None, observer: Observer | None = None
+        self,
+        archive: Archive,
+        limits: Limits | None = None,
+        observer: Observer | None = None,
+        *,
+        pulse: Pulse | None = None,
+        hung: Callable[[Engine, str], None] = lambda engine, why: None,
     ) -> None:
-        self._observer = observer
+        """Take an archive; nothing of it is run yet.
+
+        Args:
+            archive: what to load.
+            limits: what the engine may use.
+            observer: is told each call of the model.
+            pulse: the process's, which shows the calls that run on the event loop.
+            hung: is told once, on the event loop, if the engine went out of service after it had
+                answered, and why.
+        """
+        self.number = next(Engine._numbers)
+        """Above 0 and unique in the process, for pulses."""
+        self._pulse = pulse or Pulse()
+        self._hung = hung
+        super().__init__()
+        self._observer = None if observer is None else Guarded(observer)
         self.manifest = archive.vouched
         self.signatures = {name: Signature(m) for name, m in self.manifest.methods.items()}
         self._batching = {name: Batching(m) for name, m in self.manifest.methods.items()}
         self._archive = archive
         self._limits = limits or Limits()
+        self._admissions = {
+            name: Admissions(method, self._batching[name], self._limits)
+            for name, method in self.manifest.methods.items()
+        }
         self._program: Program | None = None
         self._stopping = threading.Event()
-        self._waiting = Waiting(self._limits.max_queue)
+        self._waiting = Waiting(self._limits.max_queue, self._limits.max_queue_bytes)
+        self._runner = Runner(self._batching, self.number)
+        self._watch = CallWatch(self.number, self._limits.call_seconds)
+        self._running: Sequence[Job] = ()  # in the engine's thread
+        self._out = ""  # why it is out of service
         self._woken = False
         self._delay: asyncio.TimerHandle | None = None
         self._seen = 0  # rows that waited when the event loop was last asked for more
         self._quick = False  # measured on its thread
         self._here = False  # runs on the event loop
         self._thread: threading.Thread | None = None
-        self._admitted: dict[Hashable, _Admission] = {}
         self._loop: asyncio.AbstractEventLoop | None = None  # where the calls come from
-        self._holders = 0
-        self._free: asyncio.Future[None] | None = None
+        self._proved: asyncio.Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
@@ -90,18 +108,18 @@ class Engine:
 
         Raises:
             ArchiveError: it cannot be loaded; `DisagreementError` when an output differs from
-                its golden value: the message names case, step, output and the difference.
+                its golden value, or when a call takes too long: the message names case, step,
+                output and the difference.
         """
         loop = asyncio.get_running_loop()
-        proved: asyncio.Future[None] = loop.create_future()
+        self._proved = loop.create_future()
         self._ended = loop.create_future()
         name = f"engine-{self.manifest.name}"
-        self._thread = threading.Thread(
-            target=self._work, args=(loop, proved), name=name, daemon=True
-        )
+        self._thread = threading.Thread(target=self._work, args=(loop,), name=name, daemon=True)
         self._thread.start()
-        _STARTED.add(self)
-        await proved
+        note_started(self)
+        self._watch.start(self._take_out)
+        await self._proved
         if self._quick:
             try:
                 await self._prove_here()
@@ -112,32 +130,67 @@ class Engine:
 
     async def _prove_here(self) -> None:
         """Run the golden cases on the event loop, others' requests between them."""
-        program = self._ready()
+        call = marked(self._ready().call, self._pulse, self.number)
         for number in range(len(self._archive.golden)):
-            prove_case(program, self._archive, number)
+            prove_case(call, self._archive, number)
             await asyncio.sleep(0)
         self._here = True
 
-    def _work(self, loop: asyncio.AbstractEventLoop, proved: asyncio.Future[None]) -> None:
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         """Prove the archive, then answer until closed. The engine's thread."""
-        configure(self._limits.threads)
         error: Exception | None = None
         try:
-            warming = Warming(self._batching, self._limits.max_batch, self._limits.quick_seconds)
+            configure(self._limits.threads)
             device = self._limits.placement.of(self.manifest.name)
+            warming = Warming(self._batching, self._limits, self._watch)
             proof = prove(self._archive, warming, device, self._stopping)
             self._program, self._quick = proof
+            self._watch.doing = "a call"
         except Exception as raised:
             error = raised
-        _tell(loop, _settle, proved, error)
+        except BaseException as raised:  # it would end the process where the load is waited for
+            error = DisagreementError(f"it ended its thread: {type(raised).__name__}: {raised}")
+        tell(loop, settle, self._proved, error)
         if error is None:
-            while jobs := self._waiting.take(self._limits.max_batch):
-                ran: list[Ran] = []
-                outcomes = run_jobs(self._ready, self._batching, jobs, ran)
-                _tell(self._loop or loop, deliver, outcomes, ran, self._observer)
-                del jobs, outcomes, ran  # they may be large, and the next may be long in coming
-        if self._ended is not None:
-            _tell(loop, _settle, self._ended, None)
+            try:
+                self._answer(loop)
+            except BaseException as raised:  # nobody would be told of those that wait
+                log.exception("the thread of model '%s' has ended", self.manifest.name)
+                tell(loop, self._take_out, f"its thread has ended: {type(raised).__name__}")
+        tell(loop, self._end)
+
+    def _answer(self, loop: asyncio.AbstractEventLoop) -> None:
+        limits = self._limits
+        while jobs := self._waiting.take(limits.max_batch, limits.max_batch_bytes):
+            self._running = jobs
+            ran: list[Ran] = []
+            outcomes = self._runner.run(jobs, self._ready, self._watch.pulse, ran)
+            tell(self._loop or loop, deliver, outcomes, ran, self._observer)
+            self._running = ()
+            del jobs, outcomes, ran  # they may be large, and the next may be long in coming
+
+    def _end(self) -> None:
+        """Take note that the thread has ended, or is not to be waited for."""
+        self._watch.stop()
+        settle(self._ended, None)
+
+    def _take_out(self, what: str) -> None:
+        """Answer nobody any more: the thread may never come back from what it does."""
+        if self._out:
+            return
+        self._out = f"model '{self.manifest.name}' is out of service: {what}"
+        self._stopping.set()
+        waiting = self._waiting.close()  # first: what the thread has taken by now is `_running`
+        deliver([(job, OutOfServiceError(self._out)) for job in (*self._running, *waiting)])
+        self._end()
+        if self._proved is not None and not self._proved.done():
+            settle(self._proved, DisagreementError(f"{what}, the setting call_seconds"))
+            return
+        log.error("%s", self._out)
+        try:
+            self._hung(self, self._out)
+        except Exception:
+            log.exception("telling that model '%s' is out of service", self.manifest.name)
 
     @property
     def digest(self) -> str:
@@ -190,26 +243,30 @@ class Engine:
             DeadlineError: the timeout passed.
             ClientGoneError: the caller had left.
         """
-        batching = self._batching[method]
-        symbols, rows, kind = self._admit(method, inputs)
+        self._ready()
+        admissions = self._admissions[method]
+        admitted = admissions.admit(inputs)
         create_future = asyncio.get_running_loop().create_future
         deadline = None if timeout is None else time.monotonic() + timeout
         futures: list[asyncio.Future[Mapping[str, Packed]]] = []
 
-        def job(part: Flat, rows: int) -> Job:
+        def job(part: Flat, known: Admitted) -> Job:
             futures.append(create_future())
-            return Job(
-                *(method, part, rows, kind, futures[-1], symbols, wanted, priority, deadline, gone),
-                entered=time.perf_counter(),
-                timing=TIMING.get(),
-            )
+            marks = (known.symbols, wanted, priority, deadline, gone, time.perf_counter())
+            about = (TIMING.get(), known.nbytes, SOURCE.get())
+            return Job(method, part, known.rows, known.kind, futures[-1], *marks, *about)
 
-        if kind is None or rows <= self._limits.max_batch:
-            self._enter([job(inputs, rows)])
+        if admitted.whole:
+            self._enter([job(inputs, admitted)])
             return _tensors(await futures[0])
-        parts = batching.cut(inputs, self._limits.max_batch)
-        self._enter([job(part, batching.rows(part)) for part in parts])
-        return batching.merge([_tensors(part) for part in await asyncio.gather(*futures)])
+        self._enter([job(part, known) for part, known in admissions.parts(inputs, admitted)])
+        try:
+            outputs = await asyncio.gather(*futures)
+        except BaseException:
+            for future in futures:  # nobody wants the others any more
+                future.cancel()
+            raise
+        return self._batching[method].merge([_tensors(part) for part in outputs])
 
     def enter(
         self,
@@ -222,30 +279,26 @@ class Engine:
         timeout: float | None = None,
         gone: Callable[[], bool] | None = None,
         alone: bool = False,
+        source: Hashable = None,
     ) -> bool:
         """Do as `call`, and tell `done` instead of returning; False for what only `call` can.
 
-        That is more rows than one call takes, and inputs whose values must be looked at. `alone`
-        says that nobody else can ask: then `done` may be told before this returns.
+        That is more rows or bytes than one call takes, and inputs whose values must be looked at.
+        `alone` says that nobody else can ask: then `done` may be told before this returns. `source`
+        is the client, where it is known.
 
         Raises:
             RequestError: an unknown input, or a string for what is none.
             InputError, NotReadyError, QueueFullError: as `call`; `done` is told the others.
         """
-        key = _key(method, inputs)
-        known = self._admitted.get(key)
-        if known is None:
-            if not self._batching[method].follows_from_shapes(inputs):
-                return False
-            tensors = {name: value.tensor() for name, value in inputs.items()}
-            known = self._admit(method, self.signature(method).to_flat(tensors))
         self._ready()
-        symbols, rows, kind = known
-        if kind is not None and rows > self._limits.max_batch:
+        known = self._admissions[method].admit_packed(inputs)
+        if known is None or not known.whole:
             return False
         deadline = None if timeout is None else time.monotonic() + timeout
         entered = time.perf_counter()
-        marks = (symbols, wanted, priority, deadline, gone, entered)
+        symbols, rows, kind, nbytes, _, _ = known
+        marks = (symbols, wanted, priority, deadline, gone, entered, None, nbytes, source)
         job = Job(method, inputs, rows, kind, done, *marks)
         idle = not (self._woken or self._waiting.rows or self._limits.delay_seconds)
         if alone and idle and self._here:
@@ -254,22 +307,6 @@ class Engine:
             self._enter([job])
         return True
 
-    def _admit(self, method: str, inputs: Flat) -> _Admission:
-        """Check inputs; return their symbols, rows and kind. What was seen before is known."""
-        program = self._ready()
-        key = _key(method, inputs)
-        known = self._admitted.get(key)
-        if known is not None:
-            return known
-        symbols = check_inputs(program.method(method), inputs)
-        batching = self._batching[method]
-        admission = (symbols, batching.rows(inputs), batching.kind(inputs))
-        if batching.follows_from_shapes(inputs):
-            if len(self._admitted) >= MOST_ADMITTED:
-                self._admitted.clear()
-            self._admitted[key] = admission
-        return admission
-
     @property
     def waiting_rows(self) -> int:
         """How many rows wait now."""
@@ -277,6 +314,8 @@ class Engine:
 
     def _ready(self) -> Program:
         if self._program is None or self._stopping.is_set():
+            if self._out:
+                raise OutOfServiceError(self._out)
             raise NotReadyError(f"model '{self.manifest.name}' is not ready")
         return self._program
 
@@ -314,7 +353,7 @@ class Engine:
 
     def _run_here(self) -> None:
         """Run the next batch on the event loop, and let others have their turn before another."""
-        jobs = self._waiting.batch(self._limits.max_batch)
+        jobs = self._waiting.batch(self._limits.max_batch, self._limits.max_batch_bytes)
         try:
             if jobs:
                 self._run(jobs)
@@ -324,69 +363,47 @@ class Engine:
                 asyncio.get_running_loop().call_soon(self._wake)
 
     def _run(self, jobs: list[Job]) -> None:
-        began = time.thread_time()
+        began, began_here = time.perf_counter(), time.thread_time()
         ran: list[Ran] = []
-        deliver(run_jobs(self._ready, self._batching, jobs, ran), ran, self._observer)
-        seconds = time.thread_time() - began
-        if seconds > SLOW * self._limits.quick_seconds:
+        deliver(self._runner.run(jobs, self._ready, self._pulse, ran), ran, self._observer)
+        slow = SLOW * self._limits.quick_seconds
+        # The thread's own clock does not count what others do to a busy machine, and costs more.
+        if time.perf_counter() - began > slow and time.thread_time() - began_here > slow:
             log.warning(
-                "model '%s' took %.3f s on the event loop: it goes on in a thread",
-                *(self.manifest.name, seconds),
+                "model '%s' took longer than %g s on the event loop: it goes on in a thread",
+                *(self.manifest.name, slow),
             )
             self._here = False
 
     def close(self) -> None:
         """Take no more calls; what runs now runs to its end, a check to the end of its case."""
         self._stopping.set()
-        closed = NotReadyError(f"model '{self.manifest.name}' is closed")
-        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody listens
-            deliver([(job, closed) for job in self._waiting.close()])
-
-    def __enter__(self) -> Engine:
-        """Hold the engine: from its event loop, until the calls made with it are answered."""
-        self._holders += 1
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Let it go."""
-        self._holders -= 1
-        if not self._holders and self._free is not None and not self._free.done():
-            self._free.set_result(None)
+        left = self._waiting.close()
+        if self._loop is not None and not self._loop.is_closed():  # else nobody listens
+            closed = NotReadyError(f"model '{self.manifest.name}' is closed")
+            deliver([(job, closed) for job in left])
 
     async def retire(self) -> None:
         """Close it when nobody holds it any more; return when its thread has ended.
 
         Whoever has it already may go on to call it; nobody new shall be given it.
         """
-        if self._holders:
-            self._free = asyncio.get_running_loop().create_future()
-            await self._free
+        await self.free()
         self.close()
         if self._ended is not None:
             await self._ended
             await asyncio.to_thread(self.join)
 
     def join(self, seconds: float = JOIN_SECONDS) -> bool:
-        """Wait until the thread of a closed engine has ended; return whether it has."""
+        """Wait until the thread of a closed engine has ended; return whether it has.
+
+        Of an engine that is out of service the thread is not waited for.
+        """
         if self._thread is None:
             return True
-        self._thread.join(seconds)
+        self._thread.join(0 if self._out else seconds)
         return not self._thread.is_alive()
-
-
-def _key(method: str, inputs: Given) -> Hashable:
-    return (method, *[(name, value.dtype, value.shape) for name, value in inputs.items()])
 
 
 def _tensors(outputs: Mapping[str, Packed]) -> Flat:
     return {name: value.tensor() for name, value in outputs.items()}
-
-
-def _tell(loop: asyncio.AbstractEventLoop, what: Callable[..., None], *news: object) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop was closed: nobody listens
-        loop.call_soon_threadsafe(what, *news)
-
-
-def _settle(proved: asyncio.Future[None], error: Exception | None) -> None:
-    if not proved.done():
-        proved.set_result(None) if error is None else proved.set_exception(error)

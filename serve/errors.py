@@ -23,6 +23,12 @@ class NotReadyError(TorchShipError):
     code = "not_ready"
 
 
+class OutOfServiceError(TorchShipError):
+    """A model whose call took too long or whose thread ended: nothing can run in it any more."""
+
+    code = "out_of_service"
+
+
 class LoadError(TorchShipError):
     """A model that was to be loaded and could not be; what was live before goes on."""
 
@@ -158,6 +164,7 @@ STATUS: dict[type[Exception], int] = {
     RateError: 429,
     ClientGoneError: 499,
     NotReadyError: 503,
+    OutOfServiceError: 503,
     StateStoreError: 503,
 }
 

@@ -24,21 +24,28 @@ class Frame:
     """The inputs of one call, of some names, dtypes and shapes; one call at a time uses it.
 
     They hold what came until the next call, and may be returned as outputs: those must be copied
-    before it. What a model writes into them is gone then.
+    before it. A model that writes to them in place may have changed more than their values, such as
+    their shape: then they are not used again.
     """
 
     def __init__(self, inputs: Flat, started: Flat) -> None:
         """Keep the tensors that requests fill, and those with which the state starts, zeros."""
         self.inputs = {**inputs, **started}
+        self._versions = [(tensor, tensor._version) for tensor in self.inputs.values()]
         self._filled = [(name, _bytes_of(tensor)) for name, tensor in inputs.items()]
         self._zeros = [(view, bytes(len(view))) for view in map(_bytes_of, started.values())]
 
-    def fill(self, requests: Sequence[Mapping[str, Packed]]) -> Flat:
-        """Return the inputs with the rows of all requests."""
-        for name, view in self._filled:
-            if len(requests) == 1:
-                view[:] = requests[0][name].data
-            else:
+    def fill(self, requests: Sequence[Mapping[str, Packed]]) -> Flat | None:
+        """Return the inputs with the rows of all requests; None if a call has written to them."""
+        for tensor, version in self._versions:
+            if tensor._version != version:
+                return None
+        if len(requests) == 1:
+            only = requests[0]
+            for name, view in self._filled:
+                view[:] = only[name].data
+        else:
+            for name, view in self._filled:
                 view[:] = b"".join([inputs[name].data for inputs in requests])
         for view, zeros in self._zeros:
             view[:] = zeros
@@ -46,8 +53,8 @@ class Frame:
 
 
 def is_packed(inputs: Given) -> TypeGuard[Mapping[str, Packed]]:
-    """Whether inputs are as they came: all of them, or none."""
-    return set(map(type, inputs.values())) == {Packed}
+    """Whether inputs are as they came: all of them, or none, so that the first one says it."""
+    return type(next(iter(inputs.values()), None)) is Packed
 
 
 def fits(inputs: Flat) -> bool:

@@ -28,7 +28,7 @@ from torchship.serve.errors import NotReadyError, RateError, status_of
 from torchship.serve.handshake import CLIENT_LEFT, REQUEST_ID, UPGRADED, Account, shake_hands
 from torchship.serve.logs import AccessLine
 from torchship.serve.metrics import Metrics
-from torchship.serve.reports import SCOPE_KEY, TIMING, Record, Timing
+from torchship.serve.reports import SCOPE_KEY, SOURCE, TIMING, Record, Timing
 
 if TYPE_CHECKING:  # an extra, loaded by who asks for it
     from torchship.serve.tracing import Tracer
@@ -69,6 +69,7 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application."""
+        SOURCE.set(scope.get("client"))
         if scope["type"] != "http":
             await self._socket(scope, receive, send)
             return

@@ -27,6 +27,7 @@ from torchship.serve.errors import NotReadyError, UnknownModelError
 from torchship.serve.limits import Limits
 from torchship.serve.loading import Work
 from torchship.serve.memory import give_back
+from torchship.serve.pulse import Pulse
 from torchship.serve.reports import Observer
 from torchship.serve.starting import Ending, Starting, check_name
 from torchship.serve.tensors import short
@@ -51,6 +52,7 @@ class LiveModels:
         quarantine: Mapping[str, str],
         report: Callable[[str], None],
         observer: Callable[[str, str], Observer] | None,
+        pulse: Pulse | None,
     ) -> None:
         """See `Repository`."""
         self.verified_total = 0
@@ -62,6 +64,7 @@ class LiveModels:
         self._limits = limits
         self._report = report
         self._observer = observer
+        self._pulse = pulse or Pulse()
         self._live: dict[str, dict[str, Engine]] = {}
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._starting = Starting(quarantine)
@@ -179,7 +182,11 @@ class LiveModels:
         """Return an engine that has not begun."""
         manifest = archive.vouched
         observer = self._observer and self._observer(manifest.name, manifest.version)
-        return Engine(archive, self._limits, observer)
+        return Engine(archive, self._limits, observer, pulse=self._pulse, hung=self._has_hung)
+
+    def _has_hung(self, engine: Engine, reason: str) -> None:
+        """Take an engine out of service whose call never ended."""
+        self.take_out(engine, reason)
 
     def quarantine_digest(self, digest: str, reason: str) -> None:
         """Refuse an archive from now on, and take it out of service where it is live.

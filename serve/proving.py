@@ -12,21 +12,23 @@ from functools import reduce
 from torchship.script.archive import Archive
 from torchship.script.batch import batch_axes, resize
 from torchship.script.errors import InputError, ModelError
+from torchship.script.golden import Call
 from torchship.script.parity import check_case, worse
 from torchship.script.program import Program
 from torchship.serve.batching import Batching
 from torchship.serve.errors import DisagreementError, NotReadyError
+from torchship.serve.limits import Limits
+from torchship.serve.watch import CallWatch
 
 
 @dataclass(frozen=True)
 class Warming:
-    """The batches that can come, and how many seconds the largest takes at most if quick."""
+    """The batches that can come, and who watches that no call takes too long."""
 
     batchings: Mapping[str, Batching]
     """Of the methods, by name."""
-    max_batch: int
-    """Rows."""
-    quick_seconds: float
+    limits: Limits
+    watch: CallWatch
 
 
 def prove(
@@ -36,7 +38,7 @@ def prove(
 
     Args:
         archive: what to load.
-        warming: which batches can come, and what is quick.
+        warming: which batches can come, what is quick, and who watches.
         device: where the model runs, such as `cpu`.
         stopping: when set, the work ends before its next case or call.
 
@@ -54,13 +56,14 @@ def prove(
     for number in range(len(archive.golden)):
         if stopping.is_set():
             raise NotReadyError("the server is shutting down")
-        prove_case(program, archive, number)
+        warming.watch.doing = f"a call of golden case {number} ('{archive.golden[number].name}')"
+        prove_case(warming.watch.marked(program.call), archive, number)
     quick = _warm_up(program, archive, warming, stopping)
     return program, quick and device == "cpu"
 
 
-def prove_case(program: Program, archive: Archive, number: int) -> None:
-    """Run one golden case, in the thread that calls.
+def prove_case(call: Call, archive: Archive, number: int) -> None:
+    """Run one golden case with the calls of a program, in the thread that calls.
 
     Raises:
         DisagreementError: it cannot be run, or an output differs from its golden value: the message
@@ -71,7 +74,7 @@ def prove_case(program: Program, archive: Archive, number: int) -> None:
     if case.method not in archive.vouched.methods:
         raise DisagreementError(f"{where} is of a method '{case.method}' that is not there")
     try:
-        differences = check_case(archive.vouched, number, case, program.call)
+        differences = check_case(archive.vouched, number, case, call)
     except (InputError, ModelError) as error:
         raise DisagreementError(f"{where}: {error}") from None
     wrong = [difference for difference in differences if not difference.agreed]
@@ -93,8 +96,10 @@ def _warm_up(
     Some kernels are compiled for a shape when they first meet it.
 
     Returns:
-        Whether each method's largest batch took at most `Warming.quick_seconds`.
+        Whether each method's largest batch took at most `Limits.quick_seconds`.
     """
+    limits = warming.limits
+    call = warming.watch.marked(program.call)
     quick = True
     for name, method in archive.vouched.methods.items():
         axes = batch_axes(method)
@@ -105,14 +110,16 @@ def _warm_up(
         )
         inputs = next(rows, None)
         seconds = math.inf
-        for size in range(1, warming.max_batch + 1) if inputs else ():
+        warming.watch.doing = f"a call of method '{name}' to warm up"
+        row_bytes = sum(tensor.nbytes for tensor in resize(inputs or {}, axes, 1).values())
+        for size in range(1, limits.rows_in_call(1, row_bytes) + 1) if inputs else ():
             given = resize(inputs or {}, axes, size)
             seconds = math.inf
             for _ in range(2):
                 if stopping.is_set():
                     raise NotReadyError("the server is shutting down")
                 began = time.thread_time()  # not what others do to a busy machine
-                program.call(name, given)
+                call(name, given)
                 seconds = min(seconds, time.thread_time() - began)
-        quick = quick and warming.batchings[name].only and seconds <= warming.quick_seconds
+        quick = quick and warming.batchings[name].only and seconds <= limits.quick_seconds
     return quick

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -53,6 +53,10 @@ class Timing:
 
 TIMING: ContextVar[Timing | None] = ContextVar("timing", default=None)
 """Of the request that is traced here; engines fill it in, through whatever lies between."""
+
+
+SOURCE: ContextVar[Hashable] = ContextVar("source", default=None)
+"""Who sent the request that is answered here: the client's address and port, where known."""
 
 
 class Record:

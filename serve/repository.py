@@ -16,6 +16,7 @@ from torchship.serve.catalogue import Catalogue, Entry, IndexEntry
 from torchship.serve.errors import LoadError, ModeError, NotReadyError, UnknownModelError
 from torchship.serve.limits import Limits
 from torchship.serve.live import LiveModels
+from torchship.serve.pulse import Pulse
 from torchship.serve.reports import Observer
 from torchship.serve.tensors import short
 
@@ -44,6 +45,7 @@ class Repository(LiveModels):
         quarantine: Mapping[str, str] | None = None,
         report: Callable[[str], None] = lambda line: None,
         observer: Callable[[str, str], Observer] | None = None,
+        pulse: Pulse | None = None,
     ) -> None:
         """Look at what is there; nothing is loaded yet.
 
@@ -57,6 +59,7 @@ class Repository(LiveModels):
             quarantine: the archives to refuse, by their digests, and why.
             report: is told each change after the start, on one line.
             observer: gives, by name and version, who is told of each batch.
+            pulse: the process's, for models that run on its event loop.
 
         Raises:
             UsageError: `load` is given in another mode.
@@ -64,7 +67,7 @@ class Repository(LiveModels):
         if load and mode != "explicit":
             raise UsageError(f"setting 'load' is for explicit mode, and the mode is '{mode}'")
         catalogue = Catalogue(paths, keys, mode == "explicit", loads)
-        super().__init__(catalogue, keys, limits, quarantine or {}, report, observer)
+        super().__init__(catalogue, keys, limits, quarantine or {}, report, observer, pulse)
         self.mode: Mode = mode
         self._names = list(dict.fromkeys(load))
 

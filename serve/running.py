@@ -1,20 +1,28 @@
-"""A batch of jobs run as one call of the model, and each job told what became of it."""
+"""Batches run as calls of the model, and each of their jobs told what became of it."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 
 from torchship.script.batch import BATCH
 from torchship.script.program import Program
 from torchship.serve.batching import Batching
 from torchship.serve.errors import ClientGoneError, DeadlineError
+from torchship.serve.pulse import Pulse
 from torchship.serve.reports import BatchReport, Observer
+from torchship.serve.spoilers import Spoilers
 from torchship.serve.tensors import Packed
 from torchship.serve.waiting import Job
 
-Outcome = tuple[Job, Mapping[str, Packed] | Exception]
+log = logging.getLogger(__name__)
+
+Outputs = Mapping[str, Packed]
+
+Outcome = tuple[Job, Outputs | Exception]
 """A job, and its outputs by name or what went wrong."""
 
 Ran = tuple[Sequence[Job], tuple[float, float, float, float], int]
@@ -22,55 +30,105 @@ Ran = tuple[Sequence[Job], tuple[float, float, float, float], int]
 jobs failed in it; on `time.perf_counter`'s clock."""
 
 
-def run_jobs(
-    ready: Callable[[], Program],
-    batchings: Mapping[str, Batching],
-    jobs: Sequence[Job],
-    ran: list[Ran],
-) -> list[Outcome]:
-    """Run a batch; if it fails, each of its jobs alone, so that one bad request fails alone.
+class Runner:
+    """Runs the batches of one engine, in one thread at a time."""
 
-    Nothing is raised: an error is the outcome of the jobs that it befell.
+    def __init__(self, batchings: Mapping[str, Batching], number: int) -> None:
+        """Take what is known of the program's methods, and the engine's number for pulses."""
+        self._batchings = batchings
+        self._number = number
+        self._spoilers = Spoilers()
 
-    Args:
-        ready: gives the program, or raises what the jobs are to be told instead.
-        batchings: of the program's methods, by name.
-        jobs: of one method and kind.
-        ran: takes in each call of the program.
-    """
-    outcomes: list[Outcome] = []
-    live = []
-    for job in jobs:
-        if job.deadline is not None and job.expired():
-            outcomes.append((job, DeadlineError("the request waited longer than its timeout")))
-        elif job.gone is not None and job.gone():
-            outcomes.append((job, ClientGoneError("the client left before its turn came")))
-        elif not job.done.cancelled():
-            live.append(job)
-    if not live:
+    def run(
+        self, jobs: Sequence[Job], ready: Callable[[], Program], pulse: Pulse, ran: list[Ran]
+    ) -> list[Outcome]:
+        """Run a batch; if it fails, its halves, so that one bad request fails alone.
+
+        Nothing is raised but what ends a thread: an error is the outcome of the jobs that it
+        befell. Rows that run again start from what the client sent.
+
+        Args:
+            jobs: of one method and kind.
+            ready: gives the program, or raises what the jobs are to be told instead.
+            pulse: shows each call while it runs.
+            ran: takes in each call of the program.
+        """
+        spoilers = self._spoilers
+        outcomes: list[Outcome] = []
+        # The parts that are still to run, the next one last.
+        pending = spoilers.groups(jobs)[::-1] if spoilers.active else [jobs]
+        halvings = -1
+        while pending:
+            live: list[Job] = []
+            for job in pending.pop():
+                try:
+                    if job.deadline is not None and job.expired():
+                        late = DeadlineError("the request waited longer than its timeout")
+                        outcomes.append((job, late))
+                    elif job.gone is not None and job.gone():
+                        gone = ClientGoneError("the client left before its turn came")
+                        outcomes.append((job, gone))
+                    elif not job.done.cancelled():
+                        live.append(job)
+                except Exception as error:
+                    log.exception("asking whether a request is still wanted")
+                    outcomes.append((job, error))
+            if not live:
+                continue
+            try:
+                outcomes += zip(live, self._call(live, ready, pulse, ran), strict=True)
+            except Exception as error:
+                if len(live) == 1:
+                    outcomes.append((live[0], error))
+                    if spoilers.active:
+                        spoilers.failed(live[0])
+                    continue
+                spoilers.failed()
+                if halvings < 0:
+                    # As many as it takes to find two bad jobs. With more of them halves are no
+                    # help: the rest runs one by one, which bounds what bad jobs alone can cost.
+                    halvings = 2 * (len(live) - 1).bit_length()
+                if halvings:
+                    halvings -= 1
+                    middle = len(live) // 2
+                    pending += [live[middle:], live[:middle]]
+                else:
+                    pending += [[job] for job in reversed(live)]
+            else:
+                if spoilers.active:
+                    spoilers.succeeded(live)
         return outcomes
-    batching = batchings[live[0].method]
-    began = joined = done = time.perf_counter()
-    try:
-        symbols = live[0].symbols
-        if len(live) > 1:
-            symbols = {**symbols, BATCH: sum([job.rows for job in live])}
-        inputs = batching.prepare([job.inputs for job in live], live[0].kind, symbols)
-        joined = time.perf_counter()
-        outputs = ready().run(live[0].method, inputs, symbols)
-        done = time.perf_counter()
-        wanted = live[0].wanted if len(live) == 1 else _union([job.wanted for job in live])
-        asked = outputs if wanted is None else {n: o for n, o in outputs.items() if n in wanted}
-        parts = batching.split(asked, [job.rows for job in live])
-    except Exception as error:
-        if len(live) == 1:
+
+    def _call(
+        self, live: Sequence[Job], ready: Callable[[], Program], pulse: Pulse, ran: list[Ran]
+    ) -> Sequence[Outputs]:
+        """Run jobs as one call, and note it unless its jobs are to run again."""
+        first = live[0]
+        batching = self._batchings[first.method]
+        began = joined = done = time.perf_counter()
+        try:
+            symbols = first.symbols
+            if len(live) > 1:
+                symbols = {**symbols, BATCH: sum([job.rows for job in live])}
+            inputs = batching.prepare([job.inputs for job in live], first.kind, symbols)
+            joined = time.perf_counter()
+            program = ready()
+            pulse.enter(self._number)
+            try:
+                outputs = program.run(first.method, inputs, symbols)
+            finally:
+                pulse.leave()
             done = time.perf_counter()
-            _note(live, (began, joined, done, done), 1, ran)
-            return [*outcomes, (live[0], error)]
-        alone = (run_jobs(ready, batchings, [job], ran) for job in live)
-        return [*outcomes, *chain.from_iterable(alone)]
-    _note(live, (began, joined, done, time.perf_counter()), 0, ran)
-    return [*outcomes, *zip(live, parts, strict=True)]
+            wanted = first.wanted if len(live) == 1 else _union([job.wanted for job in live])
+            asked = outputs if wanted is None else {n: o for n, o in outputs.items() if n in wanted}
+            parts = batching.split(asked, [job.rows for job in live], symbols)
+        except Exception:
+            if len(live) == 1:
+                done = time.perf_counter()
+                _note(live, (began, joined, done, done), 1, ran)
+            raise
+        _note(live, (began, joined, done, time.perf_counter()), 0, ran)
+        return parts
 
 
 def deliver(
@@ -78,17 +136,50 @@ def deliver(
     ran: Sequence[Ran] = (),
     observer: Observer | None = None,
 ) -> None:
-    """Tell each job what became of it, then the observer of the calls. On the event loop."""
+    """Tell each job what became of it, then the observer of the calls. On the event loop.
+
+    One that raises is logged, and keeps nobody else from being told.
+    """
     for job, outcome in outcomes:
-        if not job.done.done():
-            if isinstance(outcome, Exception):
-                job.done.set_exception(outcome)
-            else:
-                job.done.set_result(outcome)
+        try:
+            if not job.done.done():
+                if isinstance(outcome, Exception):
+                    job.done.set_exception(outcome)
+                else:
+                    job.done.set_result(outcome)
+        except Exception as error:
+            log.exception("telling a request of method '%s' what became of it", job.method)
+            with contextlib.suppress(Exception):  # it has had its chance
+                if not job.done.done():
+                    job.done.set_exception(error)
     # Before their tasks go on: those come with the loop's next turn.
     if observer is not None:
         for live, marks, failed in ran:
             observer(_report(live, marks, failed))
+
+
+def tell(loop: asyncio.AbstractEventLoop, what: Callable[..., None], *news: object) -> None:
+    """Have `what` called on an event loop, from another thread."""
+    with contextlib.suppress(RuntimeError):  # the loop was closed: nobody listens
+        loop.call_soon_threadsafe(what, *news)
+
+
+class Guarded:
+    """An observer that may fail without harm to those who are answered."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._failing = False
+
+    def __call__(self, report: BatchReport) -> None:
+        """Tell the observer; log the first of several failures: a full disk fails every time."""
+        try:
+            self._observer(report)
+            self._failing = False
+        except Exception:
+            if not self._failing:
+                log.exception("counting a call of method '%s'", report.method)
+            self._failing = True
 
 
 def _union(wanted: Sequence[frozenset[str] | None]) -> frozenset[str] | None:

@@ -1,11 +1,11 @@
-"""The line of requests before one engine: bounded by rows, taken from in batches."""
+"""The queue of requests before one engine: bounded in rows and bytes, taken from in batches."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Protocol
@@ -59,6 +59,10 @@ class Job:
     """On `time.perf_counter`'s clock."""
     timing: Timing | None = None
     """Is told when the job ran, if somebody wants to know."""
+    nbytes: int = 0
+    """Size of the inputs."""
+    source: Hashable = None
+    """The client that sent it; None when nobody knows."""
 
     @property
     def weight(self) -> int:
@@ -73,10 +77,12 @@ class Job:
 class Waiting:
     """Jobs in the order they came; the event loop puts them in, the engine's thread takes them."""
 
-    def __init__(self, limit: int) -> None:
-        """Hold at most `limit` rows; a single job may be larger when nothing else waits."""
+    def __init__(self, limit: int, byte_limit: int) -> None:
+        """Hold at most so many rows and bytes; one request may have more if nothing else waits."""
         self.limit = limit
+        self.byte_limit = byte_limit
         self.rows = 0
+        self._bytes = 0
         self._lines: dict[int, deque[Job]] = {priority: deque() for priority in PRIORITIES}
         self._lock = threading.Lock()
         self._bell: SimpleQueue[None] = SimpleQueue()
@@ -86,7 +92,7 @@ class Waiting:
         """Let jobs wait. A busy engine finds them when it is done; `wake` an idle one.
 
         Raises:
-            QueueFullError: they would be too many rows; none of them waits.
+            QueueFullError: they would be too many rows or bytes; none of them waits.
         """
         with self._lock:
             weight = sum(job.weight for job in jobs)
@@ -95,46 +101,61 @@ class Waiting:
                     f"the queue is full: {self.rows} rows wait, {weight} more would be over the "
                     f"limit of {self.limit}; try again later"
                 )
+            nbytes = sum(job.nbytes for job in jobs)
+            if self.rows and self._bytes + nbytes > self.byte_limit:
+                raise QueueFullError(
+                    f"the queue is full: {self._bytes} bytes wait, {nbytes} more would be over the "
+                    f"limit of {self.byte_limit}; try again later"
+                )
             for job in jobs:
                 self._lines[job.priority].append(job)
             self.rows += weight
+            self._bytes += nbytes
 
     def wake(self) -> None:
         """Have an idle engine look. What it finds may be nothing."""
         self._bell.put(None)
 
-    def take(self, most: int) -> list[Job] | None:
+    def take(self, most: int, most_bytes: int) -> list[Job] | None:
         """Return the next batch; wait for one; None when closed and empty."""
-        while not (batch := self.batch(most)):
+        while not (batch := self.batch(most, most_bytes)):
             if self._closed:
                 return None
             self._bell.get()
         return batch
 
-    def batch(self, most: int) -> list[Job]:
-        """Return the next batch, of at most `most` rows; no jobs when none wait.
+    def batch(self, most: int, most_bytes: int) -> list[Job]:
+        """Return the next batch, of at most so many rows and bytes; no jobs when none wait.
 
-        It begins with the oldest job of the highest priority. What fits to it is taken in order,
-        also from behind jobs of other kinds, which come next.
+        It begins with the oldest job of the highest priority, which may be larger. What fits to it
+        is taken in order, also from behind jobs of other kinds, which come next.
         """
         with self._lock:
             first = next((line.popleft() for line in self._lines.values() if line), None)
             if first is None:
                 return []
             batch = [first]
+            rows, nbytes = first.weight, first.nbytes
             if first.kind is not None:
-                method, kind, rows = first.method, first.kind, first.rows
+                method, kind = first.method, first.kind
                 for line in self._lines.values():
                     passed_over: list[Job] = []
                     while line and rows < most:
                         job = line.popleft()
-                        if job.kind == kind and job.method == method and rows + job.rows <= most:
+                        if (
+                            job.kind == kind
+                            and job.method == method
+                            and rows + job.weight <= most
+                            and nbytes + job.nbytes <= most_bytes
+                        ):
                             batch.append(job)
-                            rows += job.rows
+                            rows += job.weight
+                            nbytes += job.nbytes
                         else:
                             passed_over.append(job)
                     line.extendleft(reversed(passed_over))
-            self.rows -= sum([job.rows or 1 for job in batch])
+            self.rows -= rows
+            self._bytes -= nbytes
             return batch
 
     def close(self) -> list[Job]:
@@ -144,6 +165,6 @@ class Waiting:
             left = [job for line in self._lines.values() for job in line]
             for line in self._lines.values():
                 line.clear()
-            self.rows = 0
+            self.rows = self._bytes = 0
         self._bell.put(None)
         return left

@@ -194,6 +194,65 @@ class Wide(nn.Module):
         return x.repeat(1, 2) * self.weights.sum()
 
 
+class Layered(nn.Module):
+    """A recurrent sum of two layers: x: float32[batch,3], h: float32[2,batch,3] -> y, h."""
+
+    def forward(self, x: Tensor, h: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        first = h[0] * 0.5 + x * scale
+        second = h[1] * 0.25 + first
+        return second.sum(1), torch.stack([first, second])
+
+
+class Endless(nn.Module):
+    """x: float32[batch,1] -> twice that; never ends for a value below 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        while bool((y < 0).any()):
+            y = y * 1.0
+        return x * 2
+
+
+class Stalled(nn.Module):
+    """x: float32[batch,1] -> twice that; as a script it never ends."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        while torch.jit.is_scripting() and bool((y > 0).any()):
+            y = y * 1.0
+        return x * 2
+
+
+class Picky(nn.Module):
+    """x: float32[batch,1] -> twice that; refuses values over 100, and has spoilt x by then."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool((x > 100).any()):
+            x.mul_(-1).unsqueeze_(0)
+            raise ValueError("a value is over 100")
+        return x * 2
+
+
+class Rationed(nn.Module):
+    """x: float32[batch,1] -> twice that; refuses a sum over 100."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool(x.sum() > 100):
+            raise ValueError("the sum is over 100")
+        return x * 2
+
+
+class Reshaped(nn.Module):
+    """x: float32[batch,1] -> twice that; against its signature, flat above 100, int above 200."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool((x > 200).any()):
+            return (x * 2).long()
+        if bool((x > 100).any()):
+            return (x * 2).flatten()
+        return x * 2
+
+
 @dataclass(frozen=True)
 class Model:
     """What an archive is made of."""
@@ -348,6 +407,22 @@ def _column(module: nn.Module) -> Model:
     return Model(module, {"forward": signature}, [once({"x": torch.ones(2, 1)})])
 
 
+def _layered() -> Model:
+    h = tensor("h", "float32", 2, "batch", 3)
+    signature = method(
+        [
+            needs(tensor("x", "float32", "batch", 3)),
+            needs(h),
+            needs(ScalarNode(kind="float", name="scale")),
+        ],
+        TupleNode(items=(tensor("y", "float32", "batch"), h)),
+        [State(input="h", output="h", start="zeros")],
+    )
+    scale = torch.tensor(0.5, dtype=torch.float64)
+    steps = tuple(Step({"x": noise(2, 3) * number, "scale": scale}) for number in (1, 2))
+    return Model(Layered(), {"forward": signature}, [Case("two steps", "forward", steps)])
+
+
 def _held() -> Model:
     return _column(Held())
 
@@ -376,6 +451,12 @@ MORE = {  # for tests of their own
     "held": _held,
     "positive": _positive,
     "loud": _loud,
+    "layered": _layered,
+    "endless": lambda: _column(Endless()),
+    "stalled": lambda: _column(Stalled()),
+    "picky": lambda: _column(Picky()),
+    "rationed": lambda: _column(Rationed()),
+    "reshaped": lambda: _column(Reshaped()),
 }
 
 Edit = Callable[[Flat], Flat]

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 import signal
 import socket
 import ssl
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FrameType
@@ -22,9 +20,9 @@ from torchship.script.torchscript import configure
 from torchship.serve.app import Application, create_app
 from torchship.serve.devices import read_placement
 from torchship.serve.direct import Direct, direct
+from torchship.serve.ending import end_all, leave
 from torchship.serve.limits import Limits
 from torchship.serve.metrics import Metrics
-from torchship.serve.output import Output
 from torchship.serve.process.credentials import api_keys_of, use
 from torchship.serve.process.messages import Credentials
 from torchship.serve.process.sockets import BACKLOG
@@ -160,6 +158,8 @@ def make_repository(
         placement=read_placement(settings.device, settings.place),
         delay_seconds=settings.max_delay_us / 1e6,
         quick_seconds=settings.quick_us / 1e6,
+        call_seconds=settings.call_seconds,
+        max_batch_bytes=settings.max_batch_bytes,
     )
     return kind(
         settings.paths,
@@ -214,16 +214,8 @@ def make_server(
     return server
 
 
-def serve(server: Server, sockets: list[socket.socket], streams: tuple[Output, ...] = ()) -> None:
+def serve(server: Server, sockets: list[socket.socket]) -> None:
     """Run a server on its sockets until a signal comes."""
     server.run(sockets)
-    ended = server.repository.join(END_SECONDS)
-    if not ended:
-        # A call that runs cannot be interrupted, and a thread killed inside LibTorch aborts.
-        log.warning("a model still runs: the server ends without it")
-    for stream in streams:
-        stream.drain()
-    if not ended:
-        sys.stdout.flush()
-        logging.shutdown()
-        os._exit(0)
+    if not end_all(END_SECONDS):
+        leave(0)

@@ -14,7 +14,6 @@ from torchship.serve.engine import Engine
 from torchship.serve.errors import UnknownModelError
 from torchship.serve.process import messages
 from torchship.serve.process.channel import Channel
-from torchship.serve.pulse import Pulse
 from torchship.serve.repository import Repository
 from torchship.serve.tensors import short
 
@@ -30,14 +29,12 @@ class SharedRepository(Repository):
         self,
         *arguments: Any,
         channel: Channel,
-        pulse: Pulse,
         pinned: Mapping[str, str],
         **named: Any,
     ) -> None:
         """See `Repository`; `pinned` are the digests of what the other workers serve."""
         super().__init__(*arguments, report=self._report_line, **named)
         self._channel = channel
-        self._pulse = pulse
         self._pinned = pinned
         self._asked: dict[str, asyncio.Future[None]] = {}
 
@@ -69,6 +66,18 @@ class SharedRepository(Repository):
                 return await super()._prove(archive)
         finally:
             self._tell(messages.Proving(name=name, digest=digest, begins=False))
+
+    def _engine_of(self, archive: Archive) -> Engine:
+        engine = super()._engine_of(archive)
+        name, digest = archive.vouched.name, archive.digest
+        self._tell(messages.OnLoop(engine=engine.number, name=name, digest=digest))
+        return engine
+
+    def _has_hung(self, engine: Engine, reason: str) -> None:
+        """Have all workers take out what has hung in this one."""
+        super()._has_hung(engine, reason)
+        name, digest = engine.manifest.name, engine.digest
+        self._tell(messages.Hung(name=name, digest=digest, reason=reason))
 
     async def load_model(self, name: str) -> None:
         """Have every worker load a model; see `Repository.load_model`."""

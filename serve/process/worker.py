@@ -180,7 +180,7 @@ def name_process(name: str) -> None:
 def run(given: Descriptors) -> None:
     """Serve as the supervisor says, until a signal comes or the supervisor has gone."""
     os.dup2(2, 1)  # what a library prints is no line of the server's
-    streams = take_over()
+    take_over()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=given.channel))
     first = channel.receive()
@@ -206,7 +206,7 @@ def run(given: Descriptors) -> None:
         channel.send(messages.Refused(text=str(error)).encoded())
         return
     server.early = start.early
-    serve(server, [server.bound], streams)
+    serve(server, [server.bound])
 
 
 def _make(settings: Settings, start: messages.Start, shared: Shared, channel: Channel) -> Worker:

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from torchship.script.errors import ModelError
 from torchship.script.manifest import Argument, Method, State, Tolerance
 from torchship.script.nodes import ScalarNode, TensorNode, TupleNode
 from torchship.script.tree import Flat
@@ -66,7 +67,7 @@ def test_each_request_gets_what_it_would_get_alone(rows: list[int]) -> None:
     assert [RECURRENT.rows(inputs) for inputs in requests] == rows
     joined = RECURRENT.join(requests)
     assert RECURRENT.rows(joined) == sum(rows)
-    parts = RECURRENT.split(run(joined), rows)
+    parts = RECURRENT.split(run(joined), rows, {"batch": sum(rows), "time": 4})
     assert len(parts) == len(rows)
     for part, inputs in zip(parts, requests, strict=True):
         assert equal({name: value.tensor() for name, value in part.items()}, run(inputs))
@@ -121,7 +122,7 @@ def test_small_calls_that_share_their_memory(
         assert all(value.data_ptr() % 64 == 0 for value in inputs.values())
         # The model gives its inputs back, and then writes into them.
         outputs = {"y": inputs["x"], "h": state}
-        given_back.append((requests, STEPPING.split(outputs, rows)))
+        given_back.append((requests, STEPPING.split(outputs, rows, {"batch": total})))
         for value in inputs.values():
             value.fill_(-1)
     for requests, parts in given_back:
@@ -176,11 +177,45 @@ def test_requests_without_rows_run_alone() -> None:
         Batching(method([tensor("x", "n", 3)], tensor("y", "n"))),
         Batching(method([tensor("x", "batch", 3)], tensor("y", 3))),
         Batching(method([tensor("x", "batch", 3), tensor("table", 3)], tensor("y", "batch"))),
+        Batching(method([tensor("x", "batch", "batch")], tensor("y", "batch"))),
+        Batching(method([tensor("x", "batch", 3)], tensor("y", "batch", "batch"))),
     ],
-    ids=["no batch", "an output without it", "a tensor that is not of rows"],
+    ids=["no batch", "an output without it", "no rows", "rows by rows", "outputs of rows by rows"],
 )
 def test_what_cannot_be_joined_runs_alone(batching: Batching) -> None:
     assert batching.kind({"x": torch.zeros(2, 3), "table": torch.zeros(3)}) is None
+
+
+@pytest.mark.parametrize("rows", [[2], [1, 1]])
+def test_outputs_that_are_not_as_the_signature_says_are_refused(rows: list[int]) -> None:
+    right = {"y": torch.zeros(2, 4), "h": torch.zeros(2, 2, 5)}
+    sizes = {"batch": 2, "time": 4}
+    for wrong, message in (
+        ({"y": torch.zeros(1, 4)}, r"'y': expected float32\[2,4\], got float32\[1,4\]"),
+        ({"y": torch.zeros(2, 3)}, r"'y': expected float32\[2,4\], got float32\[2,3\]"),
+        ({"y": torch.zeros(2)}, r"'y': expected float32\[2,4\], got float32\[2\]"),
+        ({"h": torch.zeros(2, 1, 5)}, r"'h': expected float32\[2,2,5\], got float32\[2,1,5\]"),
+        ({"y": torch.zeros(2, 4).double()}, r"'y': expected float32\[2,4\], got float64\[2,4\]"),
+    ):
+        assert len(RECURRENT.split(right, rows, sizes)) == len(rows)
+        with pytest.raises(ModelError, match=message):
+            RECURRENT.split(right | wrong, rows, sizes)
+    # What follows from no input may have any size.
+    assert len(RECURRENT.split(right | {"y": torch.zeros(2, 9)}, rows, {"batch": 2})) == len(rows)
+    with pytest.raises(ModelError, match=r"'y': expected float32\[2,\?\], got float32\[1,9\]"):
+        RECURRENT.split(right | {"y": torch.zeros(1, 9)}, rows, {"batch": 2})
+
+
+def test_memory_of_which_the_model_changed_the_shape_is_not_used_again() -> None:
+    batching = Batching(method([tensor("x", "batch", 3)], tensor("y", "batch")))
+    request = {"x": pack(torch.arange(6.0).view(2, 3))}
+    kind = batching.kind({"x": torch.zeros(2, 3)})
+    for change in ("unsqueeze_", "t_", "zero_", "detach_"):
+        for _ in range(3):
+            inputs = batching.prepare([request], kind, {"batch": 2})
+            assert torch.equal(inputs["x"], torch.arange(6.0).view(2, 3))
+            with torch.inference_mode():
+                getattr(inputs["x"], change)(*([0] if change == "unsqueeze_" else []))
 
 
 def test_what_the_model_gets_is_an_aligned_copy() -> None:

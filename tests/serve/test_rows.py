@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from torchship.script.archive import open_archive
+from torchship.script.errors import ModelError
 from torchship.serve.engine import Engine
 from torchship.serve.limits import Limits
 
@@ -16,12 +17,35 @@ from torchship.serve.limits import Limits
 def test_rows_that_a_model_leaves_out_are_nobody_elses(
     make_archive: Callable[..., Path], quick_seconds: float
 ) -> None:
-    async def ask() -> list[list[list[float]]]:
+    async def ask() -> list[object]:
         engine = Engine(open_archive(make_archive("positive")), Limits(quick_seconds=quick_seconds))
         await engine.start()
         rows = [torch.tensor([[value]]) for value in (1.0, -1.0, 2.0, 3.0)]
-        answers = await asyncio.gather(*(engine.call("forward", {"x": row}) for row in rows))
+        calls = (engine.call("forward", {"x": row}) for row in rows)
+        answers = await asyncio.gather(*calls, return_exceptions=True)
         await engine.retire()
-        return [answer["y"].tolist() for answer in answers]
+        return [a if isinstance(a, BaseException) else a["y"].tolist() for a in answers]
 
-    assert asyncio.run(ask()) == [[[2.0]], [], [[4.0]], [[6.0]]]
+    one, none, two, three = asyncio.run(ask())
+    assert [one, two, three] == [[[2.0]], [[4.0]], [[6.0]]]
+    assert isinstance(none, ModelError)
+    assert str(none) == "output 'y': expected float32[1,1], got float32[0,1]"
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(("value", "got"), [(150.0, "float32[{}]"), (250.0, "int64[{},1]")])
+def test_an_output_of_another_shape_or_dtype_is_no_answer(
+    make_archive: Callable[..., Path], rows: int, value: float, got: str
+) -> None:
+    async def ask(value: float) -> object:
+        engine = Engine(open_archive(make_archive("reshaped")))
+        await engine.start()
+        try:
+            return (await engine.call("forward", {"x": torch.full((rows, 1), value)}))["y"].tolist()
+        finally:
+            await engine.retire()
+
+    assert asyncio.run(ask(2.0)) == [[4.0]] * rows
+    with pytest.raises(ModelError) as refused:
+        asyncio.run(ask(value))
+    assert str(refused.value) == (f"output 'y': expected float32[{rows},1], got {got.format(rows)}")
