@@ -48,6 +48,8 @@ class Entry:
     told: str = ""
     """The reason as clients may have it, if that is another."""
     foreseen: bool = True
+    out: bool = False
+    """Whether it is out of service, whatever its file holds."""
     key: tuple[str, str] | None = None
     """Name and version, once the folders or the manifest have said them."""
     engine: Engine | None = None
@@ -97,12 +99,12 @@ class Entry:
         name, version = self.key or (printable(self.path.stem), "")
         return IndexEntry(name, version, STATES[self.state], self.public_reason)
 
-    def failed(self, reason: str, told: str, foreseen: bool, passing: bool) -> None:
+    def failed(self, reason: str, told: str, foreseen: bool, passing: bool, out: bool) -> None:
         """Note why the file as it is now was refused, and when it is to be tried again.
 
         What may pass is tried at the next look, and more and more seldom as it goes on.
         """
-        self.reason, self.told, self.foreseen = reason, told, foreseen
+        self.reason, self.told, self.foreseen, self.out = reason, told, foreseen, out
         self.passing = self.passing + 1 if passing else 0
         self.looks = min(1 << (self.passing - 1), MOST_LOOKS) if passing else 0
         if self.engine is None:
@@ -110,7 +112,7 @@ class Entry:
 
     def well(self) -> None:
         """Note that nothing is wrong with the file as it is now."""
-        self.reason, self.told, self.foreseen = "", "", True
+        self.reason, self.told, self.foreseen, self.out = "", "", True, False
         self.passing, self.looks, self.rivalled = 0, 0, None
 
     def due(self) -> bool:

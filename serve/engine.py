@@ -17,7 +17,13 @@ from torchship.script.tree import Flat
 from torchship.serve.admission import Admissions, Admitted
 from torchship.serve.batching import Batching
 from torchship.serve.ending import JOIN_SECONDS, note_started, settle
-from torchship.serve.errors import DisagreementError, NotReadyError, OutOfServiceError, RequestError
+from torchship.serve.errors import (
+    DisagreementError,
+    NotReadyError,
+    OutOfServiceError,
+    RequestError,
+    out_of_service,
+)
 from torchship.serve.holding import Held
 from torchship.serve.limits import Limits
 from torchship.serve.proving import Warming, prove, prove_case
@@ -178,7 +184,7 @@ class Engine(Held):
         """Answer nobody any more: the thread may never come back from what it does."""
         if self._out:
             return
-        self._out = f"model '{self.manifest.name}' is out of service: {what}"
+        self._out = out_of_service(self.manifest.name, what)
         self._stopping.set()
         waiting = self._waiting.close()  # first: what the thread has taken by now is `_running`
         deliver([(job, OutOfServiceError(self._out)) for job in (*self._running, *waiting)])

@@ -145,6 +145,11 @@ class ServerError(TorchShipError):
         self.status = status
 
 
+def out_of_service(model: str, why: str) -> str:
+    """Return what is said of a model that is out of service."""
+    return f"model '{model}' is out of service: {why}"
+
+
 STATUS: dict[type[Exception], int] = {
     InputError: 400,
     ModelError: 400,

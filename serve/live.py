@@ -23,7 +23,7 @@ from torchship.script.torchscript import is_scarcity
 from torchship.serve.catalogue import Catalogue, Entry
 from torchship.serve.discovery import printable, version_order
 from torchship.serve.engine import Engine
-from torchship.serve.errors import NotReadyError, UnknownModelError
+from torchship.serve.errors import NotReadyError, OutOfServiceError, UnknownModelError
 from torchship.serve.limits import Limits
 from torchship.serve.loading import Work
 from torchship.serve.memory import give_back
@@ -90,6 +90,8 @@ class LiveModels:
             await self._replace(entry, work, name)
         except NotReadyError:  # the server is shutting down
             pass
+        except OutOfServiceError as error:
+            self._fail(entry, str(error), out=True)
         except OperatorError as error:
             self._fail(entry, str(error), told=error.public, passing=True)
         except TorchShipError as error:
@@ -166,7 +168,8 @@ class LiveModels:
         """Return the engine of an archive, which has proved itself.
 
         Raises:
-            ArchiveError, DisagreementError: it did not, or is in quarantine.
+            ArchiveError, DisagreementError: it did not.
+            OutOfServiceError: it is in quarantine.
             NotReadyError: the server is shutting down.
         """
         engine = self._engine_of(archive)
@@ -213,7 +216,7 @@ class LiveModels:
                 entry.engine = None
                 self._forget(engine)
                 self._ending.end(engine)
-                self._fail(entry, reason)
+                self._fail(entry, reason, out=True)
 
     def _go_live(self, entry: Entry, engine: Engine) -> None:
         old = entry.engine
@@ -235,11 +238,12 @@ class LiveModels:
         foreseen: bool = True,
         told: str = "",
         passing: bool = False,
+        out: bool = False,
     ) -> None:
         # What a model says may be of any length, and goes into lines, labels and answers.
         reason = printable(" ".join(reason.split()))[:LONGEST_REASON]
         again = entry.passing > 0 and passing and entry.reason == reason
-        entry.failed(reason, told, foreseen, passing)
+        entry.failed(reason, told, foreseen, passing, out)
         if not again:  # it was told, and nothing has changed
             self.failed_total += 1
             self._say(logging.WARNING, f"failed: {entry.shown}: {entry.reason}")
@@ -290,6 +294,7 @@ class LiveModels:
 
         Raises:
             NotReadyError: it is there and not live, or archives are still being checked.
+            OutOfServiceError: a call of it took too long.
             UnknownModelError: the server does not have it, or it is not loaded.
         """
         versions = self._live.get(name, {})
@@ -302,6 +307,8 @@ class LiveModels:
             if entry.key == (name, version or (entry.key or ("", ""))[1]):
                 if entry.state == "unloaded":
                     raise UnknownModelError(f"{what} is not loaded")
+                if entry.out:
+                    raise OutOfServiceError(entry.reason)
                 why = "failed its checks" if entry.state == "failed" else "is being checked"
                 raise NotReadyError(f"{what} is not ready: it {why}")
         if not self._loaded:

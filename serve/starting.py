@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping
 
 from torchship.script.errors import ArchiveError
 from torchship.serve.engine import Engine
-from torchship.serve.errors import NotReadyError
+from torchship.serve.errors import NotReadyError, OutOfServiceError
 from torchship.serve.memory import give_back
 
 LONGEST_NAME = 255  # characters, as of a folder's name
@@ -50,19 +50,20 @@ class Starting:
         """Start an engine; return when it has proved itself.
 
         Raises:
-            ArchiveError: as `Engine.start`; or it is in quarantine, or was refused meanwhile.
+            ArchiveError: as `Engine.start`.
+            OutOfServiceError: it is in quarantine, or was refused meanwhile.
             NotReadyError: the server is shutting down.
         """
         if self._closed:
             raise NotReadyError("the server is shutting down")
         if engine.digest in self._quarantine:
-            raise ArchiveError(self._quarantine[engine.digest])
+            raise OutOfServiceError(self._quarantine[engine.digest])
         refused = self._refused[engine] = asyncio.get_running_loop().create_future()
         start = asyncio.ensure_future(engine.start())
         try:
             await asyncio.wait({start, refused}, return_when=asyncio.FIRST_COMPLETED)
             if refused.done():
-                raise ArchiveError(refused.result())
+                raise OutOfServiceError(refused.result())
             start.result()
         finally:
             start.cancel()

@@ -196,7 +196,6 @@ class Hung(_Message):
     """A call took too long on a thread of its own: the model is out of service in this worker."""
 
     kind: Literal["hung"] = "hung"
-    name: str
     digest: str
     reason: str
 

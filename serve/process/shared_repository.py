@@ -76,8 +76,7 @@ class SharedRepository(Repository):
     def _has_hung(self, engine: Engine, reason: str) -> None:
         """Have all workers take out what has hung in this one."""
         super()._has_hung(engine, reason)
-        name, digest = engine.manifest.name, engine.digest
-        self._tell(messages.Hung(name=name, digest=digest, reason=reason))
+        self._tell(messages.Hung(digest=engine.digest, reason=reason))
 
     async def load_model(self, name: str) -> None:
         """Have every worker load a model; see `Repository.load_model`."""

@@ -23,6 +23,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from torchship.script.errors import UsageError
+from torchship.serve.errors import out_of_service
 from torchship.serve.figures import Family, Totals
 from torchship.serve.logs import configure_logging
 from torchship.serve.output import Output
@@ -219,13 +220,13 @@ class Supervisor:
         for digest, name in place.proving.items():
             deaths = self._loading_deaths[digest] = self._loading_deaths.get(digest, 0) + 1
             if deaths > 1 and len(place.proving) == 1:
-                self._put_away(digest, name, f"a process ended by signal {-place.code} twice "
-                               "while it loaded the archive")  # fmt: skip
+                why = f"a process ended by signal {-place.code} twice while it loaded the archive"
+                self._put_away(digest, out_of_service(name, why))
 
-    def _put_away(self, digest: str, name: str, reason: str) -> None:
+    def _put_away(self, digest: str, reason: str) -> None:
         """Have no worker serve an archive any more, those that are yet to come included."""
         if digest not in self._quarantine:
-            log.error("model '%s' is out of service: %s", name, reason)
+            log.error("%s", reason)
             self._quarantine[digest] = reason
             for place in self._places:
                 self._tell(place.number, messages.Quarantine(digest=digest, reason=reason))
@@ -246,7 +247,7 @@ class Supervisor:
                 log.error("worker %d: %s", place.number, complaint)
                 if shown.call in place.on_loop:
                     name, digest = place.on_loop[shown.call]
-                    self._put_away(digest, name, complaint)
+                    self._put_away(digest, out_of_service(name, complaint))
                 place.signal(signal.SIGKILL)
 
     def _hear(self, place: Place, data: bytes) -> None:
@@ -278,8 +279,8 @@ class Supervisor:
                 else:
                     place.proving.pop(digest, None)
                     self._loading_deaths.pop(digest, None)
-            case messages.Hung(name=name, digest=digest, reason=reason):
-                self._put_away(digest, name, reason)
+            case messages.Hung(digest=digest, reason=reason):
+                self._put_away(digest, reason)
             case messages.FiguresWanted(id=id):
                 self._run(self._figures(place.number, id))
             case messages.Figures(id=id, families=families):
