@@ -65,6 +65,8 @@ class Engine:
     ) -> None:
         self._observer = observer
         self.manifest = archive.vouched
+        self.digest = archive.digest
+        """The SHA-256 of the archive's file."""
         self.signatures = {name: Signature(m) for name, m in self.manifest.methods.items()}
         self._batching = {name: Batching(m) for name, m in self.manifest.methods.items()}
         self._archive = archive

@@ -6,6 +6,7 @@ binary, with tensors after it, `[length of the JSON: uint32, little-endian][JSON
 
 from __future__ import annotations
 
+import re
 import struct
 import time
 from collections.abc import Callable
@@ -13,7 +14,8 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import orjson
-from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, FastAPI, WebSocket, WebSocketDisconnect
+from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
@@ -39,27 +41,44 @@ BYTES_IN: dict[str, Any] = {"content": {OCTETS: {"schema": {"type": "string", "f
 BYTES_OUT = {"description": "safetensors, a tensor for each input of the state", **BYTES_IN}
 
 
+class SequenceRoute(APIRoute):
+    """A route whose `{id}` is any text, as in an inference request: `/` and line ends too.
+
+    Starlette's own `{id:path}` ends before a line end, and so would reach another sequence.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **said: Any) -> None:
+        super().__init__(path, endpoint, **said)
+        before, after = (re.escape(part) for part in path.split("{id}"))
+        before = before.replace(re.escape("{model}"), "(?P<model>[^/]+)")
+        self.path_regex = re.compile(rf"^{before}(?P<id>(?s:.*)){after}\Z")
+
+
 def add_sequence_routes(
     app: FastAPI, sequences: Sequences, settings: Settings, answer: Answer
 ) -> None:
     """Add the routes; `answer` says what a client is told of an error."""
     max_body_bytes = settings.max_body_bytes
-    state = "/v2/models/{model}/sequences/{id}/state"
+    sequence = "/v2/models/{model}/sequences/{id}"
+    state = sequence + "/state"
+    routes = APIRouter(route_class=SequenceRoute)
 
     @app.get("/v2/sequences", responses=answers(SequenceCount, 503))
     async def count() -> Response:
         counted = {"live": await sequences.live(), "most": sequences.most}
         return Response(orjson.dumps(counted), media_type="application/json")
 
-    @app.get(state, response_class=Response, responses={200: BYTES_OUT, **_errors(404, 410, 503)})
+    @routes.get(
+        state, response_class=Response, responses={200: BYTES_OUT, **_errors(404, 410, 503)}
+    )
     async def export_state(model: str, id: str) -> Response:
         data = await sequences.export(model, id)
         return Response(data, media_type=OCTETS)
 
-    @app.put(
+    @routes.put(
         state,
         status_code=204,
-        responses=_errors(400, 404, 413, 429, 503),
+        responses=_errors(400, 404, 410, 413, 429, 503),
         openapi_extra={"requestBody": {"required": True, **BYTES_IN}},
     )
     async def import_state(model: str, id: str, request: Request) -> Response:
@@ -67,8 +86,8 @@ def add_sequence_routes(
         await sequences.put(model, id, await read_body(headers, request.receive, max_body_bytes))
         return Response(status_code=204)
 
-    @app.post(
-        "/v2/models/{model}/sequences/{id}/reset",
+    @routes.post(
+        sequence + "/reset",
         status_code=204,
         responses=_errors(404, 410, 503),
     )
@@ -76,12 +95,12 @@ def add_sequence_routes(
         await sequences.reset(model, id)
         return Response(status_code=204)
 
-    @app.delete(
-        "/v2/models/{model}/sequences/{id}", status_code=204, responses=_errors(404, 410, 503)
-    )
+    @routes.delete(sequence, status_code=204, responses=_errors(404, 410, 503))
     async def end_sequence(model: str, id: str) -> Response:
         await sequences.end(model, id)
         return Response(status_code=204)
+
+    app.include_router(routes)
 
     @app.websocket("/v2/models/{model}/stream")
     @app.websocket("/v2/models/{model}/versions/{version}/stream")
