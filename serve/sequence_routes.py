@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import orjson
-from fastapi import APIRouter, FastAPI, WebSocket, WebSocketDisconnect
+from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
@@ -33,6 +33,7 @@ from torchship.serve.sequences import Body, Sequences, Stream
 from torchship.serve.settings import Settings
 from torchship.serve.tensors import short
 
+Handler = Callable[..., Awaitable[Response]]
 Answer = Callable[[Exception, Record | None], Response]
 
 LENGTH = struct.Struct("<I")
@@ -61,22 +62,23 @@ def add_sequence_routes(
     max_body_bytes = settings.max_body_bytes
     sequence = "/v2/models/{model}/sequences/{id}"
     state = sequence + "/state"
-    routes = APIRouter(route_class=SequenceRoute)
 
     @app.get("/v2/sequences", responses=answers(SequenceCount, 503))
     async def count() -> Response:
         counted = {"live": await sequences.live(), "most": sequences.most}
         return Response(orjson.dumps(counted), media_type="application/json")
 
-    @routes.get(
-        state, response_class=Response, responses={200: BYTES_OUT, **_errors(404, 410, 503)}
+    @_route(
+        *(app, "GET", state),
+        response_class=Response,
+        responses={200: BYTES_OUT, **_errors(404, 410, 503)},
     )
     async def export_state(model: str, id: str) -> Response:
         data = await sequences.export(model, id)
         return Response(data, media_type=OCTETS)
 
-    @routes.put(
-        state,
+    @_route(
+        *(app, "PUT", state),
         status_code=204,
         responses=_errors(400, 404, 410, 413, 429, 503),
         openapi_extra={"requestBody": {"required": True, **BYTES_IN}},
@@ -86,21 +88,15 @@ def add_sequence_routes(
         await sequences.put(model, id, await read_body(headers, request.receive, max_body_bytes))
         return Response(status_code=204)
 
-    @routes.post(
-        sequence + "/reset",
-        status_code=204,
-        responses=_errors(404, 410, 503),
-    )
+    @_route(app, "POST", sequence + "/reset", status_code=204, responses=_errors(404, 410, 503))
     async def reset_state(model: str, id: str) -> Response:
         await sequences.reset(model, id)
         return Response(status_code=204)
 
-    @routes.delete(sequence, status_code=204, responses=_errors(404, 410, 503))
+    @_route(app, "DELETE", sequence, status_code=204, responses=_errors(404, 410, 503))
     async def end_sequence(model: str, id: str) -> Response:
         await sequences.end(model, id)
         return Response(status_code=204)
-
-    app.include_router(routes)
 
     @app.websocket("/v2/models/{model}/stream")
     @app.websocket("/v2/models/{model}/versions/{version}/stream")
@@ -119,6 +115,18 @@ def add_sequence_routes(
     async def no_stream(socket: WebSocket, path: str) -> None:
         error = error_response(404, f"WebSocket {short('/' + path)}: not found")
         await socket.send_denial_response(error)
+
+
+def _route(app: FastAPI, verb: str, path: str, **said: Any) -> Callable[[Handler], Handler]:
+    """Return a decorator that adds a route of a sequence."""
+
+    def add(handler: Handler) -> Handler:
+        app.router.add_api_route(
+            path, handler, methods=[verb], route_class_override=SequenceRoute, **said
+        )
+        return handler
+
+    return add
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
