@@ -47,7 +47,7 @@ REPLY_SECONDS = 2.0  # for Redis to take a connection, and to reply
 WRITE_SECONDS = 5.0  # for which a write is tried again, before its client is told that it failed
 RETRY_SECONDS = 0.05
 MOST_ABANDONED = 4096  # turns to take back that have written nothing: their leases end too
-CLOSE_SECONDS = 2.0  # at the end, for what is still to be taken back
+CLOSE_SECONDS = 1.0  # at the end, for what is still to be taken back
 
 # Errors that may pass: on another connection, or when another Redis has become the first.
 PASSING = (RedisConnectionError, RedisTimeoutError, ReadOnlyError)
@@ -101,6 +101,7 @@ class RedisStore(Store):
         self._renew = self._redis.register_script(RENEW)
         self._take_back = self._redis.register_script(TAKE_BACK)
         self._lines = Lines()
+        self._turns = 0
         self._failing = False
         # Turns that may have come, or written, though their clients were told that they failed.
         self._doubtful: dict[SequenceKey, _Begun] = {}
@@ -109,10 +110,14 @@ class RedisStore(Store):
     @asynccontextmanager
     async def turn(self, key: SequenceKey, opening: bool) -> AsyncIterator[Turn]:
         """See `Store.turn`."""
-        async with self._lines.wait(key):
-            await self._settle(key)
-            async with self._shared_turn(key, opening) as turn:
-                yield turn
+        self._turns += 1
+        try:
+            async with self._lines.wait(key):
+                await self._settle(key)
+                async with self._shared_turn(key, opening) as turn:
+                    yield turn
+        finally:
+            self._turns -= 1
 
     @asynccontextmanager
     async def _shared_turn(self, key: SequenceKey, opening: bool) -> AsyncIterator[Turn]:
@@ -249,9 +254,11 @@ class RedisStore(Store):
         return int(await self._ask(lambda: self._redis.zcount(LIVE, f"({now}", "+inf")))
 
     async def close(self) -> None:
-        """See `Store.close`."""
+        """See `Store.close`; turns that were cancelled just now are taken back."""
+        until = time.monotonic() + CLOSE_SECONDS
+        while (self._turns or self._doubtful) and time.monotonic() < until:
+            await asyncio.sleep(RETRY_SECONDS)
         if self._settling is not None:
-            await asyncio.wait({self._settling}, timeout=CLOSE_SECONDS)
             self._settling.cancel()
         await self._redis.aclose()
         await self._redis.connection_pool.disconnect()
