@@ -14,6 +14,8 @@ local live, state, mark, line, alive = unpack(KEYS)
 local token, lease, idle = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- A call that was late: its turn is over, and nobody waits for the reply.
+if redis.call('GET', alive) == 'left' then return {{{WAIT}}} end
 redis.call('SET', alive, 1, 'PX', lease)
 if not redis.call('LPOS', line, token) then redis.call('RPUSH', line, token) end
 redis.call('PEXPIRE', line, 2 * lease)

@@ -243,7 +243,7 @@ def test_a_step_is_known_again_by_its_key_after_the_server_was_killed(
         place.proxy.silence(KEEP)
         with asked(lambda: place.ask(id, server, idempotency_key="two")) as answer:
             assert place.proxy.happened.wait(60)
-            for process in [*server.workers(), server.popen]:
+            for process in [server.popen, *server.workers()]:
                 process.kill()
             assert isinstance(answer.exception(60), httpx.TransportError)
     assert place.stored(id, place.other) == 1.5
@@ -293,6 +293,8 @@ def test_a_redis_that_refuses_is_503_until_it_does_not(
     finally:
         place.redis.config_set(setting, before)
     assert place.step(id) == 1.5
+    assert "the store of sequences failed: " in place.server.stderr()
+    assert "the store of sequences is back" in place.server.stderr()
 
 
 # What Redis holds is not what was written.

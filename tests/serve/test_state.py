@@ -18,7 +18,7 @@ from torchship.serve.errors import RequestError, StateStoreError, TooManySequenc
 from torchship.serve.state import SequenceKey, SequenceState, Store, read_state
 from torchship.serve.state_memory import REMEMBERED, MemoryStore
 from torchship.serve.state_redis import LIVE, RedisStore
-from torchship.serve.state_scripts import LEAVE
+from torchship.serve.state_scripts import ENTER, LEAVE, WAIT
 
 A, B = SequenceKey("moba", "a"), SequenceKey("moba", "b")
 IDLE = 60.0
@@ -306,6 +306,21 @@ def test_a_write_that_comes_after_it_was_given_up_is_not_made(redis_url: str) ->
             data = state(2).to_bytes()
             assert await client.eval(LEAVE, 5, *keys, token.decode(), "keep", *times, data) == 0
         assert await value(store, A) == 1
+
+    Setting(redis_url).run(check)
+
+
+def test_a_turn_that_is_over_is_not_entered_again(redis_url: str) -> None:
+    async def check(store: Store) -> None:
+        await put(store, A, 1)
+        async with redis.Redis.from_url(redis_url) as client:
+            (alive,) = await client.keys("torchship:alive:*")
+            assert isinstance(alive, bytes)
+            names = [f"torchship:moba:a:{what}" for what in ("state", "mark", "line")]
+            keys = [LIVE, *names, alive.decode()]
+            token = alive.decode().rpartition(":")[2]
+            assert await client.eval(ENTER, 5, *keys, token, 60_000, 60_000, 0, 10) == [WAIT]
+            assert await client.exists(names[2]) == 0  # others do not wait for it
 
     Setting(redis_url).run(check)
 
