@@ -237,9 +237,12 @@ class Sequences:
                 for state in method.state
                 if state.output in outputs
             }
-            version, step = engine.manifest.version, request.idempotency_key
-            before = {name: inputs[name] for name in tensors} if step and not start else {}
-            turn.keep(SequenceState(version, request.method, tensors, engine.digest, step, before))
+            kept = SequenceState(engine.manifest.version, request.method, tensors, engine.digest)
+            if request.idempotency_key and not start:  # a start is the same however often it comes
+                names = [state.input for state in method.state if state.input in inputs]
+                before = {name: inputs[name] for name in names}
+                kept = replace(kept, step=request.idempotency_key, before=before)
+            turn.keep(kept)
         return content
 
     def _engine(self, turn: Turn, key: SequenceKey, version: str | None) -> Engine:

@@ -45,9 +45,9 @@ class SequenceState:
     digest: str = ""
     """The SHA-256 of the archive that made it; "" where nobody said: then no archive goes on."""
     step: str = ""
-    """The idempotency key of the step that made it; "" for none."""
+    """The idempotency key of the step that made it; "" for none, and for a sequence's start."""
     before: Flat = field(default_factory=dict)
-    """The tensors before that step, kept for its retry; empty without a key or at the start."""
+    """The tensors before that step, kept for its retry."""
 
     def to_bytes(self) -> bytes:
         """Return it as safetensors, with `version`, `method` and `digest` as metadata."""

@@ -91,7 +91,9 @@ class RedisStore(Store):
                 socket_timeout=REPLY_SECONDS,
                 socket_connect_timeout=REPLY_SECONDS,
             )
-        except ValueError as error:
+            # The settings in the URL are looked at when a connection is made, which is too late.
+            pool.connection_class(**pool.connection_kwargs)
+        except (ValueError, TypeError) as error:
             raise UsageError(
                 f"setting 'state': expected a URL like redis://host:port/db: {error}"
             ) from None

@@ -16,7 +16,6 @@ from torchship.serve.errors import (
 )
 from torchship.serve.protocol import InferRequest
 from torchship.serve.state import SequenceKey, SequenceState, Turn
-from torchship.serve.tensors import short
 
 
 def found(turn: Turn, key: SequenceKey) -> SequenceState:
@@ -46,8 +45,7 @@ def going_on(
     """Return the state inputs of a step that is not the first.
 
     Raises:
-        RequestError: the request brings some itself, its method has another state, or it has the
-            idempotency key of the step that started the sequence.
+        RequestError: the request brings some itself, or its method has another state.
     """
     state, method = found(turn, key), request.method
     asked, begun = engine.signature(method).method, engine.signature(state.method).method
@@ -61,14 +59,8 @@ def going_on(
             raise RequestError(
                 f"input '{part.input}' is state of {key}: expected it with sequence_start only"
             )
-    if not request.idempotency_key or request.idempotency_key != state.step:
-        return state.tensors
-    if not state.before:
-        raise RequestError(
-            f"parameter 'idempotency_key': {short(state.step)} named the first step of {key}: "
-            "expected sequence_start with its retry, or another key"
-        )
-    return state.before
+    retried = request.idempotency_key and request.idempotency_key == state.step
+    return state.before if retried else state.tensors
 
 
 def fits(method: Method, tensors: Flat) -> bool:

@@ -251,14 +251,6 @@ def test_a_key_that_is_none_is_refused(host: Host, key: object) -> None:
     assert "'idempotency_key': expected a string of at most 256" in answer.json()["error"]
 
 
-def test_a_retry_of_a_start_must_say_that_it_starts(host: Host) -> None:
-    host.step("r", sequence_start=True, idempotency_key="a")
-    answer = host.ask("r", idempotency_key="a")
-    assert answer.status_code == 400
-    assert "expected sequence_start" in answer.json()["error"]
-    assert host.step("r") == 1.5
-
-
 # Ids as clients choose them.
 
 IDS = [

@@ -373,7 +373,9 @@ def test_a_redis_that_is_not_there_is_told_without_its_address() -> None:
     asyncio.run(check())
 
 
-@pytest.mark.parametrize("url", ["redis://127.0.0.1:port/0", "redis://[::1/0", "redis://a:99999"])
+@pytest.mark.parametrize(
+    "url", ["redis://127.0.0.1:port/0", "redis://[::1/0", "redis://a:99999", "redis://a?b=c"]
+)
 def test_a_url_that_is_none_is_named(url: str) -> None:
     with pytest.raises(UsageError, match="setting 'state': expected a URL like redis://"):
         RedisStore(url, IDLE, 10)
