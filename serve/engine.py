@@ -84,6 +84,8 @@ class Engine(Held):
         super().__init__()
         self._observer = None if observer is None else Guarded(observer)
         self.manifest = archive.vouched
+        self.digest = archive.digest
+        """The SHA-256 of the archive's file."""
         self.signatures = {name: Signature(m) for name, m in self.manifest.methods.items()}
         self._batching = {name: Batching(m) for name, m in self.manifest.methods.items()}
         self._archive = archive

@@ -26,7 +26,8 @@ MAX_ID = 256  # characters of a sequence id
 
 CACHED_HEAD = 2048  # bytes of a request's JSON that is kept for when it comes again
 
-# The type of each parameter that means something here, the largest number, and both in words.
+# The type of each parameter that means something here, the largest number or length (0: any
+# length), and both in words.
 KNOWN: dict[str, tuple[type, int, str]] = {
     "method": (str, 0, "a str"),
     "binary_data_output": (bool, 0, "a bool"),
@@ -34,6 +35,7 @@ KNOWN: dict[str, tuple[type, int, str]] = {
     "timeout": (int, (1 << 63) - 1, "microseconds, an integer from 0 (for none) on"),
     "sequence_start": (bool, 0, "a bool"),
     "sequence_end": (bool, 0, "a bool"),
+    "idempotency_key": (str, MAX_ID, f"a string of at most {MAX_ID} characters"),
 }
 
 
@@ -216,7 +218,9 @@ def _check_parameters(parameters: Mapping[str, object]) -> None:
         if name not in KNOWN:
             continue
         kind, largest, expected = KNOWN[name]
-        if type(value) is not kind or (type(value) is int and not 0 <= value <= largest):
+        too_large = type(value) is int and not 0 <= value <= largest
+        too_long = type(value) is str and 0 < largest < len(value)
+        if type(value) is not kind or too_large or too_long:
             raise RequestError(f"parameter '{name}': expected {expected}, got {short(value)}")
     if "sequence_id" in parameters:
         _check_sequence_id(parameters["sequence_id"])

@@ -106,6 +106,15 @@ class InferRequest:
         """Whether the state is to be freed after this step."""
         return self.parameters.get("sequence_end") is True
 
+    @property
+    def idempotency_key(self) -> str:
+        """What names this step of a sequence, so that the server knows it again; "" for nothing.
+
+        The request's `id` is not used for this: the protocol does not ask that ids differ, and
+        clients exist that send the same one with each request.
+        """
+        return str(self.parameters.get("idempotency_key", ""))
+
 
 @dataclass(frozen=True)
 class InferResponse:

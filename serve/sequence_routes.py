@@ -6,14 +6,16 @@ binary, with tensors after it, `[length of the JSON: uint32, little-endian][JSON
 
 from __future__ import annotations
 
+import re
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import orjson
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
@@ -31,6 +33,7 @@ from torchship.serve.sequences import Body, Sequences, Stream
 from torchship.serve.settings import Settings
 from torchship.serve.tensors import short
 
+Handler = Callable[..., Awaitable[Response]]
 Answer = Callable[[Exception, Record | None], Response]
 
 LENGTH = struct.Struct("<I")
@@ -39,27 +42,45 @@ BYTES_IN: dict[str, Any] = {"content": {OCTETS: {"schema": {"type": "string", "f
 BYTES_OUT = {"description": "safetensors, a tensor for each input of the state", **BYTES_IN}
 
 
+class SequenceRoute(APIRoute):
+    """A route whose `{id}` is any text, as in an inference request: `/` and line ends too.
+
+    Starlette's own `{id:path}` ends before a line end, and so would reach another sequence.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **said: Any) -> None:
+        super().__init__(path, endpoint, **said)
+        before, after = (re.escape(part) for part in path.split("{id}"))
+        before = before.replace(re.escape("{model}"), "(?P<model>[^/]+)")
+        self.path_regex = re.compile(rf"^{before}(?P<id>(?s:.*)){after}\Z")
+
+
 def add_sequence_routes(
     app: FastAPI, sequences: Sequences, settings: Settings, answer: Answer
 ) -> None:
     """Add the routes; `answer` says what a client is told of an error."""
     max_body_bytes = settings.max_body_bytes
-    state = "/v2/models/{model}/sequences/{id}/state"
+    sequence = "/v2/models/{model}/sequences/{id}"
+    state = sequence + "/state"
 
     @app.get("/v2/sequences", responses=answers(SequenceCount, 503))
     async def count() -> Response:
         counted = {"live": await sequences.live(), "most": sequences.most}
         return Response(orjson.dumps(counted), media_type="application/json")
 
-    @app.get(state, response_class=Response, responses={200: BYTES_OUT, **_errors(404, 410, 503)})
+    @_route(
+        *(app, "GET", state),
+        response_class=Response,
+        responses={200: BYTES_OUT, **_errors(404, 410, 503)},
+    )
     async def export_state(model: str, id: str) -> Response:
         data = await sequences.export(model, id)
         return Response(data, media_type=OCTETS)
 
-    @app.put(
-        state,
+    @_route(
+        *(app, "PUT", state),
         status_code=204,
-        responses=_errors(400, 404, 413, 429, 503),
+        responses=_errors(400, 404, 410, 413, 429, 503),
         openapi_extra={"requestBody": {"required": True, **BYTES_IN}},
     )
     async def import_state(model: str, id: str, request: Request) -> Response:
@@ -67,18 +88,12 @@ def add_sequence_routes(
         await sequences.put(model, id, await read_body(headers, request.receive, max_body_bytes))
         return Response(status_code=204)
 
-    @app.post(
-        "/v2/models/{model}/sequences/{id}/reset",
-        status_code=204,
-        responses=_errors(404, 410, 503),
-    )
+    @_route(app, "POST", sequence + "/reset", status_code=204, responses=_errors(404, 410, 503))
     async def reset_state(model: str, id: str) -> Response:
         await sequences.reset(model, id)
         return Response(status_code=204)
 
-    @app.delete(
-        "/v2/models/{model}/sequences/{id}", status_code=204, responses=_errors(404, 410, 503)
-    )
+    @_route(app, "DELETE", sequence, status_code=204, responses=_errors(404, 410, 503))
     async def end_sequence(model: str, id: str) -> Response:
         await sequences.end(model, id)
         return Response(status_code=204)
@@ -100,6 +115,18 @@ def add_sequence_routes(
     async def no_stream(socket: WebSocket, path: str) -> None:
         error = error_response(404, f"WebSocket {short('/' + path)}: not found")
         await socket.send_denial_response(error)
+
+
+def _route(app: FastAPI, verb: str, path: str, **said: Any) -> Callable[[Handler], Handler]:
+    """Return a decorator that adds a route of a sequence."""
+
+    def add(handler: Handler) -> Handler:
+        app.router.add_api_route(
+            path, handler, methods=[verb], route_class_override=SequenceRoute, **said
+        )
+        return handler
+
+    return add
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

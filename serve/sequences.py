@@ -16,20 +16,16 @@ from math import inf
 import torch
 
 from torchship.script.errors import UsageError
-from torchship.script.manifest import Manifest, Method
-from torchship.script.nodes import leaves
+from torchship.script.manifest import Manifest
 from torchship.script.program import check_inputs, with_state
-from torchship.script.tree import Flat
 from torchship.serve.answers import encode_answer
 from torchship.serve.engine import Engine
 from torchship.serve.errors import (
     DeadlineError,
-    ExpiredSequenceError,
     LostSequenceError,
     NoStateError,
     RequestError,
     UnknownModelError,
-    UnknownSequenceError,
 )
 from torchship.serve.protocol import InferRequest
 from torchship.serve.reports import Record
@@ -37,6 +33,7 @@ from torchship.serve.repository import Repository
 from torchship.serve.settings import Settings
 from torchship.serve.state import NoStore, SequenceKey, SequenceState, Store, Turn, read_state
 from torchship.serve.state_memory import MemoryStore
+from torchship.serve.steps import fits, found, going_on, own
 
 IN_PROCESS = "memory"
 
@@ -101,6 +98,8 @@ class Stream:
         """
         if request.sequence_id is not None:
             raise RequestError("parameter 'sequence_id': a stream is a sequence of its own")
+        # A lost state stays until a message says sequence_start: the messages that are under way
+        # already expect their sequence to go on, and must not begin another.
         start = request.sequence_start or self.turn.state is None
         return await self.sequences.step(
             *(self.turn, self.key, self.version, request, start, request.timeout, gone, record)
@@ -146,8 +145,9 @@ class Sequences:
         """Run a step of a sequence, when it is its turn, and return the encoded answer.
 
         `gone` says whether the client has left: then the step is not run. If anything goes wrong,
-        up to and including the encoding, the state is as it was. `record` is told on which version
-        the step ran, and when the outputs were there.
+        up to and including the encoding, the state is as it was. A request that has the idempotency
+        key of the sequence's last step is that step once more: it runs on the state that was before
+        it. `record` is told on which version the step ran, and when the outputs were there.
 
         Raises:
             UnknownSequenceError, ExpiredSequenceError, LostSequenceError: there is none to go on.
@@ -160,7 +160,7 @@ class Sequences:
             raise RequestError("expected a sequence_id with sequence_start or sequence_end")
         key = SequenceKey(model, request.sequence_id)
         came = time.monotonic()
-        async with self._store.turn(key, request.sequence_start) as turn:
+        async with self._turn(key, request.sequence_start) as turn:
             timeout = request.timeout
             if timeout is not None:
                 timeout -= time.monotonic() - came
@@ -214,7 +214,7 @@ class Sequences:
         if start:
             inputs = with_state(method, inputs, check_inputs(method, inputs))
         else:
-            inputs |= _going_on(engine, key, turn, request.method, inputs)
+            inputs |= going_on(engine, key, turn, request, inputs)
         wanted = signature.wanted(request.asked)
         if wanted is not None:
             wanted |= {state.output for state in method.state}
@@ -233,44 +233,77 @@ class Sequences:
             turn.end()
         else:
             tensors = {
-                state.input: _own(outputs[state.output])
+                state.input: own(outputs[state.output])
                 for state in method.state
                 if state.output in outputs
             }
-            turn.keep(SequenceState(engine.manifest.version, request.method, tensors))
+            kept = SequenceState(engine.manifest.version, request.method, tensors, engine.digest)
+            if request.idempotency_key and not start:  # a start is the same however often it comes
+                names = [state.input for state in method.state if state.input in inputs]
+                before = {name: inputs[name] for name in names}
+                kept = replace(kept, step=request.idempotency_key, before=before)
+            turn.keep(kept)
         return content
 
     def _engine(self, turn: Turn, key: SequenceKey, version: str | None) -> Engine:
-        """Return the engine on which a sequence goes on; the version asked for must be its own."""
-        state = _found(turn, key)
+        """Return the engine on which a sequence goes on; the version asked for must be its own.
+
+        Raises:
+            LostSequenceError: the archive that made the state is gone, or another has its place.
+        """
+        state = found(turn, key)
         if version not in (None, state.version):
             raise RequestError(
                 f"{key} is on version '{state.version}': expected that or none, got '{version}'"
             )
         try:
-            return self._repository.find(key.model, state.version)
+            engine = self._repository.find(key.model, state.version)
         except UnknownModelError:
-            turn.end()
             raise LostSequenceError(
                 f"{key} has ended: it was on version '{state.version}', which is gone; start anew"
             ) from None
+        if state.digest != engine.digest:
+            raise LostSequenceError(
+                f"{key} has ended: its state was made by another archive of version "
+                f"'{state.version}' than the one that is served now; start anew"
+            )
+        known = engine.signatures.get(state.method)
+        if known is None or not fits(known.method, state.tensors):
+            raise LostSequenceError(
+                f"{key} has ended: what is stored is no state of that model; start anew"
+            )
+        return engine
+
+    @asynccontextmanager
+    async def _turn(self, key: SequenceKey, opening: bool) -> AsyncIterator[Turn]:
+        """Have a turn at the store; a sequence that proves to be lost is freed."""
+        async with self._store.turn(key, opening) as turn:
+            try:
+                yield turn
+            except LostSequenceError:
+                turn.end()
+                raise
 
     async def export(self, model: str, id: str) -> bytes:
-        """Return a sequence's state as safetensors, its version and method as metadata.
+        """Return a sequence's state as safetensors.
+
+        Its metadata are `version` and `method`, and as `digest` the SHA-256 of the archive.
 
         Raises:
-            UnknownSequenceError, ExpiredSequenceError: there is none.
+            UnknownSequenceError, ExpiredSequenceError, LostSequenceError: there is none.
             StateStoreError: the store failed.
         """
         async with self._turn_of(model, id) as (_, _, state):
-            return state.to_bytes()
+            return replace(state, step="", before={}).to_bytes()
 
     async def put(self, model: str, id: str, data: bytes) -> None:
         """Set the state of a sequence, which begins if it is not there.
 
-        Version and method are those in the metadata; without, the newest version and forward.
+        Version and method are those in the metadata; without, the newest version and forward. A
+        state without a digest is taken to be of the archive that is served: a client made it.
 
         Raises:
+            LostSequenceError: the digest is of another archive.
             RequestError, InputError: the bytes are no state of that method.
             NoStateError: the method has none.
             UnknownModelError, NotReadyError: the version is not there.
@@ -284,15 +317,19 @@ class Sequences:
         if not method.state:
             raise NoStateError(f"model '{model}' method '{name}' has no state")
         names = {state.input for state in method.state}
-        needed = {state.input for state in method.state if state.start == "zeros"}
-        if not needed <= tensors.keys() <= names:
+        if not fits(method, tensors):
             raise RequestError(
                 f"the state: expected {_listed(names)}, got {_listed(tensors) or 'none'}"
             )
+        version, digest = engine.manifest.version, engine.digest
+        if metadata.get("digest", digest) != digest:
+            raise LostSequenceError(
+                f"the state was made by another archive of model '{model}' version '{version}' "
+                f"than the one that is served now: expected digest {digest}; start anew"
+            )
         check_inputs(method, tensors)
-        key = SequenceKey(model, id)
-        async with self._store.turn(key, opening=True) as turn:
-            turn.keep(SequenceState(engine.manifest.version, name, tensors))
+        async with self._turn(SequenceKey(model, id), opening=True) as turn:
+            turn.keep(SequenceState(version, name, tensors, digest))
 
     async def reset(self, model: str, id: str) -> None:
         """Put a sequence's state to where the manifest says that it starts.
@@ -307,13 +344,13 @@ class Sequences:
                 name: torch.zeros_like(state.tensors[name])
                 for name in (part.input for part in method.state if part.start == "zeros")
             }
-            turn.keep(replace(state, tensors=zeros))
+            turn.keep(replace(state, tensors=zeros, step="", before={}))
 
     async def end(self, model: str, id: str) -> None:
         """Free a sequence's state.
 
         Raises:
-            UnknownSequenceError, ExpiredSequenceError: there is none.
+            UnknownSequenceError, ExpiredSequenceError, LostSequenceError: there is none.
             StateStoreError: the store failed.
         """
         async with self._turn_of(model, id) as (_, turn, _):
@@ -325,51 +362,8 @@ class Sequences:
     ) -> AsyncIterator[tuple[SequenceKey, Turn, SequenceState]]:
         """Have a turn of a sequence that is there."""
         key = SequenceKey(model, id)
-        async with self._store.turn(key, opening=False) as turn:
-            yield key, turn, _found(turn, key)
-
-
-def _found(turn: Turn, key: SequenceKey) -> SequenceState:
-    if turn.state is not None:
-        return turn.state
-    if turn.expired:
-        raise ExpiredSequenceError(f"{key} has expired: it was not used for too long; start anew")
-    raise UnknownSequenceError(
-        f"{key} is unknown: expected sequence_start with its first request; "
-        "it was never started, or has ended"
-    )
-
-
-def _going_on(engine: Engine, key: SequenceKey, turn: Turn, method: str, inputs: Flat) -> Flat:
-    """Return the state inputs of a step that is not the first.
-
-    Raises:
-        RequestError: the request brings some itself, or its method has another state.
-    """
-    state = _found(turn, key)
-    asked, begun = engine.signature(method).method, engine.signature(state.method).method
-    if asked is not begun and _layout(asked) != _layout(begun):
-        raise RequestError(
-            f"{key} began with method '{state.method}', whose state is another than that of "
-            f"'{method}'"
-        )
-    for part in asked.state:
-        if part.input in inputs:
-            raise RequestError(
-                f"input '{part.input}' is state of {key}: expected it with sequence_start only"
-            )
-    return state.tensors
-
-
-def _layout(method: Method) -> object:
-    """Return what must be equal for two methods to step one sequence."""
-    nodes = {leaf.name: leaf for argument in method.inputs for leaf in leaves(argument.value)}
-    return {state.input: (nodes[state.input], state.start) for state in method.state}
-
-
-def _own(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor that holds no more memory than it needs: not the whole batch it was in."""
-    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
+        async with self._turn(key, opening=False) as turn:
+            yield key, turn, found(turn, key)
 
 
 def _listed(names: Iterable[str]) -> str:

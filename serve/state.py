@@ -10,7 +10,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import orjson
 import safetensors.torch
@@ -20,6 +20,7 @@ from torchship.script.tree import Flat
 from torchship.serve.errors import RequestError, TooManySequencesError
 
 LENGTH_BYTES = 8  # of the header, at the beginning of safetensors
+BEFORE = "before:"  # marks the tensors of the state before the last step; no input has such a name
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,35 @@ class SequenceState:
     """The model version on which it began, and stays."""
     method: str
     tensors: Flat
+    digest: str = ""
+    """The SHA-256 of the archive that made it; "" where nobody said: then no archive goes on."""
+    step: str = ""
+    """The idempotency key of the step that made it; "" for none, and for a sequence's start."""
+    before: Flat = field(default_factory=dict)
+    """The tensors before that step, kept for its retry."""
 
     def to_bytes(self) -> bytes:
-        """Return it as safetensors, with `version` and `method` as metadata."""
-        tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
-        return safetensors.torch.save(tensors, {"version": self.version, "method": self.method})
+        """Return it as safetensors, with `version`, `method` and `digest` as metadata."""
+        tensors = self.tensors | {BEFORE + name: tensor for name, tensor in self.before.items()}
+        said = {"version": self.version, "method": self.method}
+        said |= {"digest": self.digest} if self.digest else {}
+        said |= {"step": self.step} if self.step else {}
+        return safetensors.torch.save({name: t.contiguous() for name, t in tensors.items()}, said)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> SequenceState:
+        """Return what `to_bytes` wrote.
+
+        Raises:
+            RequestError: the bytes are something else.
+        """
+        tensors, said = read_state(data)
+        if not {"version", "method"} <= said.keys():
+            raise RequestError("the state: expected 'version' and 'method' in its metadata")
+        now = {name: tensor for name, tensor in tensors.items() if not name.startswith(BEFORE)}
+        before = {name.removeprefix(BEFORE): tensors[name] for name in tensors.keys() - now.keys()}
+        digest, step = said.get("digest", ""), said.get("step", "")
+        return cls(said["version"], said["method"], now, digest, step, before)
 
 
 def read_state(data: bytes) -> tuple[Flat, dict[str, str]]:
@@ -56,19 +81,23 @@ def read_state(data: bytes) -> tuple[Flat, dict[str, str]]:
     """
     try:
         tensors = safetensors.torch.load(data)
+        end = LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "little")
+        return tensors, orjson.loads(data[LENGTH_BYTES:end]).get("__metadata__") or {}
     except (SafetensorError, KeyError, ValueError) as error:
         raise RequestError(f"the state is not safetensors: {error}") from None
-    end = LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "little")
-    return tensors, orjson.loads(data[LENGTH_BYTES:end]).get("__metadata__") or {}
 
 
 class Turn:
     """A sequence while one request has it to itself."""
 
-    def __init__(self, state: SequenceState | None, expired: bool = False) -> None:
+    def __init__(
+        self, state: SequenceState | None, expired: bool = False, damaged: bool = False
+    ) -> None:
         self.state = state
         self.expired = expired
         """There is no state, and there was one that nobody used for too long."""
+        self.damaged = damaged
+        """There is no state, since the store holds something else in its place."""
         self.changed = False
 
     def keep(self, state: SequenceState) -> None:

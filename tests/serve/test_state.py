@@ -7,15 +7,18 @@ from contextlib import AsyncExitStack
 
 import hypothesis
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import strategies as st
 from redis import asyncio as redis
 
 from redis_server import running_redis
+from torchship.script.errors import UsageError
 from torchship.serve.errors import RequestError, StateStoreError, TooManySequencesError
 from torchship.serve.state import SequenceKey, SequenceState, Store, read_state
 from torchship.serve.state_memory import REMEMBERED, MemoryStore
 from torchship.serve.state_redis import LIVE, RedisStore
+from torchship.serve.state_scripts import ENTER, LEAVE, WAIT
 
 A, B = SequenceKey("moba", "a"), SequenceKey("moba", "b")
 IDLE = 60.0
@@ -272,6 +275,56 @@ def test_the_turn_of_a_server_that_died_is_passed_over(redis_url: str) -> None:
     Setting(redis_url).run(check)
 
 
+@pytest.mark.parametrize("gone", ["line", "alive"])
+def test_a_turn_that_redis_dropped_is_not_stored(redis_url: str, gone: str) -> None:
+    async def check(store: Store) -> None:
+        other = RedisStore(redis_url, IDLE, 10)
+        await put(store, A, 1)
+        async with AsyncExitStack() as stack, redis.Redis.from_url(redis_url) as client:
+            turn = await stack.enter_async_context(store.turn(A, opening=False))
+            await client.delete(*await client.keys(f"torchship:*{gone}*"))
+            await put(other, A, 2)
+            turn.keep(state(3))
+            with pytest.raises(StateStoreError, match="went on without this request"):
+                await stack.aclose()
+        assert await value(store, A) == 2
+        await other.close()
+
+    Setting(redis_url).run(check)
+
+
+def test_a_write_that_comes_after_it_was_given_up_is_not_made(redis_url: str) -> None:
+    async def check(store: Store) -> None:
+        await put(store, A, 1)
+        async with store.turn(A, opening=False), redis.Redis.from_url(redis_url) as client:
+            names = [f"torchship:moba:a:{what}" for what in ("state", "mark", "line")]
+            token = (await client.lrange(names[2], 0, 0))[0]
+            assert isinstance(token, bytes)
+            keys = [LIVE, *names, f"torchship:alive:{token.decode()}"]
+            seconds, _ = await client.time()
+            times = (60_000, 60_000, 60_000, (seconds - 1) * 1000)
+            data = state(2).to_bytes()
+            assert await client.eval(LEAVE, 5, *keys, token.decode(), "keep", *times, data) == 0
+        assert await value(store, A) == 1
+
+    Setting(redis_url).run(check)
+
+
+def test_a_turn_that_is_over_is_not_entered_again(redis_url: str) -> None:
+    async def check(store: Store) -> None:
+        await put(store, A, 1)
+        async with redis.Redis.from_url(redis_url) as client:
+            (alive,) = await client.keys("torchship:alive:*")
+            assert isinstance(alive, bytes)
+            names = [f"torchship:moba:a:{what}" for what in ("state", "mark", "line")]
+            keys = [LIVE, *names, alive.decode()]
+            token = alive.decode().rpartition(":")[2]
+            assert await client.eval(ENTER, 5, *keys, token, 60_000, 60_000, 0, 10) == [WAIT]
+            assert await client.exists(names[2]) == 0  # others do not wait for it
+
+    Setting(redis_url).run(check)
+
+
 def test_a_turn_that_lasts_keeps_its_lease(redis_url: str) -> None:
     async def check(store: Store) -> None:
         slow = RedisStore(redis_url, IDLE, 10, lease_ms=30)
@@ -321,6 +374,14 @@ def test_a_redis_that_is_not_there_is_told_without_its_address() -> None:
 
 
 @pytest.mark.parametrize(
+    "url", ["redis://127.0.0.1:port/0", "redis://[::1/0", "redis://a:99999", "redis://a?b=c"]
+)
+def test_a_url_that_is_none_is_named(url: str) -> None:
+    with pytest.raises(UsageError, match="setting 'state': expected a URL like redis://"):
+        RedisStore(url, IDLE, 10)
+
+
+@pytest.mark.parametrize(
     "dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.uint16]
 )
 def test_state_survives_its_bytes(dtype: torch.dtype) -> None:
@@ -329,6 +390,23 @@ def test_state_survives_its_bytes(dtype: torch.dtype) -> None:
     assert metadata == {"version": "2", "method": "act"}
     assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
     assert {tensor.dtype for tensor in read.values()} == {dtype}
+
+
+def test_a_stored_state_has_its_archives_digest_and_what_was_before_its_step() -> None:
+    tensors, before = {"h": torch.ones(1, 2)}, {"h": torch.zeros(1, 2)}
+    whole = SequenceState("2", "act", tensors, "0a", "seven", before)
+    metadata = read_state(whole.to_bytes())[1]
+    assert metadata == {"version": "2", "method": "act", "digest": "0a", "step": "seven"}
+    again = SequenceState.from_bytes(whole.to_bytes())
+    assert (again.version, again.method, again.digest, again.step) == ("2", "act", "0a", "seven")
+    assert torch.equal(again.tensors["h"], tensors["h"])
+    assert torch.equal(again.before["h"], before["h"])
+    older = SequenceState.from_bytes(
+        safetensors.torch.save(tensors, {"version": "2", "method": ""})
+    )
+    assert (older.digest, older.step, older.before) == ("", "", {})
+    with pytest.raises(RequestError, match="expected 'version' and 'method'"):
+        SequenceState.from_bytes(safetensors.torch.save(tensors))
 
 
 @hypothesis.given(st.binary(max_size=64), st.integers(0, 200))
