@@ -100,8 +100,10 @@ class LiveModels:
         content = await work.read(entry.path, self._keys)
         if entry.engine is not None and entry.engine.digest == content.digest:
             entry.well()
+            if name is not None:  # it was asked for, and this is the answer
+                self._say(logging.INFO, _is_live(entry.engine))
             return
-        if name is not None:  # whoever asks for it knows why
+        if name is not None:  # whoever asks for it knows why it was in quarantine
             self._starting.pardon(content.digest)
         archive = await work.check(entry.path, content)
         del content
@@ -215,7 +217,7 @@ class LiveModels:
         self.verified_total += 1
         if old is not None:
             self._retire(old)
-        self._say(logging.INFO, f"live: {name}/{version}")
+        self._say(logging.INFO, _is_live(engine))
 
     def _fail(
         self,
@@ -332,6 +334,10 @@ class LiveModels:
         """Return every engine that may still have a thread."""
         live = (entry.engine for entry in self.entries if entry.engine is not None)
         return [*live, *self._starting.engines, *self._ending.engines]
+
+
+def _is_live(engine: Engine) -> str:
+    return f"live: {engine.manifest.name}/{engine.manifest.version}"
 
 
 def _is_in_already(key: tuple[str, str], other: Entry) -> str:
