@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from weakref import WeakValueDictionary
 
@@ -63,7 +62,7 @@ class LiveModels:
         self._report = report
         self._observer = observer
         self._live: dict[str, dict[str, Engine]] = {}
-        self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._proving: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._starting = Starting(quarantine)
         self._ending = Ending()
         self._loaded = False
@@ -73,10 +72,6 @@ class LiveModels:
     def entries(self) -> list[Entry]:
         """Every archive, in the order they were given."""
         return self._catalogue.entries
-
-    def _change_of(self, name: str) -> asyncio.Lock:
-        """Return what is held for a change of a model: there is one at a time."""
-        return self._changing.setdefault(name, asyncio.Lock())
 
     async def _take(self, entry: Entry, work: Work, name: str | None) -> None:
         """Load an entry's file as it is now; if it is good, it is live, in the old one's place."""
@@ -109,7 +104,8 @@ class LiveModels:
         del content
         key = archive.vouched.name, archive.vouched.version
         self._check_key(entry, key, name)
-        async with self._change_of(key[0]) if name is None else nullcontext():
+        # One at a time, so that of two files of one model the second finds the first.
+        async with self._proving.setdefault(key[0], asyncio.Lock()):
             later = self._rival(entry, key)
             work.doing = "its golden cases are being run"
             engine = await self._prove(archive)
