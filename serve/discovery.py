@@ -125,10 +125,17 @@ def _listed(folder: Path, problems: list[str]) -> list[tuple[str, bool]]:
     """Return what is in a folder, in order, and whether it is a folder; nothing if it cannot be."""
     try:
         with os.scandir(folder) as entries:
-            return sorted((entry.name, entry.is_dir()) for entry in entries)
+            return sorted((entry.name, _is_folder(entry)) for entry in entries)
     except OSError as error:
         problems.append(f"cannot list '{folder}': {error.strerror}")
         return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # of a link; that of its folder could be listed
+        return False
 
 
 def _may_be(file: Path) -> bool:

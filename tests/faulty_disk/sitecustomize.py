@@ -3,6 +3,7 @@
 import os
 import stat
 import sys
+from contextlib import suppress
 from typing import Any
 
 
@@ -23,7 +24,8 @@ def refuse(event: str, arguments: tuple[Any, ...]) -> None:
     os.write(told, b".")
     os.close(told)
     if stat.S_ISFIFO(found.st_mode):
-        os.close(os.open(said, os.O_RDONLY))  # until somebody opens it for writing
+        with suppress(FileNotFoundError):  # it was mended since
+            os.close(os.open(said, os.O_RDONLY))  # until somebody opens it for writing
     else:
         raise OSError(found.st_size, os.strerror(found.st_size), str(path))
 
