@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -108,12 +107,12 @@ def look_at(root: Path, is_folder: bool, known: Sequence[Found] = ()) -> Seen:
 
 def _files(root: Path, problems: list[str]) -> Iterator[tuple[Path, tuple[str, str] | None]]:
     models = []
-    for name in _names(root, problems, none=()):
+    for name, is_folder in _listed(root, problems):
         # Hidden folders are those of version control, and of tools that swap folders.
-        versions = () if name.startswith(".") else _names(root / name, problems)
+        is_model = is_folder and not name.startswith(".")
         files = [
             (file, (name, version))
-            for version in versions
+            for version, _ in (_listed(root / name, problems) if is_model else ())
             if not version.startswith(".") and _may_be(file := root / name / version / MODEL_FILE)
         ]
         if name.endswith(".pt") and not files:
@@ -122,21 +121,21 @@ def _files(root: Path, problems: list[str]) -> Iterator[tuple[Path, tuple[str, s
     yield from models
 
 
-def _names(
-    folder: Path,
-    problems: list[str],
-    none: Collection[int] = (errno.ENOTDIR, errno.ENOENT, errno.ELOOP),
-) -> Sequence[str]:
-    """Return what is in a folder, in order; nothing if it cannot be listed.
-
-    `none` are the errors by which it is no folder, and no problem either.
-    """
+def _listed(folder: Path, problems: list[str]) -> list[tuple[str, bool]]:
+    """Return what is in a folder, in order, and whether it is a folder; nothing if it cannot be."""
     try:
-        return sorted(os.listdir(folder))
+        with os.scandir(folder) as entries:
+            return sorted((entry.name, _is_folder(entry)) for entry in entries)
     except OSError as error:
-        if error.errno not in none:
-            problems.append(f"cannot list '{folder}': {error.strerror}")
-        return ()
+        problems.append(f"cannot list '{folder}': {error.strerror}")
+        return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # of a link; that of its folder could be listed
+        return False
 
 
 def _may_be(file: Path) -> bool:

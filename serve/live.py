@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from weakref import WeakValueDictionary
 
@@ -66,7 +65,7 @@ class LiveModels:
         self._observer = observer
         self._pulse = pulse or Pulse()
         self._live: dict[str, dict[str, Engine]] = {}
-        self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._proving: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._starting = Starting(quarantine)
         self._ending = Ending()
         self._loaded = False
@@ -76,10 +75,6 @@ class LiveModels:
     def entries(self) -> list[Entry]:
         """Every archive, in the order they were given."""
         return self._catalogue.entries
-
-    def _change_of(self, name: str) -> asyncio.Lock:
-        """Return what is held for a change of a model: there is one at a time."""
-        return self._changing.setdefault(name, asyncio.Lock())
 
     async def _take(self, entry: Entry, work: Work, name: str | None) -> None:
         """Load an entry's file as it is now; if it is good, it is live, in the old one's place."""
@@ -105,14 +100,17 @@ class LiveModels:
         content = await work.read(entry.path, self._keys)
         if entry.engine is not None and entry.engine.digest == content.digest:
             entry.well()
+            if name is not None:  # it was asked for, and this is the answer
+                self._say(logging.INFO, _is_live(entry.engine))
             return
-        if name is not None:  # whoever asks for it knows why
+        if name is not None:  # whoever asks for it knows why it was in quarantine
             self._starting.pardon(content.digest)
         archive = await work.check(entry.path, content)
         del content
         key = archive.vouched.name, archive.vouched.version
         self._check_key(entry, key, name)
-        async with self._change_of(key[0]) if name is None else nullcontext():
+        # One at a time, so that of two files of one model the second finds the first.
+        async with self._proving.setdefault(key[0], asyncio.Lock()):
             later = self._rival(entry, key)
             work.doing = "its golden cases are being run"
             engine = await self._prove(archive)
@@ -229,7 +227,7 @@ class LiveModels:
         self.verified_total += 1
         if old is not None:
             self._retire(old)
-        self._say(logging.INFO, f"live: {name}/{version}")
+        self._say(logging.INFO, _is_live(engine))
 
     def _fail(
         self,
@@ -350,6 +348,10 @@ class LiveModels:
         """Return every engine that may still have a thread."""
         live = (entry.engine for entry in self.entries if entry.engine is not None)
         return [*live, *self._starting.engines, *self._ending.engines]
+
+
+def _is_live(engine: Engine) -> str:
+    return f"live: {engine.manifest.name}/{engine.manifest.version}"
 
 
 def _is_in_already(key: tuple[str, str], other: Entry) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
+from weakref import WeakValueDictionary
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -69,6 +70,7 @@ class Repository(LiveModels):
         catalogue = Catalogue(paths, keys, mode == "explicit", loads)
         super().__init__(catalogue, keys, limits, quarantine or {}, report, observer, pulse)
         self.mode: Mode = mode
+        self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._names = list(dict.fromkeys(load))
 
     @property
@@ -230,10 +232,14 @@ class Repository(LiveModels):
                 f"cannot {what} a model: the server is in {self.mode} mode, expected explicit mode"
             )
 
+    def _change_of(self, name: str) -> asyncio.Lock:
+        """Return what is held for a change of a model: there is one at a time."""
+        return self._changing.setdefault(name, asyncio.Lock())
+
     async def _take_all(self, entries: Iterable[Entry], name: str | None = None) -> None:
         """Load entries, small files first; return when none is being loaded, or only stalled ones.
 
-        `name` is the model that was asked for, whose change the caller holds.
+        `name` is the model that was asked for.
         """
         chosen, batch = list(entries), object()
         for entry in chosen:

@@ -1,6 +1,7 @@
 """Versions that come, change, fail and go, in a repository without a server."""
 
 import asyncio
+import hashlib
 import os
 import weakref
 from collections.abc import Awaitable, Callable
@@ -423,3 +424,138 @@ def test_a_new_signature_is_a_change(archives: dict[str, Path], tmp_path: Path) 
     assert before == scan([file])
     (tmp_path / "a.pt.sig").write_bytes(b"signature")
     assert before != scan([file])
+
+
+def test_a_load_from_the_bytes_that_are_live_changes_nothing(
+    place: MakeArchive, tmp_path: Path
+) -> None:
+    file = place("memory", "1")
+
+    async def test(repository: Repository, lines: Lines) -> None:
+        live = repository.find("memory")
+        os.utime(file, (1, 1))
+        for _ in range(2):
+            await repository.load_model("memory")
+        assert repository.find("memory") is live
+        assert repository.verified_total == 1
+        await repository.unload_model("memory")
+        await repository.unload_model("memory")
+        await repository.unload_model("nothing")
+        await repository.load_model("memory")
+        assert repository.find("memory") is not live
+
+    run("explicit", test, tmp_path / "models", load=("memory",))
+
+
+@pytest.mark.parametrize("limits", [LIMITS, Limits(max_batch=1, quick_seconds=10)])
+def test_an_engine_that_is_taken_out_is_given_to_nobody_and_not_waited_for(
+    place: MakeArchive, tmp_path: Path, limits: Limits
+) -> None:
+    file = place("slow", "1")
+    place("slow", "2")
+
+    async def test(repository: Repository, lines: Lines) -> None:
+        sick, well = repository.find("slow", "2"), repository.find("slow", "1")
+        endless = {"rounds": torch.tensor(1 << 22)}
+        with sick:
+            call = asyncio.create_task(sick.call("forward", endless))
+            await asyncio.sleep(0)
+            repository.take_out(sick, "a call took longer than 30 s")
+            assert repository.find("slow") is well
+            with pytest.raises(NotReadyError, match="it failed its checks"):
+                repository.find("slow", "2")
+            assert states(repository) == {"slow/1": "READY", "slow/2": "UNAVAILABLE"}
+            assert reasons(repository)["slow/2"] == "a call took longer than 30 s"
+            assert not repository.ready
+            assert lines == [f"failed: {repository.entries[1].path}: a call took longer than 30 s"]
+            await repository.rescan()
+            assert states(repository)["slow/2"] == "UNAVAILABLE", "the file has not changed"
+            assert repository.find("slow") is well
+            place("slow", "2", edit=other)
+            await repository.rescan()
+            assert repository.find("slow", "2") is not sick
+            assert repository.ready
+        with pytest.raises(NotReadyError):
+            await call
+        repository.take_out(sick, "again")
+        assert repository.ready
+        assert file.exists()
+
+    run("poll", test, tmp_path / "models")
+
+
+def test_an_archive_in_quarantine_is_refused_until_it_changes(
+    place: MakeArchive, tmp_path: Path
+) -> None:
+    file = place("memory", "1")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+
+    async def test(repository: Repository, lines: Lines) -> None:
+        assert not repository.ready
+        assert reasons(repository) == {"memory/1": "it ended a worker"}
+        os.utime(file, (1, 1))
+        await repository.rescan()
+        assert reasons(repository) == {"memory/1": "it ended a worker"}
+        place("memory", "1", edit=other)
+        await repository.rescan()
+        assert repository.ready
+        live = repository.find("memory")
+        repository.quarantine_digest(live.digest, "it ended two")
+        assert not repository.ready
+        assert reasons(repository) == {"memory/1": "it ended two"}
+        with pytest.raises(NotReadyError):
+            repository.find("memory")
+
+    async def whole() -> None:
+        lines = Lines()
+        repository = Repository(
+            [tmp_path / "models"],
+            limits=LIMITS,
+            mode="poll",
+            quarantine={digest: "it ended a worker"},
+            report=lines,
+        )
+        await repository.load()
+        await test(repository, lines)
+        repository.release()
+
+    asyncio.run(whole())
+
+
+def test_who_asks_for_a_model_in_quarantine_gets_it(place: MakeArchive, tmp_path: Path) -> None:
+    place("memory", "1")
+
+    async def test(repository: Repository, lines: Lines) -> None:
+        repository.quarantine_digest(repository.find("memory").digest, "it ended a worker")
+        assert not repository.ready
+        await repository.load_model("memory")
+        assert repository.ready
+        assert reasons(repository) == {"memory/1": ""}
+
+    run("explicit", test, tmp_path / "models", load=("memory",))
+
+
+@pytest.mark.parametrize("how", ["take out", "quarantine"])
+def test_an_engine_whose_proof_does_not_end_can_be_taken_out(
+    place: MakeArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    place("memory", "1")
+    started: list[Engine] = []
+
+    async def test(repository: Repository, lines: Lines) -> None:
+        async def endless(engine: Engine) -> None:
+            started.append(engine)
+            await asyncio.get_running_loop().create_future()
+
+        monkeypatch.setattr(Engine, "start", endless)
+        loading = asyncio.create_task(repository.load_model("memory"))
+        while not started:
+            await asyncio.sleep(0)
+        if how == "take out":
+            repository.take_out(started[0], "it took too long")
+        else:
+            repository.quarantine_digest(started[0].digest, "it took too long")
+        with pytest.raises(LoadError, match="it took too long"):
+            await loading
+
+    run("explicit", test, tmp_path / "models")

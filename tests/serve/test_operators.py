@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +54,25 @@ def test_clients_learn_what_is_missing_and_not_which_folders_there_are(
     assert "'a.pt': it needs the operator 'acme::nothing' of the library 'acme_ops': " in told
     assert "there is no 'libacme_ops.so' in the folders of operator libraries" in told
     assert str(tmp_path) not in told
+
+
+def test_a_library_that_comes_later_is_found(
+    ours: Archive, tmp_path: Path, launch: Callable[..., Any]
+) -> None:
+    """The archive does not change by it, and is tried again all the same."""
+    of_acme = tuple(
+        CustomOperator(name=operator.name, library="acme_ops")
+        for operator in ours.vouched.custom_ops
+    )
+    said = ours.vouched.model_copy(update={"custom_ops": of_acme})
+    (tmp_path / "a.pt").write_bytes(pack(torchscript.save(ours.load()), said, ours.golden))
+    (tmp_path / "libraries").mkdir()
+    options = ["--mode", "poll", "--poll-seconds", "0.05", "--operators", tmp_path / "libraries"]
+    with launch(*options, tmp_path) as server:
+        assert "there is no 'libacme_ops.so'" in server.line()
+        made = shutil.copy(operators.find("torchship_ops"), tmp_path / "made")
+        Path(made).rename(tmp_path / "libraries" / "libacme_ops.so")
+        assert server.line() == "live: lstm-fused/1"
 
 
 def test_folders_can_be_set() -> None:
