@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Callable, Mapping
 
 import torch
@@ -33,7 +34,13 @@ class CallWatch:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, late: Callable[[str], None]) -> None:
-        """Look from now on, on the event loop that runs; tell `late` once what took too long."""
+        """Look from now on, on the event loop that runs; tell `late` once what took too long.
+
+        `late` is a method, whose object is not kept alive.
+        """
+        self._plan(weakref.WeakMethod(late))
+
+    def _plan(self, late: weakref.WeakMethod[Callable[[str], None]]) -> None:
         pause = max(self._seconds / 4, SHORTEST_LOOK)
         self._timer = asyncio.get_running_loop().call_later(pause, self._look, late)
 
@@ -43,13 +50,16 @@ class CallWatch:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self, late: Callable[[str], None]) -> None:
+    def _look(self, late: weakref.WeakMethod[Callable[[str], None]]) -> None:
+        told = late()
+        if told is None:
+            return
         shown = self.pulse.shown()
         if shown.call and time.monotonic() - shown.began > self._seconds:
             self._timer = None
-            late(f"{self.doing} took longer than {self._seconds:g} s")
+            told(f"{self.doing} took longer than {self._seconds:g} s")
         else:
-            self.start(late)
+            self._plan(late)
 
     def marked(self, call: Call) -> Call:
         """Return `call`, which shows in the thread's pulse for as long as it runs."""
