@@ -165,7 +165,8 @@ class Engine(Held):
             except BaseException as raised:  # nobody would be told of those that wait
                 log.exception("the thread of model '%s' has ended", self.manifest.name)
                 tell(loop, self._take_out, f"its thread has ended: {type(raised).__name__}")
-        tell(loop, self._end)
+        tell(loop, self._watch.stop)
+        tell(loop, settle, self._ended, None)
 
     def _answer(self, loop: asyncio.AbstractEventLoop) -> None:
         limits = self._limits
@@ -177,11 +178,6 @@ class Engine(Held):
             self._running = ()
             del jobs, outcomes, ran  # they may be large, and the next may be long in coming
 
-    def _end(self) -> None:
-        """Take note that the thread has ended, or is not to be waited for."""
-        self._watch.stop()
-        settle(self._ended, None)
-
     def _take_out(self, what: str) -> None:
         """Answer nobody any more: the thread may never come back from what it does."""
         if self._out:
@@ -190,7 +186,8 @@ class Engine(Held):
         self._stopping.set()
         waiting = self._waiting.close()  # first: what the thread has taken by now is `_running`
         deliver([(job, OutOfServiceError(self._out)) for job in (*self._running, *waiting)])
-        self._end()
+        self._watch.stop()
+        settle(self._ended, None)
         if self._proved is not None and not self._proved.done():
             settle(self._proved, DisagreementError(f"{what}, the setting call_seconds"))
             return

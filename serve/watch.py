@@ -7,7 +7,7 @@ model on the event loop itself is watched by another process, through the proces
 from __future__ import annotations
 
 import asyncio
-import time
+import weakref
 from collections.abc import Callable, Mapping
 
 import torch
@@ -30,12 +30,20 @@ class CallWatch:
         """What runs now, as messages name it."""
         self._number = number
         self._seconds = seconds
+        self._pause = max(seconds / 4, SHORTEST_LOOK)
+        self._began = 0.0  # of the call that ran at the last look; 0 for none
+        self._looks = 0  # since, at which the same call ran
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, late: Callable[[str], None]) -> None:
-        """Look from now on, on the event loop that runs; tell `late` once what took too long."""
-        pause = max(self._seconds / 4, SHORTEST_LOOK)
-        self._timer = asyncio.get_running_loop().call_later(pause, self._look, late)
+        """Look from now on, on the event loop that runs; tell `late` once what took too long.
+
+        `late` is a method, whose object is not kept alive.
+        """
+        self._plan(weakref.WeakMethod(late))
+
+    def _plan(self, late: weakref.WeakMethod[Callable[[str], None]]) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._pause, self._look, late)
 
     def stop(self) -> None:
         """Look no more."""
@@ -43,13 +51,21 @@ class CallWatch:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self, late: Callable[[str], None]) -> None:
+    def _look(self, late: weakref.WeakMethod[Callable[[str], None]]) -> None:
+        told = late()
+        if told is None:
+            return
         shown = self.pulse.shown()
-        if shown.call and time.monotonic() - shown.began > self._seconds:
+        began = shown.began if shown.call else 0.0
+        # Looks are counted, not seconds: a process that was stopped for a while, or whose event
+        # loop was busy, is no fault of the model's.
+        self._looks = self._looks + 1 if began and began == self._began else 0
+        self._began = began
+        if self._looks * self._pause >= self._seconds:
             self._timer = None
-            late(f"{self.doing} took longer than {self._seconds:g} s")
+            told(f"{self.doing} took longer than {self._seconds:g} s")
         else:
-            self.start(late)
+            self._plan(late)
 
     def marked(self, call: Call) -> Call:
         """Return `call`, which shows in the thread's pulse for as long as it runs."""

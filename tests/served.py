@@ -218,7 +218,7 @@ class Stalled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
-        while torch.jit.is_scripting() and bool((y > 0).any()):
+        while torch.jit.is_scripting() and bool((y > 0).any()):  # type: ignore[attr-defined]
             y = y * 1.0
         return x * 2
 

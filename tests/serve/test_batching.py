@@ -177,10 +177,8 @@ def test_requests_without_rows_run_alone() -> None:
         Batching(method([tensor("x", "n", 3)], tensor("y", "n"))),
         Batching(method([tensor("x", "batch", 3)], tensor("y", 3))),
         Batching(method([tensor("x", "batch", 3), tensor("table", 3)], tensor("y", "batch"))),
-        Batching(method([tensor("x", "batch", "batch")], tensor("y", "batch"))),
-        Batching(method([tensor("x", "batch", 3)], tensor("y", "batch", "batch"))),
     ],
-    ids=["no batch", "an output without it", "no rows", "rows by rows", "outputs of rows by rows"],
+    ids=["no batch", "an output without it", "a tensor that is not of rows"],
 )
 def test_what_cannot_be_joined_runs_alone(batching: Batching) -> None:
     assert batching.kind({"x": torch.zeros(2, 3), "table": torch.zeros(3)}) is None
@@ -216,6 +214,12 @@ def test_memory_of_which_the_model_changed_the_shape_is_not_used_again() -> None
             assert torch.equal(inputs["x"], torch.arange(6.0).view(2, 3))
             with torch.inference_mode():
                 getattr(inputs["x"], change)(*([0] if change == "unsqueeze_" else []))
+
+
+@pytest.mark.parametrize("shape", [("batch", "batch"), ("batch", 2)])
+def test_a_tensor_of_rows_by_rows_is_not_cut(shape: tuple[str | int, ...]) -> None:
+    batching = Batching(method([tensor("x", *shape)], tensor("y", "batch", "batch")))
+    assert batching.kind({"x": torch.zeros(2, 2)}) is None
 
 
 def test_what_the_model_gets_is_an_aligned_copy() -> None:

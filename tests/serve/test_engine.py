@@ -482,21 +482,28 @@ def test_a_model_that_differs_on_the_event_loop_is_refused(
     asyncio.run(begin())
 
 
-def test_a_model_that_turns_out_slow_goes_on_in_its_thread(
-    archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_model_that_turns_out_slow_goes_on_in_its_thread_for_good(
+    make_archive: MakeArchive, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    here: list[bool] = []
+    plain = Program.run
+
+    def watched(self: Program, method: str, inputs: Flat, symbols: Mapping[str, int]) -> Flat:
+        here.append(threading.current_thread() is threading.main_thread())
+        return plain(self, method, inputs, symbols)
+
     async def ask() -> None:
-        engine = Engine(open_archive(archives["tiny"]), QUICK)
+        limits = Limits(max_batch=2, quick_seconds=0.005)
+        engine = Engine(open_archive(make_archive("held")), limits)
         await engine.start()
-        monkeypatch.setattr("torchship.serve.engine.SLOW", 0)
-        inputs = {"obs": torch.zeros(1, 510, dtype=torch.uint8)}
-        first = await engine.call("forward", inputs)
-        assert not engine._here
-        second = await engine.call("forward", inputs)
-        assert torch.equal(first["logits"], second["logits"])
-        engine.close()
+        monkeypatch.setattr(Program, "run", watched)
+        for rounds in (1.0, 400_000.0, *[1.0] * 20):
+            x = torch.full((1, 1), rounds)
+            assert (await engine.call("forward", {"x": x}))["y"].equal(x * 2)
+        await engine.retire()
 
     asyncio.run(ask())
+    assert here == [True, True, *[False] * 20]
     assert "on the event loop: it goes on in a thread" in caplog.text
 
 

@@ -178,6 +178,25 @@ def test_rows_run_again_as_the_client_sent_them(
     asyncio.run(ask())
 
 
+def test_what_is_left_of_a_request_that_has_failed_is_not_run(
+    make_archive: MakeArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask() -> None:
+        limits = Limits(max_batch=1, quick_seconds=10)
+        caller = Caller(make_archive("picky"), monkeypatch, limits)
+        await caller.engine.start()
+        caller.rows.clear()
+        values = torch.tensor([[BAD], *[[1.0]] * 63])
+        with pytest.raises(ModelError, match="a value is over 100"):
+            await caller.engine.call("forward", {"x": values})
+        while caller.engine.waiting_rows:
+            await asyncio.sleep(0)
+        assert len(caller.rows) < 10
+        await caller.engine.retire()
+
+    asyncio.run(ask())
+
+
 def test_a_large_request_with_a_bad_row_fails_as_a_whole(make_archive: MakeArchive) -> None:
     async def ask() -> None:
         engine = Engine(open_archive(make_archive("picky")), Limits(max_batch=4))

@@ -51,6 +51,22 @@ def test_a_call_that_takes_too_long_is_told_once() -> None:
     assert asyncio.run(look()) == "a call of golden case 2 ('x') took longer than 0.1 s"
 
 
+def test_time_in_which_the_process_did_not_run_does_not_count() -> None:
+    async def look() -> bool:
+        told: asyncio.Queue[str] = asyncio.Queue()
+        watch = CallWatch(3, 0.1)
+        watch.start(told.put_nowait)
+        watch.pulse.enter(3)
+        threading.Event().wait(0.5)  # as if stopped: the event loop does not turn
+        for _ in range(3):
+            await asyncio.sleep(0)
+        watch.pulse.leave()
+        watch.stop()
+        return told.empty()
+
+    assert asyncio.run(look())
+
+
 def test_a_model_on_the_event_loop_shows_in_the_pulse_of_the_process(
     make_archive: MakeArchive,
 ) -> None:
