@@ -51,9 +51,10 @@ def install(tell: Tell | None = None) -> None:
 
     Without `tell` they go to standard error as `model: line`. Lines hold no control characters;
     what `tell` raises is ignored, since a log that cannot be written is no reason for a model to
-    fail. Libraries in C that write to standard output reach standard error, too: that stream is
-    ours alone. To be called when a program starts, before there are other threads; when it is
-    called again, it changes `tell`.
+    fail. For the same reason writing to `sys.stderr` no longer raises. Libraries in C that write to
+    standard output reach standard error, too: our output is ours alone, and its descriptor is
+    `sys.stdout.fileno()`, not 1. To be called when a program starts, before there are other
+    threads; when it is called again, it changes `tell`.
     """
     global _tell
     first = _tell is None
@@ -62,6 +63,7 @@ def install(tell: Tell | None = None) -> None:
         _occupy_standard_descriptors()
         if sys.stderr is None:  # `print(..., file=None)` would write to standard output
             sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        sys.stderr = cast(TextIO, _Log(sys.stderr))
         sys.stdout = cast(TextIO, _Output(_own_output()))
         warnings.showwarning = _showing(warnings.showwarning)
 
@@ -112,6 +114,28 @@ def _own_output() -> TextIO:
     )
     os.dup2(2, 1)
     return ours
+
+
+class _Log:
+    """Standard error, which fails nobody: that it is full or closed is no reason not to answer."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what can be written of what waits."""
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the stream has."""
+        return getattr(self._stream, name)
 
 
 class _Output:

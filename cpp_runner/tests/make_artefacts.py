@@ -144,7 +144,8 @@ class Talker(nn.Module):
         print(text)
         print(text[0:1])
         warnings.warn("mind", stacklevel=2)
-        doubled: Tensor = torch.jit.wait(torch.jit.fork(branch, x))
+        future = torch.jit.fork(branch, x)  # type: ignore[no-untyped-call]
+        doubled: Tensor = torch.jit.wait(future)  # type: ignore[no-untyped-call]
         return doubled
 
 
