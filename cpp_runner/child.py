@@ -1,12 +1,13 @@
-"""A `torchship-runner` process that is talked to in JSON lines."""
+"""The `torchship-runner` binary as a process: what it answers is data, the rest is for people."""
 
 from __future__ import annotations
 
 import contextlib
 import subprocess
-import tempfile
+import sys
+import threading
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
@@ -14,10 +15,86 @@ from torchship.cpp_runner.binary import runner_path
 from torchship.script.errors import UsageError
 
 PATIENCE = 10  # seconds until a binary that does not end by itself is killed
+AGREED, MISMATCH = 0, 1
+OWN = "torchship-runner: "  # how the binary's own lines on standard error begin
+LONGEST_LINE = 1 << 16  # characters of a line that are passed on at once
+
+
+class _Complaints:
+    """Reads the binary's standard error: what a model prints is passed on, the error kept."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._error = self._last = ""
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def last(self) -> str:
+        """Return the error, or else the last line, once the binary has ended."""
+        self._thread.join(PATIENCE)
+        return self._error or self._last or "it said nothing"
+
+    def _read(self) -> None:
+        with self._stream:
+            while line := self._stream.readline(LONGEST_LINE).decode(errors="backslashreplace"):
+                if line.startswith(f"{OWN}error: "):
+                    self._error = line.rstrip("\n")
+                elif not line.startswith(OWN):
+                    self._last = line.rstrip("\n")
+                    with contextlib.suppress(OSError, ValueError):
+                        sys.stderr.write(line)
+
+
+def ask(command: str, *arguments: str, stdin: bytes = b"") -> bytes:
+    """Run `torchship-runner COMMAND ARGUMENTS...` to its end, and return its standard output.
+
+    Raises:
+        UsageError: the binary is not installed, or refuses; with its message.
+    """
+    with _started(command, *arguments) as process:
+        assert process.stderr is not None
+        complaints = _Complaints(process.stderr)
+        process.stderr = None  # `communicate` would read it too
+        output, _ = process.communicate(stdin)
+    if process.returncode not in (AGREED, MISMATCH):
+        raise UsageError(
+            f"torchship-runner {command} ended with exit code {process.returncode}: "
+            f"{complaints.last()}"
+        )
+    return output
+
+
+def answer_of(command: str, line: bytes) -> dict[str, Any]:
+    """Return the JSON object that the binary has answered.
+
+    Raises:
+        UsageError: it is no JSON object; with its beginning.
+    """
+    try:
+        answer = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        answer = None
+    if not isinstance(answer, dict):
+        began = line[:80].decode(errors="backslashreplace").strip()
+        raise UsageError(f"torchship-runner {command}: expected a JSON object, got {began!r}")
+    return answer
+
+
+def _started(command: str, *arguments: str) -> subprocess.Popen[bytes]:
+    try:
+        runner = str(runner_path())
+    except FileNotFoundError as error:
+        raise UsageError(str(error)) from None
+    return subprocess.Popen(
+        [runner, command, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 class Child:
-    """The binary with some arguments; use it in a `with`, which ends it.
+    """The binary with some arguments, talked to in JSON lines; use it in a `with`, which ends it.
 
     Not thread-safe.
     """
@@ -28,21 +105,13 @@ class Child:
         Raises:
             UsageError: the binary is not installed.
         """
-        try:
-            runner = str(runner_path())
-        except FileNotFoundError as error:
-            raise UsageError(str(error)) from None
         self._command = command
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [runner, command, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-        )
+        self._process = _started(command, *arguments)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        assert self._process.stderr is not None
         self._in, self._out = self._process.stdin, self._process.stdout
+        self._complaints = _Complaints(self._process.stderr)
 
     def __enter__(self) -> Child:
         """Return itself."""
@@ -56,7 +125,7 @@ class Child:
     ) -> None:
         """End the binary: it ends by itself when its input does, or nobody reads its output."""
         self._end()
-        self._said.close()
+        self._complaints.last()
 
     def _write(self, line: bytes) -> None:
         """Send a line, which ends with a new line."""
@@ -68,19 +137,16 @@ class Child:
         """Return the next line of its output.
 
         Raises:
-            UsageError: the binary ended; with its message.
+            UsageError: the binary ended, with its message; or what came is no JSON object.
         """
-        answer = self._out.readline()
-        if not answer:
-            raise UsageError(f"torchship-runner {self._command} {self._last_words()}")
-        values: dict[str, Any] = orjson.loads(answer)
-        return values
-
-    def _last_words(self) -> str:
-        code = self._end()
-        self._said.seek(0)
-        lines = self._said.read().decode(errors="replace").strip().splitlines()
-        return f"ended with exit code {code}: {lines[-1] if lines else 'it said nothing'}"
+        line = self._out.readline()
+        if not line:
+            code = self._end()
+            raise UsageError(
+                f"torchship-runner {self._command} ended with exit code {code}: "
+                f"{self._complaints.last()}"
+            )
+        return answer_of(self._command, line)
 
     def _end(self) -> int:
         with contextlib.suppress(BrokenPipeError):

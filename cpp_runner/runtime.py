@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +9,12 @@ from typing import Any
 
 import safetensors.torch
 
-from torchship.cpp_runner.binary import runner_path
+from torchship.cpp_runner.child import answer_of, ask
 from torchship.script.archive import Archive
 from torchship.script.errors import UsageError
 from torchship.script.parity import Difference, check_outputs, worse
 from torchship.script.runtimes import Result
 from torchship.script.tree import Flat
-
-AGREED, MISMATCH = 0, 1
 
 
 class CppRuntime:
@@ -37,7 +33,7 @@ class CppRuntime:
         """
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "outputs.safetensors"
-            verdict = json.loads(self._run("verify", archive, "--json", "--outputs", str(file)))
+            verdict = self._ask("verify", archive, "--json", "--outputs", str(file))
             tensors = safetensors.torch.load_file(file)
         differences = _differences(archive, tensors)
         return Result(self.name, _both(differences, verdict["results"]), self._p50_us(archive))
@@ -46,30 +42,14 @@ class CppRuntime:
         """Return the latency, or None where it cannot be measured: that is no disagreement."""
         method = archive.vouched.golden[0].method
         try:
-            output = self._run("bench", archive, "--method", method, "--batch", "1", "--json")
+            answer = self._ask("bench", archive, "--method", method, "--batch", "1", "--json")
         except UsageError:
             return None
-        p50: float = json.loads(output)["results"][0]["p50_us"]
+        p50: float = answer["results"][0]["p50_us"]
         return p50
 
-    def _run(self, command: str, archive: Archive, *arguments: str) -> str:
-        try:
-            runner = str(runner_path())
-        except FileNotFoundError as error:
-            raise UsageError(str(error)) from None
-        done = subprocess.run(
-            [runner, command, str(archive.path), *arguments, *self._keys],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode not in (AGREED, MISMATCH) or not done.stdout:
-            message = done.stderr.strip().splitlines()
-            raise UsageError(
-                f"torchship-runner {command} ended with exit code {done.returncode}: "
-                f"{message[-1] if message else 'it said nothing'}"
-            )
-        return done.stdout
+    def _ask(self, command: str, archive: Archive, *arguments: str) -> dict[str, Any]:
+        return answer_of(command, ask(command, str(archive.path), *arguments, *self._keys))
 
 
 def _differences(archive: Archive, tensors: dict[str, Any]) -> list[Difference]:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from torchship.script import operators, torchscript
+from torchship.script import operators, printing, torchscript
 from torchship.script.content import BLOCK, Content, read_blocks
 from torchship.script.errors import ArchiveError, OperatorError
 from torchship.script.golden import Case, from_safetensors, to_safetensors
@@ -190,7 +190,9 @@ class Archive:
         except OperatorError as error:
             where = f"'{self.path.name}': "
             raise OperatorError(f"{where}{error}", f"{where}{error.public}") from None
-        return torchscript.load(self._held.source, device)
+        # A module may run code while it is loaded.
+        with printing.by(self.manifest.name if self.manifest else self.path.stem):
+            return torchscript.load(self._held.source, device)
 
     def program(self, device: str | torch.device = "cpu") -> Program:
         """Load the module behind its signature, to run on that device."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
-from torchship.script import operators, torchscript
+from torchship.script import operators, printing, torchscript
 from torchship.script.archive import Archive, pack, parse_archive
 from torchship.script.batch import (
     BATCH,
@@ -74,7 +74,11 @@ def export(target: Target, path: Path, options: Options | None = None) -> Archiv
         UsageError: the factory fails, or the file cannot be written.
     """
     options = options or Options()
-    target = _with_options(target, options)
+    with printing.by(options.name or target.name):
+        return _export(_with_options(target, options), path, options)
+
+
+def _export(target: Target, path: Path, options: Options) -> Archive:
     torchscript.configure()
     module = call_factory(target.source.factory, target.factory, target.source.kwargs)
     if options.eval_mode:

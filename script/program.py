@@ -7,6 +7,7 @@ before the model sees them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torchship.script import dtypes
 from torchship.script.errors import InputError, ModelError
 from torchship.script.manifest import Manifest, Method
 from torchship.script.nodes import Dimension, Leaf, Node, TensorNode, TupleNode, leaves
+from torchship.script.printing import end_line, running, unfinished
 from torchship.script.torchscript import entry, inference, raised_message
 from torchship.script.tree import SCALAR_DTYPES, Flat, build, flatten, matches
 
@@ -31,6 +33,7 @@ class Program:
         """Take a module that is on `device`; what comes and what is returned is on the CPU."""
         self.manifest = manifest
         self.module = module
+        self._name = manifest.name
         self._device = None if torch.device(device).type == "cpu" else device
         self._plans = {name: _Plan(method) for name, method in manifest.methods.items()}
         self._entries: dict[str, Callable[..., Any]] = {}
@@ -74,6 +77,9 @@ class Program:
             given = {name: value.to(self._device) for name, value in given.items()}
         plain = plan.takes is not None and given.keys() == plan.takes
         arguments = given if plain else self._arguments(plan.method, given)
+        thread = get_ident()
+        outer = running.get(thread)
+        running[thread] = self._name  # whose prints they are, until it returns
         try:
             with inference():
                 result = self._entry(method)(**arguments)
@@ -81,6 +87,10 @@ class Program:
             raise ModelError(
                 f"model '{self.manifest.name}' method '{method}' raised: {raised_message(error)}"
             ) from error
+        finally:
+            if unfinished:
+                end_line(thread)
+            running[thread] = outer
         try:
             outputs = plan.outputs(result)
             if self._device is None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from torchship.script import printing
 from torchship.script.eager import detached
 from torchship.script.errors import ExportError, UsageError
 from torchship.script.manifest import Source
@@ -47,6 +48,11 @@ def find_target(text: str, example: str | None, kwargs: dict[str, Any]) -> Targe
         UsageError: nothing importable has that name; the message says what was tried.
         ExportError: there is no example, or it is not what it should be.
     """
+    with printing.by(text):
+        return _find_target(text, example, kwargs)
+
+
+def _find_target(text: str, example: str | None, kwargs: dict[str, Any]) -> Target:
     if ":" not in text:
         if example is not None or kwargs:
             raise UsageError(f"'{text}' is a model of ours: it takes no --example and no --kwarg")
@@ -132,6 +138,11 @@ def make_module(source: Source, consent: str | None = None) -> torch.nn.Module:
         UsageError: the factory is not one of these, cannot be imported, fails, or makes something
             else.
     """
+    with printing.by(source.factory):
+        return _make_module(source, consent)
+
+
+def _make_module(source: Source, consent: str | None) -> torch.nn.Module:
     module_name, _, attribute = source.factory.partition(":")
     if source.factory != consent and not _is_at_hand(module_name):
         raise UsageError(
@@ -238,6 +249,7 @@ def _git(file: Path, *arguments: str) -> str | None:
             cwd=file.parent,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=10,
             check=True,
         )

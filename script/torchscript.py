@@ -9,9 +9,11 @@ from __future__ import annotations
 import ast
 import io
 import json
+import os
 import re
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -21,6 +23,7 @@ from typing import Any, Literal
 
 import torch
 
+from torchship.script import print_handler
 from torchship.script.errors import ArchiveError, ExportError, UnreadableError
 
 Mode = Literal["script", "trace"]
@@ -153,6 +156,7 @@ def compile_module(
         ExportError: torch.jit refuses; the message names the source line and what to change.
     """
     try:
+        print_handler.install()
         with _deprecation_is_known():
             if mode == "script":
                 return torch.jit.script(module)
@@ -344,16 +348,16 @@ def load_library(path: Path) -> None:
 
 
 _LOAD = """
-import json, sys
-sys.path[:], needed = json.loads(sys.argv[1])
+import json, os, sys
+sys.path[:], needed, registered = json.loads(sys.argv[1])
+os.set_inheritable(registered, False)
 import torch
 for name, path in needed:
     if not torch._C._jit_get_schemas_for_operator(name):
-        print("loading", flush=True)
         torch.ops.load_library(path)
         if not torch._C._jit_get_schemas_for_operator(name):
             sys.exit(3)
-    print("registered", flush=True)
+    os.write(registered, b".")
 """
 
 
@@ -366,12 +370,22 @@ def load_apart(needed: Sequence[tuple[str, Path]]) -> tuple[int, str] | None:
         Nothing when all operators are registered then; otherwise the index of the first whose
         library does not register it, with an empty text, or cannot be loaded, with the reason.
     """
-    said = json.dumps([sys.path, [(name, str(path)) for name, path in needed]])
-    command = [sys.executable, "-I", "-c", _LOAD, said]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # A file of its own for what it tells us: the library may print what it likes.
+    with tempfile.TemporaryFile() as registered:
+        descriptor = registered.fileno()
+        told = json.dumps([sys.path, [(name, str(path)) for name, path in needed], descriptor])
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", _LOAD, told],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=[descriptor],
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        index = registered.seek(0, os.SEEK_END)
     if done.returncode == 0:
         return None
-    index = done.stdout.split().count("registered")
     if done.returncode == 3:
         return index, ""
     lines = done.stderr.strip().splitlines() or [f"the process ended with {done.returncode}"]
@@ -396,6 +410,7 @@ def load(
         ArchiveError: LibTorch refuses it.
     """
     try:
+        print_handler.install()
         with _deprecation_is_known():
             module = torch.jit.load(  # type: ignore[no-untyped-call]
                 _readable(source), map_location=device

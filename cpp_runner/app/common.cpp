@@ -4,12 +4,14 @@
 #include <torchship/runtime.h>
 
 #include <nlohmann/json.hpp>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <fcntl.h>
 #include <iterator>
 #include <sstream>
 #include <system_error>
@@ -18,6 +20,16 @@ namespace torchship::app {
 namespace {
 
 bool reader_gone = false;
+std::FILE* output = stdout;
+
+/// Gives descriptors 0 to 2 to nothing where they are closed: the next file to be opened would get
+/// one of them, and what is meant for standard error would be written into it.
+void occupy_standard_descriptors() {
+  for (int opened = 0; opened >= 0 && opened <= STDERR_FILENO;) {
+    opened = ::open("/dev/null", O_RDONLY);  // writing to it fails, as to a closed descriptor
+    if (opened > STDERR_FILENO) ::close(opened);
+  }
+}
 
 std::string node_text(const Node& node) {
   const auto joined = [&node](const auto& part) {
@@ -109,13 +121,27 @@ Archive CommonOptions::open() const {
 
 void print(std::string_view text) {
   if (reader_gone) return;
-  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0) {
+  if (std::fwrite(text.data(), 1, text.size(), output) == text.size() && std::fflush(output) == 0) {
     return;
   }
   if (errno != EPIPE) {
     throw WriteError("cannot write to standard output: " + std::generic_category().message(errno));
   }
   reader_gone = true;
+}
+
+void keep_standard_output() {
+  occupy_standard_descriptors();
+  const int kept = ::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+  std::FILE* stream = kept < 0 ? nullptr : ::fdopen(kept, "w");
+  if (stream == nullptr || ::dup2(STDERR_FILENO, STDOUT_FILENO) < 0) {
+    throw WriteError("standard output: " + std::generic_category().message(errno));
+  }
+  output = stream;
+}
+
+int output_descriptor() {
+  return ::fileno(output);
 }
 
 bool reader_is_gone() {

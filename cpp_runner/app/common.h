@@ -43,6 +43,13 @@ struct CommonOptions {
 /// gone (`inspect x.pt | head -1`) is no error: the rest is written to nobody.
 void print(std::string_view text);
 
+/// Keeps standard output for print(): what anything else in this process writes there (a library of
+/// operators, for one) goes to standard error from now on, and never among the answers.
+void keep_standard_output();
+
+/// The descriptor that print() writes to.
+int output_descriptor();
+
 /// Whether print() met a reader that has gone: who goes on writing may stop.
 bool reader_is_gone();
 

@@ -20,7 +20,11 @@ int refuse(bool json, std::string_view kind, const std::string& message, ExitCod
   if (json) {
     const nlohmann::ordered_json error{{"error", message}, {"code", kind}};
     const auto lenient = nlohmann::ordered_json::error_handler_t::replace;  // a file's name may be
-    std::puts(error.dump(-1, ' ', false, lenient).c_str());                 // no UTF-8
+    try {                                                                   // no UTF-8
+      torchship::app::print(error.dump(-1, ' ', false, lenient) + "\n");
+    } catch (const torchship::WriteError&) {
+      // Said on stderr already.
+    }
   }
   return static_cast<int>(exit_code);
 }
@@ -60,6 +64,7 @@ int main(int argc, char** argv) {
   // The one place where exceptions become exit codes.
   try {
     program.parse(argc, argv);
+    app::keep_standard_output();
     return static_cast<int>(action());
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return program.exit(error);  // --help

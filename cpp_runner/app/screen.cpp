@@ -26,7 +26,7 @@ void note(int) {
 }  // namespace
 
 bool is_terminal() {
-  return ::isatty(STDOUT_FILENO) == 1;
+  return ::isatty(output_descriptor()) == 1;
 }
 
 Screen::Screen() {
@@ -34,14 +34,16 @@ Screen::Screen() {
 }
 
 Screen::~Screen() {
-  // Not print(): a destructor raises nothing.
-  std::fwrite(leave.data(), 1, leave.size(), stdout);
-  std::fflush(stdout);
+  try {
+    print(leave);
+  } catch (const WriteError&) {
+    // A destructor raises nothing.
+  }
 }
 
 void Screen::show(const Snake& snake, std::string_view text) const {
   struct winsize size{};
-  const bool known = ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_row > 1;
+  const bool known = ::ioctl(output_descriptor(), TIOCGWINSZ, &size) == 0 && size.ws_row > 1;
   const std::size_t columns = known ? size.ws_col : 0;
   const std::size_t lines = known ? size.ws_row - 1U : 0;
   print(std::string(home) + picture(snake, 0, columns, lines) +

@@ -52,20 +52,30 @@ class MemoryReader : public caffe2::serialize::ReadAdapterInterface {
   std::shared_ptr<const std::string> bytes_;
 };
 
+/// The bytes of a record, in memory that LibTorch has made.
+class TorchRecord {
+ public:
+  TorchRecord(at::DataPtr data, std::size_t size) : data_(std::move(data)), size_(size) {}
+
+  std::string_view bytes() const { return {static_cast<const char*>(data_.get()), size_}; }
+
+ private:
+  at::DataPtr data_;
+  std::size_t size_;
+};
+
 /// LibTorch's own zip reader.
 class TorchReader {
  public:
-  /// The bytes must outlive the reader.
-  explicit TorchReader(const std::string& bytes)
+  explicit TorchReader(const std::shared_ptr<const std::string>& bytes)
       : reader_(guarded([&] {
           return std::make_unique<caffe2::serialize::PyTorchStreamReader>(
-              std::make_shared<MemoryReader>(
-                  std::shared_ptr<const std::string>(std::shared_ptr<void>(), &bytes)));
+              std::make_shared<MemoryReader>(bytes));
         })) {}
 
-  std::string read(const std::string& name) const {
-    const auto [data, size] = guarded([&] { return reader_->getRecord(name); });
-    return {static_cast<const char*>(data.get()), size};
+  TorchRecord read(const std::string& name) const {
+    auto [data, size] = guarded([&] { return reader_->getRecord(name); });
+    return {std::move(data), size};
   }
 
  private:
@@ -105,13 +115,14 @@ Archive::Archive(const std::filesystem::path& path, const TrustedKeys* keys, con
                        "': " + std::generic_category().message(errno));
   }
   contents->path = path;
-  contents->bytes = std::move(*bytes);
+  contents->file_size = bytes->size();
+  loaded_->bytes = std::make_shared<const std::string>(std::move(*bytes));
   if (keys != nullptr) {
-    keys->check(path, contents->bytes);
+    keys->check(path, *loaded_->bytes);
     contents->signature_checked = true;
   }
   try {
-    read_zip(*contents);
+    read_zip(*contents, loaded_->bytes);
   } catch (const ZipError& error) {
     throw ArchiveError("'" + path.string() + "': " + error.what());
   } catch (const FormatError& error) {
@@ -122,8 +133,8 @@ Archive::Archive(const std::filesystem::path& path, const TrustedKeys* keys, con
   contents_ = contents;
 }
 
-void Archive::read_zip(Contents& contents) {
-  const ZipReader zip(contents.bytes);
+void Archive::read_zip(Contents& contents, const std::shared_ptr<const std::string>& bytes) {
+  const ZipReader zip(*bytes);
   if (zip.entries().empty()) throw ArchiveError("it holds no records");
   std::optional<std::string> manifest;
   for (std::size_t i = 0; i < zip.entries().size(); ++i) {
@@ -133,9 +144,14 @@ void Archive::read_zip(Contents& contents) {
     }
     contents.top_folder = top;
     // To its end, whether it is kept or not: that is what compares the CRC-32.
-    std::string bytes = zip.read(i);
-    contents.records.push_back({name, zip.entries()[i].size, sha256(bytes)});
-    if (name == manifest_record) manifest = std::move(bytes);
+    const bool is_manifest = name == manifest_record;
+    if (is_manifest) manifest.emplace();
+    Sha256 digest;
+    zip.read(i, [&](std::string_view piece) {
+      digest.add(piece);
+      if (is_manifest) *manifest += piece;
+    });
+    contents.records.push_back({name, zip.entries()[i].size, digest.hex()});
   }
   contents.name = contents.path.stem().string();
   if (!manifest) {
@@ -155,20 +171,18 @@ void Archive::read_zip(Contents& contents) {
 
   contents.manifest = parse_manifest(*manifest);
   contents.name = contents.manifest->name;
-  const std::optional<std::string> golden = check_digests(contents);
-  if (golden) {
-    contents.golden = parse_golden_cases(*contents.manifest, *golden);
-  } else if (!contents.manifest->golden.empty()) {
+  check_digests(contents, bytes);
+  if (contents.golden.size() != contents.manifest->golden.size()) {
     throw ArchiveError("the golden cases are missing: no record '" + std::string(golden_record) +
                        "'");
   }
 }
 
-std::optional<std::string> Archive::check_digests(Contents& contents) {
+void Archive::check_digests(Contents& contents, const std::shared_ptr<const std::string>& bytes) {
   // Of what LibTorch's own zip reader returns, since that is what load() will use: in damaged or
   // hostile bytes two zip readers may see two contents (docs/archive.md, "Reading").
-  const TorchReader reader(contents.bytes);
-  std::optional<std::string> golden;
+  const TorchReader reader(bytes);
+  std::optional<TorchRecord> golden;
   const auto& expected = contents.manifest->records;
   for (Record& record : contents.records) {
     if (record.name == manifest_record) continue;
@@ -176,13 +190,13 @@ std::optional<std::string> Archive::check_digests(Contents& contents) {
     if (listed == expected.end()) {
       throw ArchiveError("the record '" + record.name + "' is not listed in the manifest");
     }
-    std::string bytes = reader.read(record.name);
-    const std::string other = std::exchange(record.sha256, sha256(bytes));
+    TorchRecord content = reader.read(record.name);
+    const std::string other = std::exchange(record.sha256, sha256(content.bytes()));
     if (listed->second != record.sha256 || other != record.sha256) {
       throw ArchiveError("the record '" + record.name + "' is damaged: its SHA-256 is " +
                          record.sha256 + ", the manifest says " + listed->second);
     }
-    if (record.name == golden_record) golden = std::move(bytes);
+    if (record.name == golden_record) golden = std::move(content);
   }
   std::set<std::string_view> present;
   for (const Record& record : contents.records) present.insert(record.name);
@@ -191,7 +205,7 @@ std::optional<std::string> Archive::check_digests(Contents& contents) {
       throw ArchiveError("the record '" + listed.first + "' is missing");
     }
   }
-  return golden;
+  if (golden) contents.golden = parse_golden_cases(*contents.manifest, golden->bytes());
 }
 
 std::string Archive::read_record(std::string_view name) const {
@@ -199,23 +213,39 @@ std::string Archive::read_record(std::string_view name) const {
   if (record == contents_->records.end()) {
     throw ArchiveError("there is no record '" + std::string(name) + "'");
   }
+  const auto changed = [&](const std::string& why) {
+    return ArchiveError("'" + path().string() + "' has changed since it was opened: " + why);
+  };
+  std::shared_ptr<const std::string> bytes;
+  {
+    const std::lock_guard lock(loaded_->mutex);
+    bytes = loaded_->bytes;
+  }
+  if (!bytes) {
+    auto again = read_file(path());
+    if (!again) throw changed(std::generic_category().message(errno));
+    bytes = std::make_shared<const std::string>(std::move(*again));
+  }
   try {
-    return ZipReader(contents_->bytes)
-        .read(static_cast<std::size_t>(record - contents_->records.begin()));
+    const ZipReader zip(*bytes);
+    const auto entry = std::ranges::find(zip.entries(), contents_->top_folder + "/" + record->name,
+                                         &ZipEntry::name);
+    if (entry == zip.entries().end()) throw changed("the record is no longer there");
+    std::string content = zip.read(static_cast<std::size_t>(entry - zip.entries().begin()));
+    if (sha256(content) != record->sha256) throw changed("the record is another");
+    return content;
   } catch (const ZipError& error) {
-    throw ArchiveError(error.what());
+    throw changed(error.what());
   }
 }
 
-std::shared_ptr<torch::jit::Module> Archive::load(const std::string& device) const {
+std::shared_ptr<torch::jit::Module> Archive::load(const std::shared_ptr<const std::string>& bytes,
+                                                  const std::string& device) const {
   const std::string what = "'" + path().string() + "': ";
   try {
     if (const Manifest* known = manifest()) load_operators(known->custom_ops, options_->operators);
-    // Aliases the contents: they live as long as LibTorch reads from them.
     return std::make_shared<torch::jit::Module>(
-        torch::jit::load(std::make_shared<MemoryReader>(
-                             std::shared_ptr<const std::string>(contents_, &contents_->bytes)),
-                         c10::Device(device)));
+        torch::jit::load(std::make_shared<MemoryReader>(bytes), c10::Device(device)));
   } catch (const OperatorError& error) {
     throw OperatorError(what + error.what());
   } catch (const ArchiveError& error) {

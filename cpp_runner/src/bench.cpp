@@ -5,6 +5,7 @@
 
 #include "bench_inputs.h"
 #include "call.h"
+#include "printing.h"
 
 #include <c10/core/InferenceMode.h>
 #include <torch/csrc/jit/api/module.h>
@@ -117,6 +118,7 @@ std::vector<BenchResult> bench(const Archive& archive, const BenchOptions& optio
   }
   const TensorMap& golden = golden_inputs(archive, method);
   const auto module = archive.module();
+  const Printing printing(printing_as(archive.name()));  // of the bare loop, at no cost to it
   std::vector<BenchResult> results;
   for (const int threads : options.threads) {
     configure_runtime(threads, archive.options().fusion);

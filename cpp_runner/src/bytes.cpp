@@ -13,6 +13,8 @@
 namespace torchship {
 namespace {
 
+constexpr std::size_t block_size = std::size_t{1} << 20U;
+
 /// Removes the temporary file unless the rename has taken it away.
 struct TemporaryFile {
   std::string path;
@@ -43,7 +45,13 @@ std::optional<std::string> read_file(const std::filesystem::path& path) {
   }
   std::ifstream stream(path, std::ios::binary);
   if (!stream) return std::nullopt;
-  std::string bytes(std::istreambuf_iterator<char>(stream), {});
+  std::string bytes;
+  // At once, where the size is known; a pipe has none.
+  if (const auto size = std::filesystem::file_size(path, ignored); !ignored) bytes.reserve(size);
+  for (std::string block(block_size, '\0'); stream;) {
+    stream.read(block.data(), static_cast<std::streamsize>(block.size()));
+    bytes.append(block, 0, static_cast<std::size_t>(stream.gcount()));
+  }
   if (stream.bad()) return std::nullopt;
   return bytes;
 }

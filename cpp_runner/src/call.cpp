@@ -3,6 +3,7 @@
 #include <torchship/error.h>
 
 #include "methods.h"
+#include "printing.h"
 #include "value_tree.h"
 
 #include <ATen/ops/zeros.h>
@@ -36,6 +37,7 @@ std::string own_message(const torch::jit::JITException& error) {
 
 Call::Call(const Archive& archive, const std::string& method)
     : model_(archive.name()),
+      printing_(printing_as(model_)),
       module_(archive.module()),
       method_(find_method(archive, *module_, method)),
       device_(archive.options().device),
@@ -163,6 +165,7 @@ c10::IValue Call::invoke(std::vector<c10::IValue>& stack) const {
   const auto raised = [&](const std::string& message) {
     return ModelError("model '" + model_ + "' method '" + method_.name + "' raised: " + message);
   };
+  const Printing printing(printing_);
   try {
     function_->run(stack);
     return std::move(stack.front());

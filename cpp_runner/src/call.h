@@ -13,6 +13,7 @@
 
 #include <ATen/core/ivalue.h>
 #include <c10/core/Device.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
 
 #include <memory>
 #include <optional>
@@ -61,6 +62,7 @@ class Call {
   void check_outputs(const TensorMap& inputs, const TensorMap& outputs) const;
 
   std::string model_;
+  std::shared_ptr<c10::DebugInfoBase> printing_;  // as which the model prints
   std::shared_ptr<const torch::jit::Module> module_;
   Method method_;
   c10::Device device_;

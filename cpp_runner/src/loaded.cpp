@@ -5,6 +5,7 @@
 #include <torchship/session.h>
 
 #include "device.h"
+#include "printing.h"
 
 #include <torch/csrc/jit/api/module.h>
 
@@ -69,8 +70,11 @@ Archive Archive::open(const std::filesystem::path& path, const Options& options)
 std::shared_ptr<const torch::jit::Module> Archive::module() const {
   const std::lock_guard lock(loaded_->mutex);
   if (!loaded_->module) {
-    auto module = load(options_->device);
+    const Printing printing(
+        printing_as(name()));  // a module may run code as it is loaded or frozen
+    auto module = load(loaded_->bytes, options_->device);
     loaded_->module = options_->freeze ? frozen(*this, *module) : module;
+    loaded_->bytes.reset();  // as large as the weights, which are in the module now
   }
   return loaded_->module;
 }

@@ -74,25 +74,31 @@ ZipReader::ZipReader(std::string_view bytes) {
 }
 
 std::string ZipReader::read(std::size_t index) const {
+  std::string bytes;
+  read(index, [&bytes](std::string_view part) { bytes += part; });
+  return bytes;
+}
+
+void ZipReader::read(std::size_t index, const std::function<void(std::string_view)>& sink) const {
   const ZipEntry& entry = entries_.at(index);
   const auto damaged = [&entry](const std::string& why) {
     return ZipError("the record '" + entry.name + "' is damaged: " + why);
   };
   const std::unique_ptr<zip_file_t, CloseFile> file(zip_fopen_index(archive_.get(), index, 0));
   if (!file) throw damaged(zip_strerror(archive_.get()));
-  std::string bytes;
+  std::uint64_t size = 0;
   std::string buffer(std::min<std::uint64_t>(entry.size + 1, piece), '\0');
-  while (bytes.size() <= entry.size) {
+  while (size <= entry.size) {
     // Reading on until nothing comes is what makes libzip compare the CRC-32.
     const zip_int64_t got = zip_fread(file.get(), buffer.data(), buffer.size());
     if (got < 0) throw damaged(message_of(zip_error_code_zip(zip_file_get_error(file.get()))));
     if (got == 0) break;
-    bytes.append(buffer, 0, static_cast<std::size_t>(got));
+    size += static_cast<std::uint64_t>(got);
+    sink(std::string_view(buffer).substr(0, static_cast<std::size_t>(got)));
   }
-  if (bytes.size() != entry.size) {
+  if (size != entry.size) {
     throw damaged("its length is not the stated " + std::to_string(entry.size) + " bytes");
   }
-  return bytes;
 }
 
 std::string write_zip(const std::vector<ZipItem>& items) {

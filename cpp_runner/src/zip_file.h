@@ -6,6 +6,7 @@
 #include <zip.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -35,6 +36,9 @@ class ZipReader {
 
   /// The inflated bytes of an entry.
   std::string read(std::size_t index) const;
+
+  /// Likewise, given to `sink` piece by piece: an entry may be as large as a model's weights.
+  void read(std::size_t index, const std::function<void(std::string_view)>& sink) const;
 
  private:
   struct Discard {

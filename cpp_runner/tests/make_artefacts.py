@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -42,8 +43,8 @@ from torchship.script import archive as archives
 from torchship.script import torchscript as compiler
 from torchship.script.archive import open_archive
 from torchship.script.export import export
-from torchship.script.manifest import CustomOperator
-from torchship.script.target import find_target
+from torchship.script.manifest import CustomOperator, Source
+from torchship.script.target import Target, find_target, normalise
 
 MUTATIONS = Path(__file__).parents[2] / "tests" / "manifest_mutations.json"
 MODELS = ("fizzbuzz", "lstm", "lstm-fused", "moba", "bobnet")
@@ -127,6 +128,40 @@ class Raises(nn.Module):
     def broken(self, x: Tensor) -> Tensor:
         """Multiply what does not fit."""
         return torch.matmul(x, torch.ones(4, 2))
+
+
+def branch(x: Tensor) -> Tensor:
+    """Run on a thread of LibTorch's own."""
+    print("in a branch")
+    return x * 2
+
+
+class Talker(nn.Module):
+    """Prints its text and a part of it, which may be no UTF-8, and warns."""
+
+    def forward(self, x: Tensor, text: str) -> Tensor:
+        """Return 2 x, computed in a branch."""
+        print(text)
+        print(text[0:1])
+        warnings.warn("mind", stacklevel=2)
+        future = torch.jit.fork(branch, x)  # type: ignore[no-untyped-call]
+        doubled: Tensor = torch.jit.wait(future)  # type: ignore[no-untyped-call]
+        return doubled
+
+
+class Large(nn.Module):
+    """16 MB of weights in one tensor, and as many in 50."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Parameter(torch.ones(4_000_000))
+        self.many = nn.ParameterList([nn.Parameter(torch.ones(80_000)) for _ in range(50)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x and the sum of each parameter's first value."""
+        for weight in self.many:
+            x = x + weight[0]
+        return x + self.one[0]
 
 
 class Numbered(nn.Module):
@@ -401,6 +436,28 @@ def make_state(folder: Path) -> None:
     (folder / "raises.pt").write_bytes(pack(torchscript(Raises()), said, golden))
 
 
+def make_talker(folder: Path) -> None:
+    """Write `talker.pt`, which prints what it is told."""
+    told = [{"x": torch.ones(rows, 2), "text": "é"} for rows in (2, 3)]
+    export(target(Talker, told), folder / "talker.pt")
+
+
+def make_large(folder: Path) -> None:
+    """Write `large.pt`, of 32 MB: enough to tell a copy of it from whatever else takes memory."""
+    export(target(Large, [{"x": torch.ones(rows, 2)} for rows in (2, 3)]), folder / "large.pt")
+
+
+def target(module: type[nn.Module], examples: list[dict[str, object]]) -> Target:
+    """Return what `torchship script` would make of the module's name and these examples."""
+
+    def factory() -> nn.Module:
+        return module().eval()
+
+    name = module.__name__.lower()
+    source = Source(factory=f"make_artefacts:{name}")
+    return Target(name, source, factory, normalise(examples, name))
+
+
 def make_acme(folder: Path) -> None:
     """Write `acme.pt`: `lstm-fused.pt`, which says that its operator is of the library acme_ops."""
     archive = open_archive(folder / "lstm-fused.pt")
@@ -424,6 +481,8 @@ def main(folder: Path) -> None:
     make_odd(folder)
     make_state(folder)
     make_acme(folder)
+    make_talker(folder)
+    make_large(folder)
 
 
 if __name__ == "__main__":

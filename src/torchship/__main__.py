@@ -8,6 +8,7 @@ import traceback
 import typer
 
 from torchship.models.errors import ModelsError
+from torchship.script import printing
 from torchship.script.errors import TorchShipError
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
@@ -56,6 +57,7 @@ def _with(*rooms: typer.Typer) -> typer.Typer:
 
 def main() -> None:
     """Run the command line; exit codes as in docs/agreement.md."""
+    printing.install()
     try:
         application(next(iter(sys.argv[1:]), ""))()
     except (TorchShipError, ModelsError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,14 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from torchship.agreement import Report, all_runtimes, number, verify_archive
-from torchship.cpp_runner.binary import runner_path
+from torchship.cpp_runner.child import answer_of, ask
 from torchship.models import registry
 from torchship.models.data import mnist
 from torchship.models.errors import DataMissingError
 from torchship.models.fizzbuzz import encode
 from torchship.models.names import decode
 from torchship.script.archive import Archive, open_archive
-from torchship.script.errors import UsageError
 from torchship.script.export import export
 from torchship.script.program import Program
 from torchship.script.runtimes import Result
@@ -121,10 +119,10 @@ def fizzbuzz_words(archive: Path, count: int) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "numbers.npz"
         np.savez(file, x=encode(numbers).numpy())
-        labels = _runner(
+        labels = ask(
             "run", str(archive), "--input", str(file), "--labels",
             "--output", str(Path(folder) / "scores.npz"),
-        ).split()  # fmt: skip
+        ).decode().split()  # fmt: skip
     return [
         str(n) if label == "number" else label for n, label in zip(numbers, labels, strict=True)
     ]
@@ -133,21 +131,9 @@ def fizzbuzz_words(archive: Path, count: int) -> list[str]:
 def names_of(archive: Path, count: int, seed: int) -> list[str]:
     """Return names that the C++ binary draws, in the script's own loop."""
     arguments = json.dumps({"count": count, "seed": seed, "max_length": 20})
-    answer = _runner("run", str(archive), "--method", "generate", "--input", "-", stdin=arguments)
-    return decode(torch.tensor(json.loads(answer)["names"]))
-
-
-def _runner(*arguments: str, stdin: str = "") -> str:
-    done = subprocess.run(
-        [str(runner_path()), *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise UsageError(f"torchship-runner {arguments[0]}: {done.stderr.strip()}")
-    return done.stdout
+    command = ("run", str(archive), "--method", "generate", "--input", "-")
+    answer = answer_of("run", ask(*command, stdin=arguments.encode()))
+    return decode(torch.tensor(answer["names"]))
 
 
 def _digits(path: Path, console: Console) -> bool:
@@ -180,7 +166,7 @@ def _classifiers(archive: Archive) -> Mapping[str, Callable[[torch.Tensor], torc
         with tempfile.TemporaryDirectory() as folder:
             images_file, output = Path(folder) / "images.npz", Path(folder) / "out.npz"
             np.savez(images_file, x=images.numpy())
-            _runner("run", str(archive.path), "--input", str(images_file), "--output", str(output))
+            ask("run", str(archive.path), "--input", str(images_file), "--output", str(output))
             with np.load(output) as arrays:
                 return torch.from_numpy(arrays["log_probs"])
 

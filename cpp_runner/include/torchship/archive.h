@@ -59,14 +59,16 @@ class Archive {
   /// The manifest's name, or the file's name without its extension.
   const std::string& name() const { return contents_->name; }
   const std::filesystem::path& path() const { return contents_->path; }
-  std::uint64_t file_size() const { return contents_->bytes.size(); }
+  std::uint64_t file_size() const { return contents_->file_size; }
   bool signature_checked() const { return contents_->signature_checked; }
   const std::vector<Record>& records() const { return contents_->records; }
 
   /// Steps of each golden case, indexed as in the manifest.
   const std::vector<std::vector<GoldenStep>>& golden() const { return contents_->golden; }
 
-  /// The inflated bytes of a record; raises ArchiveError if there is none.
+  /// The inflated bytes of a record. Once the module is loaded the file's bytes are no longer kept:
+  /// it is read again then. Raises ArchiveError if there is no such record, or if the file has
+  /// changed since it was opened.
   std::string read_record(std::string_view name) const;
 
   /// How it was opened.
@@ -82,7 +84,7 @@ class Archive {
   struct Loaded;  // the module, once there is one
   struct Contents {
     std::filesystem::path path;
-    std::string bytes;
+    std::uint64_t file_size = 0;  // bytes
     std::string top_folder;
     std::string name;
     bool signature_checked = false;
@@ -94,11 +96,11 @@ class Archive {
   Archive(const std::filesystem::path& path, const TrustedKeys* keys, const Options& options);
 
   /// Gives the checked bytes to LibTorch. Raises ArchiveError when it cannot load them.
-  std::shared_ptr<torch::jit::Module> load(const std::string& device) const;
+  std::shared_ptr<torch::jit::Module> load(const std::shared_ptr<const std::string>& bytes,
+                                           const std::string& device) const;
 
-  static void read_zip(Contents& contents);
-  /// Returns the golden record, if there is one.
-  static std::optional<std::string> check_digests(Contents& contents);
+  static void read_zip(Contents& contents, const std::shared_ptr<const std::string>& bytes);
+  static void check_digests(Contents& contents, const std::shared_ptr<const std::string>& bytes);
 
   std::shared_ptr<const Contents> contents_;
   std::shared_ptr<const Options> options_;
