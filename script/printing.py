@@ -88,8 +88,8 @@ def _occupy_standard_descriptors() -> None:
     The next file to be opened would get one of them, and what is meant for standard error would be
     written into it.
     """
-    while (opened := os.open(os.devnull, os.O_RDONLY)) <= 2:
-        pass
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(opened, True)  # as every process that is started expects
     os.close(opened)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ def serve(show_config: bool, json: bool, **flags: object) -> None:
         return
     from torchship.serve.process.supervisor import run
 
-    take_over()
+    take_over(sys.stdout.fileno())
     run(settings)
 
 

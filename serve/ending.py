@@ -6,12 +6,11 @@ import asyncio
 import atexit
 import logging
 import os
-import sys
 import time
 import weakref
 from typing import Protocol
 
-from torchship.serve.output import Output
+from torchship.serve.output import drain_all
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +54,7 @@ def leave(code: int) -> None:
     """End the process at once: one that has a thread inside LibTorch would abort."""
     log.warning("a model still runs: the process ends without it")
     logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, Output):
-            stream.drain()
-            continue
-        try:
-            stream.flush()
-        except (OSError, ValueError):  # nobody reads it, or it is closed
-            continue
+    drain_all()
     os._exit(code)
 
 

@@ -198,11 +198,6 @@ class Engine(Held):
             log.exception("telling that model '%s' is out of service", self.manifest.name)
 
     @property
-    def digest(self) -> str:
-        """SHA-256 of the archive's file, in hexadecimal digits."""
-        return self._archive.digest
-
-    @property
     def golden(self) -> Sequence[Case]:
         """The cases that the archive was proved with; the smallest, once it is live."""
         return self._archive.golden

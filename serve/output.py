@@ -97,23 +97,23 @@ class Output(io.TextIOBase):
             return
 
 
-def take_over() -> tuple[Output, Output]:
-    """Have this process's `sys.stdout` and `sys.stderr` never wait, and return them.
+_STREAMS: list[Output] = []
+
+
+def take_over(stdout: int) -> None:
+    """Have this process's `sys.stderr`, and its `sys.stdout` to that descriptor, never wait.
 
     What they still hold at the process's end is written then, if somebody reads it.
-
-    Where a descriptor is closed, the null device takes its place: a socket would get its number,
-    and whatever is printed.
     """
-    for descriptor in (0, 1, 2):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)
-            os.set_inheritable(opened, True)  # it is the lowest number that is free
-            assert opened == descriptor
-    streams = Output(1), Output(2)
-    sys.stdout, sys.stderr = streams
-    for stream in streams:
-        atexit.register(stream.drain)
-    return streams
+    errors = Output(2)
+    output = errors if stdout == 2 else Output(stdout)
+    sys.stdout, sys.stderr = output, errors
+    _STREAMS[:] = [output, errors]
+    atexit.unregister(drain_all)
+    atexit.register(drain_all)
+
+
+def drain_all() -> None:
+    """Wait a moment for all that was said to be written."""
+    for stream in _STREAMS:
+        stream.drain()

@@ -26,7 +26,7 @@ from torchship.script.errors import UsageError
 from torchship.serve.errors import out_of_service
 from torchship.serve.figures import Family, Totals
 from torchship.serve.logs import configure_logging
-from torchship.serve.output import Output
+from torchship.serve.output import drain_all
 from torchship.serve.process import messages
 from torchship.serve.process.changes import Changes
 from torchship.serve.process.credentials import read_credentials
@@ -371,5 +371,4 @@ def _say(line: str) -> None:
 def _note(line: str) -> None:
     """Say a line on standard error, before what comes next on standard output."""
     print(line, file=sys.stderr, flush=True)
-    if isinstance(sys.stderr, Output):
-        sys.stderr.drain()
+    drain_all()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from torchship.script import operators
+from torchship.script import operators, printing
 from torchship.script.errors import UsageError
 from torchship.serve.discovery import find_archives
 from torchship.serve.figures import Family
@@ -171,6 +171,11 @@ def _nowhere() -> int:
 _null: int | None = None
 
 
+def _log_print(model: str, line: str) -> None:
+    """Log a line that a model has printed."""
+    log.info("%s: %s", model, line, extra={"model": model})
+
+
 def name_process(name: str) -> None:
     """Have `ps` and `top` show this process by a name of at most 15 characters, on Linux."""
     with suppress(OSError), open("/proc/self/comm", "w") as file:
@@ -180,7 +185,7 @@ def name_process(name: str) -> None:
 def run(given: Descriptors) -> None:
     """Serve as the supervisor says, until a signal comes or the supervisor has gone."""
     os.dup2(2, 1)  # what a library prints is no line of the server's
-    take_over()
+    take_over(2)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=given.channel))
     first = channel.receive()
@@ -193,6 +198,7 @@ def run(given: Descriptors) -> None:
         os.sched_setaffinity(0, start.cores)
     settings = Settings(**start.settings)
     configure_logging(settings.log_format, settings.log_level)
+    printing.install(_log_print)
     operators.allow(settings.operators)
     shared = Shared(Pulse.at(given.pulse), RateTable(given.rates), start.credentials)
     try:
