@@ -10,7 +10,6 @@ from torchship.script.manifest import Method
 from torchship.script.program import check_inputs
 from torchship.script.tree import Flat
 from torchship.serve.batching import Batching, Kind
-from torchship.serve.frames import Given
 from torchship.serve.limits import Limits
 from torchship.serve.signature import Signature
 from torchship.serve.tensors import Packed
@@ -48,7 +47,7 @@ class Admissions:
         Raises:
             InputError: they do not fit the signature.
         """
-        key = _key(inputs)
+        key = tuple([(name, value.dtype, value.shape) for name, value in inputs.items()])
         admitted = self._known.get(key)
         if admitted is not None:
             return admitted
@@ -69,7 +68,8 @@ class Admissions:
             RequestError: an unknown input, or a string for what is none.
             InputError: they do not fit the signature.
         """
-        admitted = self._known.get(_key(inputs))
+        key = tuple([(name, value.dtype, value.shape) for name, value in inputs.items()])
+        admitted = self._known.get(key)
         if admitted is None and self._batching.follows_from_shapes(inputs):
             tensors = {name: value.tensor() for name, value in inputs.items()}
             admitted = self.admit(self._signature.to_flat(tensors))
@@ -82,10 +82,6 @@ class Admissions:
             symbols = {**whole.symbols, BATCH: rows}
             nbytes = _size(part)
             yield part, whole._replace(symbols=symbols, rows=rows, nbytes=nbytes, whole=True)
-
-
-def _key(inputs: Given) -> Hashable:
-    return tuple([(name, value.dtype, value.shape) for name, value in inputs.items()])
 
 
 def _size(inputs: Flat) -> int:

@@ -17,7 +17,7 @@ from torchship.script.manifest import Method
 from torchship.script.nodes import Dimension, Leaf, ScalarNode, TensorNode, leaves
 from torchship.script.program import shape_text, with_state
 from torchship.script.tree import Flat, matches
-from torchship.serve.frames import MOST, Frame, Given, fits, is_packed
+from torchship.serve.frames import MOST, Frame, Given, are_packed, fits
 from torchship.serve.tensors import Packed, join_packed, pack, split_packed
 
 Kind = Hashable
@@ -111,8 +111,8 @@ class Batching:
         """
         if kind is None or not self._framed:
             return self.join(requests)
-        packed = [inputs for inputs in requests if is_packed(inputs)]
-        if len(packed) < len(requests):
+        packed = are_packed(requests)
+        if packed is None:
             return self.join(requests)
         frame = self._frames.get((kind, symbols[BATCH]))
         if frame is not None and (filled := frame.fill(packed)) is not None:
@@ -169,7 +169,7 @@ class Batching:
 
     def split(
         self,
-        outputs: Mapping[str, torch.Tensor],
+        outputs: Flat,
         rows: Sequence[int],
         symbols: Mapping[str, int],
     ) -> list[dict[str, Packed]]:
@@ -184,7 +184,7 @@ class Batching:
         """
         if len(rows) == 1:
             packed = {name: pack(tensor) for name, tensor in outputs.items()}
-            self._check(packed, symbols)
+            self._check(packed, symbols)  # to read their shapes once more would take longer
             return [packed]
         self._check(outputs, symbols)
         parts: list[dict[str, Packed]] = [{} for _ in rows]
@@ -204,12 +204,10 @@ class Batching:
         if symbols is not self._expected_of:  # most calls have the sizes of the one before
             self._expected = {}
             self._expected_of = symbols
+        known = self._expected
         for name, output in outputs.items():
-            expected = self._expected.get(name)
-            if expected is None:
-                expected = self._expected[name] = self._expect(name, symbols)
-            dtype, shape, open_sizes = expected
-            if output.dtype is dtype and output.shape == shape:
+            dtype, shape, open_sizes = known.get(name) or self._expect(name, symbols)
+            if output.shape == shape and output.dtype is dtype:
                 continue
             if open_sizes and output.dtype is dtype and _fits(output.shape, shape):
                 continue
@@ -223,7 +221,8 @@ class Batching:
         assert isinstance(leaf, TensorNode), "the manifest has been checked: all outputs are"
         # A symbol that is in no input may stand for any size.
         shape = tuple(symbols.get(size) if isinstance(size, str) else size for size in leaf.shape)
-        return BY_NAME[leaf.dtype].torch, shape, None in shape
+        expected = self._expected[name] = BY_NAME[leaf.dtype].torch, shape, None in shape
+        return expected
 
 
 def _fits(shape: Sequence[int], expected: Sequence[Dimension]) -> bool:

@@ -6,7 +6,7 @@ For a small model, making its input tensors takes as long as a good part of the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeGuard
+from typing import cast
 
 import torch
 
@@ -52,9 +52,15 @@ class Frame:
         return self.inputs
 
 
-def is_packed(inputs: Given) -> TypeGuard[Mapping[str, Packed]]:
-    """Whether inputs are as they came: all of them, or none, so that the first one says it."""
-    return type(next(iter(inputs.values()), None)) is Packed
+def are_packed(requests: Sequence[Given]) -> Sequence[Mapping[str, Packed]] | None:
+    """Return requests all of which are as they came; None if one of them is not.
+
+    The inputs of a request are all as they came, or none of them is.
+    """
+    for inputs in requests:
+        if type(next(iter(inputs.values()), None)) is not Packed:
+            return None
+    return cast("Sequence[Mapping[str, Packed]]", requests)
 
 
 def fits(inputs: Flat) -> bool:
