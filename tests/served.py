@@ -253,6 +253,19 @@ class Reshaped(nn.Module):
         return x * 2
 
 
+class Talkative(nn.Module):
+    """Prints its text, and then its text without its first byte; takes its time for "slowly"."""
+
+    def forward(self, text: str) -> Tensor:
+        print(text)
+        print(text[1:])
+        y = torch.ones(8, 8)
+        if text == "slowly":
+            for _ in range(400_000):
+                y = torch.tanh(y @ y)
+        return torch.ones(1)
+
+
 @dataclass(frozen=True)
 class Model:
     """What an archive is made of."""
@@ -445,7 +458,17 @@ MODELS = {
     "slow": _slow,
     "every": _every,
 }
-MORE = {  # for tests of their own
+
+
+def _talkative(text: str) -> Model:
+    signature = method([needs(ScalarNode(kind="str", name="text"))], tensor("y", "float32", 1))
+    case = once({"text": string_to_tensor(text)})
+    return Model(Talkative(), {"forward": signature}, [case])
+
+
+MORE = {
+    "talkative": lambda: _talkative("hello"),
+    "slowly": lambda: _talkative("slowly"),  # for tests of their own
     "wide": _wide,
     "lasting": _lasting,
     "held": _held,

@@ -271,6 +271,8 @@ class Supervisor:
                 self._changes.heard(place.number, message)
                 if message.failure is None:
                     self._pin(message.digests)
+                    for digest in message.digests.values():  # loaded again because it was asked for
+                        self._quarantine.pop(digest, None)
             case messages.OnLoop(engine=engine, name=name, digest=digest):
                 place.on_loop[engine] = name, digest
             case messages.Proving(digest=digest, name=name, begins=begins):
