@@ -143,7 +143,7 @@ warnings.warn("ours")
     assert said[2].endswith("UserWarning: ours")
 
 
-@pytest.mark.parametrize("redirect", ["2>&-", "2>/dev/full", "1>&- 2>&-"])
+@pytest.mark.parametrize("redirect", ["2>&-", "2>/dev/full", "1>&- 2>&-", "0<&- 2>&-"])
 def test_a_standard_error_that_is_closed_or_full_fails_no_call(redirect: str) -> None:
     done = program(
         """
