@@ -172,23 +172,6 @@ def test_the_binary_goes_on_when_nobody_reads_its_standard_error(folder: Path) -
     assert json.loads(done.stdout)["agreed"] is True
 
 
-def test_a_closed_standard_error_is_not_the_file_of_outputs(folder: Path, tmp_path: Path) -> None:
-    for name, redirect in (("whole", ""), ("closed", "2>&-")):
-        output = tmp_path / f"{name}.safetensors"
-        subprocess.run(
-            redirected(
-                redirect, runner_path(), "run", "talker.pt", "--input", "-", "--output", output
-            ),
-            input='{"x": [[1, 2]], "text": "told"}\n',
-            text=True,
-            check=True,
-            cwd=folder,
-        )
-    assert (tmp_path / "closed.safetensors").read_bytes() == (
-        tmp_path / "whole.safetensors"
-    ).read_bytes()
-
-
 def test_a_stream_of_steps_holds_answers_alone(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

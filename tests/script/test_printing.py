@@ -143,7 +143,7 @@ warnings.warn("ours")
     assert said[2].endswith("UserWarning: ours")
 
 
-@pytest.mark.parametrize("redirect", ["2>&-", "2>/dev/full", "1>&- 2>&-"])
+@pytest.mark.parametrize("redirect", ["2>&-", "2>/dev/full", "1>&- 2>&-", "0<&- 2>&-"])
 def test_a_standard_error_that_is_closed_or_full_fails_no_call(redirect: str) -> None:
     done = program(
         """
@@ -159,11 +159,19 @@ print("{}")
     assert done.stdout == ("" if "1>&-" in redirect else "{}\n")
 
 
-def test_a_closed_standard_error_is_not_the_next_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("closed", "descriptor"), [("2>&-", 2), ("<&- >&- 2>&-", 2), ("<&- >&-", 1)]
+)
+def test_what_is_closed_is_not_the_next_file(closed: str, descriptor: int, tmp_path: Path) -> None:
     file = tmp_path / "weights"
-    code = f'f = open({str(file)!r}, "w")\nwith printing.by("moba"): os.write(2, b"told")\n'
-    program(code, "2>&-")
-    assert file.read_text() == ""
+    code = f"""
+files = [open({str(file)!r} + str(number), "w") for number in range(3)]
+with printing.by("moba"):
+    try: os.write({descriptor}, b"told")
+    except OSError: pass
+"""
+    program(code, closed)
+    assert [Path(f"{file}{number}").read_text() for number in range(3)] == ["", "", ""]
 
 
 def test_a_program_has_the_lines_told_as_it_likes() -> None:
