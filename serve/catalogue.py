@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from torchship.script.errors import TorchShipError, UnreadableError
 from torchship.serve.discovery import Found, Seen, look_at, printable, scan, unique
 from torchship.serve.engine import Engine
-from torchship.serve.loading import STALLED_SECONDS, Work, on_daemon_thread
+from torchship.serve.loading import STALLED_SECONDS, Work, on_thread
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +209,7 @@ class Catalogue:
             if root not in self._looks:
                 below = [f for f in known if f.path == root or root in f.path.parents]
                 work = partial(look_at, root, is_folder, below)
-                self._looks[root] = asyncio.ensure_future(on_daemon_thread(work))
+                self._looks[root] = asyncio.ensure_future(on_thread(work, daemon=True))
         if self._looks:
             await asyncio.wait(self._looks.values(), timeout=STALLED_SECONDS)
         done = {root: look for root, look in self._looks.items() if look.done()}

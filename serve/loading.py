@@ -23,12 +23,18 @@ STALLED_SECONDS = 5
 Kind = TypeVar("Kind")
 
 
-async def on_daemon_thread(work: Callable[[], Kind]) -> Kind:
-    """Return what work returns that may wait for a disk without an end.
+async def on_thread(work: Callable[[], Kind], daemon: bool = False) -> Kind:
+    """Return what work returns, done on a thread of its own.
 
-    The thread is a daemon and of its own: neither the event loop's end nor the process's waits for
-    it, as both do for the threads of `asyncio.to_thread`. The work shall not call LibTorch, in
-    which a thread that Python ends aborts the process.
+    The event loop's end does not wait for it, as it does for the threads of `asyncio.to_thread`;
+    and the memory that it frees is there for the next such thread, or an engine's, since the C
+    library keeps it by thread.
+
+    Args:
+        work: what to do.
+        daemon: that the process's end does not wait for it either: for what may wait for a disk
+            without an end, and does not call LibTorch, in which a thread that Python ends aborts
+            the process.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Kind] = loop.create_future()
@@ -51,7 +57,7 @@ async def on_daemon_thread(work: Callable[[], Kind]) -> Kind:
         with suppress(RuntimeError):  # the loop was closed: nobody listens
             loop.call_soon_threadsafe(settle, result, failure)
 
-    threading.Thread(target=run, name="files", daemon=True).start()
+    threading.Thread(target=run, name="files", daemon=daemon).start()
     return await done
 
 
@@ -114,7 +120,9 @@ class Work:
             nonlocal blocks
             blocks += 1
 
-        reading = asyncio.ensure_future(on_daemon_thread(lambda: read_content(path, keys, count)))
+        reading = asyncio.ensure_future(
+            on_thread(lambda: read_content(path, keys, count), daemon=True)
+        )
         try:
             seen = 0
             while not (await asyncio.wait({reading}, timeout=STALLED_SECONDS))[0]:
@@ -137,4 +145,4 @@ class Work:
             ArchiveError: as `check_content`.
         """
         self.doing = f"'{path.name}' is being checked"
-        return await asyncio.to_thread(check_content, path, content)
+        return await on_thread(lambda: check_content(path, content))

@@ -253,7 +253,6 @@ def test_a_model_that_is_unloaded_returns_its_memory(
         size = (tmp_path / "wide-1.pt").stat().st_size
         # One archive that is kept would be 40 sizes more.
         assert max(sizes["unload"][10:]) - max(sizes["unload"][:10]) < 2 * size
-        assert sizes["load"][-1] - sizes["unload"][-1] > size / 2
         assert process.num_threads() < 30
 
 
