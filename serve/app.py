@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,6 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Match
@@ -26,10 +24,13 @@ from torchship.serve.auth import Guard, read_api_keys
 from torchship.serve.catalogue import IndexEntry
 from torchship.serve.engine import Engine
 from torchship.serve.front import ErrorBoundary, Front, answer, error_response
-from torchship.serve.infer import Inference, infer_target, read_body
+from torchship.serve.infer import Inference, infer_target, read_small_body
+from torchship.serve.inflight import Inflight
 from torchship.serve.logs import AccessLine, access_line
 from torchship.serve.metrics import Metrics
 from torchship.serve.openapi import INFER_PATHS, OpenApi, answers, takes
+from torchship.serve.origins import OriginGuard, Origins
+from torchship.serve.proxies import ForwardedHeaders, Proxies, read_networks
 from torchship.serve.repository import Repository
 from torchship.serve.repository_routes import add_repository_routes
 from torchship.serve.sequence_routes import add_sequence_routes
@@ -81,7 +82,9 @@ def create_app(
     sequences = Sequences(repository, open_store(settings))
     metrics.live_sequences = sequences.live
     infer = Inference(repository, sequences, settings)
-    app = Application(infer, metrics, access_line(settings.access_log), open_tracer(settings))
+    app = Application(
+        infer, metrics, settings, access_line(settings.access_log), open_tracer(settings)
+    )
     app.state.sequences = sequences
     add_sequence_routes(app, sequences, settings, answer)
     app.add_middleware(ErrorBoundary)
@@ -156,15 +159,14 @@ def create_app(
         openapi_extra=takes(schemas.IndexRequest),
     )
     async def index(request: Request) -> Response:
-        headers = dict(request.scope["headers"])
-        body = await read_body(headers, request.receive, max_body_bytes)
+        body = await read_small_body(request.scope, request.receive, max_body_bytes)
         only_ready = protocol.decode_index_request(body)
         entries = [e for e in repository.index() if e.state == "READY" or not only_ready]
         return _json([_index_entry(entry) for entry in entries])
 
     add_repository_routes(app, repository, max_body_bytes)
 
-    openapi = OpenApi(app, repository)
+    openapi = OpenApi(app, repository, settings.root_path)
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi_document() -> Response:
@@ -177,16 +179,9 @@ def create_app(
     if settings.api_keys is not None:
         keys = read_api_keys(settings.api_keys)
         app.put_in_front(lambda inner: Guard(inner, keys, answer, shared=shared))
-    if settings.cors_origin:
-        app.put_in_front(
-            partial(
-                CORSMiddleware,
-                allow_origins=settings.cors_origin,
-                allow_methods=["GET", "POST"],
-                allow_headers=["*"],
-                expose_headers=[protocol.HEADER_LENGTH, "Retry-After", "X-Request-Id"],
-            )
-        )
+    app.put_in_front(lambda inner: OriginGuard(inner, app.front.origins, answer))
+    if app.proxies:
+        app.put_in_front(lambda inner: ForwardedHeaders(inner, app.proxies))
     return app
 
 
@@ -216,7 +211,12 @@ class Application(FastAPI):
     """FastAPI, with inference in front of its router."""
 
     def __init__(
-        self, infer: Inference, metrics: Metrics, line: AccessLine | None, tracer: Tracer | None
+        self,
+        infer: Inference,
+        metrics: Metrics,
+        settings: Settings,
+        line: AccessLine | None,
+        tracer: Tracer | None,
     ) -> None:
         super().__init__(
             title="TorchShip",
@@ -227,7 +227,10 @@ class Application(FastAPI):
         )
         self.infer = infer
         self.tracer = tracer
-        self.front = Front(self._route, metrics, line, tracer)
+        self.inflight = Inflight(settings.max_inflight_bytes)
+        self.proxies = Proxies(read_networks(settings.forwarded_allow_ips))
+        origins = Origins(settings.cors_origin)
+        self.front = Front(self._route, metrics, line, tracer, origins, settings.root_path)
 
     def put_in_front(self, wrap: Callable[[ASGIApp], ASGIApp]) -> None:
         """Wrap everything, inference too, but for the ids and the counting of requests."""

@@ -16,11 +16,14 @@ ACCEPTED = ("gzip", "deflate", "identity")
 # themselves are answered uncompressed, which is always allowed: most models are faster than zlib.
 OFFERED = frozenset({b"gzip", b"deflate"})
 
+LARGEST_RATIO = 1032
+"""To which zlib can inflate at most, as its documentation says."""
+
 # The window sizes by which zlib tells the formats apart.
 _GZIP, _ZLIB, _RAW = 31, 15, -15
 
 
-def inflate(encoding: str, body: bytes, limit: int) -> bytes:
+def inflate(encoding: str, body: bytes | bytearray, limit: int) -> bytes | bytearray:
     """Return the content of a body; no more than `limit` bytes and one are ever inflated.
 
     Deflate is zlib's format, as HTTP says, or raw deflate, as some send it.
@@ -60,6 +63,6 @@ def deflate(encoding: bytes, content: bytes) -> bytes:
     return stream.compress(content) + stream.flush()
 
 
-def _has_zlib_header(body: bytes) -> bool:
+def _has_zlib_header(body: bytes | bytearray) -> bool:
     """Whether the first two bytes are zlib's; no compressor begins raw deflate with them."""
     return len(body) >= 2 and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0

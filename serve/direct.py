@@ -8,7 +8,7 @@ other request, so that all of its behaviour is said once, there.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from time import perf_counter
 from types import SimpleNamespace
@@ -21,11 +21,13 @@ from torchship.serve.compression import OFFERED
 from torchship.serve.connection import OneWrite
 from torchship.serve.engine import Engine
 from torchship.serve.errors import ClientGoneError, NotReadyError
+from torchship.serve.framing import VALID_HOST
 from torchship.serve.front import ENDING, Front, answer
 from torchship.serve.handshake import CLIENT_LEFT, REQUEST_ID
 from torchship.serve.infer import DIGITS, HEADER_LENGTH, Inference, infer_target
 from torchship.serve.patience import Patient
 from torchship.serve.protocol import InferRequest, encode_outputs
+from torchship.serve.proxies import Proxies
 from torchship.serve.reports import Record
 from torchship.serve.settings import Settings
 from torchship.serve.tensors import Packed
@@ -48,7 +50,7 @@ UNUSUAL = frozenset(
     }
 )
 
-NOTED = UNUSUAL | {b"content-length", HEADER_LENGTH, REQUEST_ID, b"accept-encoding"}
+NOTED = UNUSUAL | {b"host", b"content-length", HEADER_LENGTH, REQUEST_ID, b"accept-encoding"}
 
 JSON = b"content-type: application/json\r\n"
 BINARY = b"content-type: application/octet-stream\r\n" + HEADER_LENGTH + b": %d\r\n"
@@ -57,8 +59,13 @@ CLOSE = b"connection: close\r\n"
 
 
 @lru_cache(maxsize=256)
-def target_of(url: bytes) -> tuple[str, str | None] | None:
-    """Return the model and version that a request's target names, if it is an ordinary one."""
+def target_of(url: bytes, root_path: bytes = b"") -> tuple[str, str | None] | None:
+    """Return the model and version that a request's target names, if it is an ordinary one.
+
+    It may begin with `root_path`.
+    """
+    if root_path and url.startswith(root_path + b"/"):
+        url = url.removeprefix(root_path)
     if not url.isascii() or not url.startswith(b"/") or b"%" in url or b"?" in url or b"#" in url:
         return None
     return infer_target(url.decode())
@@ -67,15 +74,18 @@ def target_of(url: bytes) -> tuple[str, str | None] | None:
 def note(headers: Headers, largest: int) -> tuple[str | None, Headers] | None:
     """Return the header length and the headers that give an id; None if any header is unusual.
 
-    So is a body of no length, or of more than `largest` bytes.
+    So is a body of no length, or of more than `largest` bytes, and a head without one `Host`.
     """
     announced = b""
+    hosts = 0
     header_length = None
     identified = []
     for name, value in headers:
         if name not in NOTED:
             continue
-        if name == b"content-length":
+        if name == b"host":
+            hosts += 1 if VALID_HOST(value) else 2
+        elif name == b"content-length":
             announced = value
         elif name == HEADER_LENGTH:
             header_length = value.decode("latin-1")
@@ -88,7 +98,7 @@ def note(headers: Headers, largest: int) -> tuple[str | None, Headers] | None:
             return None
     if not announced.isdigit() or len(announced) > DIGITS or int(announced) > largest:
         return None
-    if header_length == "0":
+    if header_length == "0" or hosts != 1:
         return None
     return header_length, identified
 
@@ -97,9 +107,11 @@ class Exchange:
     """One request and its answer: to uvicorn a cycle, to the engine the future of its outputs."""
 
     __slots__ = (
+        "client",
         "disconnected",
         "engine",
         "header_length",
+        "held",
         "keep_alive",
         "more_body",
         "protocol",
@@ -120,12 +132,15 @@ class Exchange:
         target: tuple[str, str | None],
         record: Record,
         header_length: str | None,
+        client: tuple[str, int] | None,
     ) -> None:
+        self.client = client
         self.protocol = connection
         self.url = connection.url
         self.target = target
         self.record = record
         self.header_length = header_length
+        self.held = 0
         self.engine: Engine | None = None
         self.request: InferRequest | None = None
         self.keep_alive = True
@@ -219,10 +234,15 @@ class Exchange:
         self.disconnected = True
         if not self.response_complete:
             self.response_complete = True
-            self.record.status = CLIENT_LEFT
+            self.record.status = self.protocol.refused or CLIENT_LEFT
             if self.request is None:  # its body was not complete
                 self.protocol.inference.name(self.target, self.record)
             self._count()
+
+    def release(self) -> None:
+        """Hold no part of its body any more."""
+        self.protocol.inflight.held -= self.held
+        self.held = 0
 
     def _let_go(self) -> None:
         if self.engine is not None:
@@ -231,9 +251,9 @@ class Exchange:
 
     def _count(self) -> None:
         self._let_go()
-        client = self.protocol.client
+        self.release()
         scope = {"method": "POST", "path": self.url.decode(), "raw_path": self.url}
-        self.protocol.front.ended({**scope, "client": client}, self.record)
+        self.protocol.front.ended({**scope, "client": self.client}, self.record)
 
 
 class Direct(Patient):
@@ -243,18 +263,20 @@ class Direct(Patient):
     front: ClassVar[Front]
     guarded = False
     largest = LARGEST
+    proxies = Proxies()
+    root = b""  # path below which a proxy serves this server
 
     _exchange: Exchange | None = None  # of the request that is coming in
     _body: bytes = b""
     _headers: Headers = []  # noqa: RUF012  of the request before; never changed
     _noted: tuple[str | None, Headers] | None = None  # what they say
+    _asking: tuple[str, int] | None = None  # who they say that the request is from
     _default: ClassVar[tuple[object, bytes]] = (None, b"")
 
     def on_message_begin(self) -> None:
         """Take the beginning of a request; its scope is made when it turns out to need one."""
         self.began()
         self.url = b""
-        self.expect_100_continue = False
         self.headers = []
 
     def on_headers_complete(self) -> None:
@@ -269,7 +291,7 @@ class Direct(Patient):
 
     def _ordinary(self) -> Exchange | None:
         """Return the exchange of a request of which nothing is unusual as yet."""
-        target = target_of(self.url) if len(self.url) < LONGEST_TARGET else None
+        target = target_of(self.url, self.root) if len(self.url) < LONGEST_TARGET else None
         parser: httptools.HttpRequestParser = self.parser
         if (
             target is None
@@ -279,22 +301,29 @@ class Direct(Patient):
             or (self.cycle is not None and not self.cycle.response_complete)
             or self.pipeline
             or self.flow.write_paused  # who does not take answers is not given more
+            or self.inflight.held + self.largest > self.inflight.most
         ):
             return None
         if self.headers != self._headers:  # most clients send the same again and again
             self._headers = self.headers
             self._noted = note(self.headers, self.largest)
+            if self.proxies:
+                self._asking = self.proxies.client(self.client, self.headers)
         if self._noted is None or not self.inference.has(target):
             return None
         header_length, identified = self._noted
-        return Exchange(self, target, self.front.begin(identified), header_length)
+        asking = self._asking or self.client
+        return Exchange(self, target, self.front.begin(identified), header_length, asking)
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a request's body."""
-        if self._exchange is None:
+        exchange = self._exchange
+        if exchange is None:
             super().on_body(body)
         else:
             self._body = self._body + body if self._body else body
+            exchange.held += len(body)
+            self.inflight.held += len(body)
 
     def on_message_complete(self) -> None:
         """Take the end of a request: let it run, or have the application answer it."""
@@ -313,6 +342,7 @@ class Direct(Patient):
             entered = False
         if entered or exchange.response_complete:
             return
+        exchange.release()  # what follows holds it again
         self.cycle = cast("object", None)  # type: ignore[assignment]
         self._replay_head()
         if not exchange.keep_alive:  # the server began to shut down meanwhile
@@ -322,11 +352,10 @@ class Direct(Patient):
 
     def _replay_head(self) -> None:
         """Have the application answer: give uvicorn again what has come."""
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        url, headers = self.url, self.headers
         super().on_message_begin()
         self.url = url
         self.headers += headers  # the list is in the scope
-        self.expect_100_continue = expects
         super().on_headers_complete()
 
     def default_head(self) -> bytes:
@@ -350,6 +379,33 @@ class Direct(Patient):
         if isinstance(self.cycle, Exchange):
             self.cycle.lost()
 
+    def abandon(self, coming: RequestResponseCycle, status: int) -> None:
+        """Count a request whose body will not be read to its end."""
+        if isinstance(coming, Exchange):
+            coming.lost()
+        else:
+            super().abandon(coming, status)
+
+    def refusal_headers(self, coming: RequestResponseCycle | None) -> Headers:
+        """Return what a refusal says of the page that asks, if that is known."""
+        asked: Iterable[tuple[bytes, bytes]] = self.headers or []
+        if isinstance(coming, RequestResponseCycle):
+            asked = coming.scope["headers"]
+        return self.front.origins.headers(asked)
+
+    def count_refusal(self, status: int) -> None:
+        """Count and log an answer to what never became a request, with the model if it is known."""
+        # Of the request before, if what came is not even the beginning of a head.
+        url = self.url if self.at == "head" and self.headers is not None else b""
+        method = self.parser.get_method().decode() if url else ""
+        scope = {"method": method, "path": url.decode("latin-1"), "raw_path": url}
+        target = target_of(url, self.root)
+        record = self.front.begin(self.headers or [])
+        if target is not None:
+            self.inference.name(target, record)
+        record.status = status
+        self.front.ended({**scope, "client": self.client}, record)
+
     def give_up(self) -> None:
         """Say that the server ends to whom the application would not: uvicorn cancels its tasks."""
         if isinstance(self.cycle, Exchange) and not self.cycle.done():
@@ -362,6 +418,9 @@ def direct(settings: Settings, app: Application) -> type[Direct]:
     class Timed(Direct):
         inference = app.infer
         front = app.front
+        inflight = app.inflight
+        proxies = app.proxies
+        root = settings.root_path.encode()
         # Keys and traces are the application's.
         guarded = settings.api_keys is not None or app.tracer is not None
         largest = min(LARGEST, settings.max_body_bytes)

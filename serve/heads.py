@@ -68,7 +68,7 @@ class Head:
     parameters: dict[str, object]
 
 
-def decode_head(text: bytes | memoryview) -> Head:
+def decode_head(text: bytes | bytearray | memoryview) -> Head:
     """Read the JSON of a request.
 
     Raises:
@@ -152,7 +152,7 @@ def announced(kind: str, entries: Iterable[dict[str, object]]) -> tuple[Announce
     return tuple(tensors.values())
 
 
-def json_object(text: bytes | memoryview) -> dict[str, object]:
+def json_object(text: bytes | bytearray | memoryview) -> dict[str, object]:
     """Read the JSON object that a text is.
 
     Raises:

@@ -18,9 +18,10 @@ from starlette.types import Receive, Scope, Send
 from torchship.script.errors import TorchShipError
 from torchship.serve import protocol
 from torchship.serve.answers import encode_answer
-from torchship.serve.compression import OFFERED, deflate, inflate
+from torchship.serve.compression import LARGEST_RATIO, OFFERED, deflate, inflate
 from torchship.serve.engine import Engine
 from torchship.serve.errors import BodyTooLargeError, RequestError, TensorTooLargeError
+from torchship.serve.inflight import Hold, hold_of
 from torchship.serve.raw import decode_raw
 from torchship.serve.reports import SCOPE_KEY, Record
 from torchship.serve.repository import Repository
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 HEADER_LENGTH = protocol.HEADER_LENGTH.lower().encode()
 JSON = (b"content-type", b"application/json")
 BINARY = (b"content-type", b"application/octet-stream")
+SMALL = 1 << 18  # bytes of JSON that may be read on the event loop: a few milliseconds
 DIGITS = 20  # of the largest number of 64 bits
 
 
@@ -102,23 +104,28 @@ class Inference:
         with self._repository.find(*target) as engine:
             record: Record = scope.get(SCOPE_KEY) or Record()
             record.model, record.version = engine.manifest.name, engine.manifest.version
-            await self._answer(engine, target, dict(scope["headers"]), record, receive, send)
+            await self._answer(engine, target, record, scope, receive, send)
 
     async def _answer(
         self,
         engine: Engine,
         target: tuple[str, str | None],
-        headers: dict[bytes, bytes],
         record: Record,
+        scope: Scope,
         receive: Receive,
         send: Send,
     ) -> None:
-        body = await read_body(headers, receive, self._max_body_bytes)
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        hold = hold_of(scope)
+        body = await read_body(headers, receive, self._max_body_bytes, hold)
         record.wanted = time.perf_counter()
         encoding = headers.get(b"content-encoding")
         if encoding is not None:  # in another thread: a large body must not hold up the others
             name = encoding.decode("latin-1")
+            worst = min(len(body) * LARGEST_RATIO, self._max_body_bytes)
+            hold.grow(worst)
             body = await asyncio.to_thread(inflate, name, body, self._max_body_bytes)
+            hold.add(len(body) - worst)
         header_length = headers.get(HEADER_LENGTH)
         if header_length == b"0":
             request = decode_raw(engine.signature("forward").method, body)
@@ -188,30 +195,45 @@ async def _run(
     return encode_answer(engine.manifest, request, outputs)
 
 
-async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
-    """Return the request's body, of at most `limit` bytes.
+async def read_body(
+    headers: Mapping[bytes, bytes], receive: Receive, limit: int, hold: Hold | None = None
+) -> bytes | bytearray:
+    """Return the request's body, of at most `limit` bytes; `hold` is told what else there is.
 
     Raises:
         BodyTooLargeError: as soon as more was announced or has come.
+        OverloadError: as soon as more was announced or has come than there is room for.
         ClientDisconnect: the client left before the end.
     """
+    hold = hold or hold_of({})
     announced = headers.get(b"content-length", b"")
     # The parser has seen to it that it is below 2^64: what stands before the last digits is zeros.
-    too_large = announced.isdigit() and int(announced[-DIGITS:]) > limit
-    chunks: list[bytes] = []
-    size = 0
-    more = not too_large
+    length = int(announced[-DIGITS:]) if announced.isdigit() else 0
+    limit = min(limit, hold.inflight.most)  # what does not fit in alone never will
+    if length > limit:
+        raise BodyTooLargeError(f"the body is too large: expected at most {limit} bytes")
+    hold.inflight.check(length - hold.size)
+    body = b""
+    whole = bytearray()
+    more = True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > limit:
-            too_large = True
-            break
-        chunks.append(chunk)
+        body = message.get("body", b"")
         more = message.get("more_body", False)
-    if too_large:
-        raise BodyTooLargeError(f"the body is too large: expected at most {limit} bytes")
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if more or whole:
+            whole += body
+        if max(len(whole), len(body)) > limit:
+            raise BodyTooLargeError(f"the body is too large: expected at most {limit} bytes")
+        hold.inflight.check()
+    return whole or body
+
+
+async def read_small_body(scope: Scope, receive: Receive, limit: int) -> bytes | bytearray:
+    """Return the body of a request that has a few parameters only: its JSON is read at once.
+
+    Raises:
+        BodyTooLargeError, OverloadError, ClientDisconnect: as `read_body`.
+    """
+    return await read_body(dict(scope["headers"]), receive, min(limit, SMALL), hold_of(scope))

@@ -176,7 +176,7 @@ def make_server(
     config = uvicorn.Config(
         app,
         http=direct(settings, app),
-        ws=websocket(settings),
+        ws=websocket(settings, app),
         ws_max_size=settings.max_body_bytes,
         lifespan="off",
         log_config=None,

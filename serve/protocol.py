@@ -117,7 +117,7 @@ class InferResponse:
     id: str | None = None
 
 
-def decode_request(body: bytes, header_length: str | None = None) -> InferRequest:
+def decode_request(body: bytes | bytearray, header_length: str | None = None) -> InferRequest:
     """Read a request; `header_length` is the HTTP header `Inference-Header-Content-Length`.
 
     Its tensors are copies: the request's bytes are not written to.
@@ -131,7 +131,7 @@ def decode_request(body: bytes, header_length: str | None = None) -> InferReques
 
 
 def decode_packed(
-    body: bytes, header_length: str | None = None
+    body: bytes | bytearray, header_length: str | None = None
 ) -> tuple[InferRequest, dict[str, Packed | Strings]]:
     """Read a request without its inputs, and those as they came.
 
@@ -152,7 +152,7 @@ def decode_packed(
     return InferRequest({}, head.outputs, head.id, head.parameters), inputs
 
 
-def _has_bools(body: bytes) -> bool:
+def _has_bools(body: bytes | bytearray) -> bool:
     return b"true" in body or b"false" in body
 
 
@@ -253,7 +253,7 @@ def _binary_head(
     return orjson.dumps({"model_name": model, "model_version": version, "outputs": outputs})
 
 
-def decode_response(body: bytes, header_length: str | None = None) -> InferResponse:
+def decode_response(body: bytes | bytearray, header_length: str | None = None) -> InferResponse:
     """Read a response.
 
     Raises:
@@ -267,7 +267,7 @@ def decode_response(body: bytes, header_length: str | None = None) -> InferRespo
     return InferResponse(model, version, outputs, id_of(head))
 
 
-def decode_index_request(body: bytes) -> bool:
+def decode_index_request(body: bytes | bytearray) -> bool:
     """Read the body of a repository index request, which may be empty: are ready ones wanted only?
 
     Raises:
@@ -281,7 +281,9 @@ def decode_index_request(body: bytes) -> bool:
     return ready
 
 
-def _split(body: bytes, header_length: str | None) -> tuple[bytes | memoryview, memoryview | None]:
+def _split(
+    body: bytes | bytearray, header_length: str | None
+) -> tuple[bytes | bytearray | memoryview, memoryview | None]:
     """Return the JSON text, and what follows it (None when no header length announces it)."""
     if header_length is None:
         return body, None

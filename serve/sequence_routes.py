@@ -24,6 +24,7 @@ from torchship.serve.errors import RequestError
 from torchship.serve.front import error_response
 from torchship.serve.handshake import account_of
 from torchship.serve.infer import check_sizes, read_body
+from torchship.serve.inflight import hold_of
 from torchship.serve.openapi import OCTETS, answers
 from torchship.serve.reports import SCOPE_KEY, Record
 from torchship.serve.schemas import Error, SequenceCount
@@ -64,7 +65,9 @@ def add_sequence_routes(
     )
     async def import_state(model: str, id: str, request: Request) -> Response:
         headers = dict(request.scope["headers"])
-        await sequences.put(model, id, await read_body(headers, request.receive, max_body_bytes))
+        hold = hold_of(request.scope)
+        body = await read_body(headers, request.receive, max_body_bytes, hold)
+        await sequences.put(model, id, bytes(body))
         return Response(status_code=204)
 
     @app.post(

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from http import HTTPStatus
+from typing import TYPE_CHECKING, ClassVar
 
 import orjson
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
 
+from torchship.serve.front import Front
 from torchship.serve.sending import Sending
 
 if TYPE_CHECKING:
+    from torchship.serve.app import Application
     from torchship.serve.settings import Settings
+
+SWITCHING = HTTPStatus.SWITCHING_PROTOCOLS
 
 
 class Socket(Sending, WebSocketsSansIOProtocol):
@@ -20,6 +26,8 @@ class Socket(Sending, WebSocketsSansIOProtocol):
     It takes a handshake that was answered with a status as complete. uvicorn itself does so for a
     plain close only, and logs anything else as a fault of the application.
     """
+
+    front: ClassVar[Front]
 
     _answering = False  # the application has a message, and has not come back for the next
     _ending = False
@@ -35,6 +43,20 @@ class Socket(Sending, WebSocketsSansIOProtocol):
                 b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
             )
             self.transport.close()
+            self._count(400)
+
+    def handle_connect(self, event: Request) -> None:
+        """Begin with a handshake, or count its refusal by the protocol's own rules."""
+        super().handle_connect(event)
+        if self.response.status_code != SWITCHING:
+            self._count(self.response.status_code, event)
+
+    def _count(self, status: int, event: Request | None = None) -> None:
+        headers = [] if event is None else list(event.headers.raw_items())
+        record = self.front.begin((k.lower().encode(), v.encode("latin-1")) for k, v in headers)
+        record.status = status
+        path = "" if event is None else event.path
+        self.front.ended({"type": "websocket", "path": path, "client": self.client}, record)
 
     async def receive(self) -> ASGIReceiveEvent:
         """Give the application the next message; none when the server ends."""
@@ -59,10 +81,11 @@ class Socket(Sending, WebSocketsSansIOProtocol):
             self.handshake_complete = True
 
 
-def websocket(settings: Settings) -> type[Socket]:
-    """Return the protocol class with the times of the settings."""
+def websocket(settings: Settings, app: Application) -> type[Socket]:
+    """Return the protocol class of an application, with the times of the settings."""
 
     class Timed(Socket):
+        front = app.front
         send_seconds = settings.send_seconds
 
     return Timed
