@@ -22,6 +22,7 @@ from torchship.script.errors import UsageError
 from torchship.serve import protocol, schemas
 from torchship.serve.auth import Guard, read_api_keys
 from torchship.serve.catalogue import IndexEntry
+from torchship.serve.codec import Codec
 from torchship.serve.engine import Engine
 from torchship.serve.front import ErrorBoundary, Front, answer, error_response
 from torchship.serve.infer import Inference, infer_target, read_small_body
@@ -79,14 +80,15 @@ def create_app(
     settings = settings or Settings()
     metrics = metrics or Metrics()
     max_body_bytes = settings.max_body_bytes
-    sequences = Sequences(repository, open_store(settings))
+    codec = Codec()
+    sequences = Sequences(repository, open_store(settings), codec)
     metrics.live_sequences = sequences.live
-    infer = Inference(repository, sequences, settings)
+    infer = Inference(repository, sequences, settings, codec)
     app = Application(
         infer, metrics, settings, access_line(settings.access_log), open_tracer(settings)
     )
     app.state.sequences = sequences
-    add_sequence_routes(app, sequences, settings, answer)
+    add_sequence_routes(app, sequences, settings, answer, codec)
     app.add_middleware(ErrorBoundary)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -8,29 +8,24 @@ other request, so that all of its behaviour is said once, there.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from time import perf_counter
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from torchship.serve.compression import OFFERED
 from torchship.serve.connection import OneWrite
-from torchship.serve.engine import Engine
-from torchship.serve.errors import ClientGoneError, NotReadyError
+from torchship.serve.drafts import Draft
+from torchship.serve.errors import NotReadyError
+from torchship.serve.exchange import Exchange
 from torchship.serve.framing import VALID_HOST
-from torchship.serve.front import ENDING, Front, answer
-from torchship.serve.handshake import CLIENT_LEFT, REQUEST_ID
+from torchship.serve.front import ENDING, Front
+from torchship.serve.handshake import REQUEST_ID
 from torchship.serve.infer import DIGITS, HEADER_LENGTH, Inference, infer_target
 from torchship.serve.patience import Patient
-from torchship.serve.protocol import InferRequest, encode_outputs
 from torchship.serve.proxies import Proxies
-from torchship.serve.reports import Record
 from torchship.serve.settings import Settings
-from torchship.serve.tensors import Packed
 
 if TYPE_CHECKING:
     from torchship.serve.app import Application
@@ -51,11 +46,6 @@ UNUSUAL = frozenset(
 )
 
 NOTED = UNUSUAL | {b"host", b"content-length", HEADER_LENGTH, REQUEST_ID, b"accept-encoding"}
-
-JSON = b"content-type: application/json\r\n"
-BINARY = b"content-type: application/octet-stream\r\n" + HEADER_LENGTH + b": %d\r\n"
-ANSWER = b"HTTP/1.1 200 OK\r\n%b%bcontent-length: %d\r\nx-request-id: %b\r\n%b\r\n"
-CLOSE = b"connection: close\r\n"
 
 
 @lru_cache(maxsize=256)
@@ -101,159 +91,6 @@ def note(headers: Headers, largest: int) -> tuple[str | None, Headers] | None:
     if header_length == "0" or hosts != 1:
         return None
     return header_length, identified
-
-
-class Exchange:
-    """One request and its answer: to uvicorn a cycle, to the engine the future of its outputs."""
-
-    __slots__ = (
-        "client",
-        "disconnected",
-        "engine",
-        "header_length",
-        "held",
-        "keep_alive",
-        "more_body",
-        "protocol",
-        "record",
-        "request",
-        "response_complete",
-        "target",
-        "url",
-    )
-
-    response_started = False  # it begins and ends in one write
-    message_event: ClassVar = SimpleNamespace(set=lambda: None)
-    scope: ClassVar = {"http_version": "1.1"}
-
-    def __init__(
-        self,
-        connection: Direct,
-        target: tuple[str, str | None],
-        record: Record,
-        header_length: str | None,
-        client: tuple[str, int] | None,
-    ) -> None:
-        self.client = client
-        self.protocol = connection
-        self.url = connection.url
-        self.target = target
-        self.record = record
-        self.header_length = header_length
-        self.held = 0
-        self.engine: Engine | None = None
-        self.request: InferRequest | None = None
-        self.keep_alive = True
-        self.more_body = True
-        self.disconnected = False
-        self.response_complete = False
-
-    def run(self, engine: Engine, request: InferRequest, inputs: Mapping[str, Packed]) -> bool:
-        """Let the request wait for the engine; return False if it is not as simple as that."""
-        signature = engine.signature(request.method)
-        self.request = request
-        self.engine = engine.__enter__()
-        self.record.model = engine.manifest.name
-        self.record.version = engine.manifest.version
-        self.record.decoded = perf_counter()
-        entered = False
-        try:
-            entered = engine.enter(
-                request.method,
-                inputs,
-                self,
-                wanted=signature.wanted(request.asked),
-                priority=request.priority,
-                timeout=request.timeout,
-                gone=self.left,
-                alone=len(self.protocol.connections) == 1,
-            )
-        finally:
-            if not entered:
-                self._let_go()
-        return entered
-
-    def left(self) -> bool:
-        """Return whether the client has left."""
-        return self.disconnected
-
-    def done(self) -> bool:
-        """Return whether nothing is to be answered any more."""
-        return self.response_complete or self.disconnected
-
-    cancelled = done
-
-    def set_result(self, outputs: Mapping[str, Packed]) -> None:
-        """Answer with the outputs of the model."""
-        assert self.engine is not None and self.request is not None
-        record = self.record
-        record.answered = perf_counter()
-        try:
-            manifest, request = self.engine.manifest, self.request
-            content, length = encode_outputs(
-                request, manifest.name, manifest.version, outputs, request.id
-            )
-        except Exception as error:
-            self.set_exception(error)
-            return
-        record.encoded = perf_counter()
-        record.status = 200
-        head = ANSWER % (
-            self.protocol.default_head(),
-            JSON if length is None else BINARY % length,
-            len(content),
-            record.request_id,
-            b"" if self.keep_alive else CLOSE,
-        )
-        self._finish(head + content)
-
-    def set_exception(self, error: Exception) -> None:
-        """Answer with what went wrong."""
-        if isinstance(error, ClientGoneError):
-            self.lost()
-            return
-        response = answer(error, self.record)
-        self.record.status = response.status_code
-        headers = [*response.raw_headers, (REQUEST_ID, self.record.request_id)]
-        closes = any(name == b"connection" for name, _ in headers)
-        if not self.keep_alive and not closes:
-            headers.append((b"connection", b"close"))
-        self.keep_alive = self.keep_alive and not closes
-        lines = (b"%b: %b\r\n" % header for header in headers)
-        parts = (STATUS_LINE[response.status_code], self.protocol.default_head(), *lines, b"\r\n")
-        self._finish(b"".join((*parts, bytes(response.body))))
-
-    def _finish(self, data: bytes) -> None:
-        self.response_complete = True
-        self.protocol.send(data, self.keep_alive)
-        self._count()  # while the client reads
-        self.protocol.on_response_complete()
-
-    def lost(self) -> None:
-        """Take note that the client has left without an answer."""
-        self.disconnected = True
-        if not self.response_complete:
-            self.response_complete = True
-            self.record.status = self.protocol.refused or CLIENT_LEFT
-            if self.request is None:  # its body was not complete
-                self.protocol.inference.name(self.target, self.record)
-            self._count()
-
-    def release(self) -> None:
-        """Hold no part of its body any more."""
-        self.protocol.inflight.held -= self.held
-        self.held = 0
-
-    def _let_go(self) -> None:
-        if self.engine is not None:
-            self.engine.__exit__()
-            self.engine = self.request = None  # an idle connection keeps neither
-
-    def _count(self) -> None:
-        self._let_go()
-        self.release()
-        scope = {"method": "POST", "path": self.url.decode(), "raw_path": self.url}
-        self.protocol.front.ended({**scope, "client": self.client}, self.record)
 
 
 class Direct(Patient):
@@ -358,6 +195,22 @@ class Direct(Patient):
         self.headers += headers  # the list is in the scope
         super().on_headers_complete()
 
+    def finish_later(self, exchange: Exchange, draft: Draft) -> None:
+        """Answer when the JSON of a large answer is made, which is not done here."""
+        task = self.loop.create_task(self._finish(exchange, draft))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _finish(self, exchange: Exchange, draft: Draft) -> None:
+        try:
+            content, length = await self.inference.codec.finish(draft)
+        except Exception as error:
+            if not exchange.done():
+                exchange.set_exception(error)
+            return
+        if not exchange.done():
+            exchange.answer(content, length)
+
     def default_head(self) -> bytes:
         """Return the header lines that every answer has; uvicorn renews them each second."""
         headers = self.server_state.default_headers
@@ -388,23 +241,27 @@ class Direct(Patient):
 
     def refusal_headers(self, coming: RequestResponseCycle | None) -> Headers:
         """Return what a refusal says of the page that asks, if that is known."""
-        asked: Iterable[tuple[bytes, bytes]] = self.headers or []
         if isinstance(coming, RequestResponseCycle):
-            asked = coming.scope["headers"]
-        return self.front.origins.headers(asked)
+            return self.front.origins.headers(coming.scope["headers"])
+        return self.front.origins.headers(self._refused_head()[1])
 
     def count_refusal(self, status: int) -> None:
         """Count and log an answer to what never became a request, with the model if it is known."""
-        # Of the request before, if what came is not even the beginning of a head.
-        url = self.url if self.at == "head" and self.headers is not None else b""
-        method = self.parser.get_method().decode() if url else ""
-        scope = {"method": method, "path": url.decode("latin-1"), "raw_path": url}
+        url, headers = self._refused_head()
+        record = self.front.begin(headers)
         target = target_of(url, self.root)
-        record = self.front.begin(self.headers or [])
         if target is not None:
             self.inference.name(target, record)
         record.status = status
+        method = self.parser.get_method().decode() if url else ""
+        scope = {"method": method, "path": url.decode("latin-1"), "raw_path": url}
         self.front.ended({**scope, "client": self.client}, record)
+
+    def _refused_head(self) -> tuple[bytes, Headers]:
+        """Return the target and the headers of what comes, as far as it is a request."""
+        if self.headers is None or self.at in ("idle", None):  # they are of the request before
+            return b"", []
+        return self.url, self.headers
 
     def give_up(self) -> None:
         """Say that the server ends to whom the application would not: uvicorn cancels its tasks."""

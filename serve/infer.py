@@ -18,7 +18,9 @@ from starlette.types import Receive, Scope, Send
 from torchship.script.errors import TorchShipError
 from torchship.serve import protocol
 from torchship.serve.answers import encode_answer
+from torchship.serve.codec import Codec
 from torchship.serve.compression import LARGEST_RATIO, OFFERED, deflate, inflate
+from torchship.serve.drafts import LARGE_JSON
 from torchship.serve.engine import Engine
 from torchship.serve.errors import BodyTooLargeError, RequestError, TensorTooLargeError
 from torchship.serve.inflight import Hold, hold_of
@@ -30,12 +32,11 @@ from torchship.serve.settings import Settings
 from torchship.serve.tensors import Packed, Strings, Wire
 
 if TYPE_CHECKING:
-    from torchship.serve.direct import Exchange
+    from torchship.serve.exchange import Exchange
 
 HEADER_LENGTH = protocol.HEADER_LENGTH.lower().encode()
 JSON = (b"content-type", b"application/json")
 BINARY = (b"content-type", b"application/octet-stream")
-SMALL = 1 << 18  # bytes of JSON that may be read on the event loop: a few milliseconds
 DIGITS = 20  # of the largest number of 64 bits
 
 
@@ -52,7 +53,10 @@ def infer_target(path: str) -> tuple[str, str | None] | None:
 class Inference:
     """Answers `POST /v2/models/{model}[/versions/{version}]/infer`."""
 
-    def __init__(self, repository: Repository, sequences: Sequences, settings: Settings) -> None:
+    def __init__(
+        self, repository: Repository, sequences: Sequences, settings: Settings, codec: Codec
+    ) -> None:
+        self.codec = codec
         self._repository = repository
         self._sequences = sequences
         self._max_body_bytes = settings.max_body_bytes
@@ -130,8 +134,8 @@ class Inference:
         if header_length == b"0":
             request = decode_raw(engine.signature("forward").method, body)
         else:
-            request = protocol.decode_request(
-                body, None if header_length is None else header_length.decode("latin-1")
+            request = await self.codec.decode(
+                body, None if header_length is None else header_length.decode("latin-1"), hold
             )
         if self._max_tensor_bytes is not None:
             check_sizes(request.inputs, self._max_tensor_bytes)
@@ -140,7 +144,7 @@ class Inference:
             record.decoded = time.perf_counter()
             content, length = await self._sequences.answer(*target, request, gone, record)
         else:
-            content, length = await _run(engine, request, record, gone)
+            content, length = await _run(self.codec, engine, request, record, gone)
         answered: list[tuple[bytes, bytes]] = (
             [JSON] if length is None else [BINARY, (HEADER_LENGTH, b"%d" % length)]
         )
@@ -175,6 +179,7 @@ def _watch(receive: Receive) -> Callable[[], bool] | None:
 
 
 async def _run(
+    codec: Codec,
     engine: Engine,
     request: protocol.InferRequest,
     record: Record,
@@ -192,7 +197,7 @@ async def _run(
         gone=gone,
     )
     record.answered = time.perf_counter()
-    return encode_answer(engine.manifest, request, outputs)
+    return await encode_answer(codec, engine.manifest, request, outputs)
 
 
 async def read_body(
@@ -236,4 +241,4 @@ async def read_small_body(scope: Scope, receive: Receive, limit: int) -> bytes |
     Raises:
         BodyTooLargeError, OverloadError, ClientDisconnect: as `read_body`.
     """
-    return await read_body(dict(scope["headers"]), receive, min(limit, SMALL), hold_of(scope))
+    return await read_body(dict(scope["headers"]), receive, min(limit, LARGE_JSON), hold_of(scope))
