@@ -71,7 +71,11 @@ class Client:
         request = InferRequest(
             Signature(signature).to_wire(inputs),
             () if binary else _half_precision(signature),
-            parameters={"method": method, "binary_data_output": binary},
+            parameters={
+                "method": method,
+                "binary_data_output": binary,
+                "non_finite": "string",
+            },
         )
         body, header_length = encode_request(
             request, lambda name: binary or datatype_of(request.inputs[name]) in WITHOUT_JSON

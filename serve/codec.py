@@ -84,7 +84,7 @@ class Codec:
         self, control: Mapping[str, object], parts: Sequence[Bytes | memoryview]
     ) -> tuple[dict[str, Any], bytearray]:
         async with self._free:
-            helper = self._idle.pop() if self._idle else Helper()
+            helper = self._take()
             try:
                 said, data = await asyncio.wait_for(helper.ask(control, parts), SECONDS)
             except BaseException as error:  # what it has still to say belongs to nobody
@@ -99,6 +99,14 @@ class Codec:
         if "error" in said:
             raise RequestError(said["error"])
         return said, data
+
+    def _take(self) -> Helper:
+        while self._idle:
+            helper = self._idle.pop()
+            if helper.alive():
+                return helper
+            helper.end()
+        return Helper()
 
     def close(self) -> None:
         """End the helpers."""
@@ -118,6 +126,10 @@ class Helper:
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
             )
+
+    def alive(self) -> bool:
+        """Return whether the process runs."""
+        return self._process.poll() is None
 
     async def ask(
         self, control: Mapping[str, object], parts: Sequence[Bytes | memoryview]

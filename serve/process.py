@@ -102,6 +102,7 @@ class Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             if isinstance(connection, Direct):
                 connection.give_up()
+        self.config.app.infer.codec.close()  # type: ignore[union-attr]
         await self.sequences.close()
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)

@@ -182,7 +182,8 @@ def encode_request(
 ) -> tuple[bytes, int | None]:
     """Return a request's body and its header length; `binary` says how an input travels.
 
-    The header length is None when there is no binary data: the body is JSON alone.
+    The header length is None when there is no binary data: the body is JSON alone. Values that
+    are not finite are strings in it.
 
     Raises:
         RequestError: an input that JSON cannot carry.
@@ -196,7 +197,8 @@ def encode_request(
             | ({} if output.binary is None else {"parameters": {"binary_data": output.binary}})
             for output in request.outputs
         ]
-    return draft_of(head, "input", request.inputs.items(), binary).finish()
+    inputs = request.inputs.items()
+    return draft_of(head, "input", inputs, binary, lambda _: "string").finish()
 
 
 def encode_response(request: InferRequest, response: InferResponse) -> tuple[bytes, int | None]:

@@ -12,7 +12,8 @@ import os
 import signal
 import socket
 import struct
-from typing import Any
+from contextlib import suppress
+from typing import IO, Any
 
 import orjson
 
@@ -97,12 +98,16 @@ def write(control: dict[str, Any], data: memoryview) -> tuple[dict[str, object],
 
 
 def serve(connection: socket.socket) -> None:
-    """Answer messages until the other side closes."""
+    """Answer messages until the other side closes.
+
+    Raises:
+        EOFError, ConnectionError: it has.
+    """
     with connection.makefile("rb") as stream:
-        while len(frame := stream.read(FRAME.size)) == FRAME.size:
-            length, size = FRAME.unpack(frame)
-            control = orjson.loads(stream.read(length))
-            data = memoryview(stream.read(size))
+        while True:
+            length, size = FRAME.unpack(_exactly(stream, FRAME.size))
+            control = orjson.loads(_exactly(stream, length))
+            data = memoryview(_exactly(stream, size))
             if control["do"] == "read":
                 said, chunks = read(data)
             else:
@@ -114,12 +119,19 @@ def serve(connection: socket.socket) -> None:
             del data, said, chunks  # while it waits for the next
 
 
+def _exactly(stream: IO[bytes], size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data
+
+
 def main() -> None:
     """Serve the socket that is standard input; signals are for who started this."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.nice(NICE)
-    with socket.socket(fileno=0) as connection:
+    with socket.socket(fileno=0) as connection, suppress(EOFError, ConnectionError):
         serve(connection)
 
 

@@ -185,8 +185,8 @@ def write_values(what: str, datatype: str, data: Bytes, non_finite: NonFinite) -
     if non_finite == "error":
         raise ValuesError(
             f"{what}: {int((~finite).sum())} of {flat.size} values are not finite, which JSON "
-            "cannot carry: ask for them with the parameter non_finite, 'string' or 'null', or "
-            "for the output with binary_data"
+            "cannot carry: ask for it with binary_data, or for such values as the parameter "
+            "non_finite says, 'string' or 'null'"
         )
     values: list[object] = wide.tolist()
     for place in np.flatnonzero(~finite).tolist():
