@@ -61,7 +61,7 @@ class Client:
         """Run a method of a model on the server; inputs and outputs are flat, as `Program.call`'s.
 
         `binary` chooses the binary tensor extension or JSON. FP16 and BF16, which have no JSON
-        form, are binary either way.
+        form, are binary either way; values that are not finite are strings in JSON.
 
         Raises:
             ServerError: the server cannot be reached, or answers with an error: its message.
@@ -78,7 +78,9 @@ class Client:
             },
         )
         body, header_length = encode_request(
-            request, lambda name: binary or datatype_of(request.inputs[name]) in WITHOUT_JSON
+            request,
+            lambda name: binary or datatype_of(request.inputs[name]) in WITHOUT_JSON,
+            "string",
         )
         headers = {"Content-Type": "application/json"}
         if header_length is not None:

@@ -19,7 +19,7 @@ from torchship.script.errors import TorchShipError
 from torchship.serve import protocol
 from torchship.serve.answers import encode_answer
 from torchship.serve.codec import Codec
-from torchship.serve.compression import LARGEST_RATIO, OFFERED, deflate, inflate
+from torchship.serve.compression import OFFERED, deflate, encoding_of, inflate, largest_inflated
 from torchship.serve.drafts import LARGE_JSON
 from torchship.serve.engine import Engine
 from torchship.serve.errors import BodyTooLargeError, RequestError, TensorTooLargeError
@@ -125,11 +125,12 @@ class Inference:
         record.wanted = time.perf_counter()
         encoding = headers.get(b"content-encoding")
         if encoding is not None:  # in another thread: a large body must not hold up the others
-            name = encoding.decode("latin-1")
-            worst = min(len(body) * LARGEST_RATIO, self._max_body_bytes)
-            hold.grow(worst)
-            body = await asyncio.to_thread(inflate, name, body, self._max_body_bytes)
-            hold.add(len(body) - worst)
+            name = encoding_of(encoding.decode("latin-1"))
+            size = largest_inflated(name, len(body), self._max_body_bytes)
+            hold.grow(size)
+            content = await asyncio.to_thread(inflate, name, body, self._max_body_bytes)
+            hold.add(len(content) - len(body) - size)
+            body = content
         header_length = headers.get(HEADER_LENGTH)
         if header_length == b"0":
             request = decode_raw(engine.signature("forward").method, body)

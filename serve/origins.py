@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from torchship.serve.errors import OriginError
+from torchship.serve.errors import OriginError, RequestError
 from torchship.serve.proxies import FORWARDED_HOST
 from torchship.serve.tensors import short
 
@@ -72,12 +72,19 @@ class Origins:
                 )
 
     def preflight(self, scope: Scope) -> Response | None:
-        """Return the answer to a browser that asks what a page may ask; None if it does not."""
+        """Return the answer to a browser that asks what a page may ask; None if it does not.
+
+        Raises:
+            RequestError: the page may not ask anything.
+        """
         asked = scope["headers"]
         wanted = _value(asked, b"access-control-request-method")
         if not self._allowed or wanted is None or _value(asked, b"origin") is None:
             return None
-        self.check(scope)
+        try:
+            self.check(scope)
+        except OriginError as error:  # nothing was asked yet that could be forbidden
+            raise RequestError(str(error)) from None
         headers = {
             "Access-Control-Allow-Methods": METHODS,
             "Access-Control-Max-Age": PREFLIGHT_SECONDS,
@@ -107,7 +114,7 @@ class OriginGuard:
                 self._origins.check(scope)
             elif scope["method"] == "OPTIONS":
                 app = self._origins.preflight(scope) or app
-        except OriginError as error:
+        except (OriginError, RequestError) as error:
             app = self._answer(error)
         await app(scope, receive, send)
 

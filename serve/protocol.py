@@ -178,12 +178,12 @@ def _has_bools(body: bytes | bytearray) -> bool:
 
 
 def encode_request(
-    request: InferRequest, binary: Callable[[str], bool]
-) -> tuple[bytes, int | None]:
+    request: InferRequest, binary: Callable[[str], bool], non_finite: NonFinite = "error"
+) -> Body:
     """Return a request's body and its header length; `binary` says how an input travels.
 
-    The header length is None when there is no binary data: the body is JSON alone. Values that
-    are not finite are strings in it.
+    The header length is None when there is no binary data: the body is JSON alone.
+    `non_finite` says what values become in it that are not finite.
 
     Raises:
         RequestError: an input that JSON cannot carry.
@@ -198,7 +198,7 @@ def encode_request(
             for output in request.outputs
         ]
     inputs = request.inputs.items()
-    return draft_of(head, "input", inputs, binary, lambda _: "string").finish()
+    return draft_of(head, "input", inputs, binary, lambda _: non_finite).finish()
 
 
 def encode_response(request: InferRequest, response: InferResponse) -> tuple[bytes, int | None]:

@@ -12,15 +12,17 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 
 from wire import Answer, ask, connected, peak, post, read, row
+
+psutil: Any = import_module("psutil")  # it has no types
 
 Launch = Callable[..., Any]
 
@@ -44,7 +46,7 @@ def roomy(launch: Launch, archives: dict[str, Path]) -> Iterator[Any]:
         yield process
 
 
-def helpers(server: Any) -> list[psutil.Process]:
+def helpers(server: Any) -> list[Any]:
     """Return the processes that read and write large JSON."""
     found = {child for worker in server.workers() for child in worker.children()}
     return [child for child in found if "torchship.serve.transcoder" in child.cmdline()]
@@ -198,14 +200,6 @@ def assert_room(server: Any) -> None:
     body = b" " * (29 * MIB)
     for _ in range(3):
         assert ask(server, post("logarithm", body)).status == 400  # it is no JSON
-
-
-def held(server: Any, size: int, stack: ExitStack) -> socket.socket:
-    """Return a connection with an upload that has stalled after `size` bytes, which are taken."""
-    connection = stack.enter_context(server.connect())
-    connection.sendall(post("logarithm", b" " * size, length=size + 1))
-    # The server reads them in turn; it has them when a request behind them would be too much.
-    return connection
 
 
 def refused(server: Any, body: bytes) -> Answer:
