@@ -193,6 +193,13 @@ class Wide(nn.Module):
         return x.repeat(1, 2) * self.weights.sum()
 
 
+class Spread(nn.Module):
+    """x: float32[n] -> log(x), 64 times over."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.log().repeat(64)
+
+
 @dataclass(frozen=True)
 class Model:
     """What an archive is made of."""
@@ -347,6 +354,11 @@ def _column(module: nn.Module) -> Model:
     return Model(module, {"forward": signature}, [once({"x": torch.ones(2, 1)})])
 
 
+def _spread() -> Model:
+    signature = method([needs(tensor("x", "float32", "n"))], tensor("output", "float32", "m"))
+    return Model(Spread(), {"forward": signature}, [once({"x": noise(5).abs() + 0.1})])
+
+
 def _held() -> Model:
     return _column(Held())
 
@@ -375,6 +387,7 @@ MORE = {  # for tests of their own
     "held": _held,
     "positive": _positive,
     "loud": _loud,
+    "spread": _spread,
 }
 
 Edit = Callable[[Flat], Flat]

@@ -169,6 +169,26 @@ def test_helpers_end_with_the_server(launch: Launch, archives: dict[str, Path]) 
         helper.wait(60)
 
 
+@pytest.mark.parametrize("more", [(), ("Origin: http://x",)])  # directly, by the application
+def test_a_large_answer_to_a_small_request_is_written_elsewhere(
+    launch: Launch, make_archive: Any, more: tuple[str, ...]
+) -> None:
+    with launch(make_archive("spread")) as process:
+        assert process.line() == "ready: spread/1"
+        x = {"name": "x", "datatype": "FP32", "shape": [5000], "data": [0, *[1] * 4999]}
+        for said, least in (("string", "-Infinity"), ("null", None)):
+            body = json.dumps({"inputs": [x], "parameters": {"non_finite": said}}).encode()
+            answer = ask(process, post("spread", body, *more))
+            assert answer.status == 200
+            data = json.loads(answer.body)["outputs"][0]["data"]
+            assert data == [least, *[0.0] * 4999] * 64
+        assert helpers(process)
+        body = json.dumps({"inputs": [x]}).encode()
+        answer = ask(process, post("spread", body, *more))
+        assert (answer.status, "64 of 320000 values are not finite" in answer.error) == (400, True)
+        assert ask(process, post("spread", row(1), *more)).status == 200
+
+
 def test_a_large_message_of_a_stream_is_read_elsewhere(roomy: Any) -> None:
     x = {"name": "x", "datatype": "FP32", "shape": [20_000, 2], "data": LARGE + LARGE[:10_000]}
     text = json.dumps({"inputs": [x]})
