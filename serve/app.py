@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Match
@@ -24,13 +22,17 @@ from torchship.script.errors import UsageError
 from torchship.serve import protocol, schemas
 from torchship.serve.auth import ApiKey, Guard, read_api_keys
 from torchship.serve.catalogue import IndexEntry
+from torchship.serve.codec import Codec
 from torchship.serve.engine import Engine
 from torchship.serve.figures import expose, figures_of
 from torchship.serve.front import ErrorBoundary, Front, answer, error_response
-from torchship.serve.infer import Inference, infer_target, read_body
+from torchship.serve.infer import Inference, infer_target, read_small_body
+from torchship.serve.inflight import Inflight
 from torchship.serve.logs import AccessLine, access_line
 from torchship.serve.metrics import Metrics
 from torchship.serve.openapi import INFER_PATHS, OpenApi, answers, takes
+from torchship.serve.origins import OriginGuard, Origins
+from torchship.serve.proxies import ForwardedHeaders, Proxies, read_networks
 from torchship.serve.rates import RateTable
 from torchship.serve.repository import Repository
 from torchship.serve.repository_routes import add_repository_routes
@@ -82,12 +84,15 @@ def create_app(
     settings = settings or Settings()
     metrics = metrics or Metrics()
     max_body_bytes = settings.max_body_bytes
-    sequences = Sequences(repository, open_store(settings))
+    codec = Codec()
+    sequences = Sequences(repository, open_store(settings), codec)
     metrics.live_sequences = sequences.live
-    infer = Inference(repository, sequences, settings)
-    app = Application(infer, metrics, access_line(settings.access_log), open_tracer(settings))
+    infer = Inference(repository, sequences, settings, codec)
+    app = Application(
+        infer, metrics, settings, access_line(settings.access_log), open_tracer(settings)
+    )
     app.state.sequences = sequences
-    add_sequence_routes(app, sequences, settings, answer)
+    add_sequence_routes(app, sequences, settings, answer, codec)
     app.add_middleware(ErrorBoundary)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -163,15 +168,14 @@ def create_app(
         openapi_extra=takes(schemas.IndexRequest),
     )
     async def index(request: Request) -> Response:
-        headers = dict(request.scope["headers"])
-        body = await read_body(headers, request.receive, max_body_bytes)
+        body = await read_small_body(request.scope, request.receive, max_body_bytes)
         only_ready = protocol.decode_index_request(body)
         entries = [e for e in repository.index() if e.state == "READY" or not only_ready]
         return _json([_index_entry(entry) for entry in entries])
 
     add_repository_routes(app, repository, max_body_bytes)
 
-    openapi = OpenApi(app, repository)
+    openapi = OpenApi(app, repository, settings.root_path)
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi_document() -> Response:
@@ -185,16 +189,9 @@ def create_app(
         known = read_api_keys(settings.api_keys) if keys is None else keys
         app.guard = Guard(app.front.app, known, answer, table=rates)
         app.front.app = app.guard
-    if settings.cors_origin:
-        app.put_in_front(
-            partial(
-                CORSMiddleware,
-                allow_origins=settings.cors_origin,
-                allow_methods=["GET", "POST"],
-                allow_headers=["*"],
-                expose_headers=[protocol.HEADER_LENGTH, "Retry-After", "X-Request-Id"],
-            )
-        )
+    app.put_in_front(lambda inner: OriginGuard(inner, app.front.origins, answer))
+    if app.proxies:
+        app.put_in_front(lambda inner: ForwardedHeaders(inner, app.proxies))
     return app
 
 
@@ -224,7 +221,12 @@ class Application(FastAPI):
     """FastAPI, with inference in front of its router."""
 
     def __init__(
-        self, infer: Inference, metrics: Metrics, line: AccessLine | None, tracer: Tracer | None
+        self,
+        infer: Inference,
+        metrics: Metrics,
+        settings: Settings,
+        line: AccessLine | None,
+        tracer: Tracer | None,
     ) -> None:
         super().__init__(
             title="TorchShip",
@@ -237,7 +239,10 @@ class Application(FastAPI):
         self.tracer = tracer
         self.guard: Guard | None = None
         """What lets requests through that bring an API key, if they must."""
-        self.front = Front(self._route, metrics, line, tracer)
+        self.inflight = Inflight(settings.max_inflight_bytes)
+        self.proxies = Proxies(read_networks(settings.forwarded_allow_ips))
+        origins = Origins(settings.cors_origin)
+        self.front = Front(self._route, metrics, line, tracer, origins, settings.root_path)
 
     def put_in_front(self, wrap: Callable[[ASGIApp], ASGIApp]) -> None:
         """Wrap everything, inference too, but for the ids and the counting of requests."""

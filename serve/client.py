@@ -61,7 +61,7 @@ class Client:
         """Run a method of a model on the server; inputs and outputs are flat, as `Program.call`'s.
 
         `binary` chooses the binary tensor extension or JSON. FP16 and BF16, which have no JSON
-        form, are binary either way.
+        form, are binary either way; values that are not finite are strings in JSON.
 
         Raises:
             ServerError: the server cannot be reached, or answers with an error: its message.
@@ -71,10 +71,16 @@ class Client:
         request = InferRequest(
             Signature(signature).to_wire(inputs),
             () if binary else _half_precision(signature),
-            parameters={"method": method, "binary_data_output": binary},
+            parameters={
+                "method": method,
+                "binary_data_output": binary,
+                "non_finite": "string",
+            },
         )
         body, header_length = encode_request(
-            request, lambda name: binary or datatype_of(request.inputs[name]) in WITHOUT_JSON
+            request,
+            lambda name: binary or datatype_of(request.inputs[name]) in WITHOUT_JSON,
+            "string",
         )
         headers = {"Content-Type": "application/json"}
         if header_length is not None:

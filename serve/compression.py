@@ -16,11 +16,30 @@ ACCEPTED = ("gzip", "deflate", "identity")
 # themselves are answered uncompressed, which is always allowed: most models are faster than zlib.
 OFFERED = frozenset({b"gzip", b"deflate"})
 
+LARGEST_RATIO = 1032  # to which zlib can inflate at most, as its documentation says
+
 # The window sizes by which zlib tells the formats apart.
 _GZIP, _ZLIB, _RAW = 31, 15, -15
 
 
-def inflate(encoding: str, body: bytes, limit: int) -> bytes:
+def encoding_of(value: str) -> str:
+    """Return the encoding that a `Content-Encoding` names.
+
+    Raises:
+        EncodingError: it is not accepted.
+    """
+    name = value.strip().lower()
+    if name not in ACCEPTED:
+        raise EncodingError(f"Content-Encoding: expected {', '.join(ACCEPTED)}, got {short(value)}")
+    return name
+
+
+def largest_inflated(encoding: str, size: int, limit: int) -> int:
+    """Return how many bytes `inflate` may give besides the `size` bytes that it is given."""
+    return 0 if encoding == "identity" else min(size * LARGEST_RATIO, limit)
+
+
+def inflate(encoding: str, body: bytes | bytearray, limit: int) -> bytes | bytearray:
     """Return the content of a body; no more than `limit` bytes and one are ever inflated.
 
     Deflate is zlib's format, as HTTP says, or raw deflate, as some send it.
@@ -30,13 +49,9 @@ def inflate(encoding: str, body: bytes, limit: int) -> bytes:
         BodyTooLargeError: there is more than `limit`.
         RequestError: the body is cut short, is damaged, or goes on after its end.
     """
-    name = encoding.strip().lower()
+    name = encoding_of(encoding)
     if name == "identity":
         return body
-    if name not in ("gzip", "deflate"):
-        raise EncodingError(
-            f"Content-Encoding: expected {', '.join(ACCEPTED)}, got {short(encoding)}"
-        )
     window = _GZIP if name == "gzip" else _ZLIB if _has_zlib_header(body) else _RAW
     stream = zlib.decompressobj(window)
     try:
@@ -60,6 +75,6 @@ def deflate(encoding: bytes, content: bytes) -> bytes:
     return stream.compress(content) + stream.flush()
 
 
-def _has_zlib_header(body: bytes) -> bool:
+def _has_zlib_header(body: bytes | bytearray) -> bool:
     """Whether the first two bytes are zlib's; no compressor begins raw deflate with them."""
     return len(body) >= 2 and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0

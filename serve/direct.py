@@ -8,27 +8,24 @@ other request, so that all of its behaviour is said once, there.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from functools import lru_cache
-from time import perf_counter
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from torchship.serve.compression import OFFERED
 from torchship.serve.connection import OneWrite
-from torchship.serve.engine import Engine
-from torchship.serve.errors import ClientGoneError, NotReadyError
-from torchship.serve.front import ENDING, Front, answer
-from torchship.serve.handshake import CLIENT_LEFT, REQUEST_ID
+from torchship.serve.drafts import Draft
+from torchship.serve.errors import NotReadyError
+from torchship.serve.exchange import Exchange
+from torchship.serve.framing import VALID_HOST
+from torchship.serve.front import ENDING, Front
+from torchship.serve.handshake import REQUEST_ID
 from torchship.serve.infer import DIGITS, HEADER_LENGTH, Inference, infer_target
 from torchship.serve.patience import Patient
-from torchship.serve.protocol import InferRequest, encode_outputs
-from torchship.serve.reports import Record
+from torchship.serve.proxies import Proxies
 from torchship.serve.settings import Settings
-from torchship.serve.tensors import Packed
 
 if TYPE_CHECKING:
     from torchship.serve.app import Application
@@ -48,17 +45,17 @@ UNUSUAL = frozenset(
     }
 )
 
-NOTED = UNUSUAL | {b"content-length", HEADER_LENGTH, REQUEST_ID, b"accept-encoding"}
-
-JSON = b"content-type: application/json\r\n"
-BINARY = b"content-type: application/octet-stream\r\n" + HEADER_LENGTH + b": %d\r\n"
-ANSWER = b"HTTP/1.1 200 OK\r\n%b%bcontent-length: %d\r\nx-request-id: %b\r\n%b\r\n"
-CLOSE = b"connection: close\r\n"
+NOTED = UNUSUAL | {b"host", b"content-length", HEADER_LENGTH, REQUEST_ID, b"accept-encoding"}
 
 
 @lru_cache(maxsize=256)
-def target_of(url: bytes) -> tuple[str, str | None] | None:
-    """Return the model and version that a request's target names, if it is an ordinary one."""
+def target_of(url: bytes, root_path: bytes = b"") -> tuple[str, str | None] | None:
+    """Return the model and version that a request's target names, if it is an ordinary one.
+
+    It may begin with `root_path`.
+    """
+    if root_path and url.startswith(root_path + b"/"):
+        url = url.removeprefix(root_path)
     if not url.isascii() or not url.startswith(b"/") or b"%" in url or b"?" in url or b"#" in url:
         return None
     return infer_target(url.decode())
@@ -67,15 +64,18 @@ def target_of(url: bytes) -> tuple[str, str | None] | None:
 def note(headers: Headers, largest: int) -> tuple[str | None, Headers] | None:
     """Return the header length and the headers that give an id; None if any header is unusual.
 
-    So is a body of no length, or of more than `largest` bytes.
+    So is a body of no length, or of more than `largest` bytes, and a head without one `Host`.
     """
     announced = b""
+    hosts = 0
     header_length = None
     identified = []
     for name, value in headers:
         if name not in NOTED:
             continue
-        if name == b"content-length":
+        if name == b"host":
+            hosts += 1 if VALID_HOST(value) else 2
+        elif name == b"content-length":
             announced = value
         elif name == HEADER_LENGTH:
             header_length = value.decode("latin-1")
@@ -88,153 +88,9 @@ def note(headers: Headers, largest: int) -> tuple[str | None, Headers] | None:
             return None
     if not announced.isdigit() or len(announced) > DIGITS or int(announced) > largest:
         return None
-    if header_length == "0":
+    if header_length == "0" or hosts != 1:
         return None
     return header_length, identified
-
-
-class Exchange:
-    """One request and its answer: to uvicorn a cycle, to the engine the future of its outputs."""
-
-    __slots__ = (
-        "disconnected",
-        "engine",
-        "header_length",
-        "keep_alive",
-        "more_body",
-        "protocol",
-        "record",
-        "request",
-        "response_complete",
-        "target",
-        "url",
-    )
-
-    response_started = False  # it begins and ends in one write
-    message_event: ClassVar = SimpleNamespace(set=lambda: None)
-    scope: ClassVar = {"http_version": "1.1"}
-
-    def __init__(
-        self,
-        connection: Direct,
-        target: tuple[str, str | None],
-        record: Record,
-        header_length: str | None,
-    ) -> None:
-        self.protocol = connection
-        self.url = connection.url
-        self.target = target
-        self.record = record
-        self.header_length = header_length
-        self.engine: Engine | None = None
-        self.request: InferRequest | None = None
-        self.keep_alive = True
-        self.more_body = True
-        self.disconnected = False
-        self.response_complete = False
-
-    def run(self, engine: Engine, request: InferRequest, inputs: Mapping[str, Packed]) -> bool:
-        """Let the request wait for the engine; return False if it is not as simple as that."""
-        signature = engine.signature(request.method)
-        self.request = request
-        self.engine = engine.__enter__()
-        self.record.model = engine.manifest.name
-        self.record.version = engine.manifest.version
-        self.record.decoded = perf_counter()
-        entered = False
-        try:
-            entered = engine.enter(
-                request.method,
-                inputs,
-                self,
-                wanted=signature.wanted(request.asked),
-                priority=request.priority,
-                timeout=request.timeout,
-                gone=self.left,
-                alone=len(self.protocol.connections) == 1,
-                source=self.protocol.client,
-            )
-        finally:
-            if not entered:
-                self._let_go()
-        return entered
-
-    def left(self) -> bool:
-        """Return whether the client has left."""
-        return self.disconnected
-
-    def done(self) -> bool:
-        """Return whether nothing is to be answered any more."""
-        return self.response_complete or self.disconnected
-
-    cancelled = done
-
-    def set_result(self, outputs: Mapping[str, Packed]) -> None:
-        """Answer with the outputs of the model."""
-        assert self.engine is not None and self.request is not None
-        record = self.record
-        record.answered = perf_counter()
-        try:
-            manifest, request = self.engine.manifest, self.request
-            content, length = encode_outputs(
-                request, manifest.name, manifest.version, outputs, request.id
-            )
-        except Exception as error:
-            self.set_exception(error)
-            return
-        record.encoded = perf_counter()
-        record.status = 200
-        head = ANSWER % (
-            self.protocol.default_head(),
-            JSON if length is None else BINARY % length,
-            len(content),
-            record.request_id,
-            b"" if self.keep_alive else CLOSE,
-        )
-        self._finish(head + content)
-
-    def set_exception(self, error: Exception) -> None:
-        """Answer with what went wrong."""
-        if isinstance(error, ClientGoneError):
-            self.lost()
-            return
-        response = answer(error, self.record)
-        self.record.status = response.status_code
-        headers = [*response.raw_headers, (REQUEST_ID, self.record.request_id)]
-        closes = any(name == b"connection" for name, _ in headers)
-        if not self.keep_alive and not closes:
-            headers.append((b"connection", b"close"))
-        self.keep_alive = self.keep_alive and not closes
-        lines = (b"%b: %b\r\n" % header for header in headers)
-        parts = (STATUS_LINE[response.status_code], self.protocol.default_head(), *lines, b"\r\n")
-        self._finish(b"".join((*parts, bytes(response.body))))
-
-    def _finish(self, data: bytes) -> None:
-        self.response_complete = True
-        self.protocol.send(data, self.keep_alive)
-        self._count()  # while the client reads
-        self.protocol.on_response_complete()
-
-    def lost(self) -> None:
-        """Take note that the client has left without an answer."""
-        self.disconnected = True
-        if not self.response_complete:
-            self.response_complete = True
-            self.record.status = CLIENT_LEFT
-            if self.request is None:  # its body was not complete
-                self.protocol.inference.name(self.target, self.record)
-            self._count()
-
-    def _let_go(self) -> None:
-        if self.engine is not None:
-            self.engine.__exit__()
-            self.engine = self.request = None  # an idle connection keeps neither
-
-    def _count(self) -> None:
-        self._let_go()
-        client = self.protocol.client
-        scope = {"method": "POST", "path": self.url.decode(), "raw_path": self.url}
-        self.protocol.front.ended({**scope, "client": client}, self.record)
 
 
 class Direct(Patient):
@@ -244,18 +100,20 @@ class Direct(Patient):
     front: ClassVar[Front]
     guarded = False
     largest = LARGEST
+    proxies = Proxies()
+    root = b""  # path below which a proxy serves this server
 
     _exchange: Exchange | None = None  # of the request that is coming in
     _body: bytes = b""
     _headers: Headers = []  # noqa: RUF012  of the request before; never changed
     _noted: tuple[str | None, Headers] | None = None  # what they say
+    _asking: tuple[str, int] | None = None  # who they say that the request is from
     _default: ClassVar[tuple[object, bytes]] = (None, b"")
 
     def on_message_begin(self) -> None:
         """Take the beginning of a request; its scope is made when it turns out to need one."""
         self.began()
         self.url = b""
-        self.expect_100_continue = False
         self.headers = []
 
     def on_headers_complete(self) -> None:
@@ -270,7 +128,7 @@ class Direct(Patient):
 
     def _ordinary(self) -> Exchange | None:
         """Return the exchange of a request of which nothing is unusual as yet."""
-        target = target_of(self.url) if len(self.url) < LONGEST_TARGET else None
+        target = target_of(self.url, self.root) if len(self.url) < LONGEST_TARGET else None
         parser: httptools.HttpRequestParser = self.parser
         if (
             target is None
@@ -280,22 +138,29 @@ class Direct(Patient):
             or (self.cycle is not None and not self.cycle.response_complete)
             or self.pipeline
             or self.flow.write_paused  # who does not take answers is not given more
+            or self.inflight.held + self.largest > self.inflight.most
         ):
             return None
         if self.headers != self._headers:  # most clients send the same again and again
             self._headers = self.headers
             self._noted = note(self.headers, self.largest)
+            if self.proxies:
+                self._asking = self.proxies.client(self.client, self.headers)
         if self._noted is None or not self.inference.has(target):
             return None
         header_length, identified = self._noted
-        return Exchange(self, target, self.front.begin(identified), header_length)
+        asking = self._asking or self.client
+        return Exchange(self, target, self.front.begin(identified), header_length, asking)
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a request's body."""
-        if self._exchange is None:
+        exchange = self._exchange
+        if exchange is None:
             super().on_body(body)
         else:
             self._body = self._body + body if self._body else body
+            exchange.held += len(body)
+            self.inflight.held += len(body)
 
     def on_message_complete(self) -> None:
         """Take the end of a request: let it run, or have the application answer it."""
@@ -314,6 +179,7 @@ class Direct(Patient):
             entered = False
         if entered or exchange.response_complete:
             return
+        exchange.release()  # what follows holds it again
         self.cycle = cast("object", None)  # type: ignore[assignment]
         self._replay_head()
         if not exchange.keep_alive:  # the server began to shut down meanwhile
@@ -323,12 +189,27 @@ class Direct(Patient):
 
     def _replay_head(self) -> None:
         """Have the application answer: give uvicorn again what has come."""
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        url, headers = self.url, self.headers
         super().on_message_begin()
         self.url = url
         self.headers += headers  # the list is in the scope
-        self.expect_100_continue = expects
         super().on_headers_complete()
+
+    def finish_later(self, exchange: Exchange, draft: Draft) -> None:
+        """Answer when the JSON of a large answer is made, which is not done here."""
+        task = self.loop.create_task(self._finish(exchange, draft))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _finish(self, exchange: Exchange, draft: Draft) -> None:
+        try:
+            content, length = await self.inference.codec.finish(draft)
+        except Exception as error:
+            if not exchange.done():
+                exchange.set_exception(error)
+            return
+        if not exchange.done():
+            exchange.answer(content, length)
 
     def default_head(self) -> bytes:
         """Return the header lines that every answer has; uvicorn renews them each second."""
@@ -351,6 +232,37 @@ class Direct(Patient):
         if isinstance(self.cycle, Exchange):
             self.cycle.lost()
 
+    def abandon(self, coming: RequestResponseCycle, status: int) -> None:
+        """Count a request whose body will not be read to its end."""
+        if isinstance(coming, Exchange):
+            coming.lost()
+        else:
+            super().abandon(coming, status)
+
+    def refusal_headers(self, coming: RequestResponseCycle | None) -> Headers:
+        """Return what a refusal says of the page that asks, if that is known."""
+        if isinstance(coming, RequestResponseCycle):
+            return self.front.origins.headers(coming.scope["headers"])
+        return self.front.origins.headers(self._refused_head()[1])
+
+    def count_refusal(self, status: int) -> None:
+        """Count and log an answer to what never became a request, with the model if it is known."""
+        url, headers = self._refused_head()
+        record = self.front.begin(headers)
+        target = target_of(url, self.root)
+        if target is not None:
+            self.inference.name(target, record)
+        record.status = status
+        method = self.parser.get_method().decode() if url else ""
+        scope = {"method": method, "path": url.decode("latin-1"), "raw_path": url}
+        self.front.ended({**scope, "client": self.client}, record)
+
+    def _refused_head(self) -> tuple[bytes, Headers]:
+        """Return the target and the headers of what comes, as far as it is a request."""
+        if self.headers is None or self.at in ("idle", None):  # they are of the request before
+            return b"", []
+        return self.url, self.headers
+
     def give_up(self) -> None:
         """Say that the server ends to whom the application would not: uvicorn cancels its tasks."""
         if isinstance(self.cycle, Exchange) and not self.cycle.done():
@@ -363,6 +275,9 @@ def direct(settings: Settings, app: Application) -> type[Direct]:
     class Timed(Direct):
         inference = app.infer
         front = app.front
+        inflight = app.inflight
+        proxies = app.proxies
+        root = settings.root_path.encode()
         # Keys and traces are the application's.
         guarded = settings.api_keys is not None or app.tracer is not None
         largest = min(LARGEST, settings.max_body_bytes)

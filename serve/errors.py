@@ -129,6 +129,18 @@ class RateError(TorchShipError):
         self.retry_after = retry_after
 
 
+class OverloadError(TorchShipError):
+    """A request for which the server has no room now; it may come again a little later."""
+
+    code = "overload"
+
+
+class OriginError(TorchShipError):
+    """A request of a web page that may not ask this server."""
+
+    code = "origin"
+
+
 class DisagreementError(ArchiveError):
     """An archive that did not reproduce its own golden cases, or has none to reproduce."""
 
@@ -156,6 +168,7 @@ STATUS: dict[type[Exception], int] = {
     LoadError: 400,
     ModeError: 400,
     UnauthorizedError: 401,
+    OriginError: 403,
     UnknownModelError: 404,
     UnknownSequenceError: 404,
     DeadlineError: 408,
@@ -170,6 +183,7 @@ STATUS: dict[type[Exception], int] = {
     ClientGoneError: 499,
     NotReadyError: 503,
     OutOfServiceError: 503,
+    OverloadError: 503,
     StateStoreError: 503,
 }
 

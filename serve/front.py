@@ -24,10 +24,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from torchship.serve.compression import ACCEPTED
-from torchship.serve.errors import NotReadyError, RateError, status_of
+from torchship.serve.connection import end_early
+from torchship.serve.errors import NotReadyError, OverloadError, RateError, status_of
 from torchship.serve.handshake import CLIENT_LEFT, REQUEST_ID, UPGRADED, Account, shake_hands
+from torchship.serve.inflight import hold_of
 from torchship.serve.logs import AccessLine
 from torchship.serve.metrics import Metrics
+from torchship.serve.origins import Origins
 from torchship.serve.reports import SCOPE_KEY, SOURCE, TIMING, Record, Timing
 
 if TYPE_CHECKING:  # an extra, loaded by who asks for it
@@ -58,9 +61,16 @@ class Front:
         metrics: Metrics,
         line: AccessLine | None = None,
         tracer: Tracer | None = None,
+        origins: Origins | None = None,
+        root_path: str = "",
     ) -> None:
-        """Put this in front of `app`; `line` logs what has ended, `tracer` sends its trace."""
+        """Put this in front of `app`; `line` logs what has ended, `tracer` sends its trace.
+
+        A path that begins with `root_path` is passed on without it.
+        """
         self._tracer = tracer
+        self.origins = origins or Origins()
+        self._root_path = root_path
         self.app = app
         self._metrics = metrics
         self._line = line
@@ -70,6 +80,8 @@ class Front:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application."""
         SOURCE.set(scope.get("client"))
+        if self._root_path and scope["path"].startswith(self._root_path + "/"):
+            scope["path"] = scope["path"].removeprefix(self._root_path)
         if scope["type"] != "http":
             await self._socket(scope, receive, send)
             return
@@ -81,14 +93,19 @@ class Front:
 
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start":
-                record.status = CLIENT_LEFT if has_left(receive) else message["status"]
-                message["headers"] = [*message["headers"], (REQUEST_ID, record.request_id)]
+                record.status = left_with(receive) or message["status"]
+                message["headers"] = [
+                    *message["headers"],
+                    *self.origins.headers(scope["headers"]),
+                    (REQUEST_ID, record.request_id),
+                ]
+                end_early(getattr(receive, "__self__", None))
             await send(message)
 
         try:
             await self.app(scope, receive, watched)
         except ClientDisconnect:
-            record.status = CLIENT_LEFT
+            record.status = left_with(receive) or CLIENT_LEFT
         except CancelledError:  # the time that requests have when the server ends is over
             if record.status:
                 raise
@@ -98,6 +115,7 @@ class Front:
                 raise
             await answer(error, record)(scope, receive, watched)
         finally:
+            hold_of(scope).release()
             self.ended(scope, record)
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -153,7 +171,7 @@ class ErrorBoundary:
             await self.app(scope, receive, send)
         except ClientDisconnect:
             if record is not None:
-                record.status = CLIENT_LEFT
+                record.status = left_with(receive) or CLIENT_LEFT
         except Exception as error:
             if record is None or record.status:
                 raise
@@ -165,6 +183,16 @@ def has_left(receive: Receive) -> bool:
     return getattr(getattr(receive, "__self__", None), "disconnected", False)
 
 
+def left_with(receive: Receive) -> int:
+    """Return how a request ended before its answer; 0 if it has not.
+
+    499 if the client left, and the status with which the connection was refused otherwise.
+    """
+    if not has_left(receive):
+        return 0
+    return getattr(getattr(receive, "__self__", None), "refused", CLIENT_LEFT)
+
+
 def answer(error: Exception, record: Record | None = None) -> Response:
     """Return the response to an error; one that was not foreseen is logged under the request's id.
 
@@ -173,7 +201,9 @@ def answer(error: Exception, record: Record | None = None) -> Response:
     status = status_of(error)
     if status != 500:
         headers = HEADERS.get(status)
-        if isinstance(error, RateError):
+        if isinstance(error, OverloadError):
+            headers = {"Retry-After": "1"}
+        elif isinstance(error, RateError):
             headers = {"Retry-After": str(math.ceil(error.retry_after))}
         return error_response(status, str(error), headers)
     number = record.request_id.decode("ascii") if record else uuid.uuid4().hex

@@ -10,14 +10,15 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import orjson
 import torch
 
 from torchship.script.dtypes import BY_WIRE
 from torchship.serve.errors import RequestError
-from torchship.serve.tensors import check_datatype, check_shape, short
+from torchship.serve.tensors import BYTES, MAX_STRINGS, check_datatype, check_shape, short
+from torchship.serve.values import NonFinite
 
 # Parameters that change what an answer means: passing over them would answer another question.
 REFUSED = ("shared_memory_region",)
@@ -39,6 +40,10 @@ KNOWN: dict[str, tuple[type, int, str]] = {
 }
 
 
+NON_FINITE = ("error", "string", "null")
+"""What values that are not finite become in JSON: the parameter `non_finite`."""
+
+
 class WantedOutput(NamedTuple):
     """An output that the client asks for; `binary` is None where it leaves the form open."""
 
@@ -46,6 +51,8 @@ class WantedOutput(NamedTuple):
     binary: bool | None = None
     classes: int = 0
     """How many of the largest classes to give instead of the values; 0 for the values."""
+    non_finite: NonFinite | None = None
+    """What values become that are not finite, in JSON; None as the request says."""
 
 
 @dataclass(slots=True)  # frozen ones take several times as long to make
@@ -70,13 +77,21 @@ class Head:
     parameters: dict[str, object]
 
 
-def decode_head(text: bytes | memoryview) -> Head:
+def decode_head(text: bytes | bytearray | memoryview) -> Head:
     """Read the JSON of a request.
 
     Raises:
         RequestError: it is not what the protocol says.
     """
-    head = json_object(text)
+    return read_head(json_object(text))
+
+
+def read_head(head: Mapping[str, object]) -> Head:
+    """Check the JSON object of a request.
+
+    Raises:
+        RequestError: it is not what the protocol says.
+    """
     parameters = _parameters("the request", head)
     if parameters:
         _check_parameters(parameters)
@@ -94,7 +109,10 @@ def decode_head(text: bytes | memoryview) -> Head:
             )
         if any(name == other.name for other in wanted):
             raise RequestError(f"output '{name}' is asked for twice")
-        wanted.append(WantedOutput(name, binary, classes))
+        non_finite = said.get("non_finite")
+        if non_finite is not None:
+            _check_non_finite(f"output '{name}'", non_finite)
+        wanted.append(WantedOutput(name, binary, classes, cast("NonFinite | None", non_finite)))
     inputs = announced("input", entries_of("inputs", head))
     return Head(inputs, tuple(wanted), id_of(head), parameters)
 
@@ -143,6 +161,8 @@ def announced(kind: str, entries: Iterable[dict[str, object]]) -> tuple[Announce
             raise RequestError(f"{what} is given twice")
         datatype = check_datatype(what, entry.get("datatype"))
         shape = check_shape(what, entry.get("shape"))
+        if kind == "input" and datatype == BYTES and math.prod(shape) > MAX_STRINGS:
+            raise RequestError(f"{what}: expected at most {MAX_STRINGS} elements of BYTES")
         size = _parameters(what, entry).get("binary_data_size")
         if size is None and "data" not in entry:
             raise RequestError(f"{what}: expected data or a binary_data_size")
@@ -154,7 +174,7 @@ def announced(kind: str, entries: Iterable[dict[str, object]]) -> tuple[Announce
     return tuple(tensors.values())
 
 
-def json_object(text: bytes | memoryview) -> dict[str, object]:
+def json_object(text: bytes | bytearray | memoryview) -> dict[str, object]:
     """Read the JSON object that a text is.
 
     Raises:
@@ -222,8 +242,17 @@ def _check_parameters(parameters: Mapping[str, object]) -> None:
         too_long = type(value) is str and 0 < largest < len(value)
         if type(value) is not kind or too_large or too_long:
             raise RequestError(f"parameter '{name}': expected {expected}, got {short(value)}")
+    if "non_finite" in parameters:
+        _check_non_finite("parameter 'non_finite'", parameters["non_finite"])
     if "sequence_id" in parameters:
         _check_sequence_id(parameters["sequence_id"])
+
+
+def _check_non_finite(what: str, value: object) -> None:
+    if value not in NON_FINITE:
+        raise RequestError(
+            f"{what}: expected non_finite to be one of {', '.join(NON_FINITE)}, got {short(value)}"
+        )
 
 
 def _check_sequence_id(value: object) -> None:

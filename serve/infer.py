@@ -18,9 +18,12 @@ from starlette.types import Receive, Scope, Send
 from torchship.script.errors import TorchShipError
 from torchship.serve import protocol
 from torchship.serve.answers import encode_answer
-from torchship.serve.compression import OFFERED, deflate, inflate
+from torchship.serve.codec import Codec
+from torchship.serve.compression import OFFERED, deflate, encoding_of, inflate, largest_inflated
+from torchship.serve.drafts import LARGE_JSON
 from torchship.serve.engine import Engine
 from torchship.serve.errors import BodyTooLargeError, RequestError, TensorTooLargeError
+from torchship.serve.inflight import Hold, hold_of
 from torchship.serve.raw import decode_raw
 from torchship.serve.reports import SCOPE_KEY, Record
 from torchship.serve.repository import Repository
@@ -29,7 +32,7 @@ from torchship.serve.settings import Settings
 from torchship.serve.tensors import Packed, Strings, Wire
 
 if TYPE_CHECKING:
-    from torchship.serve.direct import Exchange
+    from torchship.serve.exchange import Exchange
 
 HEADER_LENGTH = protocol.HEADER_LENGTH.lower().encode()
 JSON = (b"content-type", b"application/json")
@@ -50,7 +53,10 @@ def infer_target(path: str) -> tuple[str, str | None] | None:
 class Inference:
     """Answers `POST /v2/models/{model}[/versions/{version}]/infer`."""
 
-    def __init__(self, repository: Repository, sequences: Sequences, settings: Settings) -> None:
+    def __init__(
+        self, repository: Repository, sequences: Sequences, settings: Settings, codec: Codec
+    ) -> None:
+        self.codec = codec
         self._repository = repository
         self._sequences = sequences
         self._max_body_bytes = settings.max_body_bytes
@@ -102,29 +108,35 @@ class Inference:
         with self._repository.find(*target) as engine:
             record: Record = scope.get(SCOPE_KEY) or Record()
             record.model, record.version = engine.manifest.name, engine.manifest.version
-            await self._answer(engine, target, dict(scope["headers"]), record, receive, send)
+            await self._answer(engine, target, record, scope, receive, send)
 
     async def _answer(
         self,
         engine: Engine,
         target: tuple[str, str | None],
-        headers: dict[bytes, bytes],
         record: Record,
+        scope: Scope,
         receive: Receive,
         send: Send,
     ) -> None:
-        body = await read_body(headers, receive, self._max_body_bytes)
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        hold = hold_of(scope)
+        body = await read_body(headers, receive, self._max_body_bytes, hold)
         record.wanted = time.perf_counter()
         encoding = headers.get(b"content-encoding")
         if encoding is not None:  # in another thread: a large body must not hold up the others
-            name = encoding.decode("latin-1")
-            body = await asyncio.to_thread(inflate, name, body, self._max_body_bytes)
+            name = encoding_of(encoding.decode("latin-1"))
+            size = largest_inflated(name, len(body), self._max_body_bytes)
+            hold.grow(size)
+            content = await asyncio.to_thread(inflate, name, body, self._max_body_bytes)
+            hold.add(len(content) - len(body) - size)
+            body = content
         header_length = headers.get(HEADER_LENGTH)
         if header_length == b"0":
             request = decode_raw(engine.signature("forward").method, body)
         else:
-            request = protocol.decode_request(
-                body, None if header_length is None else header_length.decode("latin-1")
+            request = await self.codec.decode(
+                body, None if header_length is None else header_length.decode("latin-1"), hold
             )
         if self._max_tensor_bytes is not None:
             check_sizes(request.inputs, self._max_tensor_bytes)
@@ -133,7 +145,7 @@ class Inference:
             record.decoded = time.perf_counter()
             content, length = await self._sequences.answer(*target, request, gone, record)
         else:
-            content, length = await _run(engine, request, record, gone)
+            content, length = await _run(self.codec, engine, request, record, gone)
         answered: list[tuple[bytes, bytes]] = (
             [JSON] if length is None else [BINARY, (HEADER_LENGTH, b"%d" % length)]
         )
@@ -168,6 +180,7 @@ def _watch(receive: Receive) -> Callable[[], bool] | None:
 
 
 async def _run(
+    codec: Codec,
     engine: Engine,
     request: protocol.InferRequest,
     record: Record,
@@ -185,33 +198,48 @@ async def _run(
         gone=gone,
     )
     record.answered = time.perf_counter()
-    return encode_answer(engine.manifest, request, outputs)
+    return await encode_answer(codec, engine.manifest, request, outputs)
 
 
-async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
-    """Return the request's body, of at most `limit` bytes.
+async def read_body(
+    headers: Mapping[bytes, bytes], receive: Receive, limit: int, hold: Hold | None = None
+) -> bytes | bytearray:
+    """Return the request's body, of at most `limit` bytes; `hold` is told what else there is.
 
     Raises:
         BodyTooLargeError: as soon as more was announced or has come.
+        OverloadError: as soon as more was announced or has come than there is room for.
         ClientDisconnect: the client left before the end.
     """
+    hold = hold or hold_of({})
     announced = headers.get(b"content-length", b"")
     # The parser has seen to it that it is below 2^64: what stands before the last digits is zeros.
-    too_large = announced.isdigit() and int(announced[-DIGITS:]) > limit
-    chunks: list[bytes] = []
-    size = 0
-    more = not too_large
+    length = int(announced[-DIGITS:]) if announced.isdigit() else 0
+    limit = min(limit, hold.inflight.most)  # what does not fit in alone never will
+    if length > limit:
+        raise BodyTooLargeError(f"the body is too large: expected at most {limit} bytes")
+    hold.inflight.check(length - hold.size)
+    body = b""
+    whole = bytearray()
+    more = True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > limit:
-            too_large = True
-            break
-        chunks.append(chunk)
+        body = message.get("body", b"")
         more = message.get("more_body", False)
-    if too_large:
-        raise BodyTooLargeError(f"the body is too large: expected at most {limit} bytes")
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if more or whole:
+            whole += body
+        if max(len(whole), len(body)) > limit:
+            raise BodyTooLargeError(f"the body is too large: expected at most {limit} bytes")
+        hold.inflight.check()
+    return whole or body
+
+
+async def read_small_body(scope: Scope, receive: Receive, limit: int) -> bytes | bytearray:
+    """Return the body of a request that has a few parameters only: its JSON is read at once.
+
+    Raises:
+        BodyTooLargeError, OverloadError, ClientDisconnect: as `read_body`.
+    """
+    return await read_body(dict(scope["headers"]), receive, min(limit, LARGE_JSON), hold_of(scope))

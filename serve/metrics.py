@@ -82,11 +82,11 @@ class Metrics:
         )
         self._failures = Gauge(
             "torchship_model_failure",
-            "1 while an archive is refused, and why.",
-            [*MODEL, "reason"],
+            "1 while an archive is refused; the index and the log say why.",
+            MODEL,
             registry=own,
         )
-        self._known_failures: set[tuple[str, str, str]] = set()
+        self._known_failures: set[tuple[str, str]] = set()
         self._memory = Gauge(
             "torchship_resident_memory_bytes",
             "Memory of the process.",
@@ -117,7 +117,7 @@ class Metrics:
         self._states.labels("verified").set(repository.verified)
         self._states.labels("failed").set(repository.failed)
         refused = {
-            (entry.name, entry.version, entry.reason)
+            (entry.name, entry.version)
             for entry in (known.public() for known in repository.entries if known.reason)
         }
         for failure in self._known_failures | refused:

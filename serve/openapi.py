@@ -66,8 +66,10 @@ def _meaning(status: int) -> str:
 class OpenApi:
     """The document of an application; it changes with what is live, and is kept until then."""
 
-    def __init__(self, app: FastAPI, repository: Repository) -> None:
+    def __init__(self, app: FastAPI, repository: Repository, root_path: str = "") -> None:
+        """Describe an application that a proxy serves below `root_path`."""
         self._app = app
+        self._root_path = root_path
         self._repository = repository
         self._live: list[weakref.ref[Engine]] = []
         self._content = b""
@@ -85,7 +87,8 @@ class OpenApi:
 
         Swagger UI comes from where FastAPI takes it; without a network the plain page stays.
         """
-        swagger = get_swagger_ui_html(openapi_url="/openapi.json", title=self._app.title)
+        url = f"{self._root_path}/openapi.json"
+        swagger = get_swagger_ui_html(openapi_url=url, title=self._app.title)
         place = '<div id="swagger-ui">'
         page = bytes(swagger.body).decode()
         return page.replace(place, place + _plain(orjson.loads(self.document())), 1)
@@ -105,6 +108,8 @@ class OpenApi:
             title=app.title, version=app.version, description=app.description, routes=app.routes
         )
         document = copy.deepcopy(document)
+        if self._root_path:
+            document["servers"] = [{"url": self._root_path}]
         components = document.setdefault("components", {}).setdefault("schemas", {})
         for name in _FASTAPIS_OWN:
             components.pop(name, None)

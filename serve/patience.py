@@ -31,7 +31,8 @@ class Patient(Sending, Connection):
     _stage: Stage | None = None  # what the clock is for
     _until: float | None = None  # when it has run out, on the event loop's clock
     _timer: asyncio.TimerHandle | None = None  # looks at the clock, no later than it runs out
-    _head_bytes = 0  # of a head, but for those that came with its beginning
+    _head_bytes = 0  # of a head or of trailers, but for those that came with their beginning
+    _got_body = False  # since data came last: it was not trailers alone
     _one_way = False  # the client has closed its sending side
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -44,11 +45,12 @@ class Patient(Sending, Connection):
         super().data_received(data)
         if self.at is not self._stage:
             self._follow()
-        elif self.at == "head":  # which goes on
-            self._head_bytes += len(data)
+        elif self.at == "head" or self.at == "body":  # which goes on
+            self._head_bytes = 0 if self._got_body else self._head_bytes + len(data)
+            self._got_body = False
             if self._head_bytes > LONGEST_HEAD and not self.transport.is_closing():
-                what = f"expected at most {LONGEST_HEAD} bytes"
-                self.refuse(b"431 Request Header Fields Too Large", f"the head is too long: {what}")
+                what = "head is" if self.at == "head" else "trailers are"
+                self.refuse(431, f"the {what} too long: expected at most {LONGEST_HEAD} bytes")
 
     def began(self) -> None:
         """Take note that a request begins."""
@@ -64,6 +66,11 @@ class Patient(Sending, Connection):
         """Take the end of a request's head."""
         self.at = "body"
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a request's body: what came was no trailer."""
+        self._got_body = True
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Take the end of a request."""
@@ -124,16 +131,13 @@ class Patient(Sending, Connection):
             self._timer = self.loop.call_later(left, self._look_at_clock)
         elif self.flow.read_paused or self.last_whole() is not None:  # it is we who are slow
             self._follow()
-        elif not self.transport.is_closing():
-            if self.at == "body" and not self.cycle.response_started:
-                self._say_late()
+        elif self.transport.is_closing():
+            return
+        elif self.at == "body":
+            what = f"expected the whole body within {self.body_seconds:g} s"
+            self.refuse(408, f"the body is late: {what}")
+        else:
             self.transport.close()
-
-    def _say_late(self) -> None:
-        what = f"expected the whole body within {self.body_seconds:g} s"
-        self.refuse(b"408 Request Timeout", f"the body is late: {what}")
-        self.cycle.disconnected = True  # for the application the client has left
-        self.cycle.message_event.set()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Take the end of what the client sends; True keeps the connection for the answer.

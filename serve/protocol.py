@@ -11,11 +11,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import cast
 
 import orjson
 import torch
 
 from torchship.script.dtypes import BY_TORCH
+from torchship.serve.drafts import LARGE_JSON, Body, Draft, draft_of
 from torchship.serve.errors import RequestError
 from torchship.serve.heads import (
     CACHED_HEAD,
@@ -27,21 +29,19 @@ from torchship.serve.heads import (
     id_of,
     json_object,
     known_head,
+    read_head,
 )
 from torchship.serve.tensors import (
-    Bytes,
     Packed,
     Strings,
     Value,
     Wire,
-    datatype_of,
     from_binary,
     from_json,
     short,
-    to_binary,
-    to_json,
     unpacked,
 )
+from torchship.serve.values import NonFinite
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
@@ -67,6 +67,11 @@ class InferRequest:
     def binary_output(self) -> bool:
         """Whether outputs travel as binary data where nothing else was said."""
         return self.parameters.get("binary_data_output") is True
+
+    @property
+    def non_finite(self) -> NonFinite:
+        """What values that are not finite become in JSON, where nothing else was said."""
+        return cast("NonFinite", self.parameters.get("non_finite", "error"))
 
     @property
     def priority(self) -> int:
@@ -126,7 +131,7 @@ class InferResponse:
     id: str | None = None
 
 
-def decode_request(body: bytes, header_length: str | None = None) -> InferRequest:
+def decode_request(body: bytes | bytearray, header_length: str | None = None) -> InferRequest:
     """Read a request; `header_length` is the HTTP header `Inference-Header-Content-Length`.
 
     Its tensors are copies: the request's bytes are not written to.
@@ -134,20 +139,36 @@ def decode_request(body: bytes, header_length: str | None = None) -> InferReques
     Raises:
         RequestError: the body is not what the protocol says, or not what it says of itself.
     """
-    request, inputs = decode_packed(body, header_length)
+    return _unpacked(*decode_packed(body, header_length))
+
+
+def read_request(head: Mapping[str, object], rest: memoryview | None) -> InferRequest:
+    """Read a request of which the JSON was parsed; `data` may be a tensor's raw bytes.
+
+    `rest` is what follows the JSON, None where no header length announces it.
+
+    Raises:
+        RequestError: as `decode_request`.
+    """
+    read = read_head(head)
+    inputs = _read_tensors(read.inputs, rest)
+    return _unpacked(InferRequest({}, read.outputs, read.id, read.parameters), inputs)
+
+
+def _unpacked(request: InferRequest, inputs: Mapping[str, Packed | Strings]) -> InferRequest:
     request.inputs.update((name, unpacked(value)) for name, value in inputs.items())
     return request
 
 
 def decode_packed(
-    body: bytes, header_length: str | None = None
+    body: bytes | bytearray, header_length: str | None = None
 ) -> tuple[InferRequest, dict[str, Packed | Strings]]:
     """Read a request without its inputs, and those as they came.
 
     Raises:
         RequestError: as `decode_request`.
     """
-    text, rest = _split(body, header_length)
+    text, rest = split_body(body, header_length)
     layout = None
     if rest is not None and len(text) <= CACHED_HEAD:
         head, layout = known_head(bytes(text))
@@ -161,16 +182,17 @@ def decode_packed(
     return InferRequest({}, head.outputs, head.id, head.parameters), inputs
 
 
-def _has_bools(body: bytes) -> bool:
+def _has_bools(body: bytes | bytearray) -> bool:
     return b"true" in body or b"false" in body
 
 
 def encode_request(
-    request: InferRequest, binary: Callable[[str], bool]
-) -> tuple[bytes, int | None]:
+    request: InferRequest, binary: Callable[[str], bool], non_finite: NonFinite = "error"
+) -> Body:
     """Return a request's body and its header length; `binary` says how an input travels.
 
     The header length is None when there is no binary data: the body is JSON alone.
+    `non_finite` says what values become in it that are not finite.
 
     Raises:
         RequestError: an input that JSON cannot carry.
@@ -184,7 +206,8 @@ def encode_request(
             | ({} if output.binary is None else {"parameters": {"binary_data": output.binary}})
             for output in request.outputs
         ]
-    return _encode(head, "input", request.inputs.items(), binary)
+    inputs = request.inputs.items()
+    return draft_of(head, "input", inputs, binary, lambda _: non_finite).finish()
 
 
 def encode_response(request: InferRequest, response: InferResponse) -> tuple[bytes, int | None]:
@@ -195,7 +218,8 @@ def encode_response(request: InferRequest, response: InferResponse) -> tuple[byt
     Raises:
         RequestError: an output that was asked for is not there, or JSON cannot carry it.
     """
-    return encode_outputs(request, response.model, response.version, response.outputs, response.id)
+    made = encode_outputs(request, response.model, response.version, response.outputs, response.id)
+    return made.finish() if isinstance(made, Draft) else made
 
 
 def encode_outputs(
@@ -204,10 +228,11 @@ def encode_outputs(
     version: str,
     found: Mapping[str, Wire],
     number: str | None,
-) -> tuple[bytes, int | None]:
+) -> Body | Draft:
     """Return the body that answers `request` with the outputs it asks for, and its header length.
 
-    `number` is the answer's id.
+    `number` is the answer's id. An answer with so much JSON that it would hold up the event loop
+    is returned as it is before that is made.
 
     Raises:
         RequestError: as `encode_response`.
@@ -228,7 +253,15 @@ def encode_outputs(
     head: dict[str, object] = {"model_name": model, "model_version": version}
     if number is not None:
         head["id"] = number
-    return _encode(head, "output", [(name, found[name]) for name in form], form.__getitem__)
+    chosen = [(name, found[name]) for name in form]
+    draft = draft_of(head, "output", chosen, form.__getitem__, _non_finite(request))
+    return draft if draft.json_bytes > LARGE_JSON else draft.finish()
+
+
+def _non_finite(request: InferRequest) -> Callable[[str], NonFinite]:
+    general = request.non_finite
+    each = {o.name: o.non_finite for o in request.outputs if o.non_finite is not None}
+    return lambda name: each.get(name, general)
 
 
 @lru_cache(maxsize=256)
@@ -262,13 +295,13 @@ def _binary_head(
     return orjson.dumps({"model_name": model, "model_version": version, "outputs": outputs})
 
 
-def decode_response(body: bytes, header_length: str | None = None) -> InferResponse:
+def decode_response(body: bytes | bytearray, header_length: str | None = None) -> InferResponse:
     """Read a response.
 
     Raises:
         RequestError: the body is not what the protocol says.
     """
-    text, rest = _split(body, header_length)
+    text, rest = split_body(body, header_length)
     head = json_object(text)
     found = _read_tensors(announced("output", entries_of("outputs", head)), rest)
     outputs = {name: unpacked(value) for name, value in found.items()}
@@ -276,7 +309,7 @@ def decode_response(body: bytes, header_length: str | None = None) -> InferRespo
     return InferResponse(model, version, outputs, id_of(head))
 
 
-def decode_index_request(body: bytes) -> bool:
+def decode_index_request(body: bytes | bytearray) -> bool:
     """Read the body of a repository index request, which may be empty: are ready ones wanted only?
 
     Raises:
@@ -290,8 +323,14 @@ def decode_index_request(body: bytes) -> bool:
     return ready
 
 
-def _split(body: bytes, header_length: str | None) -> tuple[bytes | memoryview, memoryview | None]:
-    """Return the JSON text, and what follows it (None when no header length announces it)."""
+def split_body(
+    body: bytes | bytearray, header_length: str | None
+) -> tuple[bytes | bytearray | memoryview, memoryview | None]:
+    """Return the JSON text, and what follows it (None when no header length announces it).
+
+    Raises:
+        RequestError: the header length is none, or longer than the body.
+    """
     if header_length is None:
         return body, None
     digits = header_length.isascii() and header_length.isdigit() and len(header_length) < 20
@@ -325,25 +364,3 @@ def _read_tensors(
     if rest is not None and place != len(rest):
         raise RequestError(f"expected {place} bytes of binary data after the JSON, got {len(rest)}")
     return tensors
-
-
-def _encode(
-    head: dict[str, object],
-    kind: str,
-    tensors: Iterable[tuple[str, Wire]],
-    binary: Callable[[str], bool],
-) -> tuple[bytes, int | None]:
-    entries = []
-    chunks: list[Bytes] = []
-    for name, value in tensors:
-        shape = list(value.shape) if isinstance(value, torch.Tensor) else value.shape
-        entry: dict[str, object] = {"name": name, "datatype": datatype_of(value), "shape": shape}
-        if binary(name):
-            chunks.append(to_binary(value))
-            entry["parameters"] = {"binary_data_size": len(chunks[-1])}
-        else:
-            entry["data"] = to_json(f"{kind} '{name}'", value)
-        entries.append(entry)
-    head[f"{kind}s"] = entries
-    text = orjson.dumps(head, option=orjson.OPT_SERIALIZE_NUMPY)
-    return (b"".join((text, *chunks)), len(text)) if chunks else (text, None)

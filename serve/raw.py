@@ -17,7 +17,7 @@ from torchship.serve.signature import optional_inputs, wire_inputs
 from torchship.serve.tensors import from_binary, unpacked
 
 
-def decode_raw(method: Method, body: bytes) -> InferRequest:
+def decode_raw(method: Method, body: bytes | bytearray) -> InferRequest:
     """Read a raw request; its outputs are to travel as binary data.
 
     The body's size says how large the dimension is that the signature leaves open.

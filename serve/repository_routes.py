@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from torchship.serve import schemas
 from torchship.serve.errors import RequestError
-from torchship.serve.infer import read_body
+from torchship.serve.infer import read_small_body
 from torchship.serve.openapi import answers, takes
 from torchship.serve.repository import Repository
 from torchship.serve.tensors import short
@@ -27,8 +27,7 @@ def add_repository_routes(app: FastAPI, repository: Repository, max_body_bytes: 
     """Add the routes to an application that turns errors into responses."""
 
     async def parameters(request: Request) -> dict[str, object]:
-        headers = dict(request.scope["headers"])
-        return parameters_of(await read_body(headers, request.receive, max_body_bytes))
+        return parameters_of(await read_small_body(request.scope, request.receive, max_body_bytes))
 
     def route(what: str, *statuses: int) -> Callable[[Handler], Handler]:
         return app.post(
@@ -50,7 +49,7 @@ def add_repository_routes(app: FastAPI, repository: Repository, max_body_bytes: 
         return _done()
 
 
-def parameters_of(body: bytes) -> dict[str, object]:
+def parameters_of(body: bytes | bytearray) -> dict[str, object]:
     """Return the parameters of a request to load or unload, whose body may be empty.
 
     Raises:

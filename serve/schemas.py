@@ -146,7 +146,10 @@ class Statistics(BaseModel):
 
 
 class RequestInput(BaseModel):
-    """An input: `data` in row-major order, flat or nested, or `parameters.binary_data_size`."""
+    """An input: `data` in row-major order, flat or nested, or `parameters.binary_data_size`.
+
+    Of FP32 and FP64 the strings "NaN", "Infinity" and "-Infinity" are values too.
+    """
 
     name: str
     datatype: Datatype
@@ -156,14 +159,21 @@ class RequestInput(BaseModel):
 
 
 class RequestOutput(BaseModel):
-    """An output that is asked for; `parameters.binary_data` says how it travels."""
+    """An output that is asked for; `parameters.binary_data` says how it travels.
+
+    `parameters.non_finite` says what values become that JSON has no numbers for: `string` for
+    "NaN", "Infinity" and "-Infinity", `null`, or `error`, the default, which refuses the request.
+    """
 
     name: str
     parameters: Parameters | None = None
 
 
 class InferenceRequest(BaseModel):
-    """A request: its inputs, and which outputs are wanted (all when none is named)."""
+    """A request: its inputs, and which outputs are wanted (all when none is named).
+
+    `parameters.non_finite` is for all outputs that do not say it themselves.
+    """
 
     id: str | None = None
     parameters: Parameters | None = None

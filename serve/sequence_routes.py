@@ -20,16 +20,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
 
-from torchship.serve import protocol
 from torchship.serve.auth import ADMIT_KEY
+from torchship.serve.codec import Codec
+from torchship.serve.drafts import Body
 from torchship.serve.errors import RequestError
 from torchship.serve.front import error_response
 from torchship.serve.handshake import account_of
 from torchship.serve.infer import check_sizes, read_body
+from torchship.serve.inflight import hold_of
 from torchship.serve.openapi import OCTETS, answers
 from torchship.serve.reports import SCOPE_KEY, Record
 from torchship.serve.schemas import Error, SequenceCount
-from torchship.serve.sequences import Body, Sequences, Stream
+from torchship.serve.sequences import Sequences, Stream
 from torchship.serve.settings import Settings
 from torchship.serve.tensors import short
 
@@ -56,7 +58,7 @@ class SequenceRoute(APIRoute):
 
 
 def add_sequence_routes(
-    app: FastAPI, sequences: Sequences, settings: Settings, answer: Answer
+    app: FastAPI, sequences: Sequences, settings: Settings, answer: Answer, codec: Codec
 ) -> None:
     """Add the routes; `answer` says what a client is told of an error."""
     max_body_bytes = settings.max_body_bytes
@@ -85,7 +87,9 @@ def add_sequence_routes(
     )
     async def import_state(model: str, id: str, request: Request) -> Response:
         headers = dict(request.scope["headers"])
-        await sequences.put(model, id, await read_body(headers, request.receive, max_body_bytes))
+        hold = hold_of(request.scope)
+        body = await read_body(headers, request.receive, max_body_bytes, hold)
+        await sequences.put(model, id, bytes(body))
         return Response(status_code=204)
 
     @_route(app, "POST", sequence + "/reset", status_code=204, responses=_errors(404, 410, 503))
@@ -109,7 +113,7 @@ def add_sequence_routes(
                 return
             await socket.accept()
             with suppress(WebSocketDisconnect):
-                await _Stream(socket, steps, settings.max_tensor_bytes, answer).serve()
+                await _Stream(socket, steps, settings.max_tensor_bytes, answer, codec).serve()
 
     @app.websocket("/{path:path}")
     async def no_stream(socket: WebSocket, path: str) -> None:
@@ -138,8 +142,14 @@ class _Stream:
     """One WebSocket: a message in, a message out."""
 
     def __init__(
-        self, socket: WebSocket, steps: Stream, max_tensor_bytes: int | None, answer: Answer
+        self,
+        socket: WebSocket,
+        steps: Stream,
+        max_tensor_bytes: int | None,
+        answer: Answer,
+        codec: Codec,
     ) -> None:
+        self._codec = codec
         self._socket = socket
         self._steps = steps
         self._max_tensor_bytes = max_tensor_bytes
@@ -166,9 +176,9 @@ class _Stream:
         self._admit()
         binary = message.get("bytes")
         if binary is None:
-            request = protocol.decode_request(message["text"].encode())
+            request = await self._codec.decode(message["text"].encode())
         else:
-            request = _read_binary(binary)
+            request = await self._codec.decode(*_split(binary))
         if self._max_tensor_bytes is not None:
             check_sizes(request.inputs, self._max_tensor_bytes)
         record.decoded = time.perf_counter()
@@ -179,14 +189,13 @@ class _Stream:
         return {"text" if as_text else "bytes": reply}
 
 
-def _read_binary(message: bytes) -> protocol.InferRequest:
+def _split(message: bytes) -> tuple[bytes, str]:
     if len(message) < LENGTH.size:
         raise RequestError(
             f"a binary message: expected {LENGTH.size} bytes with the length of the JSON first, "
             f"got {len(message)}"
         )
-    length = LENGTH.unpack_from(message)[0]
-    return protocol.decode_request(message[LENGTH.size :], str(length))
+    return message[LENGTH.size :], str(LENGTH.unpack_from(message)[0])
 
 
 def _binary(body: Body) -> bytes:

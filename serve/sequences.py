@@ -19,6 +19,8 @@ from torchship.script.errors import UsageError
 from torchship.script.manifest import Manifest
 from torchship.script.program import check_inputs, with_state
 from torchship.serve.answers import encode_answer
+from torchship.serve.codec import Codec
+from torchship.serve.drafts import Body
 from torchship.serve.engine import Engine
 from torchship.serve.errors import (
     DeadlineError,
@@ -65,10 +67,6 @@ def open_store(settings: Settings) -> Store:
     return RedisStore(settings.state, settings.sequence_idle_seconds, settings.max_sequences)
 
 
-Body = tuple[bytes, int | None]
-"""An answer's bytes, and the length of the JSON at their beginning (None: JSON alone)."""
-
-
 @dataclass(frozen=True)
 class Stream:
     """A sequence that one connection has to itself."""
@@ -113,8 +111,9 @@ class Sequences:
     may be of different methods if these have the same state.
     """
 
-    def __init__(self, repository: Repository, store: Store) -> None:
+    def __init__(self, repository: Repository, store: Store, codec: Codec | None = None) -> None:
         self._repository = repository
+        self._codec = codec or Codec()
         self._store = store
         # A stream's sequence is of use to its own connection only: it need not leave the process.
         self._streams = store if isinstance(store, MemoryStore) else MemoryStore(inf, store.most)
@@ -228,7 +227,7 @@ class Sequences:
                 gone=gone,
             )
         record.answered = time.perf_counter()
-        content = encode_answer(engine.manifest, request, outputs)
+        content = await encode_answer(self._codec, engine.manifest, request, outputs)
         if request.sequence_end:
             turn.end()
         else:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -20,9 +20,12 @@ from pydantic_settings import (
 )
 
 from torchship.script.errors import UsageError
+from torchship.serve.proxies import read_networks
 
 PREFIX = "TORCHSHIP_SERVE_"
 PASSWORD = re.compile(r"(?<=://)[^/@\s]*@")  # the user and password of a URL
+
+ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -153,6 +156,22 @@ class Settings(BaseSettings):
     access_log: AccessLog = Field(
         default="errors", description="requests that get a line: those that failed, or all"
     )
+
+    @field_validator("root_path")
+    @classmethod
+    def _check_root_path(cls, value: str) -> str:
+        if value and not ROOT_PATH.fullmatch(value):
+            raise ValueError("expected /NAME or /NAME/NAME, without a / at its end")
+        return value
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _check_networks(cls, value: str) -> str:
+        try:
+            read_networks(value)
+        except ValueError as error:
+            raise ValueError(f"expected addresses, networks, or *: {error}") from None
+        return value
 
     @classmethod
     def settings_customise_sources(

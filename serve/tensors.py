@@ -8,40 +8,29 @@ host, as LibTorch's own builds do.
 from __future__ import annotations
 
 import math
-import reprlib
 import struct
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from torchship.script.dtypes import BY_TORCH, BY_WIRE, Dtype
+from torchship.script.dtypes import BY_TORCH, BY_WIRE
 from torchship.serve.errors import RequestError
+from torchship.serve.values import BYTES as BYTES
+from torchship.serve.values import WITHOUT_JSON as WITHOUT_JSON
+from torchship.serve.values import Bytes as Bytes
+from torchship.serve.values import NonFinite, ValuesError, kind, read_values, write_values
+from torchship.serve.values import short as short
 
-BYTES = "BYTES"
 DATATYPES = (*BY_WIRE, BYTES)
-WITHOUT_JSON = ("FP16", "BF16")
-
-# The type codes of `array` have these sizes wherever LibTorch runs.
-_CODES = {
-    torch.int8: "b", torch.uint8: "B", torch.int16: "h", torch.uint16: "H",
-    torch.int32: "i", torch.uint32: "I", torch.int64: "q", torch.uint64: "Q",
-}  # fmt: skip
-
-_NUMPY = {d.torch: np.dtype(d.name) for d in BY_WIRE.values() if d.wire not in WITHOUT_JSON}
-
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 40
 
 MAX_RANK = 32  # of numpy 1
 # A tensor with elements is bounded by the body that brings them; an empty one could announce
 # any size in its other dimensions, and the model might allocate it.
 MAX_EMPTY = 1 << 20
+# Strings are read one by one; a model takes one for each argument that is text.
+MAX_STRINGS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -50,9 +39,6 @@ class Strings:
 
     shape: tuple[int, ...]
     items: list[bytes]
-
-
-Bytes = bytes | bytearray | memoryview
 
 
 @dataclass(slots=True)  # not frozen, which would take longer to make than all the rest
@@ -174,7 +160,7 @@ def from_binary(
     expected = math.prod(shape) * dtype.size
     if len(data) != expected:
         raise RequestError(
-            f"{what}: expected {expected} bytes for {_kind(datatype, shape)}, got {len(data)}"
+            f"{what}: expected {expected} bytes for {kind(datatype, shape)}, got {len(data)}"
         )
     if expected and dtype.torch is torch.bool and max(data) > 1:
         raise RequestError(f"{what}: expected BOOL bytes of 0 or 1, got {max(data)}")
@@ -198,7 +184,7 @@ def _split_strings(what: str, shape: tuple[int, ...], data: memoryview) -> list[
         place += 4 + length
     if len(items) != count or place != len(data):
         raise RequestError(
-            f"{what}: expected {count} elements for {_kind(BYTES, shape)}, "
+            f"{what}: expected {count} elements for {kind(BYTES, shape)}, "
             f"got {len(items)} and {len(data) - place} more bytes"
         )
     return items
@@ -209,93 +195,22 @@ def from_json(
 ) -> Packed | Strings:
     """Read one tensor's JSON `data`: a list in row-major order, nested as the shape is, or flat.
 
-    `bools` is False when the text is known to have none: they need not be looked for then.
+    `bools` is False when the text is known to have none: they need not be looked for then. What
+    was read before, elsewhere, is a memoryview of the tensor's raw bytes.
 
     Raises:
         RequestError: FP16 and BF16, which have no JSON form; values of another kind or outside
             the datatype's range; another number of them, or another nesting.
     """
-    if datatype in WITHOUT_JSON:
-        raise RequestError(f"{what}: {datatype} has no JSON form, send it as binary data")
-    values = _flat_values(what, datatype, shape, data)
-    if datatype == BYTES:
-        _check_types(what, datatype, values, {str})
-        return Strings(shape, [str(value).encode() for value in values])
-    dtype = BY_WIRE[datatype]
-    data = _numbers(what, dtype, values, bools) if values else b""
-    return Packed(dtype.torch, shape, data)
-
-
-def _flat_values(what: str, datatype: str, shape: tuple[int, ...], data: object) -> list[object]:
-    if not isinstance(data, list):
-        raise RequestError(f"{what}: expected data to be a list, got {type(data).__name__}")
-    values: list[object] = data
-    if len(shape) > 1 and values and isinstance(values[0], list):
-        if len(values) != shape[0]:
-            raise RequestError(f"{what}: expected {shape[0]} rows of data, got {len(values)}")
-        for size in shape[1:]:
-            for row in values:
-                if not isinstance(row, list) or len(row) != size:
-                    came = f"{len(row)} values" if isinstance(row, list) else "a single value"
-                    raise RequestError(
-                        f"{what}: expected data nested as {_kind(datatype, shape)}, "
-                        f"got {came} for {size}"
-                    )
-            values = list(chain.from_iterable(values))  # type: ignore[arg-type]
-    if len(values) != math.prod(shape):
-        raise RequestError(
-            f"{what}: expected {math.prod(shape)} values for {_kind(datatype, shape)}, "
-            f"got {len(values)}"
-        )
-    return values
-
-
-def _check_types(what: str, datatype: str, values: Sequence[object], allowed: set[type]) -> None:
-    found = set(map(type, values)) - allowed
-    if found:
-        wrong = next(value for value in values if type(value) in found)
-        raise RequestError(f"{what}: expected {datatype} values, got {short(wrong)}")
-
-
-def _numbers(what: str, dtype: Dtype, values: list[object], bools: bool) -> Bytes:
-    """Return the values one after another; `array` is quick, and refuses all but numbers."""
-    if dtype.torch is torch.bool:
-        _check_types(what, dtype.wire, values, {bool})
-        return bytearray(values)  # type: ignore[arg-type]
-    allowed: set[type] = {int, float} if dtype.is_float else {int}
-    if bools:
-        _check_types(what, dtype.wire, values, allowed)
+    if type(data) is memoryview:
+        return from_binary(what, datatype, shape, data)
     try:
-        if dtype.torch is torch.uint8:
-            return bytearray(cast("list[int]", values))  # several times as quick as `array`
-        if not dtype.is_float:
-            whole = array(_CODES[dtype.torch], cast("list[int]", values))
-            return memoryview(whole).cast("B")
-        wide = array("d", cast("list[float]", values))
-        if dtype.torch is torch.float64:
-            return memoryview(wide).cast("B")
-        return _narrow(what, np.frombuffer(wide)).data.cast("B")
-    except TypeError:
-        _check_types(what, dtype.wire, values, allowed)
-        raise
-    except (OverflowError, ValueError):
-        _check_types(what, dtype.wire, values, allowed)
-        limits = torch.iinfo(dtype.torch)
-        smallest, largest = min(values), max(values)  # type: ignore[type-var]
-        extreme = smallest if smallest < limits.min else largest  # type: ignore[operator]
-        raise RequestError(
-            f"{what}: expected {dtype.wire} values from {limits.min} to {limits.max}, got {extreme}"
-        ) from None
-
-
-def _narrow(what: str, wide: NDArray[np.float64]) -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):
-        narrow = wide.astype(np.float32)
-    if not np.isfinite(narrow).all():
-        wrong = float(wide[~np.isfinite(narrow)][0])
-        largest = float(np.finfo(np.float32).max)
-        raise RequestError(f"{what}: expected FP32 values up to {largest!r}, got {wrong!r}")
-    return narrow
+        found = read_values(what, datatype, shape, data, bools=bools)
+    except ValuesError as error:
+        raise RequestError(str(error)) from None
+    if isinstance(found, list):
+        return Strings(shape, found)
+    return Packed(BY_WIRE[datatype].torch, shape, found)
 
 
 def to_binary(value: Wire) -> Bytes:
@@ -307,8 +222,10 @@ def to_binary(value: Wire) -> Bytes:
     return pack(value).data
 
 
-def to_json(what: str, value: Wire) -> object:
+def to_json(what: str, value: Wire, non_finite: NonFinite = "error") -> object:
     """Return a value's flat `data` for `orjson` with numpy; FP32 is widened to double, exactly.
+
+    Values that are not finite become what `non_finite` says.
 
     Raises:
         RequestError: JSON cannot carry it: FP16, BF16, NaN, an infinity, bytes that are no text.
@@ -321,25 +238,7 @@ def to_json(what: str, value: Wire) -> object:
     datatype = datatype_of(value)
     if datatype in WITHOUT_JSON:
         raise RequestError(f"{what}: {datatype} has no JSON form, ask for it with binary_data")
-    if isinstance(value, Packed):
-        flat = np.frombuffer(value.data, _NUMPY[value.dtype])
-    else:
-        flat = value.numpy().reshape(-1)
-    if value.dtype.is_floating_point:
-        if not np.isfinite(flat).all():
-            count = int((~np.isfinite(flat)).sum())
-            raise RequestError(
-                f"{what}: {count} of {flat.size} values are not finite, which JSON cannot carry: "
-                "ask for it with binary_data"
-            )
-        return flat.astype(np.float64, copy=False)
-    return flat
-
-
-def _kind(datatype: str, shape: Sequence[int]) -> str:
-    return f"{datatype}[{','.join(map(str, shape))}]"
-
-
-def short(value: object) -> str:
-    """Return a value as an error message shows it: what came may be very long."""
-    return _SHORT.repr(value)
+    try:
+        return write_values(what, datatype, to_binary(value), non_finite)
+    except ValuesError as error:
+        raise RequestError(str(error)) from None

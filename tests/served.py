@@ -266,6 +266,13 @@ class Talkative(nn.Module):
         return torch.ones(1)
 
 
+class Spread(nn.Module):
+    """x: float32[n] -> log(x), 64 times over."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.log().repeat(64)
+
+
 @dataclass(frozen=True)
 class Model:
     """What an archive is made of."""
@@ -436,6 +443,11 @@ def _layered() -> Model:
     return Model(Layered(), {"forward": signature}, [Case("two steps", "forward", steps)])
 
 
+def _spread() -> Model:
+    signature = method([needs(tensor("x", "float32", "n"))], tensor("output", "float32", "m"))
+    return Model(Spread(), {"forward": signature}, [once({"x": noise(5).abs() + 0.1})])
+
+
 def _held() -> Model:
     return _column(Held())
 
@@ -480,6 +492,7 @@ MORE = {
     "picky": lambda: _column(Picky()),
     "rationed": lambda: _column(Rationed()),
     "reshaped": lambda: _column(Reshaped()),
+    "spread": _spread,
 }
 
 Edit = Callable[[Flat], Flat]

@@ -99,6 +99,7 @@ class Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             if isinstance(connection, Direct):
                 connection.give_up()
+        self.application.infer.codec.close()
         await self.sequences.close()
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)
@@ -194,7 +195,7 @@ def make_server(
     config = uvicorn.Config(
         app,
         http=direct(settings, app),
-        ws=websocket(settings),
+        ws=websocket(settings, app),
         ws_max_size=settings.max_body_bytes,
         lifespan="off",
         log_config=None,

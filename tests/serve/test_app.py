@@ -232,14 +232,15 @@ def test_state_starts_by_itself_or_as_given(client: Any) -> None:
     assert second.tolist() == [[1.5, 1.5]]
 
 
-def test_nan_travels_as_binary_data_only(client: Any, http: httpx.Client) -> None:
+def test_nan_travels_as_binary_data_unless_asked_otherwise(client: Any, http: httpx.Client) -> None:
     result = client.infer("logarithm", [given("x", "FP32", np.array([-1, 0, 1], np.float32))])
     values = result.as_numpy("output").tolist()
     assert math.isnan(values[0])
     assert values[1:] == [-math.inf, 0.0]
     assert refusal(ask(http, "logarithm", x(-1, 0, 1))) == (
         "output 'output': 2 of 3 values are not finite, which JSON cannot carry: "
-        "ask for it with binary_data"
+        "ask for it with binary_data, or for such values as the parameter non_finite says, "
+        "'string' or 'null'"
     )
 
 

@@ -14,6 +14,8 @@ import httpx
 import numpy as np
 import pytest
 
+from wire import peak
+
 Launch = Callable[..., Any]
 
 PATH = "/v2/models/logarithm/infer"
@@ -63,12 +65,6 @@ def test_a_byte_now_and_then_does_not_prolong_it(server: Any) -> None:
         # What came after the server had closed may have turned the end into a reset.
         with suppress(ConnectionResetError):
             assert connection.recv(1) == b""
-
-
-def peak(server: Any) -> int:
-    """The most memory that the process ever had, in bytes."""
-    found: int = server.peak()
-    return found
 
 
 @pytest.mark.parametrize("start", [HEAD[:-2] + b"X: ", HEAD[:6]])

@@ -230,7 +230,8 @@ def test_what_a_json_refusal_says(
     [
         (
             torch.tensor([1.0, math.nan, math.inf]),
-            "2 of 3 values are not finite, which JSON cannot carry: ask for it with binary_data",
+            "2 of 3 values are not finite, which JSON cannot carry: ask for it with binary_data, "
+            "or for such values as the parameter non_finite says, 'string' or 'null'",
         ),
         (torch.ones(1).half(), "FP16 has no JSON form, ask for it with binary_data"),
         (torch.ones(1).bfloat16(), "BF16 has no JSON form, ask for it with binary_data"),

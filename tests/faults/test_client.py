@@ -5,61 +5,17 @@ import json
 import selectors
 import socket
 import zlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from typing import IO, Any, NamedTuple
+from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import pytest
 
+from wire import Answer, connected, peak, post, read, row
+
 MIB = 1 << 20
 OBS = np.arange(2 * 510, dtype=np.uint8).reshape(2, 510)
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def error(self) -> str:
-        assert list(json.loads(self.body)) == ["error"]
-        return str(json.loads(self.body)["error"])
-
-
-def read(stream: IO[bytes]) -> Answer:
-    """Read one answer; what follows it on the connection is left there."""
-    line = stream.readline()
-    assert line.startswith(b"HTTP/1.1 "), line
-    headers = {}
-    while (field := stream.readline().strip()) != b"":
-        name, _, value = field.partition(b":")
-        headers[name.decode().lower()] = value.strip().decode()
-    body = stream.read(int(headers["content-length"])) if "content-length" in headers else b""
-    if headers.get("transfer-encoding") == "chunked":
-        while size := int(stream.readline(), 16):
-            body += stream.read(size)
-            stream.readline()
-        stream.readline()
-    return Answer(int(line.split()[1]), headers, body)
-
-
-@contextmanager
-def connected(server: Any) -> Iterator[tuple[socket.socket, IO[bytes]]]:
-    with server.connect() as connection, connection.makefile("rb") as stream:
-        yield connection, stream
-
-
-def post(model: str, body: bytes, *headers: str, length: int | None = None) -> bytes:
-    lines = [f"POST /v2/models/{model}/infer HTTP/1.1", "Host: x", *headers]
-    lines.append(f"Content-Length: {len(body) if length is None else length}")
-    return "\r\n".join([*lines, "", ""]).encode() + body
-
-
-def row(value: float, **more: object) -> bytes:
-    x = {"name": "x", "datatype": "FP32", "shape": [1], "data": [value]}
-    return json.dumps({"inputs": [x], **more}).encode()
 
 
 def rounds(count: int, **more: object) -> bytes:
@@ -97,12 +53,6 @@ def test_a_huge_body_in_chunks_is_refused_when_it_is_too_large(server: Any) -> N
         connection.sendall(head.encode() + chunk * 17)  # and no end
         assert read(stream).status == 413
     assert_well(server)
-
-
-def peak(server: Any) -> int:
-    """The most memory that the process ever had, in bytes."""
-    found: int = server.peak()
-    return found
 
 
 def bomb(kind: str, size: int) -> bytes:
