@@ -75,6 +75,7 @@ class Worker(Server):
         self._tasks: set[asyncio.Task[None]] = set()
         self._wanted: dict[str, asyncio.Future[list[Family]]] = {}
         self.metrics.gather = self._gather
+        self._nowhere = os.open(os.devnull, os.O_WRONLY)
         self._heartbeat()
         if self.early:
             await self._accept(sockets)
@@ -100,9 +101,8 @@ class Worker(Server):
 
     def _heartbeat(self) -> None:
         """Have the system end this process if it hangs and no supervisor is there to do it."""
-        faulthandler.dump_traceback_later(
-            ORPHAN * self.settings.stall_seconds, exit=True, file=_nowhere()
-        )
+        seconds = ORPHAN * self.settings.stall_seconds
+        faulthandler.dump_traceback_later(seconds, exit=True, file=self._nowhere)
         asyncio.get_running_loop().call_later(self.settings.stall_seconds, self._heartbeat)
 
     def _tell_loaded(self) -> None:
@@ -159,16 +159,6 @@ class Worker(Server):
         super().handle_exit(sig, frame)
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._word.set)
-
-
-def _nowhere() -> int:
-    global _null
-    if _null is None:
-        _null = os.open(os.devnull, os.O_WRONLY)
-    return _null
-
-
-_null: int | None = None
 
 
 def _log_print(model: str, line: str) -> None:

@@ -1,0 +1,167 @@
+"""Workers that die: while they load, while others have loaded, and what they had counted."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from served import Process
+
+psutil: Any = import_module("psutil")  # it has no types
+
+MakeArchive = Callable[..., Path]
+ONES = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 1]}]}
+ASKED = 12  # on connections of their own, which come to either of two workers
+
+
+def ask(server: Process, path: str, body: object = None) -> httpx.Response:
+    return httpx.post(f"{server.url}/v2/{path}", json=body, trust_env=False, timeout=60)
+
+
+def statuses(server: Process, path: str, body: object = None) -> set[int]:
+    return {ask(server, path, body).status_code for _ in range(ASKED)}
+
+
+def printed(server: Process, times: int) -> None:
+    """Wait until the model has printed its golden case's text so many times."""
+    while server.stderr().count("slowly: slowly") < times:
+        assert server.popen.poll() is None
+
+
+def text(said: str) -> dict[str, object]:
+    return {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [said]}]}
+
+
+def test_an_archive_that_workers_die_of_is_put_away_and_the_others_are_served(
+    launch: Any, make_archive: MakeArchive
+) -> None:
+    slowly = make_archive("slowly")
+    with launch("--loads", 1, make_archive("logarithm"), slowly) as server:
+        for deaths in (1, 2):
+            printed(server, deaths)
+            server.worker().kill()
+            assert server.line() == "worker 0 ended by signal 9; starting another"
+        why = "a process ended by signal 9 twice while it loaded the archive"
+        reason = f"model 'slowly' is out of service: {why}"
+        assert server.line() == f"failed: {slowly}: {reason}"
+        assert ask(server, "models/logarithm/infer", ONES).status_code == 200
+        refused = ask(server, "models/slowly/infer", text("a"))
+        assert (refused.status_code, refused.json()) == (503, {"error": reason})
+
+
+def load(server: Process, answers: list[httpx.Response]) -> threading.Thread:
+    path = "repository/models/slowly/load"
+    thread = threading.Thread(target=lambda: answers.append(ask(server, path)))
+    thread.start()
+    return thread
+
+
+def test_a_worker_that_dies_in_a_load_makes_it_when_it_is_back(
+    launch: Any, make_archive: MakeArchive, tmp_path: Path
+) -> None:
+    make_archive("slowly")
+    with launch("--workers", 2, "--mode", "explicit", tmp_path) as server:
+        assert server.line() == "ready: "
+        answers: list[httpx.Response] = []
+        loading = load(server, answers)
+        printed(server, 2)
+        server.workers()[0].kill()
+        loading.join(60)
+        # The one that was asked may have been the one that died.
+        assert not answers or answers[0].status_code == 200
+        while statuses(server, "models/slowly/infer", text("a")) != {200}:
+            pass
+
+
+def test_a_load_that_workers_die_of_leaves_the_model_in_none(
+    launch: Any, make_archive: MakeArchive, tmp_path: Path
+) -> None:
+    make_archive("slowly")
+    with launch("--workers", 2, "--mode", "explicit", tmp_path) as server:
+        assert server.line() == "ready: "
+        answers: list[httpx.Response] = []
+        loading = load(server, answers)
+        for deaths in (1, 2):
+            printed(server, 1 + deaths)
+            newest = max(server.workers(), key=lambda process: process.create_time())
+            newest.kill()
+            while newest.is_running():
+                pass
+        loading.join(60)
+        assert not answers or "while it loaded model 'slowly'" in answers[0].text
+        while statuses(server, "models/slowly/infer", text("a")) - {404, 503}:
+            pass
+        assert statuses(server, "models/slowly/infer", text("a")) <= {404, 503}
+
+
+def test_a_file_that_was_changed_is_not_served_beside_the_old_one(
+    launch: Any, make_archive: MakeArchive
+) -> None:
+    path = make_archive("positive")
+    with launch("--workers", 2, path) as server:
+        assert server.line() == "ready: positive/1"
+        x = {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}
+        old = ask(server, "models/positive/infer", {"inputs": [x]}).content
+        other = make_archive(
+            "positive", file="other.pt", edit=lambda flat: flat | {"y": flat["y"] * (1 + 1e-7)}
+        )
+        assert other.read_bytes() != path.read_bytes()
+        os.replace(other, path)
+        server.workers()[0].kill()
+        assert "ended by signal 9" in server.line()
+        assert "is back" in server.line()
+        answers = [ask(server, "models/positive/infer", {"inputs": [x]}) for _ in range(ASKED)]
+        assert {answer.status_code for answer in answers} == {200, 503}
+        assert {answer.content for answer in answers if answer.status_code == 200} == {old}
+        assert "has changed since the other workers loaded it" in server.stderr()
+
+
+def counted(server: Process) -> float:
+    figures = httpx.get(f"{server.url}/metrics", trust_env=False, timeout=60).text
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(figures)
+        for sample in family.samples
+        if sample.name == "torchship_requests_total" and sample.labels["model"] == "logarithm"
+    )
+
+
+def test_what_a_dead_worker_had_counted_still_counts(
+    launch: Any, archives: dict[str, Path]
+) -> None:
+    with launch("--workers", 2, archives["logarithm"]) as server:
+        assert server.line() == "ready: logarithm/1"
+        for _ in range(ASKED):
+            assert ask(server, "models/logarithm/infer", ONES).status_code == 200
+        assert counted(server) == ASKED
+        for worker in server.workers():
+            worker.kill()
+            assert "ended by signal 9" in server.line()
+            assert "is back" in server.line()
+        assert counted(server) == ASKED
+
+
+def test_two_workers_share_what_they_have_imported(launch: Any, archives: dict[str, Path]) -> None:
+    """The supervisor has no torch, and the process that started the workers ends."""
+    with launch("--workers", 2, archives["tiny"], archives["memory"], "--state", "none") as server:
+        assert server.line() == "ready: tiny/1, memory/1"
+        supervisor = psutil.Process(server.popen.pid)
+        workers = server.workers()
+        assert len(workers) == 2
+        others = [p for p in supervisor.children(recursive=True) if p not in workers]
+        psutil.wait_procs(others, timeout=60)
+        assert not any(process.is_running() for process in others)
+        files = {Path(mapped.path).name for mapped in supervisor.memory_maps()}
+        assert not {name for name in files if name.startswith("libtorch")}
+        resident = sum(process.memory_info().rss for process in (supervisor, *workers))
+        assert resident < 550e6
+        server.workers()[0].kill()
+        assert "ended by signal 9" in server.line()
+        assert "is back" in server.line()
