@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def test_an_archive_that_workers_die_of_is_put_away_and_the_others_are_served(
         for deaths in (1, 2):
             printed(server, deaths)
             server.worker().kill()
-            assert server.line() == "worker 0 ended by signal 9; starting another"
+            assert server.line().startswith("worker 0 ended by signal 9; starting another")
         why = "a process ended by signal 9 twice while it loaded the archive"
         reason = f"model 'slowly' is out of service: {why}"
         assert server.line() == f"failed: {slowly}: {reason}"
@@ -57,8 +58,11 @@ def test_an_archive_that_workers_die_of_is_put_away_and_the_others_are_served(
 
 
 def load(server: Process, answers: list[httpx.Response]) -> threading.Thread:
-    path = "repository/models/slowly/load"
-    thread = threading.Thread(target=lambda: answers.append(ask(server, path)))
+    def asked() -> None:
+        with suppress(httpx.TransportError):  # the one that was asked may die
+            answers.append(ask(server, "repository/models/slowly/load"))
+
+    thread = threading.Thread(target=asked)
     thread.start()
     return thread
 
@@ -74,7 +78,6 @@ def test_a_worker_that_dies_in_a_load_makes_it_when_it_is_back(
         printed(server, 2)
         server.workers()[0].kill()
         loading.join(60)
-        # The one that was asked may have been the one that died.
         assert not answers or answers[0].status_code == 200
         while statuses(server, "models/slowly/infer", text("a")) != {200}:
             pass
@@ -95,7 +98,7 @@ def test_a_load_that_workers_die_of_leaves_the_model_in_none(
             while newest.is_running():
                 pass
         loading.join(60)
-        assert not answers or "while it loaded model 'slowly'" in answers[0].text
+        assert not answers or "a process ended" in answers[0].text
         while statuses(server, "models/slowly/infer", text("a")) - {404, 503}:
             pass
         assert statuses(server, "models/slowly/infer", text("a")) <= {404, 503}
@@ -120,7 +123,8 @@ def test_a_file_that_was_changed_is_not_served_beside_the_old_one(
         answers = [ask(server, "models/positive/infer", {"inputs": [x]}) for _ in range(ASKED)]
         assert {answer.status_code for answer in answers} == {200, 503}
         assert {answer.content for answer in answers if answer.status_code == 200} == {old}
-        assert "has changed since the other workers loaded it" in server.stderr()
+        reason = "has changed since the other workers loaded it"
+        assert reason in server.stderr(reason)
 
 
 def counted(server: Process) -> float:
