@@ -127,6 +127,10 @@ def entry(**said: object) -> dict[str, object]:
     return {"name": "x", "datatype": "FP32", "shape": [30_000], "data": [1] * 30_000} | said
 
 
+def nested(depth: int) -> dict[str, object]:
+    return {"deeper": nested(depth - 1)} if depth else {}
+
+
 LARGE = [1.23456789012345] * 30_000
 WRONG: dict[str, object] = {
     "no JSON": None,
@@ -135,6 +139,7 @@ WRONG: dict[str, object] = {
     "no name": {"inputs": [entry(data=LARGE, name=None)]},
     "a name twice": {"inputs": [entry(data=LARGE), entry(data=LARGE)]},
     "no datatype": {"inputs": [entry(data=LARGE, datatype="FP33")]},
+    "a datatype that is no text": {"inputs": [entry(data=LARGE, datatype=["FP32"])]},
     "half precision": {"inputs": [entry(data=LARGE, datatype="FP16")]},
     "no shape": {"inputs": [entry(data=LARGE, shape=[-1])]},
     "another shape": {"inputs": [entry(data=LARGE, shape=[30_001])]},
@@ -144,8 +149,10 @@ WRONG: dict[str, object] = {
     "no integers": {"inputs": [entry(data=LARGE, datatype="INT32")]},
     "too large": {"inputs": [entry(data=[*LARGE[1:], 1e39])]},
     "both forms": {"inputs": [entry(data=LARGE, parameters={"binary_data_size": 4})]},
+    "parameters that are none": {"inputs": [entry(data=LARGE, parameters=5)]},
     "a parameter": {"inputs": [entry(data=LARGE)], "parameters": {"priority": 9}},
     "an output": {"inputs": [entry(data=LARGE)], "outputs": [{"name": "z"}]},
+    "depth": {"inputs": [entry(data=LARGE)], "parameters": nested(300)},
     "no data at all": {"inputs": [], "id": "x" * 400_000},
     "many strings": {"inputs": [entry(datatype="BYTES", data=["a"] * 300_000, shape=[300_000])]},
 }
@@ -158,6 +165,24 @@ def test_what_is_wrong_with_a_large_request_is_said(roomy: Any, name: str) -> No
     answer = ask(roomy, post("logarithm", content))
     assert answer.status == 400
     assert len(answer.error) < 300
+
+
+@pytest.mark.parametrize("more", [(), ("Origin: http://x",)])  # directly, by the application
+def test_a_large_output_without_a_form_in_json_is_refused(
+    launch: Launch, archives: dict[str, Path], more: tuple[str, ...]
+) -> None:
+    with launch("--max-body-bytes", MIB, archives["half"]) as process:
+        assert process.line() == "ready: half/1"
+        errors = set()
+        for count in (3, 200_000):
+            x = {"name": "x", "datatype": "BF16", "shape": [count]}
+            x["parameters"] = {"binary_data_size": 2 * count}
+            head = json.dumps({"inputs": [x]}).encode()
+            length = f"Inference-Header-Content-Length: {len(head)}"
+            answer = ask(process, post("half", head + bytes(2 * count), length, *more))
+            assert answer.status == 400
+            errors.add(answer.error)
+        assert errors == {"output 'double': BF16 has no JSON form, ask for it with binary_data"}
 
 
 def test_a_helper_that_ended_while_idle_is_replaced(roomy: Any) -> None:
