@@ -239,6 +239,43 @@ def test_a_large_answer_to_a_small_request_is_written_elsewhere(
         assert ask(process, post("spread", row(1), *more)).status == 200
 
 
+def test_health_answers_while_many_classes_are_told(launch: Launch, make_archive: Any) -> None:
+    """No answer takes half of the time: one that waited for the sorting would."""
+    count = 20_000
+    x = {"name": "x", "datatype": "FP32", "shape": [count]}
+    said = {"inputs": [x | {"parameters": {"binary_data_size": 4 * count}}]}
+    output = {"name": "output", "parameters": {"classification": 1 << 30}}
+    head = json.dumps(said | {"outputs": [output]}).encode()
+    data = struct.pack("<f", 1) * count
+    length = f"Inference-Header-Content-Length: {len(head)}"
+    with launch(make_archive("spread")) as process, connected(process) as (large, answer):
+        assert process.line() == "ready: spread/1"
+        times = [time.monotonic()]
+        large.sendall(post("spread", head + data, length))
+        with connected(process) as (connection, stream):
+            while not select.select([large], [], [], 0)[0]:
+                connection.sendall(HEALTH)
+                assert read(stream).status == 200
+                times.append(time.monotonic())
+        classes = json.loads(read(answer).body)["outputs"][0]
+    assert (classes["shape"], classes["data"][-1]) == ([64 * count], "0.000000:1279999")
+    assert max(later - earlier for earlier, later in pairwise(times)) < (times[-1] - times[0]) / 2
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+def test_a_state_of_many_parts_is_refused_unread(roomy: Any, metadata: bool) -> None:
+    """A million tensors of no elements take seconds to make, on the event loop."""
+    part = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    many: dict[str, object] = {f"t{number}": "" if metadata else part for number in range(30_000)}
+    header = json.dumps({"__metadata__": many} if metadata else many).encode()
+    state = struct.pack("<Q", len(header)) + header
+    put = post("x", state).replace(b"POST", b"PUT", 1)
+    put = put.replace(b"models/x/infer", b"models/memory/sequences/a/state")
+    answer = ask(roomy, put)
+    assert (answer.status, "bytes of safetensors' header" in answer.error) == (400, True)
+    assert len(answer.error) < 300
+
+
 def test_a_large_message_of_a_stream_is_read_elsewhere(roomy: Any) -> None:
     x = {"name": "x", "datatype": "FP32", "shape": [20_000, 2], "data": LARGE + LARGE[:10_000]}
     text = json.dumps({"inputs": [x]})
