@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from torchship.script.manifest import Manifest
 from torchship.script.tree import Flat
 from torchship.serve.classification import classified
 from torchship.serve.codec import Codec
-from torchship.serve.drafts import Body, Draft
+from torchship.serve.drafts import LARGE_JSON, Body, Draft
 from torchship.serve.protocol import InferRequest, encode_outputs
 
 
@@ -19,6 +21,15 @@ async def encode_answer(
         RequestError: an output cannot be given in the form that was asked for.
         OverloadError: much JSON could not be made.
     """
-    found = classified(outputs, request.outputs, manifest.labels)
-    made = encode_outputs(request, manifest.name, manifest.version, found, request.id)
-    return await codec.finish(made) if isinstance(made, Draft) else made
+
+    def made() -> Body | Draft:
+        found = classified(outputs, request.outputs, manifest.labels)
+        return encode_outputs(request, manifest.name, manifest.version, found, request.id)
+
+    ranked = [output.name for output in request.outputs if output.classes]
+    if sum(outputs[name].nbytes for name in ranked if name in outputs) > LARGE_JSON:
+        # Sorting lets go of Python's lock; the rest is done an element at a time.
+        answer = await asyncio.to_thread(made)
+    else:
+        answer = made()
+    return await codec.finish(answer) if isinstance(answer, Draft) else answer

@@ -54,12 +54,13 @@ def largest(name: str, value: Value, count: int, labels: Mapping[str, Sequence[s
         )
     size = value.shape[-1]
     rows = value.reshape(-1, size) if value.numel() else value.reshape(0, size)
-    indices = rows.sort(dim=-1, descending=True, stable=True).indices[:, :count]
+    ranked = rows.sort(dim=-1, descending=True, stable=True)
+    best = ranked.values[:, :count].tolist(), ranked.indices[:, :count].tolist()
     known = labels.get(name, ())
     items = []
-    for row, best in zip(rows.tolist(), indices.tolist(), strict=True):
-        for index in best:
-            number = f"{row[index]:f}" if value.is_floating_point() else str(row[index])
+    for numbers, indices in zip(*best, strict=True):
+        for number, index in zip(numbers, indices, strict=True):
+            text = f"{number:f}" if value.is_floating_point() else str(number)
             label = f":{known[index]}" if index < len(known) else ""
-            items.append(f"{number}:{index}{label}".encode())
+            items.append(f"{text}:{index}{label}".encode())
     return Strings((*value.shape[:-1], min(count, size)), items)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from torchship.serve.protocol import (
     read_request,
     split_body,
 )
+from torchship.serve.subprocesses import command_of
 from torchship.serve.tensors import Bytes, datatype_of, to_binary
 from torchship.serve.transcoder import FRAME
 
@@ -122,7 +122,7 @@ class Helper:
         self._socket.setblocking(False)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "torchship.serve.transcoder"],
+                command_of("torchship.serve.transcoder"),
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
             )

@@ -229,8 +229,8 @@ class Direct(Patient):
     def connection_lost(self, exc: Exception | None) -> None:
         """Take note that the client has left."""
         super().connection_lost(exc)
-        if isinstance(self.cycle, Exchange):
-            self.cycle.lost()
+        if isinstance(self.first, Exchange):  # others may wait behind it
+            self.first.lost()
 
     def abandon(self, coming: RequestResponseCycle, status: int) -> None:
         """Count a request whose body will not be read to its end."""
@@ -265,8 +265,8 @@ class Direct(Patient):
 
     def give_up(self) -> None:
         """Say that the server ends to whom the application would not: uvicorn cancels its tasks."""
-        if isinstance(self.cycle, Exchange) and not self.cycle.done():
-            self.cycle.set_exception(NotReadyError(ENDING))
+        if isinstance(self.first, Exchange) and not self.first.done():
+            self.first.set_exception(NotReadyError(ENDING))
 
 
 def direct(settings: Settings, app: Application) -> type[Direct]:

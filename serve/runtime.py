@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from torchship.script.errors import TorchShipError
+from torchship.serve.subprocesses import command_of
 
 START_SECONDS = 300  # to load and check the archives
 STOP_SECONDS = 60
@@ -35,7 +35,7 @@ def running_server(
     Raises:
         StartError: an archive was refused, or the process ended or did not become ready.
     """
-    command = [sys.executable, "-m", "torchship", "serve", "--port", "0", *options]
+    command = command_of("torchship", "serve", "--port", "0", *options)
     if trusted_keys is not None:
         command += ["--trusted-keys", str(trusted_keys)]
     with tempfile.TemporaryFile("w+") as errors:

@@ -20,6 +20,7 @@ from torchship.script.tree import Flat
 from torchship.serve.errors import RequestError, TooManySequencesError
 
 LENGTH_BYTES = 8  # of the header, at the beginning of safetensors
+LONGEST_HEADER = 1 << 18  # bytes; a state has a few tensors, and to read many takes long
 BEFORE = "before:"  # marks the tensors of the state before the last step; no input has such a name
 
 
@@ -77,11 +78,17 @@ def read_state(data: bytes) -> tuple[Flat, dict[str, str]]:
     """Return the tensors and the metadata in safetensors bytes.
 
     Raises:
-        RequestError: they are not safetensors.
+        RequestError: they are not safetensors, or their header is too long.
     """
+    length = int.from_bytes(data[:LENGTH_BYTES], "little")
+    if length > LONGEST_HEADER:
+        raise RequestError(
+            f"the state: expected at most {LONGEST_HEADER} bytes of safetensors' header, "
+            f"got {length}"
+        )
+    end = LENGTH_BYTES + length
     try:
         tensors = safetensors.torch.load(data)
-        end = LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "little")
         return tensors, orjson.loads(data[LENGTH_BYTES:end]).get("__metadata__") or {}
     except (SafetensorError, KeyError, ValueError) as error:
         raise RequestError(f"the state is not safetensors: {error}") from None

@@ -235,10 +235,7 @@ def to_json(what: str, value: Wire, non_finite: NonFinite = "error") -> object:
             return [item.decode() for item in value.items]
         except UnicodeDecodeError:
             raise RequestError(f"{what}: JSON carries UTF-8 text only, use binary data") from None
-    datatype = datatype_of(value)
-    if datatype in WITHOUT_JSON:
-        raise RequestError(f"{what}: {datatype} has no JSON form, ask for it with binary_data")
     try:
-        return write_values(what, datatype, to_binary(value), non_finite)
+        return write_values(what, datatype_of(value), to_binary(value), non_finite)
     except ValuesError as error:
         raise RequestError(str(error)) from None

@@ -63,7 +63,11 @@ def read(text: memoryview) -> tuple[dict[str, object], list[Bytes]]:
         chunks.append(found)
         places.append((place, end, end + len(found)))
         end += len(found)
-    if len(orjson.dumps(head)) > LONGEST_HEAD:
+    try:
+        size = len(orjson.dumps(head))
+    except orjson.JSONEncodeError:  # it writes less deep JSON than it reads
+        return {"error": "the request's JSON is nested too deeply"}, []
+    if size > LONGEST_HEAD:
         expected = f"expected at most {LONGEST_HEAD} bytes of JSON besides the tensors' data"
         return {"error": f"the request's head is too long: {expected}"}, []
     return {"head": head, "parts": places}, chunks
@@ -72,13 +76,16 @@ def read(text: memoryview) -> tuple[dict[str, object], list[Bytes]]:
 def _is_tensor(entry: dict[str, Any]) -> bool:
     """Return whether an input has a name, a datatype and a shape that its reader will accept."""
     shape, datatype = entry.get("shape"), entry.get("datatype")
+    parameters = entry.get("parameters") or {}
     return (
         isinstance(entry.get("name"), str)
+        and isinstance(datatype, str)
         and (datatype in NUMPY or datatype == BYTES)
         and isinstance(shape, list)
         and len(shape) <= MAX_RANK
         and all(type(size) is int and size >= 0 for size in shape)
-        and "binary_data_size" not in (entry.get("parameters") or ())
+        and isinstance(parameters, dict)
+        and "binary_data_size" not in parameters
         and not (datatype == BYTES and len(entry["data"]) > MAX_STRINGS)
     )
 

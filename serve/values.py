@@ -173,8 +173,11 @@ def write_values(what: str, datatype: str, data: Bytes, non_finite: NonFinite) -
     """Return the elements that bytes hold for `orjson` with numpy; FP32 is widened, exactly.
 
     Raises:
-        ValuesError: values that are not finite, where `non_finite` does not say what they become.
+        ValuesError: FP16 and BF16, which have no JSON form; values that are not finite, where
+            `non_finite` does not say what they become.
     """
+    if datatype in WITHOUT_JSON:
+        raise ValuesError(f"{what}: {datatype} has no JSON form, ask for it with binary_data")
     flat = np.frombuffer(data, NUMPY[datatype])
     if datatype not in ("FP32", "FP64"):
         return flat

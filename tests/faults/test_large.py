@@ -127,6 +127,10 @@ def entry(**said: object) -> dict[str, object]:
     return {"name": "x", "datatype": "FP32", "shape": [30_000], "data": [1] * 30_000} | said
 
 
+def nested(depth: int) -> dict[str, object]:
+    return {"deeper": nested(depth - 1)} if depth else {}
+
+
 LARGE = [1.23456789012345] * 30_000
 WRONG: dict[str, object] = {
     "no JSON": None,
@@ -135,6 +139,7 @@ WRONG: dict[str, object] = {
     "no name": {"inputs": [entry(data=LARGE, name=None)]},
     "a name twice": {"inputs": [entry(data=LARGE), entry(data=LARGE)]},
     "no datatype": {"inputs": [entry(data=LARGE, datatype="FP33")]},
+    "a datatype that is no text": {"inputs": [entry(data=LARGE, datatype=["FP32"])]},
     "half precision": {"inputs": [entry(data=LARGE, datatype="FP16")]},
     "no shape": {"inputs": [entry(data=LARGE, shape=[-1])]},
     "another shape": {"inputs": [entry(data=LARGE, shape=[30_001])]},
@@ -144,8 +149,10 @@ WRONG: dict[str, object] = {
     "no integers": {"inputs": [entry(data=LARGE, datatype="INT32")]},
     "too large": {"inputs": [entry(data=[*LARGE[1:], 1e39])]},
     "both forms": {"inputs": [entry(data=LARGE, parameters={"binary_data_size": 4})]},
+    "parameters that are none": {"inputs": [entry(data=LARGE, parameters=5)]},
     "a parameter": {"inputs": [entry(data=LARGE)], "parameters": {"priority": 9}},
     "an output": {"inputs": [entry(data=LARGE)], "outputs": [{"name": "z"}]},
+    "depth": {"inputs": [entry(data=LARGE)], "parameters": nested(300)},
     "no data at all": {"inputs": [], "id": "x" * 400_000},
     "many strings": {"inputs": [entry(datatype="BYTES", data=["a"] * 300_000, shape=[300_000])]},
 }
@@ -158,6 +165,24 @@ def test_what_is_wrong_with_a_large_request_is_said(roomy: Any, name: str) -> No
     answer = ask(roomy, post("logarithm", content))
     assert answer.status == 400
     assert len(answer.error) < 300
+
+
+@pytest.mark.parametrize("more", [(), ("Origin: http://x",)])  # directly, by the application
+def test_a_large_output_without_a_form_in_json_is_refused(
+    launch: Launch, archives: dict[str, Path], more: tuple[str, ...]
+) -> None:
+    with launch("--max-body-bytes", MIB, archives["half"]) as process:
+        assert process.line() == "ready: half/1"
+        errors = set()
+        for count in (3, 200_000):
+            x = {"name": "x", "datatype": "BF16", "shape": [count]}
+            x["parameters"] = {"binary_data_size": 2 * count}
+            head = json.dumps({"inputs": [x]}).encode()
+            length = f"Inference-Header-Content-Length: {len(head)}"
+            answer = ask(process, post("half", head + bytes(2 * count), length, *more))
+            assert answer.status == 400
+            errors.add(answer.error)
+        assert errors == {"output 'double': BF16 has no JSON form, ask for it with binary_data"}
 
 
 def test_a_helper_that_ended_while_idle_is_replaced(roomy: Any) -> None:
@@ -212,6 +237,43 @@ def test_a_large_answer_to_a_small_request_is_written_elsewhere(
         answer = ask(process, post("spread", body, *more))
         assert (answer.status, "64 of 320000 values are not finite" in answer.error) == (400, True)
         assert ask(process, post("spread", row(1), *more)).status == 200
+
+
+def test_health_answers_while_many_classes_are_told(launch: Launch, make_archive: Any) -> None:
+    """No answer takes half of the time: one that waited for the sorting would."""
+    count = 20_000
+    x = {"name": "x", "datatype": "FP32", "shape": [count]}
+    said = {"inputs": [x | {"parameters": {"binary_data_size": 4 * count}}]}
+    output = {"name": "output", "parameters": {"classification": 1 << 30}}
+    head = json.dumps(said | {"outputs": [output]}).encode()
+    data = struct.pack("<f", 1) * count
+    length = f"Inference-Header-Content-Length: {len(head)}"
+    with launch(make_archive("spread")) as process, connected(process) as (large, answer):
+        assert process.line() == "ready: spread/1"
+        times = [time.monotonic()]
+        large.sendall(post("spread", head + data, length))
+        with connected(process) as (connection, stream):
+            while not select.select([large], [], [], 0)[0]:
+                connection.sendall(HEALTH)
+                assert read(stream).status == 200
+                times.append(time.monotonic())
+        classes = json.loads(read(answer).body)["outputs"][0]
+    assert (classes["shape"], classes["data"][-1]) == ([64 * count], "0.000000:1279999")
+    assert max(later - earlier for earlier, later in pairwise(times)) < (times[-1] - times[0]) / 2
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+def test_a_state_of_many_parts_is_refused_unread(roomy: Any, metadata: bool) -> None:
+    """A million tensors of no elements take seconds to make, on the event loop."""
+    part = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    many: dict[str, object] = {f"t{number}": "" if metadata else part for number in range(30_000)}
+    header = json.dumps({"__metadata__": many} if metadata else many).encode()
+    state = struct.pack("<Q", len(header)) + header
+    put = post("x", state).replace(b"POST", b"PUT", 1)
+    put = put.replace(b"models/x/infer", b"models/memory/sequences/a/state")
+    answer = ask(roomy, put)
+    assert (answer.status, "bytes of safetensors' header" in answer.error) == (400, True)
+    assert len(answer.error) < 300
 
 
 def test_a_large_message_of_a_stream_is_read_elsewhere(roomy: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import select
+import socket
 import ssl
 from collections.abc import Callable
 from importlib import import_module
@@ -14,6 +16,7 @@ import pytest
 from torchship.script.errors import UsageError
 from torchship.serve.process.credentials import read_credentials
 from torchship.serve.settings import Settings
+from wire import post
 
 trustme: Any = import_module("trustme")
 
@@ -24,17 +27,23 @@ PATH = "/v2/models/logarithm/infer"
 PAGE = "https://page.example"
 
 
-def test_over_tls_the_client_verifies_the_server(
-    launch: Launch, archives: dict[str, Path], tmp_path: Path
-) -> None:
+def certified(folder: Path) -> tuple[Path, Path, ssl.SSLContext]:
+    """Return a certificate of this machine, its key, and what trusts it."""
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert, key = folder / "cert.pem", folder / "key.pem"
     issued.private_key_pem.write_to_path(str(key))
     for blob in issued.cert_chain_pems:
         blob.write_to_path(str(cert), append=True)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
+    return cert, key, trusting
+
+
+def test_over_tls_the_client_verifies_the_server(
+    launch: Launch, archives: dict[str, Path], tmp_path: Path
+) -> None:
+    cert, key, trusting = certified(tmp_path)
     with launch("--tls-cert", cert, "--tls-key", key, archives["logarithm"]) as server:
         assert server.url.startswith("https://127.0.0.1:")
         assert server.line() == "ready: logarithm/1"
@@ -45,6 +54,32 @@ def test_over_tls_the_client_verifies_the_server(
         plain = server.url.replace("https:", "http:")
         with pytest.raises(httpx.TransportError):
             httpx.get(plain + "/v2", trust_env=False)
+
+
+def test_who_leaves_two_requests_over_tls_holds_nothing(
+    launch: Launch, make_archive: Any, tmp_path: Path
+) -> None:
+    """The end of a connection is seen while the second waits for the answer to the first."""
+    cert, key, trusting = certified(tmp_path)
+    trusting.maximum_version = ssl.TLSVersion.TLSv1_2  # sends nothing between handshake and answer
+    explicit = ("--mode", "explicit", "--load", "held", "--quick-us", 0)
+    folder = make_archive("held").parent
+    with launch(*explicit, "--tls-cert", cert, "--tls-key", key, folder) as server:
+        assert server.line() == "ready: held/1"
+        host = server.url.removeprefix("https://").split(":")[0]
+        address = (host, int(server.url.rpartition(":")[2]))
+        plain = socket.create_connection(address)
+        with trusting.wrap_socket(plain, server_hostname=host) as connection:
+            x = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[300000]}]}'
+            connection.sendall(post("held", x) * 2)
+            assert not select.select([connection], [], [], 0.1)[0]  # it is being answered
+        unload = "/v2/repository/models/held/unload"
+        with httpx.Client(base_url=server.url, verify=trusting, trust_env=False) as client:
+            assert client.post(unload).status_code == 200
+            assert select.select([server.popen.stdout], [], [], 30)[0]
+            assert server.line() == "unloaded: held/1"
+            counted = client.get("/metrics").text
+        assert 'torchship_requests_total{code="499",model="held"' in counted
 
 
 def test_certificates_that_cannot_be_used_are_usage_errors(tmp_path: Path) -> None:
