@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ import orjson
 from torchship.serve.drafts import LARGE_JSON, Body, Draft
 from torchship.serve.errors import OverloadError, RequestError
 from torchship.serve.inflight import Hold
+from torchship.serve.interpreter import command
 from torchship.serve.protocol import (
     InferRequest,
     decode_request,
@@ -122,7 +122,7 @@ class Helper:
         self._socket.setblocking(False)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "torchship.serve.transcoder"],
+                command("torchship.serve.transcoder"),
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
             )

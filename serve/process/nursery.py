@@ -19,6 +19,8 @@ import socket
 import subprocess
 import sys
 
+from torchship.serve.interpreter import command
+
 LINGER_SECONDS = 10.0
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
 REQUEST = b"fork"
@@ -68,7 +70,7 @@ class Nursery:
         with given:
             # A terminal's Ctrl-C comes to the supervisor only, and from it to the workers.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(given.fileno()), *self._linger],
+                command(__name__, str(given.fileno()), *self._linger),
                 stdin=subprocess.DEVNULL,
                 stdout=2,
                 pass_fds=[given.fileno()],
@@ -198,7 +200,3 @@ def _reap(end: socket.socket) -> None:
 
 def _say(end: socket.socket, word: dict[str, int]) -> None:
     end.sendall(json.dumps(word).encode() + b"\n")
-
-
-if __name__ == "__main__":
-    main()
