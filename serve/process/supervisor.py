@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -189,7 +190,7 @@ class Supervisor:
             self._tell(
                 place.number,
                 messages.Start(
-                    settings=settings,
+                    settings=json.dumps(settings),
                     number=place.number,
                     cores=place.cores,
                     early=early,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from importlib import import_module
@@ -165,3 +167,23 @@ def test_two_workers_share_what_they_have_imported(launch: Any, archives: dict[s
         server.workers()[0].kill()
         assert "ended by signal 9" in server.line()
         assert "is back" in server.line()
+
+
+def test_a_file_whose_name_is_not_utf_8_is_served(launch: Any, make_archive: MakeArchive) -> None:
+    path = make_archive("logarithm", file=os.fsdecode(b"m\xff.pt"))
+    with launch("--sequence-idle-seconds", "inf", path) as server:
+        assert server.line() == "ready: logarithm/1"
+        assert ask(server, "models/logarithm/infer", ONES).status_code == 200
+
+
+def test_a_refusal_that_is_not_utf_8_is_said(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"m\xff.pt")
+    refused = subprocess.run(
+        [sys.executable, "-m", "torchship", "serve", path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert refused.returncode == 2
+    assert "m\\udcff.pt' is not there" in refused.stderr
+    assert "Traceback" not in refused.stderr
