@@ -213,7 +213,7 @@ def test_helpers_end_with_the_server(launch: Launch, archives: dict[str, Path]) 
         assert process.line() == "ready: logarithm/1"
         assert ask(process, post("logarithm", numbers(30_000))).status == 200
         (helper,) = helpers(process)
-        for one in (helper, *process.workers()):
+        for one in (process.popen, helper, *process.workers()):
             one.send_signal(signal.SIGTERM)  # as a service manager does
         assert process.popen.wait(60) == 0
         helper.wait(60)
