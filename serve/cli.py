@@ -7,7 +7,9 @@ import sys
 import types
 import typing
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
+from io import UnsupportedOperation
 from pathlib import Path
 from typing import Annotated, Literal, Union
 
@@ -47,7 +49,8 @@ def serve(show_config: bool, json: bool, **flags: object) -> None:
         return
     from torchship.serve.process.supervisor import run
 
-    take_over(sys.stdout.fileno())
+    with suppress(UnsupportedOperation):  # who calls us has put a stream of its own there
+        take_over(sys.stdout.fileno())
     run(settings)
 
 

@@ -17,13 +17,13 @@ import orjson
 from torchship.serve.drafts import LARGE_JSON, Body, Draft
 from torchship.serve.errors import OverloadError, RequestError
 from torchship.serve.inflight import Hold
+from torchship.serve.interpreter import command
 from torchship.serve.protocol import (
     InferRequest,
     decode_request,
     read_request,
     split_body,
 )
-from torchship.serve.subprocesses import command_of
 from torchship.serve.tensors import Bytes, datatype_of, to_binary
 from torchship.serve.transcoder import FRAME
 
@@ -122,7 +122,7 @@ class Helper:
         self._socket.setblocking(False)
         with theirs:
             self._process = subprocess.Popen(
-                command_of("torchship.serve.transcoder"),
+                command("torchship.serve.transcoder"),
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
             )

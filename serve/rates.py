@@ -34,7 +34,9 @@ class TokenBucket:
         """Take a token; return 0, or the seconds until there is one."""
         with self._lock():
             now = self._clock()
-            used = max(0.0, self._cell[0] - (now - self._cell[1]) * self._rate)
+            # At most so much, since the cell may be from a time when the rate was higher.
+            used = min(self._most, self._cell[0])
+            used = max(0.0, used - (now - self._cell[1]) * self._rate)
             wait = max(0.0, (used + 1 - self._most) / self._rate)
             cell = cast("MutableSequence[float]", self._cell)
             cell[0], cell[1] = used + (not wait), now

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from torchship.script.errors import TorchShipError
-from torchship.serve.subprocesses import command_of
+from torchship.serve.interpreter import command
 
 START_SECONDS = 300  # to load and check the archives
 STOP_SECONDS = 60
@@ -35,12 +35,12 @@ def running_server(
     Raises:
         StartError: an archive was refused, or the process ended or did not become ready.
     """
-    command = command_of("torchship", "serve", "--port", "0", *options)
+    server = command("torchship.__main__", "serve", "--port", "0", *options)
     if trusted_keys is not None:
-        command += ["--trusted-keys", str(trusted_keys)]
+        server += ["--trusted-keys", str(trusted_keys)]
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            [*command, "--", *map(str, paths)], stdout=subprocess.PIPE, stderr=errors, text=True
+            [*server, "--", *map(str, paths)], stdout=subprocess.PIPE, stderr=errors, text=True
         )
         try:
             yield _wait_until_ready(process, errors)

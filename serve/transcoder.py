@@ -140,7 +140,3 @@ def main() -> None:
     os.nice(NICE)
     with socket.socket(fileno=0) as connection, suppress(EOFError, ConnectionError):
         serve(connection)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -590,10 +591,19 @@ class Process:
         with open(f"/proc/{self.worker().pid}/status") as status:
             return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) << 10
 
-    def stderr(self) -> str:
+    def stderr(self, awaited: str = "") -> str:
+        """Return what stands on standard error, once `awaited` is among it or all has ended.
+
+        A line is written a moment after what it tells of.
+        """
         assert self.popen.stderr is not None
-        self.popen.stderr.seek(0)
-        return self.popen.stderr.read()
+        end = time.monotonic() + 60
+        while True:
+            over = self.popen.poll() is not None or time.monotonic() > end
+            self.popen.stderr.seek(0)
+            said = self.popen.stderr.read()
+            if awaited in said or over:
+                return said
 
 
 Launch = Callable[..., AbstractContextManager[Process]]
@@ -603,7 +613,7 @@ Launch = Callable[..., AbstractContextManager[Process]]
 def launched(*arguments: object, environment: Mapping[str, str] | None = None) -> Iterator[Process]:
     """Run `torchship serve` on a free port; yield it once it listens, loaded or not."""
     command = [sys.executable, "-m", "torchship", "serve", "--port", "0", *map(str, arguments)]
-    with tempfile.TemporaryFile("w+") as errors:
+    with tempfile.TemporaryFile("a+") as errors:
         popen = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
         )

@@ -76,7 +76,8 @@ class Start(_Message):
     """What a worker is told first."""
 
     kind: Literal["start"] = "start"
-    settings: dict[str, Any]
+    settings: str
+    """As a JSON text of its own: paths need not be UTF-8, and limits not be finite."""
     number: int
     cores: tuple[int, ...]
     early: bool

@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 
-from torchship.serve.subprocesses import command_of
+from torchship.serve.interpreter import command
 
 LINGER_SECONDS = 10.0
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
@@ -40,6 +40,7 @@ class Nursery:
         self._end: socket.socket | None = None
         self._came = b""
         self._born: asyncio.Future[tuple[int, asyncio.Future[int]]] | None = None
+        self._closed = False
 
     async def start(self, descriptors: list[int]) -> tuple[int, asyncio.Future[int]]:
         """Start a worker that is given these open files.
@@ -58,6 +59,8 @@ class Nursery:
                 return await self._ask(descriptors)
 
     async def _ask(self, descriptors: list[int]) -> tuple[int, asyncio.Future[int]]:
+        if self._closed:
+            raise OSError("no worker is started any more")
         if self._end is None:
             self._open()
         assert self._end is not None
@@ -70,7 +73,7 @@ class Nursery:
         with given:
             # A terminal's Ctrl-C comes to the supervisor only, and from it to the workers.
             self._process = subprocess.Popen(
-                command_of(__name__, str(given.fileno()), *self._linger),
+                command(__name__, str(given.fileno()), *self._linger),
                 stdin=subprocess.DEVNULL,
                 stdout=2,
                 pass_fds=[given.fileno()],
@@ -102,12 +105,10 @@ class Nursery:
                 self._tell(word["ended"], word["code"])
 
     def _reap(self) -> None:
-        """Take the exit codes of workers whose nursery has ended."""
-        for pid in list(self._exits):
-            with contextlib.suppress(ChildProcessError):  # its nursery waits for it
-                ended, status = os.waitpid(pid, os.WNOHANG)
-                if ended:
-                    self._tell(pid, os.waitstatus_to_exitcode(status))
+        """Take the exit codes of workers whose nursery has ended, and of what workers left."""
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                self._tell(ended[0], os.waitstatus_to_exitcode(ended[1]))
 
     def _tell(self, pid: int, exit_code: int) -> None:
         code = self._exits.pop(pid, None)
@@ -127,10 +128,9 @@ class Nursery:
             self._born.set_exception(OSError("the process that starts workers has died"))
 
     def close(self) -> None:
-        """End the nursery; the workers go on."""
+        """End the nursery, also if it hangs; the workers go on."""
+        self._closed = True
         self._close()
-        if self._linger:
-            asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
 
 
 def _adopt_orphans() -> bool:
@@ -200,7 +200,3 @@ def _reap(end: socket.socket) -> None:
 
 def _say(end: socket.socket, word: dict[str, int]) -> None:
     end.sendall(json.dumps(word).encode() + b"\n")
-
-
-if __name__ == "__main__":
-    main()

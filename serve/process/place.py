@@ -91,10 +91,11 @@ class Place:
         return self.code
 
     def leave(self) -> None:
-        """Let go of a worker that has ended."""
+        """Let go of a worker that has ended, or that could not be told what to do."""
+        self.signal(signal.SIGKILL)
         if self._channel is not None:
             self._channel.close()
-        self._channel = self._pulse = None
+        self._channel = self._pulse = self._exit = None
         self.pid = 0
         self.loaded = self.listening = False
         self.on_loop.clear()

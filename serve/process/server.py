@@ -40,7 +40,8 @@ log = logging.getLogger(__name__)
 
 END_SECONDS = 1  # for what runs in a model when the limit on the shutdown has passed
 KEEP_ALIVE = 75  # seconds that an idle connection stays open
-BEAT_SECONDS = 0.25
+MOST_BEAT_SECONDS = 0.25
+BEATS = 8  # in the time that a process may be silent
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Server(uvicorn.Server):
         self.sequences: Sequences = application.state.sequences
         self.tracer: Tracer | None = application.tracer
         self.loading: asyncio.Task[None] | None = None
+        self._beat_seconds = min(MOST_BEAT_SECONDS, settings.stall_seconds / BEATS)
         self._beating: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -78,7 +80,7 @@ class Server(uvicorn.Server):
     def _beat(self) -> None:
         self.pulse.beat()
         assert self._loop is not None
-        self._beating = self._loop.call_later(BEAT_SECONDS, self._beat)
+        self._beating = self._loop.call_later(self._beat_seconds, self._beat)
 
     async def _load(self, loaded: Callable[[], None]) -> None:
         await self.repository.load()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -110,11 +111,11 @@ class Supervisor:
         settings = self._settings
         patience = settings.drain_seconds + settings.shutdown_seconds + GRACE_SECONDS
         _, late = await asyncio.wait(keepers, timeout=patience)
+        self._nursery.close()
         for place in self._places if late else ():
             place.signal(signal.SIGKILL)
         await asyncio.gather(*keepers)
         watching.cancel()
-        self._nursery.close()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)
         if self._failure is not None:
@@ -189,7 +190,7 @@ class Supervisor:
             self._tell(
                 place.number,
                 messages.Start(
-                    settings=settings,
+                    settings=json.dumps(settings),
                     number=place.number,
                     cores=place.cores,
                     early=early,

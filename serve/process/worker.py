@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import json
 import logging
 import os
 import signal
@@ -17,7 +18,7 @@ from typing import Any
 
 from torchship.script import operators, printing
 from torchship.script.errors import UsageError
-from torchship.serve.discovery import find_archives
+from torchship.serve.discovery import find_archives, printable
 from torchship.serve.figures import Family
 from torchship.serve.logs import configure_logging
 from torchship.serve.metrics import Metrics
@@ -186,7 +187,7 @@ def run(given: Descriptors) -> None:
     name_process(f"torchship-w{start.number}")
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, start.cores)
-    settings = Settings(**start.settings)
+    settings = Settings(**json.loads(start.settings))
     configure_logging(settings.log_format, settings.log_level)
     printing.install(_log_print)
     operators.allow(settings.operators)
@@ -199,7 +200,7 @@ def run(given: Descriptors) -> None:
             else socket.socket(fileno=given.listener)
         )
     except UsageError as error:
-        channel.send(messages.Refused(text=str(error)).encoded())
+        channel.send(messages.Refused(text=printable(str(error))).encoded())
         return
     server.early = start.early
     serve(server, [server.bound])

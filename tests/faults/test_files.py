@@ -213,7 +213,8 @@ def test_a_server_whose_folder_cannot_be_listed_goes_on(
         disk.mend(folder)
         put("tiny")
         assert server.line() == "live: tiny/1"
-        assert "Input/output error: what is live from there stays live" in server.stderr()
+        problem = "Input/output error: what is live from there stays live"
+        assert problem in server.stderr(problem)
         ended(server)
 
 

@@ -69,7 +69,7 @@ def test_a_quick_model_that_never_ends_is_out_of_service_and_nothing_else(
             assert index[0] == {
                 "name": "held", "version": "1", "state": "UNAVAILABLE", "reason": message,
             }  # fmt: skip
-        assert message in server.stderr()
+        assert message in server.stderr(message)
         assert server.popen.poll() is None
 
 

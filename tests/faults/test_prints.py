@@ -87,7 +87,7 @@ def test_a_dead_worker_is_replaced_whatever_it_has_printed(
         for worker in server.workers():
             replaced(server, worker)
         say(server, "well")
-        assert "talkative: well" in server.stderr()
+        assert "talkative: well" in server.stderr("talkative: well")
 
 
 def test_a_structured_log_has_the_models_name_as_a_field(launch: Any, make_archive: Any) -> None:

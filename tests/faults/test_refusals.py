@@ -155,7 +155,8 @@ def test_whatever_is_answered_is_counted_and_logged_once(
         assert str(ask(process, content).status) == code
         counts = counted(process)
         assert counts == {(model, code): 1}
-        lines = [line for line in process.stderr().splitlines() if f"status={code}" in line]
+        said = process.stderr(f"status={code}")
+        lines = [line for line in said.splitlines() if f"status={code}" in line]
         assert len(lines) == 1
         assert f"model={model} " in lines[0]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from importlib import import_module
@@ -18,6 +20,7 @@ psutil: Any = import_module("psutil")  # it has no types
 
 MakeArchive = Callable[..., Path]
 ONES = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 1]}]}
+NURSERY = "torchship.serve.process.nursery"
 ASKED = 12  # on connections of their own, which come to either of two workers
 
 
@@ -47,7 +50,7 @@ def test_an_archive_that_workers_die_of_is_put_away_and_the_others_are_served(
         for deaths in (1, 2):
             printed(server, deaths)
             server.worker().kill()
-            assert server.line() == "worker 0 ended by signal 9; starting another"
+            assert "worker 0 ended by signal 9; starting another" in server.line()
         why = "a process ended by signal 9 twice while it loaded the archive"
         reason = f"model 'slowly' is out of service: {why}"
         assert server.line() == f"failed: {slowly}: {reason}"
@@ -165,3 +168,59 @@ def test_two_workers_share_what_they_have_imported(launch: Any, archives: dict[s
         server.workers()[0].kill()
         assert "ended by signal 9" in server.line()
         assert "is back" in server.line()
+
+
+def test_a_file_whose_name_is_not_utf_8_is_served(launch: Any, make_archive: MakeArchive) -> None:
+    path = make_archive("logarithm", file=os.fsdecode(b"m\xff.pt"))
+    with launch("--sequence-idle-seconds", "inf", path) as server:
+        assert server.line() == "ready: logarithm/1"
+        assert ask(server, "models/logarithm/infer", ONES).status_code == 200
+
+
+def test_a_refusal_that_is_not_utf_8_is_said(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"m\xff.pt")
+    refused = subprocess.run(
+        [sys.executable, "-m", "torchship", "serve", path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert refused.returncode == 2
+    assert "m\\udcff.pt' is not there" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_server_ends_whose_start_of_a_worker_hangs(archives: dict[str, Path]) -> None:
+    command = [sys.executable, "-m", "torchship", "serve", "--port", "0", "--shutdown-seconds", "1"]
+    with subprocess.Popen([*command, archives["logarithm"]]) as popen:
+        supervisor = psutil.Process(popen.pid)
+        starting: list[Any] = []
+        while not starting:
+            assert popen.poll() is None
+            starting = [p for p in supervisor.children() if NURSERY in p.cmdline()]
+        starting[0].suspend()
+        try:
+            popen.terminate()
+            assert popen.wait(60) == 0
+            assert not starting[0].is_running()
+        finally:
+            popen.kill()
+            for process in filter(psutil.Process.is_running, starting):
+                process.kill()
+
+
+def test_what_a_dead_worker_had_started_leaves_no_process(
+    launch: Any, archives: dict[str, Path]
+) -> None:
+    large = [0.0001] * 100_000
+    x = {"name": "x", "datatype": "FP32", "shape": [len(large)], "data": large}
+    with launch(archives["logarithm"]) as server:
+        assert server.line() == "ready: logarithm/1"
+        assert ask(server, "models/logarithm/infer", {"inputs": [x]}).status_code == 200
+        worker = server.worker()
+        (helper,) = worker.children()
+        worker.kill()
+        assert "ended by signal 9" in server.line()
+        assert "is back" in server.line()
+        while psutil.pid_exists(helper.pid):
+            assert server.popen.poll() is None

@@ -4,8 +4,8 @@ import pytest
 import typer.testing
 
 from torchship.script.errors import UsageError
-from torchship.serve import process
 from torchship.serve.cli import app
+from torchship.serve.process import supervisor
 from torchship.serve.settings import Settings
 
 
@@ -13,7 +13,7 @@ from torchship.serve.settings import Settings
 def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     """Return the settings with which the process was run, which here it is not."""
     found: list[Settings] = []
-    monkeypatch.setattr(process, "run", found.append)
+    monkeypatch.setattr(supervisor, "run", found.append)
     return found
 
 

@@ -14,7 +14,13 @@ from torchship.script.errors import UsageError
 from torchship.script.tree import Flat
 from torchship.serve.discovery import find_archives, scan
 from torchship.serve.engine import Engine
-from torchship.serve.errors import LoadError, ModeError, NotReadyError, UnknownModelError
+from torchship.serve.errors import (
+    LoadError,
+    ModeError,
+    NotReadyError,
+    OutOfServiceError,
+    UnknownModelError,
+)
 from torchship.serve.limits import Limits
 from torchship.serve.repository import Mode, Repository
 
@@ -462,7 +468,7 @@ def test_an_engine_that_is_taken_out_is_given_to_nobody_and_not_waited_for(
             await asyncio.sleep(0)
             repository.take_out(sick, "a call took longer than 30 s")
             assert repository.find("slow") is well
-            with pytest.raises(NotReadyError, match="it failed its checks"):
+            with pytest.raises(OutOfServiceError, match="a call took longer than 30 s"):
                 repository.find("slow", "2")
             assert states(repository) == {"slow/1": "READY", "slow/2": "UNAVAILABLE"}
             assert reasons(repository)["slow/2"] == "a call took longer than 30 s"
@@ -503,7 +509,7 @@ def test_an_archive_in_quarantine_is_refused_until_it_changes(
         repository.quarantine_digest(live.digest, "it ended two")
         assert not repository.ready
         assert reasons(repository) == {"memory/1": "it ended two"}
-        with pytest.raises(NotReadyError):
+        with pytest.raises(OutOfServiceError):
             repository.find("memory")
 
     async def whole() -> None:

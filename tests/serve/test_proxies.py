@@ -35,7 +35,7 @@ def get(path: str, *headers: str) -> bytes:
 def logged(server: Any, name: str) -> dict[str, Any]:
     """Return the line of the access log of the request with that id."""
     ask(server, get("/v2/health/live"))  # the line of a request comes after its answer
-    found = [json.loads(line) for line in server.stderr().splitlines() if name in line]
+    found = [json.loads(line) for line in server.stderr(name).splitlines() if name in line]
     assert len(found) == 1
     return dict(found[0])
 
