@@ -208,6 +208,29 @@ def test_a_helper_that_ends_takes_one_request_with_it(roomy: Any) -> None:
     assert ask(roomy, post("logarithm", numbers(30_000))).status == 200
 
 
+def test_a_helper_that_cannot_be_started_is_for_later(roomy: Any) -> None:
+    body = post("logarithm", numbers(30_000))
+    with ExitStack() as stack:
+        streams = [stack.enter_context(connected(roomy)) for _ in range(2)]
+        for connection, stream in streams:
+            connection.sendall(HEALTH)
+            assert read(stream).status == 200
+        (worker,) = roomy.workers()
+        for helper in helpers(roomy):
+            helper.kill()
+            while helper.status() != psutil.STATUS_ZOMBIE:
+                pass
+        before = worker.rlimit(psutil.RLIMIT_NOFILE)
+        worker.rlimit(psutil.RLIMIT_NOFILE, (0, before[1]))  # no more files can be opened
+        connection, stream = streams[0]
+        connection.sendall(body)
+        answer = read(stream)
+        worker.rlimit(psutil.RLIMIT_NOFILE, before)
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        connection.sendall(body)
+        assert read(stream).status == 200
+
+
 def test_helpers_end_with_the_server(launch: Launch, archives: dict[str, Path]) -> None:
     with launch(archives["logarithm"]) as process:
         assert process.line() == "ready: logarithm/1"
