@@ -97,7 +97,7 @@ class Batching:
                 shape = tensor.shape
                 parts.append((name, shape[:axis], shape[axis + 1 :]))
             elif name in self._numbers:
-                parts.append((name, tensor.dtype, tuple(tensor.reshape(-1).tolist())))
+                parts.append((name, tensor.dtype, tensor.numpy().tobytes()))
             else:
                 return None
         return tuple(parts)

@@ -285,6 +285,34 @@ def test_health_answers_while_many_classes_are_told(launch: Launch, make_archive
     assert max(later - earlier for earlier, later in pairwise(times)) < (times[-1] - times[0]) / 2
 
 
+def test_health_answers_while_a_long_text_is_asked(
+    launch: Launch, archives: dict[str, Path]
+) -> None:
+    """Its bytes are copied as one, which takes a hundredth of what they take one by one."""
+    text = b"a" * (60 << 20)
+    of = {"datatype": "FP32", "shape": [3], "data": [1, 2, 3]}
+    names = ("pair.0", "pair.1", "named.left", "many.0")
+    inputs: list[dict[str, object]] = [of | {"name": name} for name in names]
+    for name, datatype in (("times", "INT64"), ("scale", "FP64")):
+        inputs.append({"name": name, "datatype": datatype, "shape": [1], "data": [1]})
+    said = {"name": "text", "datatype": "BYTES", "shape": [1]}
+    inputs.append(said | {"parameters": {"binary_data_size": 4 + len(text)}})
+    head = json.dumps({"inputs": inputs}).encode()
+    body = head + struct.pack("<I", len(text)) + text
+    with launch(archives["nested"]) as process, connected(process) as (large, answer):
+        assert process.line() == "ready: nested/1"
+        length = f"Inference-Header-Content-Length: {len(head)}"
+        large.sendall(post("nested", body, length))
+        times = [time.monotonic()]
+        with connected(process) as (connection, stream):
+            while not select.select([large], [], [], 0)[0]:
+                connection.sendall(HEALTH)
+                assert read(stream).status == 200
+                times.append(time.monotonic())
+        assert read(answer).status == 200
+    assert max(later - earlier for earlier, later in pairwise(times)) < 2
+
+
 @pytest.mark.parametrize("metadata", [True, False])
 def test_a_state_of_many_parts_is_refused_unread(roomy: Any, metadata: bool) -> None:
     """A million tensors of no elements take seconds to make, on the event loop."""
