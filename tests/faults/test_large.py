@@ -313,6 +313,27 @@ def test_health_answers_while_a_long_text_is_asked(
     assert max(later - earlier for earlier, later in pairwise(times)) < 2
 
 
+def test_others_have_room_while_a_request_of_many_rows_runs(roomy: Any) -> None:
+    count = 1 << 20  # many times what may wait
+    x: dict[str, object] = {"name": "x", "datatype": "FP32", "shape": [count, 2]}
+    x["parameters"] = {"binary_data_size": 8 * count}
+    said = {"inputs": [x], "parameters": {"binary_data_output": True}}
+    head = json.dumps(said).encode()
+    length = f"Inference-Header-Content-Length: {len(head)}"
+    one = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 1]}
+    small = post("memory", json.dumps({"inputs": [one]}).encode())
+    statuses = []
+    with connected(roomy) as (large, answer), connected(roomy) as (connection, stream):
+        large.sendall(post("memory", head + bytes(8 * count), length))
+        while not select.select([large], [], [], 0)[0]:
+            connection.sendall(small)
+            statuses.append(read(stream).status)
+        whole = read(answer)
+    assert whole.status == 200
+    assert whole.body.endswith(bytes(16 * count))
+    assert statuses.count(429) < len(statuses) / 2
+
+
 @pytest.mark.parametrize("metadata", [True, False])
 def test_a_state_of_many_parts_is_refused_unread(roomy: Any, metadata: bool) -> None:
     """A million tensors of no elements take seconds to make, on the event loop."""
