@@ -120,12 +120,19 @@ def _scalar_to_tensor(node: ScalarNode, value: object) -> torch.Tensor:
 
 def string_to_tensor(text: str) -> torch.Tensor:
     """Return the UTF-8 bytes of a string as a uint8 vector."""
-    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+    return bytes_to_tensor(text.encode())
+
+
+def bytes_to_tensor(data: bytes) -> torch.Tensor:
+    """Return bytes as a uint8 vector of its own."""
+    if not data:
+        return torch.empty(0, dtype=torch.uint8)
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
 def tensor_to_string(tensor: torch.Tensor) -> str:
     """Return the string whose UTF-8 bytes a uint8 vector holds."""
-    return bytes(tensor.tolist()).decode()
+    return tensor.cpu().numpy().tobytes().decode()
 
 
 @dataclass(frozen=True)

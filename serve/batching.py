@@ -97,7 +97,7 @@ class Batching:
                 shape = tensor.shape
                 parts.append((name, shape[:axis], shape[axis + 1 :]))
             elif name in self._numbers:
-                parts.append((name, tensor.dtype, tuple(tensor.reshape(-1).tolist())))
+                parts.append((name, tensor.dtype, tensor.numpy().tobytes()))
             else:
                 return None
         return tuple(parts)
@@ -147,16 +147,16 @@ class Batching:
             )
         return joined
 
-    def cut(self, inputs: Flat, most: int) -> list[Flat]:
-        """Return a large request as requests of at most `most` rows; `kind` was not None."""
-        cuts = range(0, self.rows(inputs), most)
-        parts: list[Flat] = [{} for _ in cuts]
-        for name, tensor in inputs.items():
-            axis = axis_of(name, self._inputs)
-            for part, start in zip(parts, cuts, strict=True):
-                end = min(start + most, self.rows(inputs))
-                part[name] = tensor if axis is None else tensor.narrow(axis, start, end - start)
-        return parts
+    def cut(self, inputs: Flat, most: int) -> Iterator[Flat]:
+        """Cut a large request into requests of at most `most` rows; `kind` was not None."""
+        rows = self.rows(inputs)
+        axes = {name: axis_of(name, self._inputs) for name in inputs}
+        for start in range(0, rows, most):
+            count = min(most, rows - start)
+            yield {
+                name: tensor if (axis := axes[name]) is None else tensor.narrow(axis, start, count)
+                for name, tensor in inputs.items()
+            }
 
     def merge(self, outputs: Sequence[Flat]) -> Flat:
         """Return the outputs of a request that was cut."""

@@ -84,7 +84,13 @@ class Codec:
         self, control: Mapping[str, object], parts: Sequence[Bytes | memoryview]
     ) -> tuple[dict[str, Any], bytearray]:
         async with self._free:
-            helper = self._take()
+            try:
+                helper = self._take()
+            except OSError as error:  # no memory, too many files or processes
+                raise OverloadError(
+                    "no helper process for large JSON can be started: try again later, or send "
+                    "and ask for binary data"
+                ) from error
             try:
                 said, data = await asyncio.wait_for(helper.ask(control, parts), SECONDS)
             except BaseException as error:  # what it has still to say belongs to nobody

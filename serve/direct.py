@@ -255,7 +255,8 @@ class Direct(Patient):
         record.status = status
         method = self.parser.get_method().decode() if url else ""
         scope = {"method": method, "path": url.decode("latin-1"), "raw_path": url}
-        self.front.ended({**scope, "client": self.client}, record)
+        client = self.proxies.client(self.client, headers)
+        self.front.ended({**scope, "client": client}, record)
 
     def _refused_head(self) -> tuple[bytes, Headers]:
         """Return the target and the headers of what comes, as far as it is a request."""

@@ -258,14 +258,24 @@ class Engine(Held):
         if admitted.whole:
             self._enter([job(inputs, admitted)])
             return _tensors(await futures[0])
-        self._enter([job(part, known) for part, known in admissions.parts(inputs, admitted)])
-        try:
-            outputs = await asyncio.gather(*futures)
-        except BaseException:
-            for future in futures:  # nobody wants the others any more
-                future.cancel()
-            raise
-        return self._batching[method].merge([_tensors(part) for part in outputs])
+        outputs: list[Flat] = []
+        merge = self._batching[method].merge
+        parts = admissions.parts(inputs, admitted)
+        # Of more than may wait half of that at once: others have room while it runs.
+        room = self._limits.max_queue
+        room = room if admitted.rows <= room else room // 2
+        most = max(1, room // admitted.rows_in_call)
+        while group := list(itertools.islice(parts, most)):
+            self._ready()
+            futures.clear()
+            self._enter([job(part, known) for part, known in group])
+            try:
+                outputs.append(merge([*map(_tensors, await asyncio.gather(*futures))]))
+            except BaseException:
+                for future in futures:  # nobody wants the others any more
+                    future.cancel()
+                raise
+        return merge(outputs)
 
     def enter(
         self,

@@ -10,7 +10,7 @@ from torchship.script.dtypes import BY_NAME, name_of
 from torchship.script.manifest import Manifest, Method
 from torchship.script.nodes import Leaf, TensorNode, leaves, omissible
 from torchship.script.program import shape_text
-from torchship.script.tree import SCALAR_DTYPES, Flat, matches
+from torchship.script.tree import SCALAR_DTYPES, Flat, bytes_to_tensor, matches
 from torchship.serve.errors import RequestError
 from torchship.serve.tensors import BYTES, Strings, Value, datatype_of
 
@@ -66,7 +66,7 @@ class Signature:
                         f"input '{name}': expected {_expected(leaf)}, "
                         f"got {BYTES}{shape_text(value.shape)}"
                     )
-                flat[name] = torch.tensor(list(value.items[0]), dtype=torch.uint8)
+                flat[name] = bytes_to_tensor(value.items[0])
             elif leaf.kind == "str":
                 came = f"{name_of(value.dtype)}{shape_text(tuple(value.shape))}"
                 raise RequestError(f"input '{name}': expected {_expected(leaf)}, got {came}")
@@ -84,7 +84,7 @@ class Signature:
         for name, tensor in flat.items():
             kind = self.leaf(name).kind
             if kind == "str":
-                values[name] = Strings((1,), [bytes(tensor.tolist())])
+                values[name] = Strings((1,), [tensor.numpy().tobytes()])
             else:
                 values[name] = tensor if kind == "tensor" else tensor.reshape(1)
         return values

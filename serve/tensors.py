@@ -162,8 +162,8 @@ def from_binary(
         raise RequestError(
             f"{what}: expected {expected} bytes for {kind(datatype, shape)}, got {len(data)}"
         )
-    if expected and dtype.torch is torch.bool and max(data) > 1:
-        raise RequestError(f"{what}: expected BOOL bytes of 0 or 1, got {max(data)}")
+    if dtype.torch is torch.bool and (wrong := bytes(data).translate(None, b"\0\1")):
+        raise RequestError(f"{what}: expected BOOL bytes of 0 or 1, got {wrong[0]}")
     return Packed(dtype.torch, shape, data)
 
 

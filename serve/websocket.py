@@ -15,6 +15,7 @@ from websockets.http11 import Request
 
 from torchship.serve.front import Front
 from torchship.serve.inflight import Hold, Inflight
+from torchship.serve.proxies import Proxies
 from torchship.serve.sending import Sending
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Socket(Sending, WebSocketsSansIOProtocol):
     """
 
     front: ClassVar[Front]
+    proxies = Proxies()
 
     inflight = Inflight(1 << 62)
     """What all connections of the process hold."""
@@ -105,11 +107,13 @@ class Socket(Sending, WebSocketsSansIOProtocol):
             self._count(self.response.status_code, event)
 
     def _count(self, status: int, event: Request | None = None) -> None:
-        headers = [] if event is None else list(event.headers.raw_items())
-        record = self.front.begin((k.lower().encode(), v.encode("latin-1")) for k, v in headers)
+        fields = [] if event is None else event.headers.raw_items()
+        headers = [(k.lower().encode(), v.encode("latin-1")) for k, v in fields]
+        record = self.front.begin(headers)
         record.status = status
         path = "" if event is None else event.path
-        self.front.ended({"type": "websocket", "path": path, "client": self.client}, record)
+        client = self.proxies.client(self.client, headers)
+        self.front.ended({"type": "websocket", "path": path, "client": client}, record)
 
     async def receive(self) -> ASGIReceiveEvent:
         """Give the application the next message; none when the server ends."""
@@ -144,6 +148,7 @@ def websocket(settings: Settings, app: Application) -> type[Socket]:
 
     class Timed(Socket):
         front = app.front
+        proxies = app.proxies
         inflight = app.inflight
         send_seconds = settings.send_seconds
 

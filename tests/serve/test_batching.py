@@ -149,7 +149,7 @@ def test_what_shares_its_memory_and_what_does_not() -> None:
 @given(st.integers(1, 20), st.integers(1, 7))
 def test_a_large_request_is_cut_and_put_together_again(rows: int, most: int) -> None:
     inputs = request(rows)
-    parts = RECURRENT.cut(inputs, most)
+    parts = list(RECURRENT.cut(inputs, most))
     sizes = [RECURRENT.rows(part) for part in parts]
     assert sum(sizes) == rows
     assert max(sizes) <= most

@@ -78,6 +78,23 @@ def test_the_log_knows_who_asked(behind: Any, server: Any, more: tuple[str, ...]
     assert logged(behind, name)["client"] == "192.0.2.7:99"
 
 
+@pytest.mark.parametrize(
+    ("start", "status"),
+    [
+        ("GET /v2 HTTP/1.1\r\nHost: a/b", 400),
+        ("POST /v2/models/logarithm/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip", 501),
+        ("GET /v2/models/memory/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
+         "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: short", 400),
+    ],
+)  # fmt: skip
+def test_the_log_knows_whose_request_was_none(behind: Any, start: str, status: int) -> None:
+    name = f"none-{len(start)}"
+    lines = (start, f"X-Request-Id: {name}", "X-Forwarded-For: 192.0.2.7:99, 10.0.0.1", "", "")
+    assert ask(behind, "\r\n".join(lines).encode()).status == status
+    line = logged(behind, name)
+    assert (line["client"], line["status"]) == ("192.0.2.7:99", status)
+
+
 def test_the_scheme_and_host_are_those_of_the_proxy(behind: Any) -> None:
     https = ("X-Forwarded-Proto: https", "X-Forwarded-Host: page.example")
     for origin, status in (("https://page.example", 200), ("http://page.example", 403)):
