@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import ssl
@@ -171,3 +172,48 @@ def test_a_key_keeps_its_slot_for_as_long_as_it_has_a_rate(tmp_path: Path) -> No
     assert slots("a", "b") == {"a": 0, "b": 1, "z": None}
     assert slots("b", "c") == {"b": 1, "c": 0, "z": None}
     assert slots("d", "c", "b") == {"b": 1, "c": 0, "d": 2, "z": None}
+
+
+def test_a_rate_that_is_lowered_does_not_shut_its_key_out(
+    launch: Any, archives: dict[str, Path], tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"alice:{OLD}:50\n")
+    with launch("--api-keys", keys, archives["half"]) as server:
+        assert server.line() == "ready: half/1"
+        with httpx.Client(headers={"X-API-Key": OLD}, trust_env=False, timeout=60) as client:
+            while client.get(f"{server.url}/v2").status_code == 200:
+                pass
+            keys.write_text(f"alice:{OLD}:0.1\n")
+            reread(server, "keys and certificates were read again")
+            while "0.1 requests" not in (answer := client.get(f"{server.url}/v2")).text:
+                pass
+        assert int(answer.headers["Retry-After"]) <= 10
+
+
+def test_keys_that_the_disk_does_not_give_hold_nothing_up(
+    launch: Any, archives: dict[str, Path], tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"alice:{OLD}\n")
+    with launch("--api-keys", keys, archives["half"]) as server:
+        assert server.line() == "ready: half/1"
+        keys.unlink()
+        os.mkfifo(keys)
+        server.popen.send_signal(signal.SIGHUP)
+        with open(keys, "w"):  # somebody reads it, and gets nothing
+            replaced(server)
+            assert statuses(server, OLD) == {200}
+            good = tmp_path / "good"
+            good.write_text(f"alice:{NEW}\n")
+            good.rename(keys)
+            reread(server, "keys and certificates were read again")
+            while status(server, NEW) != 200:
+                pass
+        assert status(server, OLD) == 401
+        keys.unlink()
+        os.mkfifo(keys)
+        server.popen.send_signal(signal.SIGHUP)
+        with open(keys, "w"):
+            server.popen.terminate()
+            assert server.popen.wait(60) == 0
