@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.sync.client import connect
 
 from torchship.script.signing import make_key, sign
 from torchship.serve.process.credentials import read_credentials
@@ -22,6 +24,7 @@ from torchship.serve.settings import Settings
 trustme: Any = import_module("trustme")
 
 MakeArchive = Callable[..., Path]
+STEP = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
 OLD, NEW = "the-old-key-of-alice", "the-new-key-of-alice"
 
 
@@ -217,3 +220,22 @@ def test_keys_that_the_disk_does_not_give_hold_nothing_up(
         with open(keys, "w"):
             server.popen.terminate()
             assert server.popen.wait(60) == 0
+
+
+def test_a_stream_is_refused_when_its_key_is_taken_away(
+    launch: Any, archives: dict[str, Path], tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"alice:{OLD}\n")
+    with launch("--api-keys", keys, archives["memory"]) as server:
+        assert server.line() == "ready: memory/1"
+        url = f"{server.url.replace('http', 'ws', 1)}/v2/models/memory/stream"
+        with connect(url, proxy=None, additional_headers={"X-API-Key": OLD}) as stream:
+            stream.send(json.dumps(STEP))
+            assert "outputs" in json.loads(stream.recv())
+            keys.write_text(f"alice:{NEW}\n")
+            reread(server, "keys and certificates were read again")
+            while status(server, OLD) != 401:
+                pass
+            stream.send(json.dumps(STEP))
+            assert json.loads(stream.recv()) == {"error": "the API key is unknown"}
