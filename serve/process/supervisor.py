@@ -96,6 +96,7 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._gathering: dict[str, tuple[set[int], asyncio.Event]] = {}
         self._renewals = 0
+        self._told_url = False
         self._started = False  # all were there once
         self._early_is_over = False
         self._ending = asyncio.Event()
@@ -304,11 +305,12 @@ class Supervisor:
 
     def _listens(self, place: Place, url: str) -> None:
         place.listening = True
-        if place.number == 0 and not self._early_is_over:
+        if not self._told_url:
+            self._told_url = True
             if self._settings.trusted_keys is None:
                 _note(UNSIGNED)
             _say(f"listening on {url}")
-        if self._started:
+        elif self._started:
             _say(f"worker {place.number} is back")
 
     def _has_loaded(self, place: Place, message: messages.Loaded) -> None:

@@ -224,3 +224,19 @@ def test_what_a_dead_worker_had_started_leaves_no_process(
         assert "is back" in server.line()
         while psutil.pid_exists(helper.pid):
             assert server.popen.poll() is None
+
+
+def test_the_address_is_told_whichever_worker_listens_first(archives: dict[str, Path]) -> None:
+    command = [sys.executable, "-m", "torchship", "serve", "--port", "0", archives["logarithm"]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as popen:
+        server = Process(popen)
+        try:
+            while not (workers := server.workers()):
+                assert popen.poll() is None
+            workers[0].kill()
+            assert server.line() == "worker 0 ended by signal 9; starting another"
+            server.url = server.line().removeprefix("listening on ")
+            assert server.line() == "ready: logarithm/1"
+            assert ask(server, "models/logarithm/infer", ONES).status_code == 200
+        finally:
+            popen.terminate()
