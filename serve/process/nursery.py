@@ -179,8 +179,8 @@ def main() -> None:
             signal.set_wakeup_fd(-1)
             for held in (end, bell, ring):
                 held.close()
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
-                signal.signal(number, signal.SIG_DFL)
+            for reset in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+                signal.signal(reset, signal.SIG_DFL)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
             run(Descriptors.of(list(numbers)))
