@@ -24,7 +24,8 @@ KEY = re.compile(r"[!-9;-~]+")  # what a header may carry, without the colon tha
 BUCKET = 8  # bytes of a digest by which keys are found
 
 ADMIT_KEY = "torchship.admit"
-"""Where a WebSocket's scope has what each of its messages is to call: it raises `RateError`."""
+"""Where a WebSocket's scope has what each of its messages is to call: it raises `RateError`,
+and `UnauthorizedError` once the key is not known any more."""
 
 
 @dataclass(frozen=True)
@@ -132,32 +133,38 @@ class Guard:
         """Pass the request on, or answer it with 401 or 429."""
         if scope["type"] in ("http", "websocket") and not scope["path"].startswith(OPEN):
             try:
-                known, bucket = self._find(scope["headers"])
-                _take(known, bucket)
+                digest = _digest_of(scope["headers"])
+                self._admit(digest)
                 if scope["type"] == "websocket":
-                    scope[ADMIT_KEY] = partial(_take, known, bucket)
+                    scope[ADMIT_KEY] = partial(self._admit, digest)
             except (UnauthorizedError, RateError) as error:
                 await self._answer(error)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
-    def _find(self, headers: Iterable[tuple[bytes, bytes]]) -> tuple[ApiKey, TokenBucket | None]:
-        key = _key_of(headers)
-        if key is None:
-            raise UnauthorizedError(
-                "no API key: expected 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"
-            )
-        digest = hashlib.sha256(key).digest()
+    def _admit(self, digest: bytes) -> None:
+        """Let one request or message pass whose key is known now and is within its rate.
+
+        Raises:
+            UnauthorizedError, RateError: it is not.
+        """
         known, bucket = self._keys.get(digest[:BUCKET], (None, None))
         if known is None or not hmac.compare_digest(known.digest, digest):
             raise UnauthorizedError("the API key is unknown")
-        return known, bucket
+        wait = 0.0 if bucket is None else bucket.take()
+        if wait:
+            raise RateError(
+                f"API key '{known.name}' may make {known.rate:g} requests a second", wait
+            )
 
 
-def _take(key: ApiKey, bucket: TokenBucket | None) -> None:
-    wait = 0.0 if bucket is None else bucket.take()
-    if wait:
-        raise RateError(f"API key '{key.name}' may make {key.rate:g} requests a second", wait)
+def _digest_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    key = _key_of(headers)
+    if key is None:
+        raise UnauthorizedError(
+            "no API key: expected 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"
+        )
+    return hashlib.sha256(key).digest()
 
 
 def _key_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from torchship.script.errors import TorchShipError, UnreadableError
 from torchship.serve.discovery import Found, Seen, look_at, printable, scan, unique
 from torchship.serve.engine import Engine
-from torchship.serve.loading import STALLED_SECONDS, Work, on_thread
+from torchship.serve.loading import STALLED_SECONDS, Work
+from torchship.serve.threads import on_thread
 
 log = logging.getLogger(__name__)
 

@@ -44,6 +44,8 @@ class Changes:
         """Have a change made by all workers; then tell the one that was asked."""
         async with self._lock:
             failure = await self._by_all(change)
+            if failure is None and self._differ(change.model):  # its file has changed meanwhile
+                failure = await self._by_all(change)
             if failure is None and change.what == "load":
                 self._wanted[change.model] = None
             elif failure is None:

@@ -153,8 +153,9 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # a collection in a worker would touch, and so copy, all that is shared
     end = socket.socket(fileno=int(sys.argv[1]))
-    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ignored, signal.SIG_IGN)
+    # Blocked rather than ignored: one that comes to a worker as soon as it is born is not lost.
+    blocked = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     bell, ring = socket.socketpair()
     ring.setblocking(False)
     bell.setblocking(False)
@@ -178,8 +179,10 @@ def main() -> None:
             signal.set_wakeup_fd(-1)
             for held in (end, bell, ring):
                 held.close()
-            for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
-                signal.signal(ignored, signal.SIG_DFL)
+            for reset in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+                signal.signal(reset, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
             run(Descriptors.of(list(numbers)))
             return
         for number in numbers:

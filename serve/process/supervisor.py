@@ -21,6 +21,7 @@ import time
 import uuid
 from collections.abc import Coroutine
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from torchship.script.errors import UsageError
@@ -38,6 +39,7 @@ from torchship.serve.process.sockets import bind, reserve
 from torchship.serve.process.watchdog import LOOK_SECONDS, Watchdog
 from torchship.serve.rates import TABLE_BYTES
 from torchship.serve.settings import Settings
+from torchship.serve.threads import on_thread
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +95,8 @@ class Supervisor:
         self._first: list[messages.Loaded] = []  # of each worker, until all were there once
         self._tasks: set[asyncio.Task[None]] = set()
         self._gathering: dict[str, tuple[set[int], asyncio.Event]] = {}
+        self._renewals = 0
+        self._told_url = False
         self._started = False  # all were there once
         self._early_is_over = False
         self._ending = asyncio.Event()
@@ -104,7 +108,7 @@ class Supervisor:
         self._nursery = Nursery()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end, number)
-        loop.add_signal_handler(signal.SIGHUP, self._renew)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._run(self._renew()))
         keepers = [loop.create_task(self._keep(place)) for place in self._places]
         watching = loop.create_task(self._watch())
         await self._ending.wait()
@@ -133,13 +137,22 @@ class Supervisor:
             self._failure = UsageError(text)
         self._end(signal.SIGTERM)
 
-    def _renew(self) -> None:
-        """Read keys and certificates again; what cannot be used changes nothing."""
+    async def _renew(self) -> None:
+        """Read keys and certificates again; what cannot be used changes nothing.
+
+        A disk that does not answer holds up nobody, nor does it the next who asks for this.
+        """
+        self._renewals += 1
+        number = self._renewals
+        read = partial(read_credentials, self._settings, self._credentials)
         try:
-            self._credentials = read_credentials(self._settings, self._credentials)
+            credentials = await on_thread(read, daemon=True)
         except UsageError as error:
             log.error("keys and certificates stay as they are: %s", error)
             return
+        if number < self._renewals:  # what was read later is newer
+            return
+        self._credentials = credentials
         for place in self._places:
             self._tell(place.number, messages.Renew(credentials=self._credentials))
         log.info("keys and certificates were read again")
@@ -292,11 +305,12 @@ class Supervisor:
 
     def _listens(self, place: Place, url: str) -> None:
         place.listening = True
-        if place.number == 0 and not self._early_is_over:
+        if not self._told_url:
+            self._told_url = True
             if self._settings.trusted_keys is None:
                 _note(UNSIGNED)
             _say(f"listening on {url}")
-        if self._started:
+        elif self._started:
             _say(f"worker {place.number} is back")
 
     def _has_loaded(self, place: Place, message: messages.Loaded) -> None:

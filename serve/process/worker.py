@@ -177,7 +177,6 @@ def run(given: Descriptors) -> None:
     """Serve as the supervisor says, until a signal comes or the supervisor has gone."""
     os.dup2(2, 1)  # what a library prints is no line of the server's
     take_over(2)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=given.channel))
     first = channel.receive()
     if first is None:

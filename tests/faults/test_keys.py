@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import socket
 import ssl
@@ -12,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.sync.client import connect
 
 from torchship.script.signing import make_key, sign
 from torchship.serve.process.credentials import read_credentials
@@ -21,6 +24,7 @@ from torchship.serve.settings import Settings
 trustme: Any = import_module("trustme")
 
 MakeArchive = Callable[..., Path]
+STEP = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
 OLD, NEW = "the-old-key-of-alice", "the-new-key-of-alice"
 
 
@@ -171,3 +175,67 @@ def test_a_key_keeps_its_slot_for_as_long_as_it_has_a_rate(tmp_path: Path) -> No
     assert slots("a", "b") == {"a": 0, "b": 1, "z": None}
     assert slots("b", "c") == {"b": 1, "c": 0, "z": None}
     assert slots("d", "c", "b") == {"b": 1, "c": 0, "d": 2, "z": None}
+
+
+def test_a_rate_that_is_lowered_does_not_shut_its_key_out(
+    launch: Any, archives: dict[str, Path], tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"alice:{OLD}:50\n")
+    with launch("--api-keys", keys, archives["half"]) as server:
+        assert server.line() == "ready: half/1"
+        with httpx.Client(headers={"X-API-Key": OLD}, trust_env=False, timeout=60) as client:
+            while client.get(f"{server.url}/v2").status_code == 200:
+                pass
+            keys.write_text(f"alice:{OLD}:0.1\n")
+            reread(server, "keys and certificates were read again")
+            while "0.1 requests" not in (answer := client.get(f"{server.url}/v2")).text:
+                pass
+        assert int(answer.headers["Retry-After"]) <= 10
+
+
+def test_keys_that_the_disk_does_not_give_hold_nothing_up(
+    launch: Any, archives: dict[str, Path], tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"alice:{OLD}\n")
+    with launch("--api-keys", keys, archives["half"]) as server:
+        assert server.line() == "ready: half/1"
+        keys.unlink()
+        os.mkfifo(keys)
+        server.popen.send_signal(signal.SIGHUP)
+        with open(keys, "w"):  # somebody reads it, and gets nothing
+            replaced(server)
+            assert statuses(server, OLD) == {200}
+            good = tmp_path / "good"
+            good.write_text(f"alice:{NEW}\n")
+            good.rename(keys)
+            reread(server, "keys and certificates were read again")
+            while status(server, NEW) != 200:
+                pass
+        assert status(server, OLD) == 401
+        keys.unlink()
+        os.mkfifo(keys)
+        server.popen.send_signal(signal.SIGHUP)
+        with open(keys, "w"):
+            server.popen.terminate()
+            assert server.popen.wait(60) == 0
+
+
+def test_a_stream_is_refused_when_its_key_is_taken_away(
+    launch: Any, archives: dict[str, Path], tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"alice:{OLD}\n")
+    with launch("--api-keys", keys, archives["memory"]) as server:
+        assert server.line() == "ready: memory/1"
+        url = f"{server.url.replace('http', 'ws', 1)}/v2/models/memory/stream"
+        with connect(url, proxy=None, additional_headers={"X-API-Key": OLD}) as stream:
+            stream.send(json.dumps(STEP))
+            assert "outputs" in json.loads(stream.recv())
+            keys.write_text(f"alice:{NEW}\n")
+            reread(server, "keys and certificates were read again")
+            while status(server, OLD) != 401:
+                pass
+            stream.send(json.dumps(STEP))
+            assert json.loads(stream.recv()) == {"error": "the API key is unknown"}

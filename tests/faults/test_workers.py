@@ -244,3 +244,19 @@ def test_the_address_is_told_whichever_worker_listens_first(archives: dict[str, 
             assert ask(server, "models/logarithm/infer", ONES).status_code == 200
         finally:
             popen.terminate()
+
+
+def test_a_wish_to_end_before_there_is_a_worker_is_no_wish_to_wait(
+    archives: dict[str, Path],
+) -> None:
+    """A worker hears a signal also if it comes as soon as the worker is born."""
+    said = "--port", "0", "--shutdown-seconds", "300", archives["logarithm"]
+    with subprocess.Popen([sys.executable, "-m", "torchship", "serve", *said]) as popen:
+        supervisor = psutil.Process(popen.pid)
+        while not any(NURSERY in process.cmdline() for process in supervisor.children()):
+            assert popen.poll() is None
+        try:
+            popen.terminate()
+            assert popen.wait(60) == 0
+        finally:
+            popen.kill()

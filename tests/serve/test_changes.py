@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,44 @@ def test_a_worker_that_comes_back_has_what_was_loaded(server: Any) -> None:
     assert statuses(server, "logarithm", ONES) == {200}
     assert post(server, "repository/models/logarithm/unload").status_code == 200
     assert statuses(server, "logarithm", ONES) == {404}
+
+
+def nearly(outputs: Flat) -> Flat:
+    return {name: value * (1 + 1e-7) for name, value in outputs.items()}
+
+
+def live(server: Any, times: int) -> None:
+    """Wait until workers have said so many times that the model is live."""
+    while server.stderr().count("live: positive/1") < times:
+        assert server.popen.poll() is None
+
+
+def test_a_file_that_changes_while_it_is_loaded_is_loaded_again(
+    server: Any, make_archive: MakeArchive
+) -> None:
+    """Or one worker would serve what it was before, and the other what it is now."""
+    path = make_archive("positive")
+    with server.connect() as ours, ThreadPoolExecutor() as pool:
+        ours.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert ours.recv(4096).startswith(b"HTTP/1.1 200 ")
+        (other,) = [
+            worker
+            for worker in server.workers()
+            if ours.getsockname() not in [c.raddr for c in worker.connections()]
+        ]
+        other.suspend()
+        try:
+            ours.sendall(
+                b"POST /v2/repository/models/positive/load HTTP/1.1\r\n"
+                b"Host: a\r\nContent-Length: 0\r\n\r\n"
+            )
+            answer = pool.submit(ours.recv, 4096)
+            live(server, 1)
+            make_archive("positive", file="new", edit=nearly).replace(path)
+        finally:
+            other.resume()
+        assert answer.result().startswith(b"HTTP/1.1 200 ")
+    assert server.stderr().count("live: positive/1") == 4  # each of them twice
 
 
 def test_a_model_with_state_that_comes_later_keeps_no_sequences_in_one_worker(
