@@ -420,7 +420,7 @@ def test_the_binary_s_last_words_are_passed_on(archives: Path, tmp_path: Path) -
     archive = open_archive(archives / "snake.pt")
     damaged = tmp_path / "snake.pt"
     damaged.write_bytes((archives / "snake.pt").read_bytes()[:-100])
-    archive = replace(archive, path=damaged)
+    archive.path = damaged
     with Stepper(archive, "act") as binary, Player(archive, steps=3, seed=0, snakes=1) as player:
         binary.send({"obs": torch.zeros(1, 11, 11, dtype=torch.uint8)})
         with pytest.raises(UsageError, match=r"torchship-runner run ended with exit code 3: .*zip"):
