@@ -241,7 +241,7 @@ class Application(FastAPI):
         """What lets requests through that bring an API key, if they must."""
         self.inflight = Inflight(settings.max_inflight_bytes)
         self.proxies = Proxies(read_networks(settings.forwarded_allow_ips))
-        origins = Origins(settings.cors_origin)
+        origins = Origins(settings.cors_origin, settings.host)
         self.front = Front(self._route, metrics, line, tracer, origins, settings.root_path)
 
     def put_in_front(self, wrap: Callable[[ASGIApp], ASGIApp]) -> None:

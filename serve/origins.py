@@ -10,6 +10,7 @@ Sources: the Fetch standard (CORS protocol), RFC 6454, and Fetch Metadata (`Sec-
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Collection, Iterable
 from urllib.parse import urlsplit
 
@@ -32,8 +33,10 @@ PREFLIGHT_SECONDS = "600"
 class Origins:
     """The origins that may ask: those allowed, of which `*` is any, and the server's own."""
 
-    def __init__(self, allowed: Collection[str] = ()) -> None:
+    def __init__(self, allowed: Collection[str] = (), host: str = "0.0.0.0") -> None:
+        """Allow these, on a server that listens on that address."""
         self._any = "*" in allowed
+        self._local = _is_loopback(host)
         self._allowed = frozenset(allowed)
 
     def headers(self, asked: Headers) -> list[tuple[bytes, bytes]]:
@@ -65,7 +68,7 @@ class Origins:
             if name != b"origin":
                 continue
             origin = value.decode("latin-1")
-            if origin not in self._allowed and not _is_own(origin, scope):
+            if origin not in self._allowed and not _is_own(origin, scope, self._local):
                 raise OriginError(
                     f"the origin {short(origin)} may not ask: expected one of --cors-origin, "
                     "or this server's own"
@@ -123,11 +126,13 @@ def _value(headers: Headers, wanted: bytes) -> bytes | None:
     return next((value for name, value in headers if name == wanted), None)
 
 
-def _is_own(origin: str, scope: Scope) -> bool:
+def _is_own(origin: str, scope: Scope, local: bool) -> bool:
     """Return whether a page comes from this server, as far as the request tells.
 
-    Browsers say so themselves, and let no page say it. Otherwise the page's host must be the one
-    that was asked. Where that came without TLS a page over TLS will do: a proxy ends it.
+    Browsers say so themselves to servers with TLS and on their own machine, and let no page say
+    it. Otherwise the page's host must be the one that was asked. Where that came without TLS a
+    page over TLS will do: a proxy ends it. A name is worth nothing to a server that only its own
+    machine can reach: any page can have its name point there (DNS rebinding).
     """
     headers: Headers = scope["headers"]
     if origin == "null":  # a sandbox, a file: nobody's
@@ -139,7 +144,17 @@ def _is_own(origin: str, scope: Scope) -> bool:
     if place is None or (scheme == "https" and not origin.startswith("https:")):
         return False
     asked = scope.get(FORWARDED_HOST) or _value(headers, b"host") or b""
+    if local and FORWARDED_HOST not in scope and not _is_loopback(place[0]):
+        return False
     return place == _place(f"{origin.partition(':')[0]}://{asked.decode('latin-1')}")
+
+
+def _is_loopback(host: str) -> bool:
+    """Return whether a host is a machine's own address, or the name that always means it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _place(origin: str) -> tuple[str, int] | None:

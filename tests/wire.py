@@ -56,7 +56,7 @@ def post(
     body: bytes,
     *headers: str,
     length: int | None = None,
-    host: tuple[str, ...] = ("Host: x",),
+    host: tuple[str, ...] = ("Host: localhost",),
 ) -> bytes:
     lines = [f"POST /v2/models/{model}/infer HTTP/1.1", *host, *headers]
     lines.append(f"Content-Length: {len(body) if length is None else length}")
@@ -64,7 +64,7 @@ def post(
 
 
 def chunked(model: str, body: bytes, *headers: str, trailers: str = "") -> bytes:
-    lines = [f"POST /v2/models/{model}/infer HTTP/1.1", "Host: x", *headers]
+    lines = [f"POST /v2/models/{model}/infer HTTP/1.1", "Host: localhost", *headers]
     head = "\r\n".join([*lines, "Transfer-Encoding: chunked", "", ""]).encode()
     return head + b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(body), body, trailers.encode())
 
@@ -76,7 +76,7 @@ def row(value: float | str, **more: object) -> bytes:
 
 def counted(server: Any) -> dict[tuple[str, str], int]:
     """Return how many requests the server counted by model and status."""
-    text = ask(server, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").body.decode()
+    text = ask(server, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").body.decode()
     found = re.findall(r'torchship_requests_total\{code="(\d+)",model="(\w*)",.*\} (\d+)', text)
     return {(model, code): int(number) for code, model, number in found}
 

@@ -22,6 +22,7 @@ import sys
 from torchship.serve.interpreter import command
 
 LINGER_SECONDS = 10.0
+BORN_SECONDS = 120.0  # to import everything, and fork
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
 REQUEST = b"fork"
 LONGEST_WORD = 1 << 12
@@ -66,7 +67,11 @@ class Nursery:
         assert self._end is not None
         self._born = asyncio.get_running_loop().create_future()
         socket.send_fds(self._end, [REQUEST], descriptors)
-        return await self._born
+        try:
+            return await asyncio.wait_for(self._born, BORN_SECONDS)
+        except asyncio.TimeoutError:
+            self._close()
+            raise OSError(f"no worker was started within {BORN_SECONDS:g} s") from None
 
     def _open(self) -> None:
         own, given = socket.socketpair()

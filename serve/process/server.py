@@ -130,9 +130,9 @@ class Server(uvicorn.Server):
         """Use keys and certificates that have been read again, for all that comes from now on."""
         if self.application.guard is not None and credentials.api_keys is not None:
             self.application.guard.renew(api_keys_of(credentials.api_keys))
+        self.repository.trust(trusted_keys_of(credentials))
         if credentials.certificate is not None and self.config.ssl is not None:
             use(credentials.certificate, self.config.ssl)
-        self.repository.trust(trusted_keys_of(credentials))
 
 
 def trusted_keys_of(credentials: Credentials) -> list[Ed25519PublicKey]:

@@ -185,7 +185,8 @@ def run(given: Descriptors) -> None:
     assert isinstance(start, messages.Start)
     name_process(f"torchship-w{start.number}")
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, start.cores)
+        with suppress(OSError):  # the machine has fewer cores than when the server was started
+            os.sched_setaffinity(0, start.cores)
     settings = Settings(**json.loads(start.settings))
     configure_logging(settings.log_format, settings.log_level)
     printing.install(_log_print)

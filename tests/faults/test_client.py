@@ -244,7 +244,7 @@ def test_an_upgrade_that_is_not_made_is_passed_over(server: Any, upgrade: str) -
 def test_a_length_with_many_zeros_is_a_length(server: Any) -> None:
     body = row(1)
     content = post("logarithm", body).replace(b"Length: ", b"Length: " + b"0" * 5000)
-    other = content.replace(b"Host: x", b"Host: x\r\nOrigin: http://x")
+    other = content.replace(b"Host: localhost", b"Host: localhost\r\nOrigin: http://localhost")
     index = b"POST /v2/repository/index HTTP/1.1\r\nHost: x\r\nContent-Length: %b2\r\n\r\n{}"
     with connected(server) as (connection, stream):
         connection.sendall(content + other + index % (b"0" * 5000))

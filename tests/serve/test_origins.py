@@ -49,7 +49,10 @@ def preflight(server: Any, wanted: str, origin: str = PAGE) -> Answer:
     return ask(server, get("/v2/models/memory/sequences/a", *headers, verb="OPTIONS"))
 
 
-STRANGE = ["http://evil.example", "null", "http://x:81", "https://x:80", "http://x.evil", "x", ""]
+STRANGE = [
+    *("http://evil.example", "null", "http://x:81", "https://x:80", "http://x.evil", "x", ""),
+    *("http://x", "https://x"),  # what any page can have its name point to is no page of ours
+]
 
 
 @pytest.mark.parametrize("origin", STRANGE)
@@ -58,9 +61,10 @@ def test_a_page_that_was_not_allowed_changes_nothing(
 ) -> None:
     """Whether or not other pages were allowed."""
     field = f"Origin: {origin}"
-    unload = post("x", b"{}", field).replace(b"models/x/infer", b"repository/models/memory/unload")
+    run = post("logarithm", BODY, field, host=("Host: x",))
+    unload = run.replace(b"models/logarithm/infer", b"repository/models/memory/unload")
     for process in (server, open_to_one):
-        for content in (post("logarithm", BODY, field), unload, handshake(field)):
+        for content in (run, unload, handshake(field)):
             answer = ask(process, content)
             assert (answer.status, "may not ask" in answer.error) == (403, True)
             assert "access-control-allow-origin" not in answer.headers
@@ -71,17 +75,28 @@ def test_a_page_that_was_not_allowed_changes_nothing(
     "headers",
     [
         (),
-        ("Origin: http://x",),
-        ("Origin: http://x:80",),
-        ("Origin: https://x",),  # a proxy ends TLS
+        ("Origin: http://localhost",),
+        ("Origin: http://localhost:80",),
+        ("Origin: https://localhost",),  # a proxy ends TLS
         ("Origin: https://other.example", "Sec-Fetch-Site: same-origin"),
     ],
 )
 def test_programs_and_the_servers_own_pages_may_ask(server: Any, headers: tuple[str, ...]) -> None:
     assert ask(server, post("logarithm", BODY, *headers)).status == 200
     with server.connect() as connection:
-        connection.sendall(handshake(*headers))
+        connection.sendall(handshake(*headers).replace(b"Host: x", b"Host: localhost"))
         assert connection.recv(12) == b"HTTP/1.1 101"
+
+
+def test_a_server_that_others_can_reach_knows_itself_by_the_name_it_was_asked_for(
+    launch: Launch, archives: dict[str, Path]
+) -> None:
+    with launch("--host", "0.0.0.0", archives["logarithm"]) as process:
+        process.url = process.url.replace("0.0.0.0", "127.0.0.1")
+        assert process.line() == "ready: logarithm/1"
+        for origin, status in (("http://x", 200), ("http://y", 403)):
+            asked = post("logarithm", BODY, f"Origin: {origin}", host=("Host: x",))
+            assert ask(process, asked).status == status
 
 
 def test_a_port_is_part_of_the_origin(server: Any) -> None:

@@ -29,7 +29,7 @@ def behind(launch: Launch, archives: dict[str, Path]) -> Iterator[Any]:
 
 
 def get(path: str, *headers: str) -> bytes:
-    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
+    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode()
 
 
 def logged(server: Any, name: str) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def test_a_path_is_found_with_and_without_the_prefix(behind: Any, prefix: str) -
     for path in ("/v2/health/ready", "/v2/models/memory", "/metrics", "/docs", "/openapi.json"):
         assert ask(behind, get(prefix + path)).status == 200
     start = f"POST {prefix}/v2".encode()
-    for more in ((), ("Origin: http://x",)):  # directly, and through the application
+    for more in ((), ("Origin: http://localhost",)):  # directly, and through the application
         content = post("logarithm", BODY, *more).replace(b"POST /v2", start)
         assert ask(behind, content).status == 200
     answer = ask(behind, get(f"{prefix}/v2/nothing"))
@@ -70,7 +70,7 @@ def test_the_docs_ask_below_the_prefix(behind: Any, server: Any) -> None:
     assert "/v2/models/logarithm/infer" in document["paths"]
 
 
-@pytest.mark.parametrize("more", [(), ("Origin: http://x",)])
+@pytest.mark.parametrize("more", [(), ("Origin: http://localhost",)])
 def test_the_log_knows_who_asked(behind: Any, server: Any, more: tuple[str, ...]) -> None:
     name = f"who-{len(more)}"
     headers = (f"X-Request-Id: {name}", "X-Forwarded-For: 6.6.6.6, 192.0.2.7:99, 10.0.0.1")
