@@ -14,7 +14,7 @@ from torchship.serve.limits import Limits
 from torchship.serve.signature import Signature
 from torchship.serve.tensors import Packed
 
-MOST_ADMITTED = 1024  # names, dtypes and shapes that are remembered as fitting
+MOST_ADMITTED = 256  # names, dtypes and shapes that are remembered as fitting
 
 
 class Admitted(NamedTuple):

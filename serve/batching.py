@@ -17,7 +17,7 @@ from torchship.script.manifest import Method
 from torchship.script.nodes import Dimension, Leaf, ScalarNode, TensorNode, leaves
 from torchship.script.program import shape_text, with_state
 from torchship.script.tree import Flat, matches
-from torchship.serve.frames import MOST, Frame, Given, are_packed, fits
+from torchship.serve.frames import Frame, Frames, Given, are_packed, fits
 from torchship.serve.tensors import Packed, join_packed, pack, split_packed
 
 Kind = Hashable
@@ -60,7 +60,7 @@ class Batching:
 
         self._expected: dict[str, _Expected] = {}
         self._expected_of: Mapping[str, int] | None = None
-        self._frames: dict[Hashable, Frame] = {}
+        self.frames = Frames()
         # Rows of a later dimension do not lie one after the other.
         self._framed = self.possible and not any(self._inputs.values())
 
@@ -114,16 +114,14 @@ class Batching:
         packed = are_packed(requests)
         if packed is None:
             return self.join(requests)
-        frame = self._frames.get((kind, symbols[BATCH]))
-        if frame is not None and (filled := frame.fill(packed)) is not None:
+        key = kind, symbols[BATCH]
+        if (filled := self.frames.fill(key, packed)) is not None:
             return filled
         inputs = self.join(requests)
         if fits(inputs):
-            if len(self._frames) >= MOST:
-                self._frames.clear()
             whole = with_state(self._method, inputs, symbols)
             state = {name: whole[name] for name in whole.keys() - inputs.keys()}
-            self._frames[kind, symbols[BATCH]] = Frame(inputs, state)
+            self.frames.keep(key, Frame(inputs, state))
         return inputs
 
     def join(self, requests: Sequence[Given]) -> Flat:

@@ -5,7 +5,7 @@ For a small model, making its input tensors takes as long as a good part of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -14,7 +14,7 @@ from torchship.script.tree import Flat
 from torchship.serve.tensors import Packed
 
 LARGEST = 1 << 16  # bytes of one call's inputs; beyond, making them is nothing beside the call
-MOST = 256  # frames of one method
+MOST_BYTES = 1 << 20  # of all frames of one method
 
 Given = Mapping[str, torch.Tensor] | Mapping[str, Packed]
 """A request's inputs by flat name, as tensors or as they came."""
@@ -31,6 +31,7 @@ class Frame:
     def __init__(self, inputs: Flat, started: Flat) -> None:
         """Keep the tensors that requests fill, and those with which the state starts, zeros."""
         self.inputs = {**inputs, **started}
+        self.nbytes = sum([tensor.nbytes for tensor in self.inputs.values()])
         self._versions = [(tensor, tensor._version) for tensor in self.inputs.values()]
         self._filled = [(name, _bytes_of(tensor)) for name, tensor in inputs.items()]
         self._zeros = [(view, bytes(len(view))) for view in map(_bytes_of, started.values())]
@@ -50,6 +51,36 @@ class Frame:
         for view, zeros in self._zeros:
             view[:] = zeros
         return self.inputs
+
+
+class Frames:
+    """The frames of one method, by the kind and the rows of the calls that they are for.
+
+    Clients choose sizes and numbers, so there may be any number of kinds: the oldest frames make
+    room for new ones.
+    """
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+        """Of all frames."""
+        self._frames: dict[Hashable, Frame] = {}
+
+    def fill(self, key: Hashable, requests: Sequence[Mapping[str, Packed]]) -> Flat | None:
+        """Return the inputs of a call with the rows of all requests; None if there is no frame."""
+        frame = self._frames.get(key)
+        return None if frame is None else frame.fill(requests)
+
+    def keep(self, key: Hashable, frame: Frame) -> None:
+        """Use a frame for such calls from now on."""
+        self._drop(key)
+        self._frames[key] = frame
+        self.nbytes += frame.nbytes
+        while self.nbytes > MOST_BYTES:
+            self._drop(next(iter(self._frames)))
+
+    def _drop(self, key: Hashable) -> None:
+        dropped = self._frames.pop(key, None)
+        self.nbytes -= 0 if dropped is None else dropped.nbytes
 
 
 def are_packed(requests: Sequence[Given]) -> Sequence[Mapping[str, Packed]] | None:

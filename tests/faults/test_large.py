@@ -167,9 +167,7 @@ def test_what_is_wrong_with_a_large_request_is_said(roomy: Any, name: str) -> No
     assert len(answer.error) < 300
 
 
-@pytest.mark.parametrize(
-    "more", [(), ("Origin: http://localhost",)]
-)  # directly, by the application
+@pytest.mark.parametrize("more", [(), ("Origin: http://localhost",)])  # directly, and not
 def test_a_large_output_without_a_form_in_json_is_refused(
     launch: Launch, archives: dict[str, Path], more: tuple[str, ...]
 ) -> None:
@@ -244,9 +242,7 @@ def test_helpers_end_with_the_server(launch: Launch, archives: dict[str, Path]) 
         helper.wait(60)
 
 
-@pytest.mark.parametrize(
-    "more", [(), ("Origin: http://localhost",)]
-)  # directly, by the application
+@pytest.mark.parametrize("more", [(), ("Origin: http://localhost",)])  # directly, and not
 def test_a_large_answer_to_a_small_request_is_written_elsewhere(
     launch: Launch, make_archive: Any, more: tuple[str, ...]
 ) -> None:

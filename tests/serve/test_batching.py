@@ -10,7 +10,7 @@ from torchship.script.manifest import Argument, Method, State, Tolerance
 from torchship.script.nodes import ScalarNode, TensorNode, TupleNode
 from torchship.script.tree import Flat
 from torchship.serve.batching import Batching
-from torchship.serve.frames import LARGEST, MOST, Given
+from torchship.serve.frames import LARGEST, MOST_BYTES, Given
 from torchship.serve.tensors import pack
 
 
@@ -141,9 +141,11 @@ def test_what_shares_its_memory_and_what_does_not() -> None:
     assert memory(2).isdisjoint(memory(4))
     assert len(memory(LARGEST // 12 + 1)) == 3
     other = Batching(method([tensor("x", "batch", 3)], tensor("y", "batch")))
-    for rows in range(1, MOST + 2):
+    for rows in range(1, 2000):  # 24 MB of inputs, if all of them were kept
         memory(rows, batching=other)
-    assert len(other._frames) == 1
+        assert 0 < other.frames.nbytes <= MOST_BYTES
+    assert len(memory(1999, batching=other)) == 1
+    assert other.frames.nbytes > MOST_BYTES // 2
 
 
 @given(st.integers(1, 20), st.integers(1, 7))
