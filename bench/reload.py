@@ -26,7 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from torchship.models.moba import observation
-from torchship.script.export import export
+from torchship.script.export import Options, export
+from torchship.script.files import write_atomic
 from torchship.script.target import find_target
 from torchship.serve.runtime import running_server
 
@@ -53,16 +54,28 @@ def main(
     os.environ["TORCHSHIP_SERVE_MODE"] = "explicit"
     os.environ["TORCHSHIP_SERVE_LOAD"] = orjson.dumps([MODEL]).decode()
     with tempfile.TemporaryDirectory() as folder:
-        export(find_target(MODEL, None, {}), Path(folder) / f"{MODEL}.pt")
+        archives = []  # a file whose very bytes are live is not loaded again
+        for name in ("one", "other"):
+            file = Path(folder) / f"{name}.pt"
+            export(find_target(MODEL, None, {}), file, Options(description=name))
+            archives.append(file.read_bytes())
+            file.unlink()
+        served = Path(folder) / f"{MODEL}.pt"
+        served.write_bytes(archives[0])
         with running_server([Path(folder)]) as url:
-            seen, reloads = _under_load(url, seconds, every, connections)
+            seen, reloads = _under_load(url, served, archives, seconds, every, connections)
             _print_load(seen, reloads)
             _print_memory(url, cycles)
     raise typer.Exit(any(one.failures for one in seen))
 
 
 def _under_load(
-    url: str, seconds: float, every: float, connections: int
+    url: str,
+    served: Path,
+    archives: Sequence[bytes],
+    seconds: float,
+    every: float,
+    connections: int,
 ) -> tuple[list[Seen], list[tuple[float, float]]]:
     """Return what each connection saw, and when each reload began and ended."""
     address = url.removeprefix("http://")
@@ -93,6 +106,7 @@ def _under_load(
         thread.start()
     reloads = []
     while (begun := time.perf_counter()) < end:
+        write_atomic(served, archives[(len(reloads) + 1) % 2])
         _change(url, "load")
         reloads.append((begun, time.perf_counter()))
         time.sleep(max(0.0, begun + every - time.perf_counter()))
@@ -131,7 +145,8 @@ def _print_load(seen: Sequence[Seen], reloads: Sequence[tuple[float, float]]) ->
 
 
 def _print_memory(url: str, cycles: int) -> None:
-    (child,) = psutil.Process().children()
+    processes = psutil.Process().children(recursive=True)
+    (child,) = (process for process in processes if process.name() == "torchship-w0")
     sizes: list[tuple[int, int]] = []
     for _ in range(cycles):
         _change(url, "load")
