@@ -104,7 +104,7 @@ def _under_load(
     threads = [threading.Thread(target=ask, args=(mine,)) for mine in seen]
     for thread in threads:
         thread.start()
-    reloads = []
+    reloads: list[tuple[float, float]] = []
     while (begun := time.perf_counter()) < end:
         write_atomic(served, archives[(len(reloads) + 1) % 2])
         _change(url, "load")

@@ -20,7 +20,7 @@ def test_no_python_of_the_folder_of_models_is_run(make_archive: Any, tmp_path: P
     ran = tmp_path / "ran"
     for module in ("select", "orjson", "uvicorn", "torchship"):
         (tmp_path / f"{module}.py").write_text(f"open({str(ran)!r}, 'w')\nraise SystemExit(1)\n")
-    command = [Path(sys.executable).with_name("torchship"), "serve", "--port", "0", "."]
+    command = [str(Path(sys.executable).with_name("torchship")), "serve", "--port", "0", "."]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as popen:
         server = Process(popen)
         try:

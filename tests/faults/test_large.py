@@ -175,7 +175,7 @@ def test_a_large_output_without_a_form_in_json_is_refused(
         assert process.line() == "ready: half/1"
         errors = set()
         for count in (3, 200_000):
-            x = {"name": "x", "datatype": "BF16", "shape": [count]}
+            x: dict[str, object] = {"name": "x", "datatype": "BF16", "shape": [count]}
             x["parameters"] = {"binary_data_size": 2 * count}
             head = json.dumps({"inputs": [x]}).encode()
             length = f"Inference-Header-Content-Length: {len(head)}"
@@ -290,7 +290,7 @@ def test_health_answers_while_a_long_text_is_asked(
 ) -> None:
     """Its bytes are copied as one, which takes a hundredth of what they take one by one."""
     text = b"a" * (60 << 20)
-    of = {"datatype": "FP32", "shape": [3], "data": [1, 2, 3]}
+    of: dict[str, object] = {"datatype": "FP32", "shape": [3], "data": [1, 2, 3]}
     names = ("pair.0", "pair.1", "named.left", "many.0")
     inputs: list[dict[str, object]] = [of | {"name": name} for name in names]
     for name, datatype in (("times", "INT64"), ("scale", "FP64")):

@@ -231,7 +231,8 @@ def test_what_a_dead_worker_had_started_leaves_no_process(
 
 
 def test_the_address_is_told_whichever_worker_listens_first(archives: dict[str, Path]) -> None:
-    command = [sys.executable, "-m", "torchship", "serve", "--port", "0", archives["logarithm"]]
+    command = [sys.executable, "-m", "torchship", "serve", "--port", "0"]
+    command.append(str(archives["logarithm"]))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as popen:
         server = Process(popen)
         try:
