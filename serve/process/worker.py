@@ -42,7 +42,7 @@ from torchship.serve.settings import Settings
 
 log = logging.getLogger(__name__)
 
-ORPHAN = 20  # times `stall_seconds`: then a process ends that hangs, and whose watchdog has died
+ORPHAN = 5  # times `stall_seconds`: then a process ends that hangs, and whose watchdog has died
 
 
 @dataclass(frozen=True)

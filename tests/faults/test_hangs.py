@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import httpx
 import pytest
 
 from served import Process
+
+psutil: Any = import_module("psutil")  # it has no types
 
 FOREVER = 1e9  # rounds
 
@@ -126,11 +129,16 @@ def test_a_process_that_stands_still_is_replaced(launch: Any, archives: dict[str
 
 
 def test_a_worker_that_hangs_ends_though_nobody_watches_it(launch: Any, make_archive: Any) -> None:
-    options = ("--stall-seconds", 0.2, "--call-seconds", 3000)
+    options = ("--stall-seconds", 1, "--call-seconds", 3000)
     with launch(*options, make_archive("held")) as server:
         assert server.line() == "ready: held/1"
         worker = server.worker()
         server.popen.send_signal(signal.SIGSTOP)  # the watchdog itself
         hang(server)
+        pulse = httpx.Client(base_url=server.url, trust_env=False, timeout=1)
+        with pulse, pytest.raises(httpx.TimeoutException):
+            while pulse.get("/v2/health/live"):  # until the event loop has it
+                pass
         server.popen.kill()
-        assert worker.wait(60) is None or not worker.is_running()
+        psutil.wait_procs([worker], timeout=60)
+        assert not worker.is_running()

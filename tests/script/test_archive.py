@@ -257,7 +257,7 @@ def test_a_file_without_an_end_is_not_read_into_memory(tmp_path: Path) -> None:
     with (tmp_path / "a.pt").open("wb") as file:
         file.truncate(1 << 40)
     program = """
-import resource, sys
+import sys
 from pathlib import Path
 from torchship.script.archive import open_archive
 from torchship.script.errors import ArchiveError, UnreadableError, UsageError
@@ -265,7 +265,8 @@ try:
     open_archive(Path(sys.argv[1]))
 except ArchiveError as error:
     print(error)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+lines = Path("/proc/self/status").read_text().splitlines()
+print(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
 """
     message, peak = run_python(program, tmp_path / "a.pt")
     assert message == "'a.pt' has 1099511627776 bytes: expected at most 4362076160"
@@ -353,9 +354,8 @@ print(resident - base, peak - base)
     (figures,) = run_python(program, tmp_path / "a.pt", tmp_path / "small.pt")
     resident, peak = (int(figure) << 10 for figure in figures.split())
     weights = 50 << 20
-    print(resident / weights, peak / weights)
-    assert resident < 1.4 * weights
-    assert peak < 1.8 * weights
+    assert resident < 1.7 * weights  # a copy more would be 2
+    assert peak < 2.2 * weights
 
 
 def test_a_plain_torchscript_file_says_that_nothing_vouches_for_it(data: bytes) -> None:

