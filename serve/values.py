@@ -182,9 +182,11 @@ def write_values(what: str, datatype: str, data: Bytes, non_finite: NonFinite) -
     if datatype not in ("FP32", "FP64"):
         return flat
     finite = np.isfinite(flat)
+    if finite.all():
+        return flat.astype(np.float64, copy=False)
     with np.errstate(invalid="ignore"):  # of signalling NaNs
         wide = flat.astype(np.float64, copy=False)
-    if non_finite == "null" or finite.all():  # orjson writes them as null
+    if non_finite == "null":  # orjson writes them as null
         return wide
     if non_finite == "error":
         raise ValuesError(
