@@ -17,6 +17,7 @@ from torchship.script.content import BLOCK, Content, read_blocks
 from torchship.script.errors import ArchiveError, OperatorError
 from torchship.script.golden import Case, from_safetensors, to_safetensors
 from torchship.script.manifest import Manifest, parse_manifest
+from torchship.script.memory import give_back
 from torchship.script.program import Program
 from torchship.script.signing import check_signature
 
@@ -25,6 +26,7 @@ MANIFEST = f"{OURS}manifest.json"
 GOLDEN = f"{OURS}golden.safetensors"
 MAX_INFLATED = 4 << 30  # bytes
 MAX_FILE = MAX_INFLATED + (64 << 20)  # bytes: stored records, their names, padding and signature
+LARGE = 1 << 20  # bytes of a file; what is freed of smaller ones is not worth the time
 DOS_FOLDER = 0x10  # in a record's file attributes
 
 # As torch.jit.save does: a fixed time, so that the same module gives the same bytes.
@@ -192,7 +194,10 @@ class Archive:
             raise OperatorError(f"{where}{error}", f"{where}{error.public}") from None
         # A module may run code while it is loaded.
         with printing.by(self.manifest.name if self.manifest else self.path.stem):
-            return torchscript.load(self._held.source, device)
+            module = torchscript.load(self._held.source, device)
+        if self.size > LARGE:  # what reading and checking took may be half as much again
+            give_back()
+        return module
 
     def program(self, device: str | torch.device = "cpu") -> Program:
         """Load the module behind its signature, to run on that device."""

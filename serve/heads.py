@@ -107,7 +107,7 @@ def read_head(head: Mapping[str, object]) -> Head:
                 f"output '{name}': expected classification to be a number of classes, "
                 f"got {short(classes)}"
             )
-        if any(name == other.name for other in wanted):
+        if wanted and any(name == other.name for other in wanted):
             raise RequestError(f"output '{name}' is asked for twice")
         non_finite = said.get("non_finite")
         if non_finite is not None:
@@ -196,7 +196,7 @@ def entries_of(key: str, head: Mapping[str, object]) -> list[dict[str, object]]:
         RequestError: there is no list of objects.
     """
     entries = head.get(key)
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+    if not isinstance(entries, list) or not {*map(type, entries)} <= {dict}:
         raise RequestError(f"expected '{key}' to be a list of objects")
     return entries
 

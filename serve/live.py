@@ -18,6 +18,7 @@ from torchship.script.errors import (
     TorchShipError,
     UnreadableError,
 )
+from torchship.script.memory import give_back
 from torchship.script.torchscript import is_scarcity
 from torchship.serve.catalogue import Catalogue, Entry
 from torchship.serve.discovery import printable, version_order
@@ -25,7 +26,6 @@ from torchship.serve.engine import Engine
 from torchship.serve.errors import NotReadyError, OutOfServiceError, UnknownModelError
 from torchship.serve.limits import Limits
 from torchship.serve.loading import Work
-from torchship.serve.memory import give_back
 from torchship.serve.pulse import Pulse
 from torchship.serve.reports import Observer
 from torchship.serve.starting import Ending, Starting, check_name

@@ -39,6 +39,7 @@ from torchship.serve.tensors import (
     from_binary,
     from_json,
     short,
+    to_json,
     unpacked,
 )
 from torchship.serve.values import NonFinite
@@ -243,18 +244,21 @@ def encode_outputs(
             raise RequestError(
                 f"unknown output '{name}': expected " + ", ".join(f"'{known}'" for known in found)
             )
-    if number is None and all(form.values()):
-        outputs = [found[name] for name in form]
-        packed = [output for output in outputs if type(output) is Packed]
-        if len(packed) == len(outputs):
-            said = tuple([(output.dtype, output.shape) for output in packed])
+    outputs = [found[name] for name in form]
+    packed = [output for output in outputs if type(output) is Packed]
+    if len(packed) == len(outputs):
+        said = tuple([(output.dtype, output.shape) for output in packed])
+        if number is None and all(form.values()):
             text = _binary_head(model, version, tuple(form), said)
             return b"".join([text, *[output.data for output in packed]]), len(text)
-    head: dict[str, object] = {"model_name": model, "model_version": version}
+        if not any(form.values()) and sum([output.nbytes for output in packed]) <= LARGE_JSON:
+            head, lead_ins = _json_text(model, version, tuple(form), said)
+            return _small_json(head, number, lead_ins, form, packed, _non_finite(request)), None
+    said_first: dict[str, object] = {"model_name": model, "model_version": version}
     if number is not None:
-        head["id"] = number
-    chosen = [(name, found[name]) for name in form]
-    draft = draft_of(head, "output", chosen, form.__getitem__, _non_finite(request))
+        said_first["id"] = number
+    chosen = zip(form, outputs, strict=True)
+    draft = draft_of(said_first, "output", chosen, form.__getitem__, _non_finite(request))
     return draft if draft.json_bytes > LARGE_JSON else draft.finish()
 
 
@@ -293,6 +297,40 @@ def _binary_head(
         for name, (dtype, shape) in zip(names, said, strict=True)
     ]
     return orjson.dumps({"model_name": model, "model_version": version, "outputs": outputs})
+
+
+@lru_cache(maxsize=256)
+def _json_text(
+    model: str,
+    version: str,
+    names: tuple[str, ...],
+    said: tuple[tuple[torch.dtype, tuple[int, ...]], ...],
+) -> tuple[bytes, list[bytes]]:
+    """Return what the JSON of an answer begins with, and what comes before each output's values."""
+    entries = [
+        orjson.dumps({"name": name, "datatype": BY_TORCH[dtype].wire, "shape": shape})
+        for name, (dtype, shape) in zip(names, said, strict=True)
+    ]
+    before = [b'},' if place else b',"outputs":[' for place in range(len(names))]
+    lead_ins = [b'%b%b,"data":' % (b, entry[:-1]) for b, entry in zip(before, entries, strict=True)]
+    return orjson.dumps({"model_name": model, "model_version": version})[:-1], lead_ins
+
+
+def _small_json(
+    head: bytes,
+    number: str | None,
+    lead_ins: Iterable[bytes],
+    names: Iterable[str],
+    outputs: Iterable[Packed],
+    non_finite: Callable[[str], NonFinite],
+) -> bytes:
+    parts = [head]
+    if number is not None:
+        parts += b',"id":', orjson.dumps(number)
+    for lead_in, name, output in zip(lead_ins, names, outputs, strict=True):
+        values = to_json(f"output '{name}'", output, non_finite(name))
+        parts += lead_in, orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
+    return b"".join((*parts, b"}]}"))
 
 
 def decode_response(body: bytes | bytearray, header_length: str | None = None) -> InferResponse:

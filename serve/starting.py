@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 
 from torchship.script.errors import ArchiveError
+from torchship.script.memory import give_back
 from torchship.serve.engine import Engine
 from torchship.serve.errors import NotReadyError, OutOfServiceError
-from torchship.serve.memory import give_back
 
 LONGEST_NAME = 255  # characters, as of a folder's name
 RESERVED_NAMES = frozenset({"stats"})  # GET /v2/models/stats is about all models

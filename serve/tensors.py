@@ -126,7 +126,7 @@ def check_shape(what: str, shape: object) -> tuple[int, ...]:
     Raises:
         RequestError: it is no list of sizes, has too many dimensions, or is absurdly large.
     """
-    if not isinstance(shape, list) or any(type(size) is not int or size < 0 for size in shape):
+    if not isinstance(shape, list) or not {*map(type, shape)} <= {int} or min(shape, default=0) < 0:
         raise RequestError(
             f"{what}: expected a shape, a list of sizes from 0 on, got {short(shape)}"
         )

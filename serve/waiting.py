@@ -95,13 +95,13 @@ class Waiting:
             QueueFullError: they would be too many rows or bytes; none of them waits.
         """
         with self._lock:
-            weight = sum(job.weight for job in jobs)
+            weight = sum([job.weight for job in jobs])
             if self.rows and self.rows + weight > self.limit:
                 raise QueueFullError(
                     f"the queue is full: {self.rows} rows wait, {weight} more would be over the "
                     f"limit of {self.limit}; try again later"
                 )
-            nbytes = sum(job.nbytes for job in jobs)
+            nbytes = sum([job.nbytes for job in jobs])
             if self.rows and self._bytes + nbytes > self.byte_limit:
                 raise QueueFullError(
                     f"the queue is full: {self._bytes} bytes wait, {nbytes} more would be over the "

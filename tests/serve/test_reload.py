@@ -252,8 +252,9 @@ def test_a_model_that_is_unloaded_returns_its_memory(
         for _ in range(CYCLES):
             cycle()
         size = (tmp_path / "wide-1.pt").stat().st_size
-        # One archive that is kept would be 40 sizes more; the allocator may keep two.
-        assert max(sizes["unload"][10:]) - max(sizes["unload"][:10]) < 3 * size
+        # One archive that is kept would be 40 sizes more. glibc may keep two: the free end of a
+        # thread's arena is given back only when it is twice as large as what was freed last.
+        assert max(sizes["unload"][10:]) - max(sizes["unload"][:10]) < 2.5 * size
         assert process.num_threads() < 30
 
 

@@ -1,6 +1,7 @@
 """A batch that fails is run in halves, and those who made it fail run apart for a while."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 
@@ -54,31 +55,57 @@ def test_what_is_remembered_of_clients_is_bounded() -> None:
 
 
 class Caller:
-    """Lets rows come to an engine at the same time, and counts the calls that they take."""
+    """Lets rows come to an engine at the same time, and counts the calls that they take.
+
+    The engine's thread is kept busy until all have come, or it would begin with the first ones.
+    """
 
     def __init__(
         self, path: Path, monkeypatch: pytest.MonkeyPatch, limits: Limits | None = None
     ) -> None:
         self.engine = Engine(open_archive(path), limits)
         self.rows: list[int] = []
+        self._loop = threading.get_ident()
+        self._threaded = limits is None or not limits.quick_seconds
+        self._busy = threading.Event()
+        self._all_came = threading.Event()
         plain = Program.run
 
         def counted(
             program: Program, method: str, inputs: Flat, symbols: Mapping[str, int]
         ) -> Flat:
             self.rows.append(len(inputs["x"]))
+            if not self._busy.is_set() and threading.get_ident() != self._loop:
+                self._busy.set()
+                self._all_came.wait()
             return plain(program, method, inputs, symbols)
 
-        monkeypatch.setattr(Program, "run", counted)
+        self._counted = counted
+        self._monkeypatch = monkeypatch
+
+    async def start(self) -> None:
+        """Prove the archive; count calls from now on."""
+        await self.engine.start()
+        self._busy.set()
+        self._monkeypatch.setattr(Program, "run", self._counted)
 
     async def ask(self, sent: list[tuple[float, Hashable]]) -> list[float | str]:
         """Return what became of each value: twice the value, or the error's message."""
-        self.rows.clear()
         loop = asyncio.get_running_loop()
+        self._busy.clear()
+        self._all_came.clear()
+        before = asyncio.ensure_future(self.engine.call("forward", {"x": torch.zeros(1, 1)}))
+        if self._threaded:
+            await asyncio.to_thread(self._busy.wait)
+        else:
+            await before
+        self.rows.clear()
         futures: list[asyncio.Future[Mapping[str, Packed]]] = [loop.create_future() for _ in sent]
         for (value, source), future in zip(sent, futures, strict=True):
             row = {"x": pack(torch.full((1, 1), value))}
             assert self.engine.enter("forward", row, future, source=source)
+        self._all_came.set()
+        await before
         answers = await asyncio.gather(*futures, return_exceptions=True)
         return [
             str(answer) if isinstance(answer, BaseException) else answer["y"].tensor().item()
@@ -93,15 +120,6 @@ def right(answers: list[float | str], sent: list[tuple[float, Hashable]], said: 
     )
 
 
-# An engine's thread that is still awake takes the first rows before the others have come.
-SPLIT = 2
-
-
-def apart(rows: list[int]) -> bool:
-    """Whether the last of 64 rows ran alone, and the others together."""
-    return sum(rows) == 64 and rows[-1] == 1 and len(rows) <= 2 + SPLIT
-
-
 QUICK = pytest.mark.parametrize("quick_seconds", [0.0, 10.0], ids=["thread", "loop"])
 
 
@@ -112,24 +130,24 @@ def test_one_bad_row_of_64_costs_a_dozen_calls_once(
     async def ask() -> None:
         limits = Limits(quick_seconds=quick_seconds)
         caller = Caller(make_archive("picky"), monkeypatch, limits)
-        await caller.engine.start()
+        await caller.start()
         sent: list[tuple[float, Hashable]] = [(float(n), f"client {n}") for n in range(64)]
         sent[37] = (BAD, "bad client")
         assert right(await caller.ask(sent), sent, "a value is over 100")
-        assert len(caller.rows) <= 1 + 2 * 6 + SPLIT
+        assert len(caller.rows) == 1 + 2 * 6
         # The next time the good ones run together, and the bad one apart from them.
         assert right(await caller.ask(sent), sent, "a value is over 100")
-        assert apart(caller.rows)
+        assert caller.rows == [63, 1]
         # One that comes from a new connection each time is no better known.
         sent[37] = (BAD, "another connection")
         assert right(await caller.ask(sent), sent, "a value is over 100")
-        assert apart(caller.rows)
+        assert caller.rows == [63, 1]
         # Who sends good rows again is trusted again.
         sent[37] = (1.0, "bad client")
         assert right(await caller.ask(sent), sent, "a value is over 100")
-        assert apart(caller.rows)
+        assert caller.rows == [63, 1]
         assert right(await caller.ask(sent), sent, "a value is over 100")
-        assert 1 not in caller.rows and len(caller.rows) <= 1 + SPLIT
+        assert caller.rows == [64]
         await caller.engine.retire()
 
     asyncio.run(ask())
@@ -140,7 +158,7 @@ def test_a_batch_of_bad_rows_alone_costs_little_more_than_a_call_for_each(
 ) -> None:
     async def ask() -> None:
         caller = Caller(make_archive("picky"), monkeypatch)
-        await caller.engine.start()
+        await caller.start()
         sent: list[tuple[float, Hashable]] = [(BAD, number) for number in range(64)]
         assert right(await caller.ask(sent), sent, "a value is over 100")
         assert len(caller.rows) <= 64 + 1 + 3 * 6
@@ -154,7 +172,7 @@ def test_rows_that_fail_together_and_not_alone_are_answered(
 ) -> None:
     async def ask() -> None:
         caller = Caller(make_archive("rationed"), monkeypatch)
-        await caller.engine.start()
+        await caller.start()
         for value in (60.0, 30.0, 5.0):
             sent: list[tuple[float, Hashable]] = [(value, number) for number in range(21)]
             assert right(await caller.ask(sent), sent, "")
@@ -176,7 +194,7 @@ def test_rows_run_again_as_the_client_sent_them(
     async def ask() -> None:
         limits = Limits(max_batch=4, quick_seconds=quick_seconds)
         caller = Caller(make_archive("picky"), monkeypatch, limits)
-        await caller.engine.start()
+        await caller.start()
         good: list[tuple[float, Hashable]] = [(float(n + 1), n) for n in range(rows)]
         for _ in range(3):
             assert right(await caller.ask(good), good, "")
@@ -193,7 +211,7 @@ def test_what_is_left_of_a_request_that_has_failed_is_not_run(
     async def ask() -> None:
         limits = Limits(max_batch=1, quick_seconds=10)
         caller = Caller(make_archive("picky"), monkeypatch, limits)
-        await caller.engine.start()
+        await caller.start()
         caller.rows.clear()
         values = torch.tensor([[BAD], *[[1.0]] * 63])
         with pytest.raises(ModelError, match="a value is over 100"):
