@@ -251,7 +251,8 @@ def encode_outputs(
         if number is None and all(form.values()):
             text = _binary_head(model, version, tuple(form), said)
             return b"".join([text, *[output.data for output in packed]]), len(text)
-        if not any(form.values()) and sum([output.nbytes for output in packed]) <= LARGE_JSON:
+        small = sum([output.nbytes for output in packed]) <= LARGE_JSON
+        if packed and small and not any(form.values()):
             head, lead_ins = _json_text(model, version, tuple(form), said)
             return _small_json(head, number, lead_ins, form, packed, _non_finite(request)), None
     said_first: dict[str, object] = {"model_name": model, "model_version": version}
@@ -311,7 +312,7 @@ def _json_text(
         orjson.dumps({"name": name, "datatype": BY_TORCH[dtype].wire, "shape": shape})
         for name, (dtype, shape) in zip(names, said, strict=True)
     ]
-    before = [b'},' if place else b',"outputs":[' for place in range(len(names))]
+    before = [b"}," if place else b',"outputs":[' for place in range(len(names))]
     lead_ins = [b'%b%b,"data":' % (b, entry[:-1]) for b, entry in zip(before, entries, strict=True)]
     return orjson.dumps({"model_name": model, "model_version": version})[:-1], lead_ins
 

@@ -10,7 +10,7 @@ import reprlib
 from array import array
 from collections.abc import Sequence
 from itertools import chain
-from typing import Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ _INTEGERS = {
     "INT8": "b", "UINT8": "B", "INT16": "h", "UINT16": "H",
     "INT32": "i", "UINT32": "I", "INT64": "q", "UINT64": "Q",
 }  # fmt: skip
-_CODES = {**_INTEGERS, "BOOL": "?", "FP32": "f", "FP64": "d"}
+_CODES: dict[str, Any] = {**_INTEGERS, "BOOL": "?", "FP32": "f", "FP64": "d"}
 FLOATS = ("FP32", "FP64")
 
 FEW_BYTES = 1 << 8
@@ -184,7 +184,7 @@ def write_values(what: str, datatype: str, data: Bytes, non_finite: NonFinite) -
     if datatype in WITHOUT_JSON:
         raise ValuesError(f"{what}: {datatype} has no JSON form, ask for it with binary_data")
     if len(data) <= FEW_BYTES:
-        few = memoryview(data).cast(_CODES[datatype]).tolist()
+        few: Sequence[float] = memoryview(data).cast(_CODES[datatype]).tolist()
         # A sum is finite only if all that it is of is.
         if datatype not in FLOATS or math.isfinite(sum(few)):
             return few

@@ -1,3 +1,4 @@
+import math
 from contextlib import suppress
 
 import orjson
@@ -6,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from torchship.script.dtypes import BY_TORCH
 from torchship.serve.errors import RequestError
 from torchship.serve.heads import WantedOutput
 from torchship.serve.protocol import (
@@ -14,10 +16,12 @@ from torchship.serve.protocol import (
     decode_index_request,
     decode_request,
     decode_response,
+    encode_outputs,
     encode_request,
     encode_response,
 )
-from torchship.serve.tensors import Strings
+from torchship.serve.tensors import Packed, Strings, pack
+from torchship.serve.values import FEW_BYTES
 
 X = {"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}
 RAW_X = {"name": "x", "datatype": "FP32", "shape": [2], "parameters": {"binary_data_size": 8}}
@@ -301,6 +305,49 @@ def test_binary_data_output_is_the_default_and_binary_data_wins() -> None:
 def test_all_outputs_when_none_is_asked_for() -> None:
     _, back = answered(InferRequest({}, parameters={"binary_data_output": True}))
     assert list(back.outputs) == ["y", "z", "h"]
+
+
+VALUES = {
+    torch.bool: torch.tensor([True, False, True, True]),
+    torch.uint8: torch.tensor([0, 255, 7, 1], dtype=torch.uint8),
+    torch.int16: torch.tensor([-32768, 32767, 0, 1], dtype=torch.int16),
+    torch.int64: torch.tensor([-(1 << 63), (1 << 63) - 1, 0, 1]),
+    torch.float32: torch.tensor([0.1, -0.0, 3.4e38, 1e-45]),
+    torch.float64: torch.tensor([0.1, -0.0, 1.7e308, 5e-324], dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("number", [None, 'a "b" ü'])
+@pytest.mark.parametrize("repeats", [0, 1, FEW_BYTES, 1 << 18], ids=["none", "few", "many", "most"])
+def test_json_is_the_same_however_many_values_there_are(number: str | None, repeats: int) -> None:
+    outputs = {str(dtype): v.repeat(repeats, 1) for dtype, v in VALUES.items()}
+    for request in (InferRequest({}), InferRequest({}, tuple(map(WantedOutput, outputs)))):
+        found: dict[str, Packed] = {name: pack(value) for name, value in outputs.items()}
+        made = encode_outputs(request, "m", "1", found, number)
+        content, length = made if isinstance(made, tuple) else made.finish()
+        assert length is None
+        head = {"model_name": "m", "model_version": "1"}
+        entries = [
+            {"name": name, "datatype": BY_TORCH[v.dtype].wire, "shape": list(v.shape)}
+            | {"data": v.flatten().tolist()}
+            for name, v in outputs.items()
+        ]
+        said = {} if number is None else {"id": number}
+        assert content == orjson.dumps({**head, **said, "outputs": entries})
+
+
+@pytest.mark.parametrize("values", [[math.nan], [math.inf, -math.inf], [1e308, 1e308, 1e308]])
+def test_few_values_whose_sum_is_not_finite(values: list[float]) -> None:
+    found = {"y": pack(torch.tensor(values, dtype=torch.float64))}
+    said: dict[str, object] = {"non_finite": "string"}
+    made = encode_outputs(InferRequest({}, parameters=said), "m", "1", found, None)
+    assert isinstance(made, tuple)
+    names = {math.inf: "Infinity", -math.inf: "-Infinity"}
+    expected = [v if math.isfinite(v) else names.get(v, "NaN") for v in values]
+    assert orjson.loads(made[0])["outputs"][0]["data"] == expected
+    if expected != values:
+        with pytest.raises(RequestError, match=r"output 'y': .* not finite"):
+            encode_outputs(InferRequest({}), "m", "1", found, None)
 
 
 def test_an_output_that_is_not_there_is_refused() -> None:

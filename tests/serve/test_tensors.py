@@ -246,7 +246,7 @@ def test_what_json_cannot_carry(value: Value, message: str) -> None:
 
 def test_a_tensor_with_strides_travels_in_row_major_order() -> None:
     transposed = torch.arange(6, dtype=torch.int32).reshape(2, 3).T
-    assert to_json("output 'y'", transposed).tolist() == [0, 3, 1, 4, 2, 5]  # type: ignore[attr-defined]
+    assert to_json("output 'y'", transposed) == [0, 3, 1, 4, 2, 5]
     assert bits(transposed) == struct.pack("<6i", 0, 3, 1, 4, 2, 5)
 
 
