@@ -274,6 +274,24 @@ def check_content(path: Path, content: Content) -> Archive:
         raise type(error)(f"'{path.name}': {error}") from None
 
 
+def read_manifest(path: Path, content: Content) -> Manifest:
+    """Return the manifest of a file of which nothing is checked yet: who it says that it is.
+
+    Only Python's reader of zips sees the file: LibTorch's may end the process of a damaged one.
+
+    Raises:
+        ArchiveError: there is no manifest to be read.
+    """
+    try:
+        with content.open() as raw, zipfile.ZipFile(raw) as file:
+            top = PurePosixPath(next(iter(file.namelist()), "")).parts[:1]
+            return parse_manifest(file.read("/".join((*top, MANIFEST))))
+    except ArchiveError as error:
+        raise ArchiveError(f"'{path.name}': {error}") from None
+    except Exception as error:  # of zipfile and zlib, which have many
+        raise ArchiveError(f"'{path.name}' has no manifest to be read: {error}") from None
+
+
 def _check(content: Content) -> tuple[dict[str, int], bytes | None]:
     """Return the size of each record, and the bytes of the manifest."""
     found: set[str] = set()

@@ -230,7 +230,7 @@ class Catalogue:
         if entry.found.key is None:
             try:
                 content = await work.read(entry.path, self._keys)
-                manifest = (await work.check(entry.path, content)).vouched
+                manifest = await work.identify(entry.path, content)
                 entry.key = manifest.name, manifest.version
             except UnreadableError:
                 entry.changed = True

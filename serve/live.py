@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from weakref import WeakValueDictionary
 
@@ -105,20 +106,30 @@ class LiveModels:
             return
         if name is not None:  # whoever asks for it knows why it was in quarantine
             self._starting.pardon(content.digest)
-        archive = await work.check(entry.path, content)
-        del content
-        key = archive.vouched.name, archive.vouched.version
-        self._check_key(entry, key, name)
-        # One at a time, so that of two files of one model the second finds the first.
-        async with self._proving.setdefault(key[0], asyncio.Lock()):
-            later = self._rival(entry, key)
-            work.doing = "its golden cases are being run"
-            engine = await self._prove(archive)
-            del archive
-            self._go_live(entry, engine)
-            if later is not None:
-                self._yield_to(entry, later)
+        if self._starting.in_quarantine(content.digest):
+            with suppress(ArchiveError):  # it may be no archive at all
+                manifest = await work.identify(entry.path, content)
+                self._check_key(entry, (manifest.name, manifest.version), name)
+            self._starting.refuse_quarantined(content.digest)
+        with self._loading_of(printable(entry.path.stem), content.digest):
+            archive = await work.check(entry.path, content)
+            del content
+            key = archive.vouched.name, archive.vouched.version
+            self._check_key(entry, key, name)
+            # One at a time, so that of two files of one model the second finds the first.
+            async with self._proving.setdefault(key[0], asyncio.Lock()):
+                later = self._rival(entry, key)
+                work.doing = "its golden cases are being run"
+                engine = await self._prove(archive)
+                del archive
+                self._go_live(entry, engine)
+                if later is not None:
+                    self._yield_to(entry, later)
         await asyncio.to_thread(give_back)
+
+    def _loading_of(self, name: str, digest: str) -> AbstractContextManager[None]:
+        """Have it known, for the length of a `with`, which archive is checked and proved."""
+        return nullcontext()
 
     def _check_key(self, entry: Entry, key: tuple[str, str], name: str | None) -> None:
         """Refuse an archive that is not the model that it is to be, or that nobody could ask for.

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from torchship.script.archive import Archive, check_content, read_content
+from torchship.script.archive import Archive, check_content, read_content, read_manifest
 from torchship.script.content import Content
+from torchship.script.manifest import Manifest
 from torchship.serve.threads import on_thread
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,14 @@ class Work:
             self.stalled = False
             await self._take_turn()
         return reading.result()
+
+    async def identify(self, path: Path, content: Content) -> Manifest:
+        """Return the manifest of what was read, of which nothing else is looked at.
+
+        Raises:
+            ArchiveError: as `read_manifest`.
+        """
+        return await on_thread(lambda: read_manifest(path, content))
 
     async def check(self, path: Path, content: Content) -> Archive:
         """Check what was read.

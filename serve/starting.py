@@ -56,8 +56,7 @@ class Starting:
         """
         if self._closed:
             raise NotReadyError("the server is shutting down")
-        if engine.digest in self._quarantine:
-            raise OutOfServiceError(self._quarantine[engine.digest])
+        self.refuse_quarantined(engine.digest)
         refused = self._refused[engine] = asyncio.get_running_loop().create_future()
         start = asyncio.ensure_future(engine.start())
         try:
@@ -68,6 +67,19 @@ class Starting:
         finally:
             start.cancel()
             del self._refused[engine]
+
+    def in_quarantine(self, digest: str) -> bool:
+        """Return whether an archive is in quarantine."""
+        return digest in self._quarantine
+
+    def refuse_quarantined(self, digest: str) -> None:
+        """Refuse an archive that is in quarantine.
+
+        Raises:
+            OutOfServiceError: it is.
+        """
+        if digest in self._quarantine:
+            raise OutOfServiceError(self._quarantine[digest])
 
     def refuse(self, engine: Engine, reason: str) -> None:
         """Have an engine fail that has not proved itself yet, whatever its thread does."""

@@ -46,6 +46,9 @@ class Changes:
             failure = await self._by_all(change)
             if failure is None and self._differ(change.model):  # its file has changed meanwhile
                 failure = await self._by_all(change)
+            if failure is None and self._differ(change.model):
+                text = f"the file of model '{change.model}' kept changing while it was loaded"
+                failure = Failure(code="load_failed", text=text)
             if failure is None and change.what == "load":
                 self._wanted[change.model] = None
             elif failure is None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from torchship.script.archive import Archive
@@ -48,8 +49,17 @@ class SharedRepository(Repository):
         """Take what is asked for from now on as its file is then."""
         self._pinned = {}
 
+    @contextmanager
+    def _loading_of(self, name: str, digest: str) -> Iterator[None]:
+        """Let the supervisor know which archive is being loaded, in case that ends the process."""
+        self._tell(messages.Proving(name=name, digest=digest, begins=True))
+        try:
+            yield
+        finally:
+            self._tell(messages.Proving(name=name, digest=digest, begins=False))
+
     async def _prove(self, archive: Archive) -> Engine:
-        """Do as every repository, and let the supervisor know which archive it is.
+        """Do as every repository.
 
         Raises:
             ArchiveError: also if the other workers serve another archive as this model.
@@ -60,12 +70,9 @@ class SharedRepository(Repository):
                 "the file has changed since the other workers loaded it: restart the server to "
                 "serve the new one, or use --mode poll"
             )
-        self._tell(messages.Proving(name=name, digest=digest, begins=True))
-        try:
-            with self._pulse.loading():
-                return await super()._prove(archive)
-        finally:
-            self._tell(messages.Proving(name=name, digest=digest, begins=False))
+        self._tell(messages.Proving(name=name, digest=digest, begins=True))  # by its model's name
+        with self._pulse.loading():
+            return await super()._prove(archive)
 
     def _engine_of(self, archive: Archive) -> Engine:
         engine = super()._engine_of(archive)

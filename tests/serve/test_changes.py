@@ -275,3 +275,28 @@ def test_an_error_is_the_same_in_another_process() -> None:
     error = Failure.of(LoadError("it is not")).error()
     assert (type(error), str(error)) == (LoadError, "it is not")
     assert type(Failure.of(KeyError("x")).error()) is RuntimeError
+
+
+def test_a_file_that_keeps_changing_while_it_is_loaded_is_a_failure_and_is_undone() -> None:
+    async def check() -> None:
+        workers = Workers(0, 1)
+        changes = workers.changes
+        made = asyncio.create_task(changes.make(0, LOAD))
+        for first, second in (("x", "y"), ("z", "w")):
+            await workers.settle()
+            assert workers.told[-2:] == [(0, LOAD), (1, LOAD)]
+            changes.heard(0, outcome("1", b=first))
+            changes.heard(1, outcome("1", b=second))
+        await workers.settle()
+        undo = Change(id="undo 1", what="unload", model="b")
+        assert workers.told[-2:] == [(0, undo), (1, undo)]
+        for worker in (0, 1):
+            changes.heard(worker, outcome("undo 1"))
+        await made
+        _, said = workers.told[-1]
+        assert isinstance(said, Outcome)
+        assert said.failure is not None
+        assert "kept changing while it was loaded" in said.failure.text
+        assert list(changes.wanted) == ["a"]
+
+    asyncio.run(check())

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import socket
 import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -22,6 +23,9 @@ from torchship.serve.errors import (
     UnknownModelError,
 )
 from torchship.serve.limits import Limits
+from torchship.serve.process.channel import Channel
+from torchship.serve.process.messages import FromWorker, Proving, from_worker
+from torchship.serve.process.shared_repository import SharedRepository
 from torchship.serve.repository import Mode, Repository
 
 MakeArchive = Callable[..., Path]
@@ -526,6 +530,50 @@ def test_an_archive_in_quarantine_is_refused_until_it_changes(
         repository.release()
 
     asyncio.run(whole())
+
+
+def test_an_archive_in_quarantine_is_not_even_checked(place: MakeArchive, tmp_path: Path) -> None:
+    """Reading its zip may be what ends the process."""
+    file = place("memory", "1")
+    file.write_bytes(file.read_bytes()[:-1])
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+
+    async def whole() -> None:
+        quarantine = {digest: "it ended a worker"}
+        models = [tmp_path / "models"]
+        repository = Repository(models, limits=LIMITS, mode="poll", quarantine=quarantine)
+        await repository.load()
+        assert reasons(repository) == {"memory/1": "it ended a worker"}
+        repository.release()
+
+    asyncio.run(whole())
+
+
+def test_the_supervisor_knows_an_archive_before_it_is_checked(
+    place: MakeArchive, tmp_path: Path
+) -> None:
+    file = place("memory", "1")
+    damaged = file.parent / "2.pt"
+    damaged.write_bytes(file.read_bytes()[:-1])
+
+    async def whole() -> list[FromWorker]:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            paths = [file, damaged]
+            channel = Channel(ours)
+            repository = SharedRepository(paths, limits=LIMITS, channel=channel, pinned={})
+            await repository.load()
+            repository.release()
+            ours.shutdown(socket.SHUT_WR)
+            heard = iter(Channel(theirs).receive, None)
+            return [from_worker(message) for message in heard]
+
+    said = [message for message in asyncio.run(whole()) if isinstance(message, Proving)]
+    for path, names in ((file, ["model", "memory"]), (damaged, ["2"])):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        own = [message for message in said if message.digest == digest]
+        assert [message.name for message in own if message.begins] == names
+        assert [message.begins for message in own] == [True] * len(names) + [False]
 
 
 def test_who_asks_for_a_model_in_quarantine_gets_it(place: MakeArchive, tmp_path: Path) -> None:
