@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,9 +20,20 @@ from torchship.script.batch import (
     rename_symbol,
     rows_are_independent,
 )
+from torchship.script.blame import blamed_on_the_module
 from torchship.script.cases import derive, flatten_example
+from torchship.script.compiled import (
+    refuse_other_structure,
+    refuse_undefined_defaults,
+    refuse_unreadable_names,
+)
 from torchship.script.dtypes import BY_NAME
-from torchship.script.eager import refuse_misbehaviour, refuse_non_finite, refuse_training
+from torchship.script.eager import (
+    refuse_misbehaviour,
+    refuse_non_finite,
+    refuse_strange_tensors,
+    refuse_training,
+)
 from torchship.script.errors import ArchiveError, ExportError, OperatorError, TorchShipError
 from torchship.script.files import write_atomic
 from torchship.script.golden import Case, Step, run_case
@@ -41,9 +51,11 @@ from torchship.script.manifest import (
 from torchship.script.nodes import TensorNode, leaves, omissible
 from torchship.script.parity import check_case
 from torchship.script.program import Program
+from torchship.script.saved_code import custom_operators
 from torchship.script.signature import infer_inputs, infer_outputs
 from torchship.script.target import Target, call_factory
 from torchship.script.torchscript import Mode
+from torchship.script.wrappings import refuse_wrappings
 
 
 @dataclass(frozen=True)
@@ -74,23 +86,27 @@ def export(target: Target, path: Path, options: Options | None = None) -> Archiv
         UsageError: the factory fails, or the file cannot be written.
     """
     options = options or Options()
-    with printing.by(options.name or target.name):
+    with printing.by(options.name or target.name), blamed_on_the_module():
         return _export(_with_options(target, options), path, options)
 
 
 def _export(target: Target, path: Path, options: Options) -> Archive:
     torchscript.configure()
     module = call_factory(target.source.factory, target.factory, target.source.kwargs)
+    refuse_wrappings(module, scripting=options.mode == "script")
     if options.eval_mode:
         module.eval()
     refuse_training(module)
+    refuse_strange_tensors(module)
     refuse_non_finite(module)
     calls = {name: _complete_calls(module, name, target) for name in target.examples}
     refuse_misbehaviour(module, calls)
     scripted = torchscript.compile_module(
         module, options.mode, {name: arguments[0] for name, arguments in calls.items()}
     )
+    refuse_undefined_defaults(scripted)
     script = torchscript.save(scripted)
+    refuse_unreadable_names(scripted, script)
     custom_ops = _custom_operators(script, options.libraries)
     methods = {
         name: _method(module, scripted, name, calls[name], target, options.fixed) for name in calls
@@ -143,16 +159,10 @@ def _argument_of(place: str, arguments: Mapping[str, set[str]], what: str) -> No
 
 def _complete_calls(module: torch.nn.Module, name: str, target: Target) -> list[dict[str, object]]:
     """Return the first steps that give all of the method's required arguments."""
-    method = getattr(module, name, None)
-    if not callable(method):
+    if not callable(getattr(module, name, None)):
         raise ExportError(f"the examples name a method '{name}', which the module does not have")
-    parameters = inspect.signature(method).parameters
-    needed = {
-        argument
-        for source, _, _ in target.state.get(name, ())
-        for argument in [source.partition(".")[0]]
-        if argument in parameters and parameters[argument].default is inspect.Parameter.empty
-    }
+    states = {source.partition(".")[0] for source, _, _ in target.state.get(name, ())}
+    needed = states & torchscript.required_arguments(module, name)
     firsts = [steps[0] for steps in target.examples[name]]
     complete = [first for first in firsts if needed <= set(first)]
     if not complete:
@@ -180,6 +190,7 @@ def _method(
     inputs, symbols = infer_inputs(schema, calls, dims, fixed)
     with torch.no_grad():
         results = [getattr(module, name)(**copy.deepcopy(dict(call))) for call in calls]
+    refuse_other_structure(scripted, name, calls[0], results[0])
     names = target.outputs.get(name, ())
     outputs = infer_outputs(schema, results, names, symbols)
     tolerances = {
@@ -211,7 +222,7 @@ def _custom_operators(script: bytes, libraries: Mapping[str, str]) -> tuple[Cust
     """Return the operators that the code uses and torch lacks, each with its library."""
     known = {**operators.LIBRARIES, **libraries}
     found = []
-    for name in torchscript.custom_operators(script):
+    for name in custom_operators(script):
         namespace = name.partition("::")[0]
         if namespace not in known:
             raise ExportError(
@@ -244,7 +255,9 @@ def _manifest(
             name=options.name or target.name,
             version=options.version,
             description=target.description if options.description is None else options.description,
-            source=target.source,
+            source=target.source.model_copy(
+                update={"compiled": torchscript.compiled_parts(module) or None}
+            ),
             torch=torch.__version__,
             mode=options.mode,
             parameters=sum(parameter.numel() for parameter in module.parameters()),
@@ -348,7 +361,12 @@ def _check_labels(manifest: Manifest, cases: Sequence[Case]) -> None:
 def _agree(archive: Archive, module: torch.nn.Module) -> None:
     """Refuse an archive whose compiled module does not reproduce the eager one's outputs."""
     manifest = archive.vouched
-    program = archive.program()
+    try:
+        program = archive.program()
+    except OperatorError:
+        raise
+    except ArchiveError as error:
+        raise ExportError(f"what torch.jit saved cannot be loaded again: {error}") from None
     for number, case in enumerate(archive.golden):
         try:
             differences = check_case(manifest, number, case, program.call)

@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 from torchship.script import torchscript
+from torchship.script.apart import load_apart
 from torchship.script.errors import OperatorError
 from torchship.script.manifest import CustomOperator
 
@@ -191,7 +192,7 @@ def check_registrations(needed: Sequence[CustomOperator]) -> None:
 @lru_cache(maxsize=64)
 def _check_registrations(files: tuple[tuple[CustomOperator, Path, int], ...]) -> None:
     """Start the process. A success is remembered, for files that have not changed."""
-    failed = torchscript.load_apart([(operator.name, path) for operator, path, _ in files])
+    failed = load_apart([(operator.name, path) for operator, path, _ in files])
     if failed:
         index, reason = failed
         operator, path, _ = files[index]

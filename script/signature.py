@@ -158,7 +158,7 @@ class Inference:
         dtype = dtypes.pop()
         if dtype not in BY_TORCH or any(tensor.layout != torch.strided for tensor in tensors):
             raise ExportError(
-                f"{self._what} '{name}' is {name_of(dtype)} ({tensors[0].layout}): an archive "
+                f"{self._what} '{name}' is {name_of(dtype)}: an archive "
                 f"carries dense tensors of {', '.join(d.name for d in BY_TORCH.values())}"
             )
         self.sizes[name] = [

@@ -23,6 +23,7 @@ from torchship.script.archive import Archive, open_archive
 from torchship.script.errors import ExportError, OperatorError
 from torchship.script.export import Options, export
 from torchship.script.manifest import CustomOperator
+from torchship.script.saved_code import BUILT_IN, custom_operators
 from torchship.script.target import find_target
 
 OURS = CustomOperator(name="torchship::lstm_pointwise", library="torchship_ops")
@@ -138,14 +139,14 @@ def loaded() -> None:
 
 @pytest.mark.parametrize("module", [Gates, Outer, Forked])
 def test_operators_are_found_wherever_they_are_called(module: type[nn.Module]) -> None:
-    assert torchscript.custom_operators(code_of(module())) == ["torchship::lstm_pointwise"]
+    assert custom_operators(code_of(module())) == ["torchship::lstm_pointwise"]
 
 
 def test_torch_s_own_operators_are_no_custom_ones() -> None:
-    assert torchscript.custom_operators(code_of(Talker())) == []
+    assert custom_operators(code_of(Talker())) == []
     for name in registry.names():
         if name != "lstm-fused":
-            assert torchscript.custom_operators(code_of(registry.get(name).factory())) == [], name
+            assert custom_operators(code_of(registry.get(name).factory())) == [], name
 
 
 def test_what_libtorch_registers_is_known_to_be_its_own() -> None:
@@ -154,7 +155,7 @@ def test_what_libtorch_registers_is_known_to_be_its_own() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     namespaces = {name.partition("::")[0] for name in done.stdout.split()}
     in_python = {"debug_mode_ops", "debugprims", "export"}  # no TorchScript can have those
-    assert namespaces - in_python <= torchscript.BUILT_IN
+    assert namespaces - in_python <= BUILT_IN
 
 
 # --- export ---

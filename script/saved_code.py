@@ -1,0 +1,90 @@
+"""The code in a TorchScript zip, read as what it is: Python's syntax."""
+
+from __future__ import annotations
+
+import ast
+import keyword
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from torchship.script.torchscript import attributes, records
+
+# Namespaces of operators that LibTorch itself registers, in a build for the CPU or for a GPU.
+BUILT_IN = {
+    "_c10d_functional", "_c10d_functional_autograd", "_dtensor", "_native", "_quantized",
+    "_test", "aten", "c10d", "cuda", "cudnn", "inductor", "inductor_prims", "miopen", "mkl",
+    "mkldnn", "mkldnn_prepacked", "mps", "onednn", "onnx", "prepacked", "prim", "prims",
+    "profiler", "quantization", "quantized", "rngprims", "sparse", "static_runtime", "symm_mem",
+    "vulkan", "xnnpack", "xpu",
+}  # fmt: skip
+
+
+def custom_operators(script: bytes) -> list[str]:
+    """Return the operators, by name, that the code in a TorchScript zip uses and torch lacks.
+
+    What is read is the code that LibTorch will compile when it loads the zip: of every module's
+    methods, and of every function and class that they use.
+    """
+    found = set()
+    for _, code in _code(script):
+        for node in ast.walk(_parse(code)):
+            match node:  # ops.<namespace>.<name>
+                case ast.Attribute(ast.Attribute(ast.Name("ops"), namespace), operator):
+                    if namespace not in BUILT_IN:
+                        found.add(f"{namespace}::{operator}")
+    return sorted(found)
+
+
+def unreadable_names(module: torch.jit.ScriptModule, script: bytes) -> list[str]:
+    """Return the names in a module's saved code that LibTorch does not read again.
+
+    Its lexer takes ASCII only, and no words of Python's own; where a name that is not ASCII stands
+    for an attribute, LibTorch writes it as a string with zeros in it.
+    """
+    attributes = _attribute_names(module)
+    found: set[str] = set()
+    for record, code in _code(script):
+        found |= set(Path(record).with_suffix("").parts)  # modules of Python
+        try:
+            tree = _parse(code)
+        except SyntaxError:
+            return sorted(name for name in attributes if keyword.iskeyword(name))
+        for node in ast.walk(tree):
+            match node:
+                case ast.Call(ast.Name("getattr"), [_, ast.Constant(str(text))]) if "\0" in text:
+                    found |= attributes
+            for kind in ("id", "attr", "arg", "name"):
+                name = getattr(node, kind, None)
+                if isinstance(name, str):
+                    found.add(name)
+    return sorted(name for name in found if not name.isascii())
+
+
+def _attribute_names(module: torch.jit.ScriptModule) -> set[str]:
+    named = [
+        *module.named_parameters(),
+        *module.named_buffers(),
+        *module.named_modules(),
+        *(
+            item
+            for part in module.modules()
+            if isinstance(part, torch.jit.ScriptModule)
+            for item in attributes(part).items()
+        ),
+    ]
+    return {step for path, _ in named for step in path.split(".")}
+
+
+def _code(script: bytes) -> Iterator[tuple[str, bytes]]:
+    for name, content in records(script).items():
+        if name.startswith("code/") and name.endswith(".py"):
+            yield name, content
+
+
+def _parse(code: bytes) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # LibTorch's escapes in strings are not all Python's
+        return ast.parse(code)
