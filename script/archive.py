@@ -128,7 +128,7 @@ class Archive:
             raise ArchiveError(
                 f"'{self.path.name}' is a plain TorchScript file without a TorchShip manifest: "
                 "nothing vouches for it; make an archive with `torchship script` of a factory that "
-                "makes the module, or returns torch.jit.load() of this file"
+                "makes the module, or that loads this file"
             )
         return self.manifest
 

@@ -166,8 +166,12 @@ def as_module(value: object) -> object:
         for argument in signature.arguments
     )
     given = ", ".join(argument.name for argument in signature.arguments)
+
+    class Module(torch.nn.Module):
+        """A class of its own, and so a type of its own, that gets a method of its own."""
+
     with _deprecation_is_known():
-        module = torch.jit.script(torch.nn.Module().eval())
+        module = torch.jit.script(Module().eval())
         module.define(f"def forward(self, {listed}):\n    return function({given})\n")
     return module
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._jit_internal import is_scripting
 from torch.nn.utils import parametrizations, prune
 
 import zoo
@@ -13,7 +14,7 @@ import zoo
 class Ignored(zoo.Linear):
     """Calls what TorchScript leaves to Python."""
 
-    @torch.jit.ignore
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
     def helper(self, y: Tensor) -> Tensor:
         return y * 2
 
@@ -32,7 +33,7 @@ class Around(nn.Module):
         return self.body(x)
 
 
-@torch.jit.ignore
+@torch.jit.ignore  # type: ignore[untyped-decorator]
 def ignored_function(y: Tensor) -> Tensor:
     return y * 2
 
@@ -54,7 +55,7 @@ class Unused(zoo.Linear):
 
 
 class IgnoredForward(zoo.Linear):
-    @torch.jit.ignore
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x)
 
@@ -203,7 +204,7 @@ def torch_compiled() -> object:
 
 
 def torch_compiled_part() -> nn.Module:
-    return nn.Sequential(torch.compile(nn.Linear(3, 4))).eval()  # type: ignore[arg-type]
+    return nn.Sequential(torch.compile(nn.Linear(3, 4))).eval()  # type: ignore[call-overload]
 
 
 def compiled_in_place() -> nn.Module:
@@ -229,16 +230,12 @@ def exported() -> nn.Module:
 
 
 def quantised() -> nn.Module:
-    return torch.ao.quantization.quantize_dynamic(  # type: ignore[no-untyped-call, no-any-return]
-        sequential(), {nn.Linear}, dtype=torch.qint8
-    )
+    return torch.ao.quantization.quantize_dynamic(sequential(), {nn.Linear}, dtype=torch.qint8)
 
 
 def quantised_lstm() -> nn.Module:
     module = Around(nn.LSTM(3, 4)).eval()
-    return torch.ao.quantization.quantize_dynamic(  # type: ignore[no-untyped-call, no-any-return]
-        module, {nn.LSTM}, dtype=torch.qint8
-    )
+    return torch.ao.quantization.quantize_dynamic(module, {nn.LSTM}, dtype=torch.qint8)
 
 
 def uninitialised() -> nn.Module:
@@ -251,7 +248,7 @@ def uninitialised() -> nn.Module:
 class TupleForTensor(zoo.Linear):
     def forward(self, x: Tensor):  # type: ignore[no-untyped-def]
         y = self.layer(x)
-        if torch.jit.is_scripting():
+        if is_scripting():
             return y, y
         return y
 
@@ -259,7 +256,7 @@ class TupleForTensor(zoo.Linear):
 class TensorForTuple(zoo.Linear):
     def forward(self, x: Tensor):  # type: ignore[no-untyped-def]
         y = self.layer(x)
-        if torch.jit.is_scripting():
+        if is_scripting():
             return y
         return y, y
 
@@ -267,7 +264,7 @@ class TensorForTuple(zoo.Linear):
 class TupleForDict(zoo.Linear):
     def forward(self, x: Tensor):  # type: ignore[no-untyped-def]
         y = self.layer(x)
-        if torch.jit.is_scripting():
+        if is_scripting():
             return y, y
         return {"a": y, "b": y}
 
@@ -275,7 +272,7 @@ class TupleForDict(zoo.Linear):
 class OtherKeys(zoo.Linear):
     def forward(self, x: Tensor):  # type: ignore[no-untyped-def]
         y = self.layer(x)
-        if torch.jit.is_scripting():
+        if is_scripting():
             return {"a": y}
         return {"b": y}
 
@@ -283,7 +280,7 @@ class OtherKeys(zoo.Linear):
 class LongerList(zoo.Linear):
     def forward(self, x: Tensor):  # type: ignore[no-untyped-def]
         y = self.layer(x)
-        if torch.jit.is_scripting():
+        if is_scripting():
             return [y, y]
         return [y]
 
@@ -291,7 +288,7 @@ class LongerList(zoo.Linear):
 class TupleForList(zoo.Linear):
     def forward(self, x: Tensor):  # type: ignore[no-untyped-def]
         y = self.layer(x)
-        if torch.jit.is_scripting():
+        if is_scripting():
             return y, y
         return [y, y]
 
@@ -299,7 +296,7 @@ class TupleForList(zoo.Linear):
 class DeeperTuple(zoo.Linear):
     def forward(self, x: Tensor):  # type: ignore[no-untyped-def]
         y = self.layer(x)
-        if torch.jit.is_scripting():
+        if is_scripting():
             return y, (y, y)
         return y, y
 

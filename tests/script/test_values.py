@@ -58,7 +58,7 @@ NO_SIGNATURE_HAS: dict[str, Callable[[int], Tensor]] = {
     "complex32": lambda n: torch.ones(n, 3, dtype=torch.complex32),
     "complex64": lambda n: torch.ones(n, 3, dtype=torch.complex64),
     "bits8": lambda n: torch.zeros(n, 3, dtype=torch.uint8).view(torch.bits8),
-    "uint4": lambda n: torch.zeros(n, 3, dtype=torch.uint8).view(torch.uint4),
+    "uint4": lambda n: torch.zeros(n, 3, dtype=torch.uint8).view(torch.uint4),  # type: ignore
     "qint8": lambda n: torch.quantize_per_tensor(torch.ones(n, 3), 0.1, 0, torch.qint8),
     "quint8": lambda n: torch.quantize_per_channel(
         torch.ones(n, 3), torch.ones(3), torch.zeros(3).long(), 1, torch.quint8
