@@ -151,9 +151,9 @@ def first_line(error: BaseException) -> str:
 
 
 def detached(value: Any) -> Any:
-    """Return a nested value whose tensors carry no gradient."""
+    """Return a nested value whose tensors carry no gradient, and are of no subclass."""
     if isinstance(value, torch.Tensor):
-        return value.detach()
+        return value.detach().as_subclass(torch.Tensor)
     if isinstance(value, dict):
         return {key: detached(item) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):

@@ -19,6 +19,10 @@ HINTS = (
         "in the archive: write it with torch's operators, in a function that TorchScript compiles",
     ),
     (
+        r"Expected a default value of type",
+        "give a default of that type, or annotate the argument as this type | None",
+    ),
+    (
         r"undefined Tensor|Unsupported value kind: Tensor",
         "an argument without an annotation has the default None, and TorchScript takes it for a "
         "Tensor: annotate it as Tensor | None",

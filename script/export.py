@@ -366,7 +366,8 @@ def _agree(archive: Archive, module: torch.nn.Module) -> None:
     except OperatorError:
         raise
     except ArchiveError as error:
-        raise ExportError(f"what torch.jit saved cannot be loaded again: {error}") from None
+        advice = "; ship it before it is optimised" if manifest.source.compiled else ""
+        raise ExportError(f"what torch.jit saved cannot be loaded again: {error}{advice}") from None
     for number, case in enumerate(archive.golden):
         try:
             differences = check_case(manifest, number, case, program.call)

@@ -121,6 +121,8 @@ class Inference:
             if not present:
                 return NoneNode()
             return OptionalNode(item=self.node(name, kind.getElementType(), present))
+        if type_name == "NoneType":
+            return NoneNode()
         if any(item.value is None for item in seen):
             raise ExportError(f"{self._what} '{name}': got None, expected {kind.annotation_str}")
         if type_name == "TensorType":

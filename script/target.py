@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from torchship.script import printing, torchscript
+from torchship.script.blame import blamed_on_the_module
 from torchship.script.eager import detached, first_line
 from torchship.script.errors import ExportError, UsageError
 from torchship.script.manifest import Source
@@ -51,7 +52,7 @@ def find_target(text: str, example: str | None, kwargs: dict[str, Any]) -> Targe
         UsageError: nothing importable has that name; the message says what was tried.
         ExportError: there is no example, or it is not what it should be.
     """
-    with printing.by(text):
+    with printing.by(text), blamed_on_the_module():
         return _find_target(text, example, kwargs)
 
 
@@ -268,6 +269,9 @@ def normalise(given: object, where: str) -> Examples:
             "such dicts, one for each example (or a dict from the names of methods to such lists)"
         )
     by_method = given if isinstance(given, dict) else {"forward": given}
+    if not all(isinstance(method, str) for method in by_method):
+        got = ", ".join(repr(method) for method in by_method)
+        raise ExportError(f"{where}: expected the names of methods as keys, got {got}")
     examples: Examples = {}
     for method, entries in by_method.items():
         if not isinstance(entries, list | tuple) or not entries:

@@ -8,8 +8,6 @@ from torch.nn.parameter import is_lazy
 from torchship.script.dtypes import name_of
 from torchship.script.errors import ExportError
 
-PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter)
-
 
 def refuse_foreign(value: object, what: str, place: str = "") -> None:
     """Refuse what is not made of tensors, numbers, strings, None, tuples, lists and dicts.
@@ -53,7 +51,8 @@ def _strangeness(tensor: torch.Tensor) -> str | None:
             "has no size yet, being of a lazy module: call the module once in the factory, before "
             "weights are loaded"
         )
-    if type(tensor) not in PLAIN_TENSORS:
+    # A subclass that has no dispatch of its own is a tensor like any other, and is saved as one.
+    if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
         return (
             f"is a {type(tensor).__name__}: expected a torch.Tensor itself, since a subclass's "
             "own code is not in an archive"
@@ -95,7 +94,7 @@ def outline(value: object) -> str:
 
 def describe(value: object) -> str:
     """Return what a message calls a value: a tensor's dtype and shape, else its type or outline."""
-    if type(value) in PLAIN_TENSORS and isinstance(value, torch.Tensor):
+    if isinstance(value, torch.Tensor) and not _strangeness(value):
         return f"a tensor {name_of(value.dtype)}{list(value.shape)}"
     if isinstance(value, dict | list | tuple) and len(value) <= 8:
         return outline(value)

@@ -142,7 +142,16 @@ class Leaving(zoo.Linear):
         raise SystemExit(0)
 
 
+class Nothing(zoo.Linear):
+    def forward(self, x: Tensor) -> None:
+        return None
+
+
 class Subclass(torch.Tensor):
+    """Has nothing of its own."""
+
+
+class OwnParameter(nn.Parameter):
     """Has nothing of its own."""
 
 

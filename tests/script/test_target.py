@@ -160,6 +160,7 @@ def test_examples_that_are_no_function(name: str, partials: Path) -> None:
         ([zoo.noise(1, 2, 3)], "x: example 0 of 'forward' is a tensor float32[2, 3]: expected a"),
         ([{3: 4}], "x: example 0 of 'forward' is {3: int}: expected a dict of keyword arguments"),
         (iter(zoo.rows()), "x: expected a list of examples for 'forward', got list_iterator"),
+        ({3: zoo.rows()}, "x: expected the names of methods as keys, got 3"),
         (None, "x: expected a list of examples for 'forward', got NoneType"),
         ({"forward": zoo.rows(), "act": 3}, "x: got one dict with the keys forward, act: expected"),
     ],

@@ -167,6 +167,14 @@ def test_a_loaded_module_with_weights_that_are_nan(tmp_path: Path) -> None:
         export(zoo.target(lambda: loaded, zoo.rows), tmp_path / "a.pt")
 
 
+def test_a_module_optimised_for_this_process_is_told_of_it(tmp_path: Path) -> None:
+    convolution = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
+    optimised = torch.jit.optimize_for_inference(torch.jit.script(convolution))
+    examples = [{"input": zoo.noise(n, n, 3, 8, 8)} for n in (2, 3)]
+    with pytest.raises(ExportError, match=r"cannot be loaded again: .*; ship it before it is opt"):
+        export(zoo.target(lambda: optimised, examples), tmp_path / "a.pt")
+
+
 def sum_of_memory(memory: zoo.Memory) -> Tensor:
     return memory.h + memory.c
 

@@ -44,10 +44,6 @@ NO_ARCHIVE_HAS: dict[str, tuple[Callable[[], Tensor], str]] = {
         lambda: torch.masked.masked_tensor(torch.ones(2), torch.ones(2, dtype=torch.bool)),
         "is a MaskedTensor: expected a torch.Tensor itself",
     ),
-    "subclass": (
-        lambda: torch.ones(2, 2).as_subclass(unshippable.Subclass),
-        "is a Subclass: expected a torch.Tensor itself",
-    ),
     "fake": (fake, "is a FakeTensor: expected a torch.Tensor itself"),
 }
 
@@ -125,6 +121,7 @@ def test_a_weight_of_eight_bits_that_is_nan(dtype: torch.dtype, tmp_path: Path) 
         (unshippable.ToSparse, "what the module's forward returns is a sparse tensor"),
         (unshippable.ToMeta, "what the module's forward returns is on the device 'meta'"),
         (unshippable.ToNumpy, "returns is of the type ndarray: expected tensors, numbers"),
+        (unshippable.Nothing, "the module returns something that is not a tensor: return tensors"),
         (unshippable.Yielding, "returns is of the type generator: expected tensors, numbers"),
         (unshippable.HoldingInAList, "'parts', at [0], is a sparse tensor"),
     ],
@@ -139,6 +136,23 @@ def test_weights_that_have_no_values_yet(tmp_path: Path) -> None:
     assert "'0.weight' has no size yet, being of a lazy module: call the module once" in message
     message = refusal(lambda: zoo.linear().to("meta"), zoo.rows, tmp_path)
     assert message.startswith("'layer.weight' is on the device 'meta'")
+
+
+def test_subclasses_without_a_dispatch_of_their_own_are_tensors(tmp_path: Path) -> None:
+    def make() -> torch.nn.Module:
+        module = zoo.Linear()
+        weight = zoo.noise(1, 4, 3).as_subclass(unshippable.Subclass)
+        module.layer.weight = torch.nn.Parameter(weight)
+        module.layer.bias = unshippable.OwnParameter(torch.ones(4))
+        return module.eval()
+
+    examples = [{"x": row["x"].as_subclass(unshippable.Subclass)} for row in zoo.rows()]  # type: ignore[attr-defined]
+    export(zoo.target(make, examples), tmp_path / "a.pt")
+    program = open_archive(tmp_path / "a.pt").program()
+    x = zoo.noise(3, 2, 3)
+    with torch.no_grad():
+        expected = make()(x).as_subclass(torch.Tensor)
+    assert torch.equal(program.call("forward", {"x": x})["output"], expected)
 
 
 def test_weights_made_in_inference_mode_ship(tmp_path: Path) -> None:
