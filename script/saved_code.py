@@ -44,18 +44,18 @@ def unreadable_names(module: torch.jit.ScriptModule, script: bytes) -> list[str]
     Its lexer takes ASCII only, and no words of Python's own; where a name that is not ASCII stands
     for an attribute, LibTorch writes it as a string with zeros in it.
     """
-    attributes = _attribute_names(module)
+    held = _attribute_names(module)
     found: set[str] = set()
     for record, code in _code(script):
         found |= set(Path(record).with_suffix("").parts)  # modules of Python
         try:
             tree = _parse(code)
         except SyntaxError:
-            return sorted(name for name in attributes if keyword.iskeyword(name))
+            return sorted(name for name in held if keyword.iskeyword(name))
         for node in ast.walk(tree):
             match node:
                 case ast.Call(ast.Name("getattr"), [_, ast.Constant(str(text))]) if "\0" in text:
-                    found |= attributes
+                    found |= held
             for kind in ("id", "attr", "arg", "name"):
                 name = getattr(node, kind, None)
                 if isinstance(name, str):
