@@ -163,7 +163,7 @@ def test_a_loaded_module_in_training_mode(tmp_path: Path) -> None:
 
 def test_a_loaded_module_with_weights_that_are_nan(tmp_path: Path) -> None:
     loaded = saved(torch.jit.script(zoo.not_finite()), tmp_path)
-    with pytest.raises(ExportError, match=r"'layer\.bias' holds 1 NaN or infinite"):
+    with pytest.raises(ExportError, match=r"'layer\.bias' holds 1 NaN"):
         export(zoo.target(lambda: loaded, zoo.rows), tmp_path / "a.pt")
 
 

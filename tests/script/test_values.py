@@ -112,7 +112,7 @@ def test_weights_of_any_dtype_ship(kind: str, tmp_path: Path) -> None:
 def test_a_weight_of_eight_bits_that_is_nan(dtype: torch.dtype, tmp_path: Path) -> None:
     held = torch.tensor([1.0, float("nan")]).to(dtype)
     message = refusal(lambda: unshippable.Holding(held).eval(), zoo.rows, tmp_path)
-    assert "'held' holds 1 NaN or infinite values of 2" in message
+    assert message.startswith("'held' holds 1 NaN")
 
 
 @pytest.mark.parametrize(
