@@ -28,6 +28,7 @@ from torchship.script.nodes import (
     leaves,
 )
 from torchship.script.tree import map_children
+from torchship.script.values import describe
 
 # The size of one dimension in each observation in which it was seen.
 Sizes = tuple[tuple[int, int], ...]
@@ -186,7 +187,8 @@ class Inference:
         for value in values:
             if not isinstance(value, tuple) or len(value) != len(elements):
                 raise ExportError(
-                    f"{self._what} '{name}': expected a tuple of {len(elements)}, got {value!r:.80}"
+                    f"{self._what} '{name}': expected a tuple of {len(elements)}, got "
+                    f"{describe(value)}"
                 )
         fields = getattr(values[0], "_fields", None)
         parts = fields or range(len(elements))

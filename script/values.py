@@ -24,7 +24,12 @@ def refuse_foreign(value: object, what: str, place: str = "") -> None:
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             refuse_foreign(item, what, f"{place}[{index}]")
-    elif value is not None and not isinstance(value, bool | int | float | complex | str):
+    elif isinstance(value, str):
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise ExportError(
+                f"{named} is text with half a character (a surrogate): expected Unicode"
+            )
+    elif value is not None and not isinstance(value, bool | int | float | complex):
         remedy = "; torch.as_tensor makes one" if type(value).__module__ == "numpy" else ""
         raise ExportError(
             f"{named} is of the type {type(value).__qualname__}: expected tensors, numbers, "

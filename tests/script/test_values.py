@@ -179,6 +179,7 @@ class Point:
         (Point(), "is of the type Point: expected tensors"),
         ({"a": [Point()]}, ", at ['a'][0], is of the type Point: expected tensors"),
         (torch.device("cpu"), "is of the type device: expected tensors"),
+        ("\ud800", "is text with half a character (a surrogate): expected Unicode"),
         ({1, 2}, "is of the type set: expected tensors"),
     ],
 )
