@@ -443,7 +443,7 @@ def examples() -> list[dict[str, Tensor]]:
         ({"x": [zoo.noise(1, 2, 3)]}, "the argument 'x' differs in structure from step to step: '"),
         (
             {"x": zoo.noise(1, 2)},
-            r"does not fit the first ones: input 'x': expected float32\[batch",
+            r"not fit the first ones: input 'x': expected float32\[batch",
         ),
         ({"x": zoo.noise(1, 2, 3).double()}, "does not fit the first ones: input 'x': expected fl"),
     ],
