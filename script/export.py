@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
-from torchship.script import operators, printing, torchscript
+from torchship.script import custom_operators, operators, printing, torchscript
 from torchship.script.archive import Archive, pack, parse_archive
 from torchship.script.batch import (
     BATCH,
@@ -211,9 +211,11 @@ def _custom_operators(script: bytes, libraries: Mapping[str, str]) -> tuple[Cust
     """Return the operators that the code uses and torch lacks, each with its library."""
     known = {**operators.LIBRARIES, **libraries}
     found = []
-    for name in torchscript.custom_operators(script):
+    for name in custom_operators.used_by(script):
         namespace = name.partition("::")[0]
         if namespace not in known:
+            if custom_operators.torch_has(name):
+                continue
             raise ExportError(
                 f"the module uses the custom operator '{name}', and no library is named that has "
                 f"it: name one (--library {namespace}=NAME), or use torch's own operators"

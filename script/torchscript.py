@@ -6,7 +6,6 @@ archive would get a module beside this one.
 
 from __future__ import annotations
 
-import ast
 import io
 import json
 import os
@@ -82,21 +81,13 @@ OTHERWISE = {
     "the module instead (--mode script)",
 }
 
-# Namespaces of operators that LibTorch itself registers, in a build for the CPU or for a GPU.
-BUILT_IN = {
-    "_c10d_functional", "_c10d_functional_autograd", "_dtensor", "_native", "_quantized",
-    "_test", "aten", "c10d", "cuda", "cudnn", "inductor", "inductor_prims", "miopen", "mkl",
-    "mkldnn", "mkldnn_prepacked", "mps", "onednn", "onnx", "prepacked", "prim", "prims",
-    "profiler", "quantization", "quantized", "rngprims", "sparse", "static_runtime", "symm_mem",
-    "vulkan", "xnnpack", "xpu",
-}  # fmt: skip
-
 
 @contextmanager
 def _deprecation_is_known() -> Iterator[None]:
     """Silence the notice that torch.jit is deprecated: this module is where we know it."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
+        # A DeprecationWarning in torch 2.13; its successors have a FutureWarning, which users see.
+        warnings.filterwarnings("ignore", message=r".*torch\.jit\.\w+.* is deprecated")
         yield
 
 
@@ -318,24 +309,6 @@ def is_scarcity(text: str) -> bool:
 def _refused(what: str, error: Exception) -> ArchiveError:
     kind = UnreadableError if is_scarcity(str(error)) else ArchiveError
     return kind(f"LibTorch cannot {what}: {_first_line(error)}")
-
-
-def custom_operators(script: bytes) -> list[str]:
-    """Return the operators, by name, that the code in a TorchScript zip uses and torch lacks.
-
-    What is read is the code that LibTorch will compile when it loads the zip: of every module's
-    methods, and of every function and class that they use.
-    """
-    found = set()
-    for name, content in records(script).items():
-        if not (name.startswith("code/") and name.endswith(".py")):
-            continue
-        for node in ast.walk(ast.parse(content)):
-            match node:  # ops.<namespace>.<name>
-                case ast.Attribute(ast.Attribute(ast.Name("ops"), namespace), operator):
-                    if namespace not in BUILT_IN:
-                        found.add(f"{namespace}::{operator}")
-    return sorted(found)
 
 
 def load_library(path: Path) -> None:
