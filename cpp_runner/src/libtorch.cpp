@@ -35,12 +35,15 @@ void check_libtorch() {
   const bool tells = &aoti_torch_abi_version != nullptr;
   if (tells && of_abi(aoti_torch_abi_version()) == built_with) return;
   const std::string loaded = tells ? of_abi(aoti_torch_abi_version()).text() : "an older version";
-  throw UsageError("LibTorch: expected " + built_with.text() + ", which torchship was built with, got " +
-                   loaded + ": install it with `pip install 'torch==" + built_with.text() +
+  throw UsageError("LibTorch: expected " + built_with.text() +
+                   ", which torchship was built with, got " + loaded +
+                   ": install it with `pip install 'torch==" + built_with.text() +
                    ".*'`, or build torchship again with the torch that is installed");
 }
 
-std::string libtorch_minor() { return built_with.text(); }
+std::string libtorch_minor() {
+  return built_with.text();
+}
 
 void load_cuda_code() {
   Dl_info cpu{};

@@ -1,6 +1,6 @@
 """Builds a wheel for other machines: `make wheel` calls it.
 
-    python deploy/wheel.py FOLDER
+    python deploy/build_wheel.py FOLDER
 
 Inside are the shared libraries that a bare system may lack (libzip, libpng, OpenSSL and what they
 need), with the terms of their licences. LibTorch is not: it is that of the package torch, so the
@@ -30,7 +30,7 @@ def main(folder: Path) -> None:
              "--wheel-dir", here / "built")  # fmt: skip
         [built] = (here / "built").iterdir()
         excluded = [argument for name in OF_TORCH for argument in ("--exclude", name)]
-        _run("auditwheel", "-q", "repair", *excluded, "--wheel-dir", here / "repaired", built)
+        _run("auditwheel", "repair", *excluded, "--wheel-dir", here / "repaired", built)
         [repaired] = (here / "repaired").iterdir()
         _run("wheel", "unpack", "-d", here / "unpacked", repaired)
         [content] = (here / "unpacked").iterdir()
@@ -46,8 +46,11 @@ def main(folder: Path) -> None:
 
 def _run(module: str, *arguments: object) -> None:
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
     if done.returncode != 0:
+        sys.stderr.write(done.stdout)
         sys.exit(f"make wheel: {module} {arguments[0]} failed: its own message is above")
 
 
@@ -86,7 +89,8 @@ def _licence(library: str) -> Path:
     for line in _output("ldconfig", "-p").splitlines():
         name, _, path = line.strip().partition(" (")
         if name and library.startswith(name):
-            owner = _output("dpkg", "-S", Path(path.rpartition("=> ")[2]).resolve())
+            # By the name alone: Debian's packages say /lib where the system has /usr/lib.
+            owner = _output("dpkg", "-S", f"*/{Path(path.rpartition('=> ')[2]).resolve().name}")
             package = owner.partition(":")[0]
             return Path("/usr/share/doc", package, "copyright")
     sys.exit(f"make wheel: no package of this system has {library}: whose licence does it need?")
