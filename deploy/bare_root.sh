@@ -20,7 +20,11 @@ if [ ! -e "$root/made" ]; then
   touch "$root/made"
 fi
 
-inside() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 "$@"; }
+# With /proc, which a container has too, in a mount namespace that ends with the command.
+inside() {
+  unshare --mount sh -c 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"' "$root" \
+    env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 "$@"
+}
 python=$(inside python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 echo "$suite, Python $python, $(inside ldd --version | head -n 1)"
 
@@ -28,12 +32,16 @@ echo "$suite, Python $python, $(inside ldd --version | head -n 1)"
 rm -rf "$root/wheels" "$root/venv"
 mkdir "$root/wheels"
 torch=$(python -c 'from importlib.metadata import version; print(version("torch"))')
-# shellcheck disable=SC2086  # several arguments
-python -m pip download -q ${PIP_ARGS:-} --only-binary :all: --python-version "$python" --dest "$root/wheels" \
-  "$wheel" "torch==$torch"
+fetch() {
+  # shellcheck disable=SC2086  # several arguments
+  python -m pip download -q ${PIP_ARGS:-} --only-binary :all: --python-version "$python" \
+    --dest "$root/wheels" "$wheel" "torch==$1" 2>"$root.log"
+}
+# The same build of torch where there is one for that Python, else the other.
+fetch "$torch" || fetch "${torch%%+*}" || { grep ERROR "$root.log"; exit 1; }
 inside python3 -m venv /venv
 inside /venv/bin/pip install -q --no-index --find-links /wheels --disable-pip-version-check \
-  "/wheels/$(basename "$wheel")" "torch==$torch"
+  "/wheels/$(basename "$wheel")"
 rm -rf "$root/wheels"
 
 for file in bin/torchship-runner lib/libtorchship_c.so lib/libtorchship_ops.so; do

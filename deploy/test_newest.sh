@@ -28,11 +28,11 @@ if [ ! -e "$folder/installed" ]; then
 fi
 "$python" -c 'import torch; print("torch", torch.__version__)'
 "$python" -m pip install -q --no-index --no-deps --no-build-isolation --ignore-installed \
-  -C build-dir="$folder/cpp" -C cmake.build-type=Debug -e .
+  -C build-dir="$folder/cpp" -C cmake.build-type=Debug -C cmake.define.CMAKE_CXX_FLAGS_DEBUG=-O0 -e .
 # Archives of the one torch, for the other.
 python deploy/cross_torch.py make "$folder/archives-$there"
 "$python" deploy/cross_torch.py check "$folder/archives-$there"
 "$python" deploy/cross_torch.py make "$folder/archives-newest"
 python deploy/cross_torch.py check "$folder/archives-newest"
-PATH=$PWD/$folder/.venv/bin:$PATH "$python" -m pytest -q \
-  tests/script tests/parity/test_agreement.py tests/parity/test_c_abi.py tests/models/test_moba.py
+PATH=$PWD/$folder/.venv/bin:$PATH "$python" -m pytest -q -n auto --maxprocesses 4 --dist loadfile \
+  tests/script tests/parity/test_agreement.py tests/parity/test_libtorch.py tests/parity/test_c_abi.py
