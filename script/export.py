@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
-from torchship.script import operators, printing, torchscript
+from torchship.script import custom_operators, operators, printing, torchscript
 from torchship.script.archive import Archive, pack, parse_archive
 from torchship.script.batch import (
     BATCH,
@@ -51,7 +51,6 @@ from torchship.script.manifest import (
 from torchship.script.nodes import TensorNode, leaves, omissible
 from torchship.script.parity import check_case
 from torchship.script.program import Program
-from torchship.script.saved_code import custom_operators
 from torchship.script.signature import infer_inputs, infer_outputs
 from torchship.script.target import Target, call_factory
 from torchship.script.torchscript import Mode
@@ -222,9 +221,11 @@ def _custom_operators(script: bytes, libraries: Mapping[str, str]) -> tuple[Cust
     """Return the operators that the code uses and torch lacks, each with its library."""
     known = {**operators.LIBRARIES, **libraries}
     found = []
-    for name in custom_operators(script):
+    for name in custom_operators.used_by(script):
         namespace = name.partition("::")[0]
         if namespace not in known:
+            if custom_operators.torch_has(name):
+                continue
             raise ExportError(
                 f"the module uses the custom operator '{name}', and no library is named that has "
                 f"it: name one (--library {namespace}=NAME), or use torch's own operators"

@@ -12,31 +12,6 @@ import torch
 
 from torchship.script.torchscript import attributes, records
 
-# Namespaces of operators that LibTorch itself registers, in a build for the CPU or for a GPU.
-BUILT_IN = {
-    "_c10d_functional", "_c10d_functional_autograd", "_dtensor", "_native", "_quantized",
-    "_test", "aten", "c10d", "cuda", "cudnn", "inductor", "inductor_prims", "miopen", "mkl",
-    "mkldnn", "mkldnn_prepacked", "mps", "onednn", "onnx", "prepacked", "prim", "prims",
-    "profiler", "quantization", "quantized", "rngprims", "sparse", "static_runtime", "symm_mem",
-    "vulkan", "xnnpack", "xpu",
-}  # fmt: skip
-
-
-def custom_operators(script: bytes) -> list[str]:
-    """Return the operators, by name, that the code in a TorchScript zip uses and torch lacks.
-
-    What is read is the code that LibTorch will compile when it loads the zip: of every module's
-    methods, and of every function and class that they use.
-    """
-    found = set()
-    for _, code in _code(script):
-        for node in ast.walk(_parse(code)):
-            match node:  # ops.<namespace>.<name>
-                case ast.Attribute(ast.Attribute(ast.Name("ops"), namespace), operator):
-                    if namespace not in BUILT_IN:
-                        found.add(f"{namespace}::{operator}")
-    return sorted(found)
-
 
 def unreadable_names(module: torch.jit.ScriptModule, script: bytes) -> list[str]:
     """Return the names in a module's saved code that LibTorch does not read again.
@@ -46,10 +21,10 @@ def unreadable_names(module: torch.jit.ScriptModule, script: bytes) -> list[str]
     """
     held = _attribute_names(module)
     found: set[str] = set()
-    for record, code in _code(script):
+    for record, code in code_files(script):
         found |= set(Path(record).with_suffix("").parts)  # modules of Python
         try:
-            tree = _parse(code)
+            tree = parse(code)
         except SyntaxError:
             return sorted(name for name in held if keyword.iskeyword(name))
         for node in ast.walk(tree):
@@ -78,13 +53,15 @@ def _attribute_names(module: torch.jit.ScriptModule) -> set[str]:
     return {step for path, _ in named for step in path.split(".")}
 
 
-def _code(script: bytes) -> Iterator[tuple[str, bytes]]:
+def code_files(script: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and the content of each record that is code."""
     for name, content in records(script).items():
         if name.startswith("code/") and name.endswith(".py"):
             yield name, content
 
 
-def _parse(code: bytes) -> ast.Module:
+def parse(code: bytes) -> ast.Module:
+    """Return the syntax of one file of code."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # LibTorch's escapes in strings are not all Python's
         return ast.parse(code)

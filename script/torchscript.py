@@ -49,7 +49,8 @@ FUSION_STRATEGIES = {"static": ("STATIC", 2), "dynamic": ("DYNAMIC", 10)}
 def _deprecation_is_known() -> Iterator[None]:
     """Silence the notice that torch.jit is deprecated: this module is where we know it."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
+        # A DeprecationWarning in torch 2.13; its successors have a FutureWarning, which users see.
+        warnings.filterwarnings("ignore", message=r".*torch\.jit\.\w+.* is deprecated")
         yield
 
 
