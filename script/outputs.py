@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import torch
 
 from torchship.script.dtypes import BY_NAME, name_of
 from torchship.script.errors import ModelError
-from torchship.script.manifest import Method
+from torchship.script.manifest import Argument, Method
 from torchship.script.nodes import (
     DictNode,
     Dimension,
@@ -40,6 +40,12 @@ class Shaped(Protocol):
 
 class SignatureError(ModelError):
     """An output that is not as the signature says: the output, what came and what was expected."""
+
+    def __init__(self, message: str, output: str, shape: tuple[int, ...]) -> None:
+        """Take the name of the output and the shape that it has."""
+        super().__init__(message)
+        self.output = output
+        self.shape = shape
 
 
 _Expected = tuple[torch.dtype, tuple[Dimension, ...]]
@@ -82,7 +88,8 @@ class OutputCheck:
             )
             raise SignatureError(
                 f"output '{name}': expected {name_of(dtype)}{shape_text(shown)}, "
-                f"got {name_of(output.dtype)}{shape_text(tuple(came))}"
+                f"got {name_of(output.dtype)}{shape_text(tuple(came))}",
+                *(name, tuple(came)),
             )
 
     def _expect(self, name: str, symbols: Mapping[str, int]) -> _Expected:
@@ -112,7 +119,7 @@ def sizes_follow_from_shapes(method: Method) -> bool:
 
     An output of any size, or one whose symbol is in no input, may be as large as the data says.
     """
-    known = input_symbols(method)
+    known = input_symbols(method.inputs)
     return not _is_open(method.outputs) and all(
         isinstance(size, int) or size in known
         for leaf in leaves(method.outputs)
@@ -121,10 +128,10 @@ def sizes_follow_from_shapes(method: Method) -> bool:
     )
 
 
-def input_symbols(method: Method) -> dict[str, set[str]]:
+def input_symbols(inputs: Iterable[Argument]) -> dict[str, set[str]]:
     """Return the symbols of a method's inputs, each with the names of the leaves that have it."""
     found: dict[str, set[str]] = {}
-    for argument in method.inputs:
+    for argument in inputs:
         for leaf in leaves(argument.value):
             for size in leaf.shape if isinstance(leaf, TensorNode) else ():
                 if isinstance(size, str):

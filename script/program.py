@@ -64,7 +64,8 @@ class Program:
 
         Raises:
             InputError: the inputs do not fit the signature; nothing was run.
-            ModelError: the model raised, or an output is not as the signature says.
+            ModelError: the model raised.
+            SignatureError: an output is not as the signature says.
         """
         symbols = check_inputs(self.method(method), inputs)
         copies = {name: value.detach().clone() for name, value in inputs.items()}
@@ -72,7 +73,8 @@ class Program:
         try:
             self._checks[method].check(outputs, symbols)
         except SignatureError as error:
-            raise self._broken(method, error) from None
+            text = self._broken(method, error)
+            raise SignatureError(text, error.output, error.shape) from None
         return _of_their_own(outputs)
 
     def run(
@@ -113,12 +115,10 @@ class Program:
                 return outputs
             return {name: value.cpu() for name, value in outputs.items()}
         except TypeError as error:
-            raise self._broken(method, error) from None
+            raise ModelError(self._broken(method, error)) from None
 
-    def _broken(self, method: str, error: Exception) -> ModelError:
-        return ModelError(
-            f"model '{self.manifest.name}' method '{method}' broke its signature: {error}"
-        )
+    def _broken(self, method: str, error: Exception) -> str:
+        return f"model '{self.manifest.name}' method '{method}' broke its signature: {error}"
 
     def _entry(self, method: str) -> Callable[..., Any]:
         known = self._entries.get(method)

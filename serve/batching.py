@@ -42,7 +42,7 @@ class Batching:
             and all(_shape(leaf).count(BATCH) <= 1 for leaf in _leaves(method))
             and sizes_follow_from_shapes(method)
         )
-        known = input_symbols(method)
+        known = input_symbols(method.inputs)
         used = {size for leaf in leaves(method.outputs) for size in _shape(leaf)}
         self._sources = [known[size] for size in used & known.keys() if isinstance(size, str)]
         self._fixed = all(
