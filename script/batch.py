@@ -47,7 +47,7 @@ def row_count(inputs: Flat, axes: Mapping[str, int]) -> int:
 
 def take_rows(flat: Flat, axes: Mapping[str, int], rows: Sequence[int]) -> Flat:
     """Return the tensors with some rows; those that have none stay as they are."""
-    index = torch.tensor(rows)
+    index = torch.tensor(rows, dtype=torch.int64)
     found = {name: axis_of(name, axes) for name in flat}
     return {
         name: tensor if (axis := found[name]) is None else tensor.index_select(axis, index)

@@ -33,7 +33,7 @@ from torchship.script.eager import (
 from torchship.script.errors import ArchiveError, ExportError, OperatorError, TorchShipError
 from torchship.script.files import write_atomic
 from torchship.script.golden import Case, Step, run_case
-from torchship.script.independence import DependenceError, check_independence
+from torchship.script.independence import DependenceError, independent_rows
 from torchship.script.localise import first_difference
 from torchship.script.manifest import (
     Argument,
@@ -285,7 +285,7 @@ def _settle_batch(program: Program, calls: Mapping[str, Sequence[dict[str, objec
         independent = symbol is not None
         try:
             if symbol is not None:
-                check_independence(program.call, name, method, symbol, flats)
+                independent_rows(program.call, name, method, symbol, flats)
         except DependenceError as error:
             independent = False
             if has_batch:

@@ -9,7 +9,7 @@ import torch
 
 from torchship.script.batch import axes_of, axis_of, row_count, take_rows
 from torchship.script.eager import same
-from torchship.script.errors import TorchShipError
+from torchship.script.errors import InputError, ModelError
 from torchship.script.golden import Call
 from torchship.script.manifest import Method
 from torchship.script.nodes import ScalarNode, leaves
@@ -53,7 +53,7 @@ class Rows:
                 alone[row] = self._call(take_rows(rows, self._axes, [row]))
             except SignatureError as error:
                 raise DependenceError(f"a row alone breaks the signature: {error}") from None
-            except TorchShipError as error:
+            except (InputError, ModelError) as error:
                 if row < given:
                     raise DependenceError(f"a row alone fails: {error}") from None
         first = next(iter(alone.values()))
@@ -65,6 +65,15 @@ class Rows:
         """As many rows as were wanted; one that is refused alone is not among them."""
         self._alone = [alone[place] for place in places]
         self._unsteady: dict[int, dict[str, float]] = {}
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._alone)
+
+    def first(self, size: int) -> Flat:
+        """Return the inputs of the first `size` rows."""
+        return take_rows(self.inputs, self._axes, range(size))
 
     def check_together(self, size: int, together: Flat) -> None:
         """Compare what the first `size` rows gave together with what each gives alone.
@@ -113,7 +122,7 @@ class Rows:
         Raises:
             DependenceError: a row differs.
         """
-        count = len(self._alone)
+        count = self.count
         together = self._call(self.inputs)
         for kept in (0, 1):
             rows = [place - (place % 2) + kept for place in range(count)]
@@ -126,35 +135,52 @@ class Rows:
                 raise DependenceError("a row depends on what stands beside it")
 
 
-def check_independence(
-    call: Call, name: str, method: Method, symbol: str, calls: Sequence[Flat], count: int = ROWS
-) -> None:
+def largest_batch(size: int) -> int:
+    """Return how many rows of `size` bytes to try together."""
+    return max(2, min(ROWS, MOST_BYTES // max(size, 1)))
+
+
+def independent_rows(
+    call: Call,
+    name: str,
+    method: Method,
+    symbol: str,
+    calls: Sequence[Flat],
+    most: Callable[[int], int] = largest_batch,
+) -> Rows | None:
     """Run rows along `symbol` alone, and among others, of several calls and with other values.
+
+    Args:
+        call: runs a method.
+        name: of the method.
+        method: its signature.
+        symbol: the dimension of the rows.
+        calls: inputs, as examples or golden cases give them.
+        most: how many rows a batch has, given the bytes of one.
+
+    Returns:
+        The rows of the first call, and of those with the same names and numbers; None where no
+        call has any.
 
     Raises:
         DependenceError: a row's outputs depend on what stands beside it, or on how much does.
     """
     axes = axes_of((argument.value for argument in method.inputs), symbol)
-    for group in groups(method, axes, calls):
-        rows = Rows(call, name, method, symbol, group, batch_rows(group[0], axes, count))
-        whole = row_count(rows.inputs, axes)
+    found = None
+    for group in _groups(method, axes, calls):
+        size = sum(tensor.nbytes for tensor in take_rows(group[0], axes, [0]).values())
+        rows = Rows(call, name, method, symbol, group, most(size))
+        found = found or rows
         try:
-            for size in sorted({2, 3, 5, whole} - {0, 1}):
-                if size <= whole:
-                    given = take_rows(rows.inputs, axes, range(size))
-                    rows.check_together(size, call(name, given))
+            for count in sorted({min(few, rows.count) for few in (2, 3, 5, rows.count)}):
+                rows.check_together(count, call(name, rows.first(count)))
             rows.check_neighbours()
-        except TorchShipError as error:
+        except (InputError, ModelError) as error:
             raise DependenceError(f"rows that run alone fail together: {error}") from None
+    return found
 
 
-def batch_rows(inputs: Flat, axes: Mapping[str, int], count: int) -> int:
-    """Return how many rows like these a batch has, `count` at most."""
-    size = sum(tensor.nbytes for tensor in take_rows(inputs, axes, [0]).values())
-    return max(2, min(count, MOST_BYTES // max(size, 1)))
-
-
-def groups(method: Method, axes: Mapping[str, int], calls: Sequence[Flat]) -> Iterator[list[Flat]]:
+def _groups(method: Method, axes: Mapping[str, int], calls: Sequence[Flat]) -> Iterator[list[Flat]]:
     """Yield the calls that have rows, by what they give and by their numbers, the largest first."""
     found: dict[Hashable, list[Flat]] = {}
     for call in calls:

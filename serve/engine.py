@@ -28,12 +28,13 @@ from torchship.serve.holding import Held
 from torchship.serve.limits import Limits
 from torchship.serve.proving import Warming, prove, prove_case
 from torchship.serve.pulse import Pulse
+from torchship.serve.rehearsal import Rehearsal
 from torchship.serve.reports import SOURCE, TIMING, Observer
 from torchship.serve.running import Guarded, Ran, Runner, deliver, tell
 from torchship.serve.signature import Signature
 from torchship.serve.tensors import Packed
 from torchship.serve.waiting import Answer, Job, Waiting
-from torchship.serve.watch import CallWatch, marked
+from torchship.serve.watch import CallWatch
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class Engine(Held):
         self._stopping = threading.Event()
         self._waiting = Waiting(self._limits.max_queue, self._limits.max_queue_bytes)
         self._runner = Runner(self._batching, self.number)
+        self._rehearsal = Rehearsal(self.manifest, self._batching, self._limits, self.number)
         self._watch = CallWatch(self.number, self._limits.call_seconds)
         self._running: Sequence[Job] = ()  # in the engine's thread
         self._out = ""  # why it is out of service
@@ -137,7 +139,7 @@ class Engine(Held):
 
     async def _prove_here(self) -> None:
         """Run the golden cases on the event loop, others' requests between them."""
-        call = marked(self._ready().call, self._pulse, self.number)
+        call = self._rehearsal.of(self._ready(), self._pulse)
         for number in range(len(self._archive.golden)):
             prove_case(call, self._archive, number)
             await asyncio.sleep(0)
@@ -149,7 +151,7 @@ class Engine(Held):
         try:
             configure(self._limits.threads)
             device = self._limits.placement.of(self.manifest.name)
-            warming = Warming(self._batching, self._limits, self._watch)
+            warming = Warming(self._batching, self._limits, self._watch, self._rehearsal)
             proof = prove(self._archive, warming, device, self._stopping)
             self._program, self._quick = proof
             self._watch.doing = "a call"
