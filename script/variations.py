@@ -125,7 +125,16 @@ def _largest(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return torch.full_like(tensor, int(tensor.to(torch.int64).max()))
 
 
-WAYS = (_shuffled, _scaled, _least, _largest)
+def _padded(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return the first half along the last dimension, and zeros behind it."""
+    if not tensor.dim():
+        return torch.zeros_like(tensor)
+    padded = tensor.clone()
+    padded[..., tensor.shape[-1] // 2 :] = 0
+    return padded
+
+
+WAYS = (_shuffled, _scaled, _least, _largest, _padded)
 
 
 def mixed_rows(axes: Mapping[str, int], calls: Sequence[Flat], count: int) -> Flat:
