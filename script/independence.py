@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 
 import torch
@@ -15,17 +16,22 @@ from torchship.script.manifest import Method
 from torchship.script.nodes import ScalarNode, leaves
 from torchship.script.outputs import SignatureError
 from torchship.script.tree import Flat
-from torchship.script.variations import leaf_of, mixed_rows
+from torchship.script.variations import flipped_switches, leaf_of, mixed_rows
 
 ROWS = 64
 """Of a batch, as many as a server joins unless it is told another number."""
 NUDGES = 4  # of a row's inputs, to see how far rounding takes its outputs
 AMPLIFIED = 16  # times as far it may take those of other kernels
+FEW = (2, 3, 5, 17)  # rows that are tried together too
 MOST_BYTES = 64 << 20  # of the inputs of a batch
 
 
 class DependenceError(Exception):
     """Rows that depend on each other: the message says how it was seen."""
+
+
+class RowError(DependenceError):
+    """A row of an example that cannot run alone."""
 
 
 class Rows:
@@ -55,7 +61,7 @@ class Rows:
                 raise DependenceError(f"a row alone breaks the signature: {error}") from None
             except (InputError, ModelError) as error:
                 if row < given:
-                    raise DependenceError(f"a row alone fails: {error}") from None
+                    raise RowError(f"a row alone fails: {error}") from None
         first = next(iter(alone.values()))
         for row, outputs in alone.items():
             if _shapes(outputs) != _shapes(first):
@@ -170,14 +176,21 @@ def independent_rows(
     for group in _groups(method, axes, calls):
         size = sum(tensor.nbytes for tensor in take_rows(group[0], axes, [0]).values())
         rows = Rows(call, name, method, symbol, group, most(size))
+        _check(call, name, rows)
         found = found or rows
-        try:
-            for count in sorted({min(few, rows.count) for few in (2, 3, 5, rows.count)}):
-                rows.check_together(count, call(name, rows.first(count)))
-            rows.check_neighbours()
-        except (InputError, ModelError) as error:
-            raise DependenceError(f"rows that run alone fail together: {error}") from None
+        for flipped in flipped_switches(method.inputs, group[0]):
+            with suppress(RowError):  # what the module does not take is no promise
+                _check(call, name, Rows(call, name, method, symbol, [flipped], most(size)))
     return found
+
+
+def _check(call: Call, name: str, rows: Rows) -> None:
+    try:
+        for count in sorted({min(few, rows.count) for few in (*FEW, rows.count)}):
+            rows.check_together(count, call(name, rows.first(count)))
+        rows.check_neighbours()
+    except (InputError, ModelError) as error:
+        raise DependenceError(f"rows that run alone fail together: {error}") from None
 
 
 def _groups(method: Method, axes: Mapping[str, int], calls: Sequence[Flat]) -> Iterator[list[Flat]]:

@@ -70,15 +70,20 @@ def other_numbers(arguments: Sequence[Argument], inputs: Flat) -> Iterator[Flat]
     """Yield the inputs with another value of one number."""
     for name, value in inputs.items():
         leaf = leaf_of(arguments, name)
-        if not isinstance(leaf, ScalarNode) or leaf.kind == "str":
+        if not isinstance(leaf, ScalarNode) or leaf.kind in ("str", "bool"):
             continue
-        if leaf.kind == "bool":
-            others = [~value]
-        else:
-            others = [value / 2] if leaf.kind == "float" else [value + 1]
-            if leaf.kind == "int" and int(value) > 1:
-                others.append(value - 1)
+        others = [value / 2] if leaf.kind == "float" else [value + 1]
+        if leaf.kind == "int" and int(value) > 1:
+            others.append(value - 1)
         yield from (inputs | {name: other} for other in others if not torch.equal(other, value))
+    yield from flipped_switches(arguments, inputs)
+
+
+def flipped_switches(arguments: Sequence[Argument], inputs: Flat) -> Iterator[Flat]:
+    """Yield the inputs with the other value of one argument that is true or false."""
+    for name, value in inputs.items():
+        if leaf_of(arguments, name).kind == "bool":
+            yield inputs | {name: ~value}
 
 
 def other_values(arguments: Sequence[Argument], inputs: Flat) -> Iterator[Flat]:

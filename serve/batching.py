@@ -6,7 +6,7 @@ gives each request what it would have got alone, up to the rounding of another k
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -42,6 +42,8 @@ class Batching:
             and all(_shape(leaf).count(BATCH) <= 1 for leaf in _leaves(method))
             and sizes_follow_from_shapes(method)
         )
+        self._starts = {state.input for state in method.state if state.start == "zeros"}
+        self._allowed: set[frozenset[str]] | None = None
         known = input_symbols(method.inputs)
         used = {size for leaf in leaves(method.outputs) for size in _shape(leaf)}
         self._sources = [known[size] for size in used & known.keys() if isinstance(size, str)]
@@ -62,6 +64,13 @@ class Batching:
         self.frames = Frames()
         # Rows of a later dimension do not lie one after the other.
         self._framed = self.possible and not any(self._inputs.values())
+
+    def allow(self, calls: Iterable[Flat]) -> None:
+        """Join requests from now on that give the same inputs as one of these calls, beside state.
+
+        That state starts with zeros if it is left out is as good as zeros that are given.
+        """
+        self._allowed = {frozenset(call) - self._starts for call in calls}
 
     def forbid(self) -> None:
         """Have every request run alone from now on; nothing may wait yet."""
@@ -92,6 +101,8 @@ class Batching:
         """
         if not self.possible or not self.rows(inputs):
             return None
+        if self._allowed is not None and frozenset(inputs) - self._starts not in self._allowed:
+            return None  # nothing has shown that their rows are independent
         parts: list[Hashable] = []
         for name in sorted(inputs):
             tensor = inputs[name]

@@ -32,7 +32,7 @@ from torchship.serve.rehearsal import Rehearsal
 from torchship.serve.reports import SOURCE, TIMING, Observer
 from torchship.serve.running import Guarded, Ran, Runner, deliver, tell
 from torchship.serve.signature import Signature
-from torchship.serve.tensors import Packed
+from torchship.serve.tensors import Packed, tensors_of
 from torchship.serve.waiting import Answer, Job, Waiting
 from torchship.serve.watch import CallWatch
 
@@ -259,7 +259,7 @@ class Engine(Held):
 
         if admitted.whole:
             self._enter([job(inputs, admitted)])
-            return _tensors(await futures[0])
+            return tensors_of(await futures[0])
         outputs: list[Flat] = []
         merge = self._batching[method].merge
         parts = admissions.parts(inputs, admitted)
@@ -272,7 +272,7 @@ class Engine(Held):
             futures.clear()
             self._enter([job(part, known) for part, known in group])
             try:
-                outputs.append(merge([*map(_tensors, await asyncio.gather(*futures))]))
+                outputs.append(merge([*map(tensors_of, await asyncio.gather(*futures))]))
             except BaseException:
                 for future in futures:  # nobody wants the others any more
                     future.cancel()
@@ -414,7 +414,3 @@ class Engine(Held):
             return True
         self._thread.join(0 if self._out else seconds)
         return not self._thread.is_alive()
-
-
-def _tensors(outputs: Mapping[str, Packed]) -> Flat:
-    return {name: value.tensor() for name, value in outputs.items()}

@@ -148,6 +148,7 @@ def _independent_rows(call: Call, archive: Archive, warming: Warming, name: str)
         for case in archive.golden
         if case.method == name and batching.kind(case.steps[0].inputs)
     ]
+    batching.allow(calls)
     try:
         return independent_rows(
             call, name, method, BATCH, calls, lambda size: limits.rows_in_call(1, size)

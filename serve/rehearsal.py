@@ -39,6 +39,7 @@ from torchship.serve.tensors import (
     Wire,
     datatype_of,
     pack,
+    tensors_of,
     to_binary,
     unpacked,
 )
@@ -108,9 +109,7 @@ class Rehearsal:
         if admitted.whole:
             return run(flat, admitted)
         parts = [run(part, known) for part, known in admissions.parts(flat, admitted)]
-        merged = self._batchings[method].merge(
-            [{name: value.tensor() for name, value in part.items()} for part in parts]
-        )
+        merged = self._batchings[method].merge([tensors_of(part) for part in parts])
         return {name: pack(tensor) for name, tensor in merged.items()}
 
     def _answered(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +76,11 @@ def pack(tensor: torch.Tensor) -> Packed:
         if settled is tensor:
             raise
         return pack(settled)
+
+
+def tensors_of(outputs: Mapping[str, Packed]) -> dict[str, torch.Tensor]:
+    """Return the tensors that were packed, by their names."""
+    return {name: value.tensor() for name, value in outputs.items()}
 
 
 def join_packed(parts: Sequence[Packed]) -> torch.Tensor:
