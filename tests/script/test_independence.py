@@ -54,6 +54,15 @@ class PadPacked(Shipped):
         return y
 
 
+class PadPackedWhole(PadPacked):
+    """The same, padded to the input's own width."""
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, True, False)
+        y, _ = nn.utils.rnn.pad_packed_sequence(self.layer(packed)[0], True, 0.0, x.shape[1])
+        return y
+
+
 class MaskedLongest(Shipped):
     """The same, told by a mask."""
 
@@ -228,6 +237,7 @@ def vast() -> Examples:
 
 INDEPENDENT: dict[str, tuple[Callable[[], nn.Module], Examples]] = {
     "masked": (Masked, full((2, 4), (3, 5))),
+    "padded to the input's width": (PadPackedWhole, full((2, 4), (3, 5))),
     "choosing": (Choosing, zoo.rows()),
     "vast": (Choosing, vast()),
     "halves": (halves, [{"x": zoo.noise(n, n, 3).bfloat16()} for n in (2, 4)]),
