@@ -23,6 +23,7 @@ ROWS = 64
 NUDGES = 4  # of a row's inputs, to see how far rounding takes its outputs
 AMPLIFIED = 16  # times as far it may take those of other kernels
 FEW = (2, 3, 5, 17)  # rows that are tried together too
+LONGEST = 300  # characters of what a model says
 MOST_BYTES = 64 << 20  # of the inputs of a batch
 
 
@@ -61,7 +62,8 @@ class Rows:
                 raise DependenceError(f"a row alone breaks the signature: {error}") from None
             except (InputError, ModelError) as error:
                 if row < given:
-                    raise RowError(f"a row alone fails: {error}") from None
+                    why = str(error)[:LONGEST]
+                    raise RowError(f"a row alone fails: {why}") from None
         first = next(iter(alone.values()))
         for row, outputs in alone.items():
             if _shapes(outputs) != _shapes(first):
@@ -190,7 +192,8 @@ def _check(call: Call, name: str, rows: Rows) -> None:
             rows.check_together(count, call(name, rows.first(count)))
         rows.check_neighbours()
     except (InputError, ModelError) as error:
-        raise DependenceError(f"rows that run alone fail together: {error}") from None
+        why = str(error)[:LONGEST]
+        raise DependenceError(f"rows that run alone fail together: {why}") from None
 
 
 def _groups(method: Method, axes: Mapping[str, int], calls: Sequence[Flat]) -> Iterator[list[Flat]]:

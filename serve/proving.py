@@ -6,14 +6,14 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
 import torch
 
 from torchship.script.archive import Archive
-from torchship.script.batch import BATCH
+from torchship.script.batch import BATCH, batch_axes, resize
 from torchship.script.errors import InputError, ModelError
 from torchship.script.golden import Call
 from torchship.script.independence import DependenceError, Rows, independent_rows
@@ -115,50 +115,41 @@ def _warm_up(
             raise NotReadyError("the server is shutting down")
         return call(method, inputs)
 
-    rows = {
-        name: _independent_rows(wanted, archive, warming, name)
+    given = {
+        name: [case.steps[0].inputs for case in archive.golden if case.method == name]
         for name in archive.vouched.methods
-        if warming.batchings[name].possible
     }
+    rows: dict[str, Rows | None] = {}
+    for name, batching in warming.batchings.items():
+        given[name] = [inputs for inputs in given[name] if batching.kind(inputs)]
+        batching.allow(given[name])
+        warming.watch.doing = f"a call of method '{name}' with rows like those of the golden cases"
+        rows[name] = _independent_rows(wanted, archive, warming, name, given[name])
     quick = True
-    for name in archive.vouched.methods:
-        batching = warming.batchings[name]
-        known = rows.get(name)
-        seconds = math.inf
+    for name, batching in warming.batchings.items():
         warming.watch.doing = f"a call of method '{name}' to warm up"
-        try:
-            if known is not None:
-                seconds = _warm_method(wanted, name, known)
-        except DependenceError as error:
-            _forbid(archive, name, batching, error)
+        seconds = math.inf
+        if given[name]:
+            seconds = _warm_method(wanted, archive, warming, name, given[name][0], rows[name])
         quick = quick and batching.only and seconds <= warming.limits.quick_seconds
     return quick
 
 
-def _independent_rows(call: Call, archive: Archive, warming: Warming, name: str) -> Rows | None:
+def _independent_rows(
+    call: Call, archive: Archive, warming: Warming, name: str, given: Sequence[Flat]
+) -> Rows | None:
     """Return as many rows as one call may have; None where there are none, or not independent."""
-    method, batching, limits = (
-        archive.vouched.methods[name],
-        warming.batchings[name],
-        warming.limits,
-    )
-    warming.watch.doing = f"a call of method '{name}' with rows like those of the golden cases"
-    calls = [
-        case.steps[0].inputs
-        for case in archive.golden
-        if case.method == name and batching.kind(case.steps[0].inputs)
-    ]
-    batching.allow(calls)
+    method, rows_in_call = archive.vouched.methods[name], warming.limits.rows_in_call
     try:
         return independent_rows(
-            call, name, method, BATCH, calls, lambda size: limits.rows_in_call(1, size)
+            call, name, method, BATCH, given, lambda size: rows_in_call(1, size)
         )
     except DependenceError as error:
-        _forbid(archive, name, batching, error)
+        _forbid(archive, name, warming.batchings[name], error)
         return None
 
 
-def _forbid(archive: Archive, name: str, batching: Batching, why: DependenceError) -> None:
+def _forbid(archive: Archive, name: str, batching: Batching, why: Exception) -> None:
     log.warning(
         "model '%s' method '%s': each request runs alone, since its rows are not independent: %s",
         *(archive.vouched.name, name, why),
@@ -166,19 +157,32 @@ def _forbid(archive: Archive, name: str, batching: Batching, why: DependenceErro
     batching.forbid()
 
 
-def _warm_method(call: Call, name: str, rows: Rows) -> float:
+def _warm_method(
+    call: Call, archive: Archive, warming: Warming, name: str, given: Flat, rows: Rows | None
+) -> float:
     """Run a method at every batch size, and return the seconds that the last took.
 
-    Raises:
-        DependenceError: at some size rows give something else than alone.
+    Of the two calls of a size one has the rows of a golden case, which no size may spoil.
     """
+    axes = batch_axes(archive.vouched.methods[name])
+    row_bytes = sum(tensor.nbytes for tensor in resize(given, axes, 1).values())
     seconds = math.inf
-    for size in range(1, rows.count + 1):
-        given = rows.first(size)
-        seconds = math.inf
-        for _ in range(2):
-            began = time.thread_time()  # not what others do to a busy machine
-            together = call(name, given)
-            seconds = min(seconds, time.thread_time() - began)
-        rows.check_together(size, together)
+    for size in range(1, warming.limits.rows_in_call(1, row_bytes) + 1):
+        golden = resize(given, axes, size)
+        _, seconds = _timed(call, name, golden)
+        known = None if rows is None or size > rows.count else rows
+        try:
+            together, again = _timed(call, name, golden if known is None else known.first(size))
+            seconds = min(seconds, again)
+            if known is not None:
+                known.check_together(size, together)
+        except (DependenceError, InputError, ModelError) as error:
+            _forbid(archive, name, warming.batchings[name], error)
+            rows = None
     return seconds
+
+
+def _timed(call: Call, name: str, inputs: Flat) -> tuple[Flat, float]:
+    began = time.thread_time()  # not what others do to a busy machine
+    outputs = call(name, inputs)
+    return outputs, time.thread_time() - began
