@@ -4,6 +4,7 @@
 #include <torchship/torchship.h>
 #include <torchship/verify.h>
 
+#include "bytes.h"
 #include "c_tensors.h"
 #include "method_json.h"
 
@@ -60,6 +61,10 @@ thread_local std::string last_message;
 torchship_status fail(torchship_status status, const char* message) noexcept {
   try {
     last_message = message;
+    // It may name a file or an input of the caller's, in whatever bytes.
+    if (!torchship::is_utf8(last_message)) {
+      std::ranges::replace_if(last_message, [](unsigned char byte) { return byte >= 0x80; }, '?');
+    }
   } catch (...) {
     last_message.clear();  // no memory for words; the status is there
   }

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from ctypes import byref, c_char_p, c_int32, c_size_t, c_void_p
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def test_keys_in_memory(signed: Path) -> None:
         },
     }
     for expected, options in said.items():
-        status, message = refusal(lambda o=options: c_abi.Archive(data, Options(**o), signature))
+        status, message = refusal(partial(c_abi.Archive, data, Options(**options), signature))
         assert status == BAD_USAGE
         assert expected in message
 
@@ -147,7 +148,7 @@ def test_keys_in_memory(signed: Path) -> None:
 def test_what_is_no_archive_in_memory(folder: Path) -> None:
     data = (folder / "fizzbuzz.pt").read_bytes()
     for damaged in (b"", b"PK", data[:-1], data[: len(data) // 2], bytes(1000)):
-        status, message = refusal(lambda d=damaged: c_abi.Archive(d))
+        status, message = refusal(partial(c_abi.Archive, damaged))
         assert status == BAD_ARCHIVE
         assert message.startswith("'game.pak': ")
 
@@ -334,6 +335,16 @@ def test_a_file_whose_name_is_no_utf8_is_described(folder: Path, tmp_path: Path)
     assert library().torchship_archive_open(path, None, byref(handle)) == c_abi.OK
     assert library().torchship_archive_describe(handle, byref(text)) == c_abi.OK
     library().torchship_archive_close(handle)
+
+
+def test_a_message_is_utf8_whatever_it_names(folder: Path) -> None:
+    handle = c_void_p()
+    assert library().torchship_archive_open(b"/no/\xff\xc3.pt", None, byref(handle)) == BAD_ARCHIVE
+    message = library().torchship_last_message().decode()
+    assert message == "cannot read '/no/??.pt': No such file or directory"
+    session = Session(c_abi.Archive(folder / "moba.pt"))
+    named = c_abi.Tensor(b"\xe2\x82", 1, 0, None, None, None)
+    assert "input '??'" in refusal(lambda: session.lent("run", [named]))[1]
 
 
 # --- pkg-config, and programs in C, Python and Rust ---
