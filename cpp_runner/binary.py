@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, files
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
 INSTALL = (
     "build it with `pip install torch==2.13.0 'scikit-build-core>=1.1' cmake ninja` and then "
@@ -77,14 +79,14 @@ def _missing(what: str) -> FileNotFoundError:
     return FileNotFoundError(f"{what} not installed; {INSTALL}")
 
 
-def main() -> None:
-    """Become the binary, with this process's arguments: `python -m torchship.cpp_runner.binary`."""
+def become(arguments: Sequence[str]) -> NoReturn:
+    """Become the binary, with these arguments; end with a message where it cannot start."""
     try:
         path = runner_path()
-        os.execve(path, [str(path), *sys.argv[1:]], environment(path))
+        os.execve(path, [str(path), *arguments], environment(path))
     except OSError as error:
         sys.exit(f"torchship-runner: error: {error}")
 
 
 if __name__ == "__main__":
-    main()
+    become(sys.argv[1:])

@@ -8,12 +8,13 @@ case $self in
   *) here=. ;;
 esac
 
-# Takes a pattern's one match; of several, which a folder for two Pythons has, none.
-only() { [ $# = 1 ] && [ -x "$1" ] && binary=$1; }
+# Takes a pattern's one match, if torch is beside it; of several, which a folder for two Pythons
+# has, none.
+only() { [ $# = 1 ] && [ -x "$1" ] && [ -e "${1%/$inside}/torch/lib/libtorch_cpu.so" ] && binary=$1; }
 
 inside=torchship/cpp_runner/bin/torchship-runner
 only "$here"/../lib/python3*/*-packages/$inside ||
   only "$here"/../lib64/python3*/*-packages/$inside ||
   only "$here"/../$inside ||
-  binary=$("$here/torchship" cmake-prefix)/bin/torchship-runner || exit
+  exec "$here/torchship" runner "$@"
 exec "$binary" "$@"

@@ -54,6 +54,7 @@ def installed(prefix: Path, *packages: str) -> Path:
     """A prefix with the command in `bin` and, below each folder of packages, a binary."""
     for folder in packages:
         listing(prefix / folder / INSIDE, folder)
+        executable(prefix / folder / "torch" / "lib" / "libtorch_cpu.so", "")
     return executable(prefix / "bin" / "torchship-runner", SCRIPT.read_text())
 
 
@@ -86,13 +87,23 @@ def test_the_command_becomes_the_binary(packages: str, tmp_path: Path) -> None:
 
 
 def test_of_two_pythons_the_command_beside_it_knows_which(tmp_path: Path) -> None:
-    both = ("lib/python3.11/site-packages", "lib/python3.12/site-packages")
-    command = installed(tmp_path, *both)
-    prefix = tmp_path / both[1] / INSIDE.parents[1]
-    executable(
-        tmp_path / "bin" / "torchship", f'#!/bin/sh\n[ "$1" = cmake-prefix ]\necho "{prefix}"'
-    )
-    assert done(command, *ARGUMENTS) == printed(both[1])
+    command = installed(tmp_path, "lib/python3.11/site-packages", "lib/python3.12/site-packages")
+    listing(tmp_path / "bin" / "torchship", "asked")
+    assert done(command, *ARGUMENTS) == printed("asked[runner]")
+
+
+def test_where_torch_is_elsewhere_the_command_beside_it_knows_where(tmp_path: Path) -> None:
+    command = installed(tmp_path, "lib/python3.11/site-packages")
+    (tmp_path / "lib/python3.11/site-packages/torch/lib/libtorch_cpu.so").unlink()
+    listing(tmp_path / "bin" / "torchship", "asked")
+    assert done(command, *ARGUMENTS) == printed("asked[runner]")
+
+
+def test_the_command_line_becomes_the_binary_too(archive: Archive) -> None:
+    torchship = (sys.executable, "-m", "torchship", "runner")
+    assert "agreed" in done(*torchship, "verify", archive.path)
+    assert json.loads(done(*torchship, "inspect", "--json", archive.path))["name"] == "fizzbuzz"
+    assert "Runs and checks" in done(*torchship, "--help")
 
 
 def test_without_a_package_it_fails(tmp_path: Path) -> None:
