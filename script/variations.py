@@ -101,14 +101,17 @@ def _shuffled(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _scaled(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return numbers between 0 and those of a tensor; of floats also their negatives; any bools."""
+    """Return numbers between 0 and those of a tensor, and any bools.
+
+    A sign that no example has is outside of what the model takes: it may never come to an end.
+    """
     if tensor.dtype is torch.uint64:  # has no arithmetic
         return _shuffled(tensor, generator)
     part = torch.rand(tensor.shape, dtype=torch.float64, generator=generator)
     if tensor.dtype is torch.bool:
         return part > 0.5
     if tensor.is_floating_point():
-        return (tensor.double() * (2 * part - 1)).to(tensor.dtype)
+        return (tensor.double() * part).to(tensor.dtype)
     return (tensor.double() * part).trunc().to(torch.int64).to(tensor.dtype)
 
 

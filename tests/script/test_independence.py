@@ -142,22 +142,11 @@ def flagged() -> Examples:
     return [{"x": zoo.noise(1, 2, 3), "mix": True}, {"x": zoo.noise(2, 4, 3), "mix": False}]
 
 
-class FirstOfAll(Shipped):
-    """Adds what the first row has, where that is negative."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + x[:1].clamp(max=0.0)
-
-
 class Positions(Shipped):
     """Adds a row's place, after the first few."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + (torch.arange(x.shape[0]) - 8).clamp(min=0).unsqueeze(1)
-
-
-def positive() -> Examples:
-    return [{"x": zoo.noise(batch, batch, 3).abs() + 0.1} for batch in (2, 4)]
 
 
 DEPENDENT: dict[str, tuple[Callable[[], nn.Module], Examples]] = {
@@ -171,7 +160,6 @@ DEPENDENT: dict[str, tuple[Callable[[], nn.Module], Examples]] = {
     "sorted": (Sorted, full((2, 4), (3, 5))),
     "flagged": (Flagged, flagged()),
     "a flag that no example sets": (Flagged, unflagged()),
-    "first of all": (FirstOfAll, positive()),
     "positions": (Positions, zoo.rows()),
 }
 
