@@ -13,10 +13,10 @@ from typing import IO, Any
 import orjson
 
 from torchship.cpp_runner.binary import INSTALL, environment, runner_path
-from torchship.script.errors import UsageError
+from torchship.script.errors import OutOfMemoryError, UsageError
 
 PATIENCE = 10  # seconds until a binary that does not end by itself is killed
-AGREED, MISMATCH = 0, 1
+AGREED, MISMATCH, OUT_OF_MEMORY = 0, 1, 5
 BY_THE_LOADER = (1, 126, 127)  # a library, or a version of one, is missing; no program of this CPU
 OWN = "torchship-runner: "  # how the binary's own lines on standard error begin
 LONGEST_LINE = 1 << 16  # characters of a line that are passed on at once
@@ -52,6 +52,7 @@ def ask(command: str, *arguments: str, stdin: bytes = b"") -> bytes:
 
     Raises:
         UsageError: the binary is not installed, or refuses; with its message.
+        OutOfMemoryError: it ran out of memory.
     """
     with _started(command, *arguments) as process:
         assert process.stderr is not None
@@ -64,10 +65,12 @@ def ask(command: str, *arguments: str, stdin: bytes = b"") -> bytes:
     return output
 
 
-def _ended(command: str, code: int, said: str) -> UsageError:
+def _ended(command: str, code: int, said: str) -> UsageError | OutOfMemoryError:
     """Return the error of a binary that gave no answer; whether it ran at all is told apart."""
     if code < 0:
         return UsageError(f"torchship-runner {command} was ended by {_signal(-code)}: {said}")
+    if code == OUT_OF_MEMORY:
+        return OutOfMemoryError(f"torchship-runner {command} ended with exit code {code}: {said}")
     if code in BY_THE_LOADER and not said.startswith(OWN):
         return UsageError(
             f"the C++ runner cannot start: {said}. It needs the torch that it was built with: "
@@ -161,6 +164,7 @@ class Child:
 
         Raises:
             UsageError: the binary ended, with its message; or what came is no JSON object.
+            OutOfMemoryError: it ran out of memory.
         """
         line = self._out.readline()
         if not line:

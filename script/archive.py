@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from torchship.script import operators, printing, torchscript
 from torchship.script.content import BLOCK, Content, read_blocks
 from torchship.script.errors import ArchiveError, OperatorError
+from torchship.script.floating_point import default_mode
 from torchship.script.golden import Case, from_safetensors, to_safetensors
 from torchship.script.manifest import Manifest, parse_manifest
 from torchship.script.memory import give_back
@@ -221,6 +222,7 @@ class Archive:
             content.close()
 
 
+@default_mode()
 def open_archive(path: Path, trusted_keys: Sequence[Ed25519PublicKey] = ()) -> Archive:
     """Read a file once, check its signature if keys are given, its zip, its digests.
 

@@ -23,6 +23,7 @@ from torchship.script.program import shape_text
 from torchship.script.signing import make_key, read_trusted_keys, signature_path
 from torchship.script.signing import sign as sign_archive
 from torchship.script.target import find_target
+from torchship.script.tolerances import widened
 from torchship.script.torchscript import Mode
 
 app = typer.Typer()
@@ -144,6 +145,8 @@ def script(
         f"{len(cases)} golden cases; the saved module reproduces "
         f"{_reference(archive.vouched.source.compiled or ())}"
     )
+    for line in widened(archive.vouched):
+        typer.echo(line, err=True)
 
 
 def _reference(compiled: Sequence[str]) -> str:

@@ -61,3 +61,10 @@ class ModelError(TorchShipError):
 
     code = "model_raised"
     exit_code = 4
+
+
+class OutOfMemoryError(TorchShipError):
+    """No memory for what was asked: nothing is wrong with input or archive, and it may pass."""
+
+    code = "out_of_memory"
+    exit_code = 5

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
-from torchship.script import custom_operators, operators, printing, torchscript
+from torchship.script import custom_operators, operators, printing, tolerances, torchscript
 from torchship.script.archive import Archive, pack, parse_archive
 from torchship.script.batch import (
     BATCH,
@@ -23,14 +23,19 @@ from torchship.script.compiled import (
     refuse_undefined_defaults,
     refuse_unreadable_names,
 )
-from torchship.script.dtypes import BY_NAME
 from torchship.script.eager import (
     refuse_misbehaviour,
     refuse_non_finite,
     refuse_strange_tensors,
     refuse_training,
 )
-from torchship.script.errors import ArchiveError, ExportError, OperatorError, TorchShipError
+from torchship.script.errors import (
+    ArchiveError,
+    ExportError,
+    OperatorError,
+    OutOfMemoryError,
+    TorchShipError,
+)
 from torchship.script.files import write_atomic
 from torchship.script.golden import Case, Step, run_case
 from torchship.script.independence import DependenceError, independent_rows
@@ -42,10 +47,9 @@ from torchship.script.manifest import (
     Manifest,
     Method,
     State,
-    Tolerance,
     field_error,
 )
-from torchship.script.nodes import TensorNode, leaves, omissible
+from torchship.script.nodes import omissible
 from torchship.script.outputs import input_symbols
 from torchship.script.parity import check_case
 from torchship.script.program import Program
@@ -80,6 +84,7 @@ def export(target: Target, path: Path, options: Options | None = None) -> Archiv
 
     Raises:
         ExportError: the module cannot become an archive; nothing was written.
+        OutOfMemoryError: there is no memory for it; nothing was written.
         UsageError: the factory fails, or the file cannot be written.
     """
     options = options or Options()
@@ -111,6 +116,8 @@ def _export(target: Target, path: Path, options: Options) -> Archive:
     manifest = _manifest(target, options, module, methods, custom_ops)
     manifest = _settle_batch(Program(manifest, module), calls)
     cases = _golden_cases(Program(manifest, module), target)
+    fitting = tolerances.fitting(Program(manifest, module), cases)
+    manifest = manifest.model_copy(update={"methods": fitting})
     entries = tuple(GoldenEntry(name=c.name, method=c.method, steps=len(c.steps)) for c in cases)
     manifest = manifest.model_copy(update={"golden": entries})
     _check_labels(manifest, cases)
@@ -185,16 +192,11 @@ def _method(
     }
     names = target.outputs.get(name, ())
     inputs, outputs = infer_method(module, scripted, name, calls, names, dims, fixed)
-    tolerances = {
-        leaf.name: Tolerance(rtol=BY_NAME[leaf.dtype].rtol, atol=BY_NAME[leaf.dtype].atol)
-        for leaf in leaves(outputs)
-        if isinstance(leaf, TensorNode)
-    }
     try:
         return Method(
             inputs=inputs,
             outputs=outputs,
-            tolerances=tolerances,
+            tolerances=tolerances.initial(outputs),
             state=tuple(
                 State(input=source, output=result, start=start or _start(inputs, source))  # type: ignore[arg-type]
                 for source, result, start in target.state.get(name, ())
@@ -323,6 +325,8 @@ def _golden_cases(program: Program, target: Target) -> list[Case]:
         for case in given + derive(name, method, given):
             try:
                 outputs = run_case(program.call, method, case)
+            except OutOfMemoryError:
+                raise
             except TorchShipError as error:
                 raise ExportError(f"golden case '{case.name}': {error}") from error
             for index, flat in enumerate(outputs):
@@ -365,6 +369,8 @@ def _agree(archive: Archive, module: torch.nn.Module) -> None:
     for number, case in enumerate(archive.golden):
         try:
             differences = check_case(manifest, number, case, program.call)
+        except OutOfMemoryError:
+            raise
         except TorchShipError as error:
             raise ExportError(f"the compiled module fails where eager runs: {error}") from None
         wrong = next((d for d in differences if not d.agreed), None)

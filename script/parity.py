@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from torchship.script.dtypes import name_of
+from torchship.script.floating_point import default_mode
 from torchship.script.golden import Call, Case, run_case
 from torchship.script.manifest import Manifest, Tolerance
 from torchship.script.plain import plain
@@ -144,6 +145,7 @@ def _kind(tensor: torch.Tensor) -> str:
     return f"{name_of(tensor.dtype)}{list(tensor.shape)}"
 
 
+@default_mode()  # in another, subnormal numbers may compare as zeros
 def check_outputs(
     manifest: Manifest, number: int, case: Case, results: Sequence[Flat]
 ) -> list[Difference]:

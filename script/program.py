@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
-from torchship.script import dtypes
-from torchship.script.errors import InputError, ModelError
+from torchship.script import dtypes, floating_point
+from torchship.script.errors import InputError, ModelError, OutOfMemoryError
 from torchship.script.manifest import Manifest, Method
 from torchship.script.nodes import Leaf, Node, TensorNode, TupleNode, leaves
 from torchship.script.nodes import shape_text as shape_text
+from torchship.script.out_of_memory import amount, ran_out
 from torchship.script.outputs import OutputCheck, SignatureError
 from torchship.script.plain import plain
 from torchship.script.printing import end_line, running, unfinished
@@ -65,6 +66,7 @@ class Program:
         Raises:
             InputError: the inputs do not fit the signature; nothing was run.
             ModelError: the model raised.
+            OutOfMemoryError: there was no memory for it.
             SignatureError: an output is not as the signature says.
         """
         symbols = check_inputs(self.method(method), inputs)
@@ -88,6 +90,7 @@ class Program:
         Raises:
             InputError: an input is missing.
             ModelError: the model raised, or returned another structure than the signature says.
+            OutOfMemoryError: there was no memory for it.
         """
         plan = self._plans[method]
         given = plan.started(inputs, symbols)
@@ -98,14 +101,22 @@ class Program:
         thread = get_ident()
         outer = running.get(thread)
         running[thread] = self._name  # whose prints they are, until it returns
+        mode = floating_point.enter()
         try:
             with inference():
                 result = self._entry(method)(**arguments)
         except Exception as error:
+            if ran_out(error):
+                raise OutOfMemoryError(
+                    f"model '{self.manifest.name}' method '{method}' ran out of memory"
+                    f"{amount(error)}"
+                ) from None
             raise ModelError(
                 f"model '{self.manifest.name}' method '{method}' raised: {raised_message(error)}"
             ) from error
         finally:
+            if mode is not None:
+                floating_point.leave(mode)
             if unfinished:
                 end_line(thread)
             running[thread] = outer

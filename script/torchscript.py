@@ -19,8 +19,18 @@ from typing import Any, Literal
 import torch
 
 from torchship.script import print_handler
-from torchship.script.errors import ArchiveError, ExportError, UnreadableError
+from torchship.script.blas import foreign_blas
+from torchship.script.errors import (
+    ArchiveError,
+    ExportError,
+    OutOfMemoryError,
+    TorchShipError,
+    UnreadableError,
+    UsageError,
+)
 from torchship.script.explanations import explain
+from torchship.script.floating_point import default_mode, kept_mode
+from torchship.script.out_of_memory import amount, ran_out
 
 Mode = Literal["script", "trace"]
 Fusion = Literal["off", "static", "dynamic"]
@@ -41,6 +51,7 @@ class Settings:
 
 
 DEFAULTS = Settings()
+MOST_THREADS = 1024  # OpenMP ends a process that cannot make its threads
 # How many shapes get a kernel of their own, and how many kernels for any shape: torch's figures.
 FUSION_STRATEGIES = {"static": ("STATIC", 2), "dynamic": ("DYNAMIC", 10)}
 
@@ -63,6 +74,8 @@ def configure(threads: int = DEFAULTS.threads, fusion: Fusion = DEFAULTS.fusion)
     calls is of no use: the first call runs the graph that every other runs, and small models are an
     eighth faster.
     """
+    if not 1 <= threads <= MOST_THREADS:
+        raise UsageError(f"threads: expected 1 to {MOST_THREADS}, got {threads}")
     torch.set_num_threads(threads)
     if torch.get_num_interop_threads() != 1:
         # Torch takes it once, before the first use. It decides about no number, only about who
@@ -80,7 +93,8 @@ def settings_in_force() -> dict[str, object]:
     """Return what torch says of this process's settings, as `torchship-runner bench --json` does.
 
     Keys: threads and interop_threads (numbers), fusion (a Fusion), profiling_executor, onednn,
-    deterministic, cudnn_tf32 (booleans), float32_matmul (torch's word for it).
+    deterministic, cudnn_tf32 (booleans), float32_matmul (torch's word for it), foreign_blas (a
+    file, or "").
     """
     strategy = torch._C._jit_set_fusion_strategy([])  # returns the one before
     torch._C._jit_set_fusion_strategy(strategy)
@@ -98,6 +112,7 @@ def settings_in_force() -> dict[str, object]:
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "float32_matmul": torch.get_float32_matmul_precision(),
         "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+        "foreign_blas": foreign_blas(),
     }
 
 
@@ -318,7 +333,7 @@ def visit_records(
         for name in reader.get_all_records():
             if wanted is None or name in wanted:
                 visit(name, _view(reader, name))
-    except ArchiveError:
+    except TorchShipError:
         raise
     except Exception as error:
         raise _refused("read the zip", error) from None
@@ -339,7 +354,9 @@ def is_scarcity(text: str) -> bool:
     return re.search(r"(alloc\w*|enough|out of) memory|Too many open files", text) is not None
 
 
-def _refused(what: str, error: Exception) -> ArchiveError:
+def _refused(what: str, error: Exception) -> TorchShipError:
+    if ran_out(error):
+        return OutOfMemoryError(f"no memory to {what}{amount(error)}")
     kind = UnreadableError if is_scarcity(str(error)) else ArchiveError
     return kind(f"LibTorch cannot {what}: {_first_line(error)}")
 
@@ -350,7 +367,8 @@ def load_library(path: Path) -> None:
     Raises:
         OSError: it cannot be loaded; the message says why.
     """
-    torch.ops.load_library(path)  # type: ignore[no-untyped-call]
+    with kept_mode():  # one that was compiled with -ffast-math sets another
+        torch.ops.load_library(path)  # type: ignore[no-untyped-call]
 
 
 def has_operator(name: str) -> bool:
@@ -367,10 +385,11 @@ def load(
 
     Raises:
         ArchiveError: LibTorch refuses it.
+        OutOfMemoryError: there is no memory for it.
     """
     try:
         print_handler.install()
-        with _deprecation_is_known():
+        with _deprecation_is_known(), default_mode():
             module = torch.jit.load(  # type: ignore[no-untyped-call]
                 _readable(source), map_location=device
             )

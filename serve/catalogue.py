@@ -12,7 +12,7 @@ from typing import Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from torchship.script.errors import TorchShipError, UnreadableError
+from torchship.script.errors import OutOfMemoryError, TorchShipError, UnreadableError
 from torchship.serve.discovery import Found, Seen, look_at, printable, scan, unique
 from torchship.serve.engine import Engine
 from torchship.serve.loading import STALLED_SECONDS, Work
@@ -232,7 +232,7 @@ class Catalogue:
                 content = await work.read(entry.path, self._keys)
                 manifest = await work.identify(entry.path, content)
                 entry.key = manifest.name, manifest.version
-            except UnreadableError:
+            except (UnreadableError, OutOfMemoryError):
                 entry.changed = True
             except TorchShipError:
                 entry.key = None  # loading it will say why

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from torchship.script.errors import ArchiveError, InputError, ModelError, TorchShipError
+from torchship.script.errors import (
+    ArchiveError,
+    InputError,
+    ModelError,
+    OutOfMemoryError,
+    TorchShipError,
+)
 
 
 class RequestError(InputError):
@@ -184,6 +190,7 @@ STATUS: dict[type[Exception], int] = {
     NotReadyError: 503,
     OutOfServiceError: 503,
     OverloadError: 503,
+    OutOfMemoryError: 503,
     StateStoreError: 503,
 }
 

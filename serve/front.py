@@ -23,6 +23,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from torchship.script.errors import OutOfMemoryError
 from torchship.serve.compression import ACCEPTED
 from torchship.serve.connection import end_early
 from torchship.serve.errors import NotReadyError, OverloadError, RateError, status_of
@@ -198,6 +199,8 @@ def answer(error: Exception, record: Record | None = None) -> Response:
 
     This is the one place where exceptions become responses: what a client sees, and what the log.
     """
+    if isinstance(error, MemoryError):
+        error = OutOfMemoryError("there is no memory for this request")
     status = status_of(error)
     if status != 500:
         headers = HEADERS.get(status)

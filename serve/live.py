@@ -16,6 +16,7 @@ from torchship.script.archive import Archive
 from torchship.script.errors import (
     ArchiveError,
     OperatorError,
+    OutOfMemoryError,
     TorchShipError,
     UnreadableError,
 )
@@ -91,7 +92,9 @@ class LiveModels:
         except OperatorError as error:
             self._fail(entry, str(error), told=error.public, passing=True)
         except TorchShipError as error:
-            passing = isinstance(error, UnreadableError) or is_scarcity(str(error))
+            passing = isinstance(error, UnreadableError | OutOfMemoryError) or is_scarcity(
+                str(error)
+            )
             self._fail(entry, str(error), passing=passing)
         except Exception as error:
             log.exception("loading %s", entry.shown)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from torchship.script.batch import BATCH
+from torchship.script.out_of_memory import explained
 from torchship.script.program import Program
 from torchship.serve.batching import Batching
 from torchship.serve.errors import ClientGoneError, DeadlineError
@@ -79,7 +80,7 @@ class Runner:
                 outcomes += zip(live, self._call(live, ready, pulse, ran), strict=True)
             except Exception as error:
                 if len(live) == 1:
-                    outcomes.append((live[0], error))
+                    outcomes.append((live[0], explained(error)))
                     if spoilers.active:
                         spoilers.failed(live[0])
                     continue

@@ -41,7 +41,8 @@ Json to_json(const RuntimeSettings& settings, const torchship::Options& options)
           {"onednn", settings.onednn},
           {"deterministic", settings.deterministic},
           {"float32_matmul", settings.float32_matmul},
-          {"cudnn_tf32", settings.cudnn_tf32}};
+          {"cudnn_tf32", settings.cudnn_tf32},
+          {"foreign_blas", settings.foreign_blas}};
 }
 
 Json to_json(const BenchResult& result) {

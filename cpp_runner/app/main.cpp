@@ -1,4 +1,5 @@
 #include "common.h"
+#include "out_of_memory.h"
 
 #include <nlohmann/json.hpp>
 
@@ -53,7 +54,8 @@ int run(int argc, char** argv) {
   using namespace torchship;
   CLI::App program(
       "Runs and checks torchship archives without Python.\n"
-      "Exit codes: 0 agreed or done, 1 mismatch, 2 bad usage, 3 bad archive, 4 bad input.",
+      "Exit codes: 0 agreed or done, 1 mismatch, 2 bad usage, 3 bad archive, 4 bad input, 5 out of "
+      "memory.",
       "torchship-runner");
   program.footer(
       "Each command's --help has examples. The archives are made by `torchship script`:\n"
@@ -95,6 +97,9 @@ int run(int argc, char** argv) {
   } catch (const Error& error) {
     return refuse(json, error.code(), error.what(), error.exit_code());
   } catch (const std::exception& error) {
+    if (says_out_of_memory(error)) {
+      return refuse(json, "out_of_memory", "out of memory", ExitCode::out_of_memory);
+    }
     return refuse(json, "unexpected", error.what(), ExitCode::bad_usage);
   }
 }

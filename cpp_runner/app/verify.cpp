@@ -39,6 +39,7 @@ Json to_json(const Archive& archive, const VerifyReport& report) {
   return {{"name", archive.name()},
           {"version", archive.manifest()->version},
           {"agreed", report.agreed},
+          {"note", report.note},
           {"results", std::move(results)}};
 }
 
@@ -60,7 +61,8 @@ std::string to_text(const Archive& archive, const VerifyReport& report) {
   }
   const std::string outputs = std::to_string(report.results.size()) + " outputs of " +
                               std::to_string(archive.golden().size()) + " golden cases";
-  return table(rows) + archive.name() + " " + archive.manifest()->version + ": " +
+  const std::string note = report.note.empty() ? "" : "note: " + report.note + "\n";
+  return table(rows) + note + archive.name() + " " + archive.manifest()->version + ": " +
          (report.agreed ? "agreed, " + outputs
                         : "MISMATCH, " + std::to_string(mismatches) + " of " + outputs) +
          "\n";

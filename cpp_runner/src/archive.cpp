@@ -4,9 +4,11 @@
 
 #include "bytes.h"
 #include "digest.h"
+#include "floating_point.h"
 #include "golden.h"
 #include "libtorch.h"
 #include "loaded.h"
+#include "out_of_memory.h"
 #include "zip_file.h"
 
 #include <caffe2/serialize/inline_container.h>
@@ -16,6 +18,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <new>
 #include <set>
 #include <system_error>
 #include <utility>
@@ -29,6 +32,14 @@ constexpr std::string_view golden_record = "extra/torchship/golden.safetensors";
 
 std::string first_line(std::string_view text) {
   return std::string(text.substr(0, text.find('\n')));
+}
+
+std::optional<std::string> read_archive(const std::filesystem::path& path) {
+  try {
+    return read_file(path);
+  } catch (const std::bad_alloc& error) {
+    throw out_of_memory("reading '" + path.string() + "'", error);
+  }
 }
 
 std::string sha256(std::string_view bytes) {
@@ -85,6 +96,7 @@ class TorchReader {
     try {
       return action();
     } catch (const c10::Error& error) {
+      if (says_out_of_memory(error)) throw out_of_memory("reading the zip", error);
       throw ArchiveError("LibTorch cannot read the zip: " +
                          first_line(error.what_without_backtrace()));
     }
@@ -115,7 +127,7 @@ Archive::Archive(const Options& options)
 Archive::Archive(const std::filesystem::path& path, const TrustedKeys* keys, const Options& options)
     : Archive(options) {
   const auto contents = std::make_shared<Contents>();
-  auto bytes = read_file(path);
+  auto bytes = read_archive(path);
   if (!bytes) {
     throw ArchiveError("cannot read '" + path.string() +
                        "': " + std::generic_category().message(errno));
@@ -150,8 +162,11 @@ Archive::Archive(const ArchiveBytes& source, const Options& options) : Archive(o
 void Archive::read(Contents& contents, std::string_view bytes) {
   contents.file_size = bytes.size();
   const std::string what = "'" + contents.path.string() + "': ";
+  const DefaultFloatingPoint mode;  // numbers in JSON are rounded as they are read
   try {
     read_zip(contents, bytes);
+  } catch (const std::bad_alloc& error) {
+    throw out_of_memory(what + "reading it", error);
   } catch (const ZipError& error) {
     throw ArchiveError(what + error.what());
   } catch (const FormatError& error) {
@@ -254,7 +269,7 @@ std::string Archive::read_record(std::string_view name) const {
     bytes = loaded_->file;
   }
   if (!bytes) {
-    auto again = read_file(path());
+    auto again = read_archive(path());
     if (!again) throw changed(std::generic_category().message(errno));
     bytes = std::make_shared<const std::string>(std::move(*again));
   }
@@ -282,10 +297,14 @@ std::shared_ptr<torch::jit::Module> Archive::load(std::string_view bytes,
     throw OperatorError(what + error.what());
   } catch (const ArchiveError& error) {
     throw ArchiveError(what + error.what());
+  } catch (const OutOfMemoryError&) {
+    throw;
   } catch (const c10::Error& error) {
+    if (says_out_of_memory(error)) throw out_of_memory(what + "loading it", error);
     throw ArchiveError(what +
                        "LibTorch cannot load it: " + first_line(error.what_without_backtrace()));
   } catch (const std::exception& error) {
+    if (says_out_of_memory(error)) throw out_of_memory(what + "loading it", error);
     throw ArchiveError(what + "LibTorch cannot load it: " + first_line(error.what()));
   }
 }

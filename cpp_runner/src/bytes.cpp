@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <fcntl.h>
 #include <fstream>
+#include <new>
 #include <system_error>
 
 namespace torchship {
@@ -44,6 +45,7 @@ std::optional<std::string> read_file(const std::filesystem::path& path) {
     return std::nullopt;
   }
   std::ifstream stream(path, std::ios::binary);
+  if (!stream && errno == ENOMEM) throw std::bad_alloc();
   if (!stream) return std::nullopt;
   std::string bytes;
   // At once, where the size is known; a pipe has none.

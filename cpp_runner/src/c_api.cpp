@@ -6,7 +6,9 @@
 
 #include "bytes.h"
 #include "c_tensors.h"
+#include "floating_point.h"
 #include "method_json.h"
+#include "out_of_memory.h"
 
 #include <c10/util/Exception.h>
 
@@ -71,19 +73,24 @@ torchship_status fail(torchship_status status, const char* message) noexcept {
   return status;
 }
 
+torchship_status status_of(const std::exception& unexpected) {
+  return torchship::says_out_of_memory(unexpected) ? TORCHSHIP_OUT_OF_MEMORY : TORCHSHIP_INTERNAL;
+}
+
 /// Does `action`, which returns a status; the one place where exceptions become status codes.
 template <typename Action>
 torchship_status guarded(const Action& action) noexcept {
+  const torchship::DefaultFloatingPoint mode;
   try {
     return action();
   } catch (const torchship::Error& error) {
     return fail(static_cast<torchship_status>(error.exit_code()), error.what());
   } catch (const std::bad_alloc&) {
-    return fail(TORCHSHIP_INTERNAL, "out of memory");
+    return fail(TORCHSHIP_OUT_OF_MEMORY, "there is no memory for this call");
   } catch (const c10::Error& error) {
-    return fail(TORCHSHIP_INTERNAL, error.what_without_backtrace());
+    return fail(status_of(error), error.what_without_backtrace());
   } catch (const std::exception& error) {
-    return fail(TORCHSHIP_INTERNAL, error.what());
+    return fail(status_of(error), error.what());
   } catch (...) {
     return fail(TORCHSHIP_INTERNAL, "something was thrown that is no exception");
   }
@@ -208,7 +215,7 @@ torchship_status call(torchship_session* session, const torchship_tensor* inputs
     given(output_count, "output_count");
     const TensorMap map = borrow(inputs, input_count);
     // Only now may the outputs of the call before go: they may be among the inputs.
-    handle.outputs = LentTensors(call(handle.session, map), map);
+    handle.outputs = LentTensors(call(handle.session, map));
     *outputs = handle.outputs.view().data();
     *output_count = handle.outputs.view().size();
     return TORCHSHIP_OK;
@@ -224,7 +231,7 @@ torchship_status call_into(torchship_session* session, const torchship_tensor* i
     torchship_session& handle = given(session, "session");
     const Buffers wanted(buffers, buffer_count);
     const TensorMap map = borrow(inputs, input_count);
-    call(handle.session, map, [&](const TensorMap& outputs) { wanted.fill(outputs, map); });
+    call(handle.session, map, [&](const TensorMap& outputs) { wanted.fill(outputs); });
     return TORCHSHIP_OK;
   });
 }
@@ -287,7 +294,8 @@ torchship_status torchship_archive_verify(const torchship_archive* archive) {
       if (result.difference.agreed) continue;
       const std::string message = "golden case '" + result.case_name + "', step " +
                                   std::to_string(result.step) + ", output '" + result.output +
-                                  "': " + result.difference.reason;
+                                  "': " + result.difference.reason +
+                                  (report.note.empty() ? "" : "; " + report.note);
       return fail(TORCHSHIP_MISMATCH, message.c_str());
     }
     return TORCHSHIP_OK;

@@ -85,17 +85,10 @@ at::Tensor borrow(const torchship_tensor& tensor, const std::string& what) {
     throw InputError(what + ": its data is not aligned to " + std::to_string(item) +
                      " bytes, the size of " + dtype_name(type));
   }
-  // No operator that an archive may hold writes to its inputs: the exporter refuses such models.
+  // Never written to: where a model may overwrite an argument it gets a copy (call.cpp).
   void* data = const_cast<void*>(tensor.data);
   if (tensor.strides == nullptr) return at::from_blob(data, shape, at::TensorOptions(type));
   return at::from_blob(data, shape, at::IntArrayRef(tensor.strides, rank), at::TensorOptions(type));
-}
-
-/// `output`, contiguous, and copied where it lies in the memory of an input.
-at::Tensor without_memory_of(const TensorMap& inputs, const at::Tensor& output) {
-  const bool callers = std::ranges::any_of(
-      inputs, [&](const auto& input) { return output.is_alias_of(input.second); });
-  return callers ? output.clone(at::MemoryFormat::Contiguous) : output.contiguous();
 }
 
 /// The arrays of the C ABI, of inputs or buffers; `tensor_of` makes one a tensor.
@@ -137,8 +130,7 @@ Buffers::Buffers(const torchship_buffer* buffers, std::size_t count)
                                 .data = buffer.data};
       })) {}
 
-void Buffers::fill(const TensorMap& outputs, const TensorMap& inputs) const {
-  TensorMap sources;
+void Buffers::fill(const TensorMap& outputs) const {
   for (const auto& [name, view] : views_) {
     const auto output = outputs.find(name);
     if (output == outputs.end()) {
@@ -151,20 +143,16 @@ void Buffers::fill(const TensorMap& outputs, const TensorMap& inputs) const {
       throw InputError("output '" + name + "' is " + describe(output->second) +
                        ", the buffer given for it " + describe(view));
     }
-    // Filling one buffer must not change an output that waits for its own.
-    sources.emplace(name, without_memory_of(inputs, output->second));
   }
   for (const auto& [name, view] : views_) {
     if (view.nbytes() == 0) continue;
-    std::memcpy(view.mutable_data_ptr(), sources.at(name).const_data_ptr(), view.nbytes());
+    std::memcpy(view.mutable_data_ptr(), outputs.at(name).const_data_ptr(), view.nbytes());
   }
 }
 
-LentTensors::LentTensors(TensorMap outputs, const TensorMap& inputs)
-    : tensors_(std::move(outputs)) {
+LentTensors::LentTensors(TensorMap outputs) : tensors_(std::move(outputs)) {
   view_.reserve(tensors_.size());
-  for (auto& [name, tensor] : tensors_) {
-    tensor = without_memory_of(inputs, tensor);
+  for (const auto& [name, tensor] : tensors_) {
     const std::int64_t dtype = to_c(tensor.scalar_type());
     if (dtype == std::ssize(types)) {
       throw OutputError("output '" + name + "' is " + dtype_name(tensor.scalar_type()) +

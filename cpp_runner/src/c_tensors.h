@@ -37,9 +37,9 @@ class Buffers {
   Buffers(const torchship_buffer* buffers, std::size_t count);
 
   /// Copies each named output into its buffer, or raises before it has written to any: UsageError
-  /// where there is no such output, InputError for another dtype or shape. Outputs may lie in the
-  /// memory of `inputs`, and so may buffers.
-  void fill(const TensorMap& outputs, const TensorMap& inputs) const;
+  /// where there is no such output, InputError for another dtype or shape. Outputs are as a session
+  /// returns them: contiguous, in memory of their own.
+  void fill(const TensorMap& outputs) const;
 
  private:
   TensorMap views_;
@@ -50,10 +50,9 @@ class LentTensors {
  public:
   LentTensors() = default;
 
-  /// Makes `outputs` contiguous, and takes a copy of those that lie in the memory of one of
-  /// `inputs`: it is the caller's, who may free it. Raises OutputError for a dtype that C does not
-  /// know.
-  LentTensors(TensorMap outputs, const TensorMap& inputs);
+  /// Takes outputs as a session returns them: contiguous, in memory of their own. Raises
+  /// OutputError for a dtype that C does not know.
+  explicit LentTensors(TensorMap outputs);
 
   LentTensors(LentTensors&&) = default;
   LentTensors& operator=(LentTensors&&) = default;

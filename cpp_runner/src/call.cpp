@@ -3,8 +3,10 @@
 #include <torchship/error.h>
 
 #include "methods.h"
+#include "out_of_memory.h"
 #include "printing.h"
 #include "value_tree.h"
+#include "written_arguments.h"
 
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/jit/api/module.h>
@@ -41,7 +43,8 @@ Call::Call(const Archive& archive, const std::string& method)
       module_(archive.module()),
       method_(find_method(archive, *module_, method)),
       device_(archive.options().device),
-      function_(&module_->get_method(method).function()) {
+      function_(&module_->get_method(method).function()),
+      written_(written_arguments(*function_)) {
   const c10::FunctionSchema& schema = function_->getSchema();
   for (const Argument& argument : method_.inputs) {
     const auto position = schema.argumentIndexWithName(argument.name);
@@ -54,11 +57,23 @@ Call::Call(const Archive& archive, const std::string& method)
                          .type = schema.arguments()[index].type(),
                          .leaves = leaves(argument.value)});
   }
-  if (device_.is_cpu()) fast_ = FastPath::make(method_, schema);
+  if (device_.is_cpu()) fast_ = FastPath::make(method_, schema, written_);
 }
 
 TensorMap Call::operator()(const TensorMap& given, std::span<const at::Tensor> carried,
                            Session::Promises promises) const {
+  try {
+    return run(given, carried, promises);
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    if (!says_out_of_memory(error)) throw;
+    throw out_of_memory("model '" + model_ + "' method '" + method_.name + "'", error);
+  }
+}
+
+TensorMap Call::run(const TensorMap& given, std::span<const at::Tensor> carried,
+                    Session::Promises promises) const {
   if (fast_) {
     FastPath::Sizes sizes = fast_->sizes();
     std::vector<c10::IValue> stack;
@@ -136,7 +151,22 @@ void Call::fill_state(TensorMap& inputs, std::span<const at::Tensor> carried) co
   }
 }
 
-std::vector<c10::IValue> Call::stack_of(const TensorMap& inputs) const {
+/// The inputs, those that the method may overwrite copied.
+TensorMap Call::with_copies(const TensorMap& inputs) const {
+  TensorMap safe = inputs;
+  for (const Prepared& argument : prepared_) {
+    if (!written_[argument.position]) continue;
+    for (const Node* leaf : argument.leaves) {
+      for (auto& [name, tensor] : safe) {
+        if (matches(leaf->name, name)) tensor = tensor.clone();
+      }
+    }
+  }
+  return safe;
+}
+
+std::vector<c10::IValue> Call::stack_of(const TensorMap& given) const {
+  const TensorMap inputs = with_copies(given);
   const c10::FunctionSchema& schema = function_->getSchema();
   torch::jit::Kwargs arguments;
   for (std::size_t i = 0; i < method_.inputs.size(); ++i) {
@@ -172,8 +202,10 @@ c10::IValue Call::invoke(std::vector<c10::IValue>& stack) const {
   } catch (const torch::jit::JITException& error) {
     throw raised(own_message(error));
   } catch (const c10::Error& error) {
+    if (says_out_of_memory(error)) throw;
     throw raised(own_message(error.what_without_backtrace()));
   } catch (const std::exception& error) {
+    if (says_out_of_memory(error)) throw;
     throw raised(own_message(error.what()));
   }
 }

@@ -40,7 +40,8 @@ class Call {
 
   /// Checks the inputs, adds the state that they do not bring (`carried`, by index in
   /// method().state; undefined or missing: as the manifest says it starts), runs the method, checks
-  /// the outputs. They are contiguous, and on the device. The caller has entered inference mode.
+  /// the outputs. They are contiguous, in memory of their own, and on the device; neither the
+  /// inputs nor the state are written to. The caller has entered a RuntimeScope.
   TensorMap operator()(const TensorMap& given, std::span<const at::Tensor> carried,
                        Session::Promises promises) const;
 
@@ -49,6 +50,9 @@ class Call {
   std::vector<c10::IValue> arguments(const TensorMap& given) const;
 
  private:
+  TensorMap run(const TensorMap& given, std::span<const at::Tensor> carried,
+                Session::Promises promises) const;
+
   struct Prepared {
     std::size_t position = 0;  // in the schema; 0 is the module itself
     c10::TypePtr type;
@@ -56,6 +60,7 @@ class Call {
   };
 
   std::vector<c10::IValue> stack_of(const TensorMap& inputs) const;
+  TensorMap with_copies(const TensorMap& inputs) const;
   TensorMap completed(const TensorMap& given, std::span<const at::Tensor> carried) const;
   void fill_state(TensorMap& inputs, std::span<const at::Tensor> carried) const;
   c10::IValue invoke(std::vector<c10::IValue>& stack) const;
@@ -68,6 +73,7 @@ class Call {
   c10::Device device_;
   torch::jit::Function* function_;  // belongs to the module
   std::vector<Prepared> prepared_;  // by index in method_.inputs
+  std::vector<bool> written_;       // by position in the schema: the method may overwrite it
   std::optional<FastPath> fast_;
 };
 

@@ -1,6 +1,9 @@
 #include <torchship/dtype.h>
 #include <torchship/verify.h>
 
+#include "floating_point.h"
+#include "plain_tensor.h"
+
 #include <ATen/Dispatch_v2.h>
 
 #include <bit>
@@ -142,14 +145,15 @@ Difference compare_values(const at::Tensor& actual, const at::Tensor& golden,
 
 Difference compare(const at::Tensor& actual_tensor, const at::Tensor& golden_tensor,
                    const Tolerance& tolerance) {
+  const DefaultFloatingPoint mode;
   Difference result;
   if (actual_tensor.scalar_type() != golden_tensor.scalar_type() ||
       actual_tensor.sizes() != golden_tensor.sizes()) {
     result.reason = "expected " + describe(golden_tensor) + ", got " + describe(actual_tensor);
     return result;
   }
-  const at::Tensor actual = actual_tensor.contiguous();
-  const at::Tensor golden = golden_tensor.contiguous();
+  const at::Tensor actual = plain(actual_tensor.cpu());
+  const at::Tensor golden = plain(golden_tensor.cpu());
   AT_DISPATCH_V2(actual.scalar_type(), "compare",
                  AT_WRAP([&] { result = compare_values<scalar_t>(actual, golden, tolerance); }),
                  AT_EXPAND(AT_ALL_TYPES), AT_EXPAND(AT_BAREBONES_UNSIGNED_TYPES), at::kBool,

@@ -1,5 +1,7 @@
 #include "fast_path.h"
 
+#include "plain_tensor.h"
+
 #include <ATen/core/jit_type.h>
 #include <ATen/ops/zeros.h>
 
@@ -39,7 +41,8 @@ class FastPath::Numbering {
   std::vector<std::string> names_;
 };
 
-std::optional<FastPath> FastPath::make(const Method& method, const c10::FunctionSchema& schema) {
+std::optional<FastPath> FastPath::make(const Method& method, const c10::FunctionSchema& schema,
+                                       const std::vector<bool>& written) {
   const auto is_tensor = [](const Node& node, const c10::TypePtr& type) {
     return node.kind == Node::Kind::tensor && type->kind() == c10::TypeKind::TensorType;
   };
@@ -54,6 +57,7 @@ std::optional<FastPath> FastPath::make(const Method& method, const c10::Function
       return std::nullopt;
     }
     Slot slot = numbering.slot(argument.value, static_cast<std::size_t>(*position));
+    slot.written = written[slot.position];
     const auto state = std::ranges::find(method.state, slot.name, &State::input);
     if (state != method.state.end()) {
       slot.state = static_cast<std::size_t>(state - method.state.begin());
@@ -87,7 +91,7 @@ std::optional<FastPath> FastPath::make(const Method& method, const c10::Function
 bool FastPath::fits(const Slot& slot, const at::Tensor& tensor, Sizes& sizes) {
   if (!tensor.defined() || (slot.dtype && *slot.dtype != tensor.scalar_type()) ||
       tensor.layout() != at::kStrided || !tensor.device().is_cpu() || !tensor.is_contiguous() ||
-      tensor.is_neg()) {
+      tensor.is_neg() || tensor.is_conj() || tensor._is_zerotensor()) {
     return false;
   }
   if (!slot.shape) return true;
@@ -126,7 +130,7 @@ bool FastPath::bind(const TensorMap& given, std::span<const at::Tensor> carried,
   for (const Slot& slot : inputs_) {
     if (item != given.end() && item->first == slot.name) {
       if (!fits(slot, item->second, sizes)) return false;
-      stack[slot.position] = item->second;
+      stack[slot.position] = slot.written ? item->second.clone() : item->second;
       ++item;
     } else if (slot.state) {
       ++waiting;
@@ -141,7 +145,8 @@ bool FastPath::bind(const TensorMap& given, std::span<const at::Tensor> carried,
     --waiting;
     if (*slot.state < carried.size() && carried[*slot.state].defined()) {
       if (!fits(slot, carried[*slot.state], sizes)) return false;
-      stack[slot.position] = carried[*slot.state];
+      const at::Tensor& kept = carried[*slot.state];
+      stack[slot.position] = slot.written ? kept.clone() : kept;
     } else {
       if (!slot.zeros) return false;
       auto start = zeros_of(slot, sizes);
@@ -154,8 +159,10 @@ bool FastPath::bind(const TensorMap& given, std::span<const at::Tensor> carried,
 
 std::optional<TensorMap> FastPath::outputs(const c10::IValue& result, Sizes& sizes) const {
   c10::ArrayRef<c10::IValue> values(result);
+  bool shared = false;
   if (tuple_) {
     if (!result.isTuple()) return std::nullopt;
+    shared = result.use_count() > 1;  // a tuple that the module keeps
     values = result.toTupleRef().elements();
     if (values.size() != outputs_.size()) return std::nullopt;
   }
@@ -163,8 +170,9 @@ std::optional<TensorMap> FastPath::outputs(const c10::IValue& result, Sizes& siz
   for (const Slot& slot : outputs_) {
     const c10::IValue& value = values[slot.position];
     if (!value.isTensor()) return std::nullopt;
-    at::Tensor tensor = value.toTensor();
-    if (tensor.defined() && !tensor.is_contiguous()) tensor = tensor.contiguous();
+    const at::Tensor& returned = value.toTensor();
+    if (!returned.defined() || returned.layout() != at::kStrided) return std::nullopt;
+    at::Tensor tensor = owned(returned, shared || value.use_count() > 1);
     if (!fits(slot, tensor, sizes)) return std::nullopt;
     outputs.emplace_hint(outputs.end(), slot.name, std::move(tensor));
   }

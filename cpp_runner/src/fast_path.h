@@ -28,7 +28,9 @@ class FastPath {
   static constexpr std::int64_t unbound = -1;
 
   /// Nothing where the method takes or returns anything but tensors.
-  static std::optional<FastPath> make(const Method& method, const c10::FunctionSchema& schema);
+  /// `written`: arguments, by position, that get a copy since the method may overwrite them.
+  static std::optional<FastPath> make(const Method& method, const c10::FunctionSchema& schema,
+                                      const std::vector<bool>& written);
 
   Sizes sizes() const { return Sizes(symbols_, unbound); }
 
@@ -40,7 +42,8 @@ class FastPath {
   /// How many slots a call's stack has.
   std::size_t size() const { return inputs_.size() + 1; }
 
-  /// The outputs by name, contiguous; nothing where they are not as promised.
+  /// The outputs by name, contiguous, in memory of their own; nothing where they are not as
+  /// promised.
   std::optional<TensorMap> outputs(const c10::IValue& result, Sizes& sizes) const;
 
  private:
@@ -59,6 +62,7 @@ class FastPath {
     std::size_t position = 0;                          // in the stack, or among the outputs
     std::optional<std::size_t> state = {};             // inputs: index in the method's states
     bool zeros = false;                                // a state that starts as zeros
+    bool written = false;                              // inputs: the method may overwrite it
   };
 
   class Numbering;

@@ -4,6 +4,7 @@
 #include <torchship/error.h>
 
 #include "bytes.h"
+#include "plain_tensor.h"
 
 #include <algorithm>
 
@@ -124,7 +125,7 @@ at::Tensor dense(const Method& method, const std::string& name, const at::Tensor
   if (!tensor.device().is_cpu() && tensor.device() != device) {
     throw wrong(describe(tensor) + " on " + tensor.device().str());
   }
-  return tensor.resolve_neg().to(device).contiguous();
+  return plain(tensor.to(device));
 }
 
 TensorMap on_cpu(TensorMap tensors) {

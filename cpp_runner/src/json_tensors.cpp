@@ -4,6 +4,8 @@
 #include <torchship/error.h>
 #include <torchship/tensor_io.h>
 
+#include "floating_point.h"
+#include "plain_tensor.h"
 #include "raw_tensor.h"
 
 #include <ATen/Dispatch_v2.h>
@@ -119,6 +121,7 @@ json to_json(const T*& next, std::span<const std::int64_t> shape, std::string_vi
 }  // namespace
 
 at::Tensor tensor_from_json(const json& value, at::ScalarType dtype, std::string_view what) {
+  const DefaultFloatingPoint mode;
   const auto shape = shape_of(value);
   if (shape.size() > max_rank) fail(what, "its lists are nested deeper than 64");
   // The whole of it is walked before memory is asked for: a shape guessed from the first elements
@@ -148,6 +151,7 @@ at::Tensor tensor_from_json(const json& value, std::string_view what) {
 }
 
 json tensor_to_json(const at::Tensor& tensor, std::string_view what) {
+  const DefaultFloatingPoint mode;
   const auto dtype = tensor.scalar_type();
   if (!find_dtype(dtype)) {
     throw EncodingError(std::string(what) + ": JSON cannot carry " + dtype_name(dtype));
@@ -165,7 +169,7 @@ json tensor_to_json(const at::Tensor& tensor, std::string_view what) {
       lists *= size;
     }
   }
-  const at::Tensor dense = tensor.contiguous();
+  const at::Tensor dense = writable(tensor);
   json result;
   AT_DISPATCH_V2(dtype, "tensor_to_json", AT_WRAP([&] {
                    const auto* next = dense.const_data_ptr<scalar_t>();

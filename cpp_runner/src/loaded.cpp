@@ -5,7 +5,9 @@
 #include <torchship/session.h>
 
 #include "device.h"
+#include "out_of_memory.h"
 #include "printing.h"
+#include "runtime_scope.h"
 
 #include <torch/csrc/jit/api/module.h>
 
@@ -24,6 +26,7 @@ std::shared_ptr<torch::jit::Module> frozen(const Archive& archive, torch::jit::M
     module.eval();
     return std::make_shared<torch::jit::Module>(torch::jit::freeze(module, methods));
   } catch (const std::exception& error) {
+    if (says_out_of_memory(error)) throw out_of_memory("model '" + archive.name() + "'", error);
     const std::string_view text = error.what();
     throw UsageError("model '" + archive.name() +
                      "' cannot be frozen: " + std::string(text.substr(0, text.find('\n'))));
@@ -84,6 +87,8 @@ void Archive::start() const {
 }
 
 std::shared_ptr<const torch::jit::Module> Archive::module() const {
+  const DefaultFloatingPoint mode;  // code of the archive may run, and libraries set modes
+  if (!threads_are_wanted()) configure_runtime(options_->threads, options_->fusion);
   const std::lock_guard lock(loaded_->mutex);
   if (!loaded_->module) {
     const Printing printing(
@@ -94,6 +99,18 @@ std::shared_ptr<const torch::jit::Module> Archive::module() const {
     loaded_->file.reset();  // as large as the weights, which are in the module now
   }
   return loaded_->module;
+}
+
+std::shared_ptr<const Call> Archive::call(const std::string& method) const {
+  {
+    const std::lock_guard lock(loaded_->mutex);
+    const auto known = loaded_->calls.find(method);
+    if (known != loaded_->calls.end()) return known->second;
+  }
+  const DefaultFloatingPoint mode;
+  const auto made = std::make_shared<const Call>(*this, method);
+  const std::lock_guard lock(loaded_->mutex);
+  return loaded_->calls.try_emplace(method, made).first->second;
 }
 
 }  // namespace torchship

@@ -5,6 +5,9 @@
 
 #include <torchship/archive.h>
 
+#include "call.h"
+
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -15,6 +18,7 @@ namespace torchship {
 struct Archive::Loaded {
   std::mutex mutex;  // of the first call: one thread loads, the others wait for it
   std::shared_ptr<const torch::jit::Module> module;
+  std::map<std::string, std::shared_ptr<const Call>> calls;  // by method
 
   // What was checked, until there is a module: the file's, or memory of whoever opened it.
   std::shared_ptr<const std::string> file;

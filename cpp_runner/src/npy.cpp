@@ -5,6 +5,7 @@
 #include <torchship/tensor_io.h>
 
 #include "bytes.h"
+#include "plain_tensor.h"
 #include "raw_tensor.h"
 
 #include <algorithm>
@@ -247,7 +248,7 @@ std::string write_npy(const at::Tensor& tensor) {
   bytes += "\x01\0"sv;
   bytes += store_le(static_cast<std::uint16_t>(header.size()));
   bytes += header;
-  const at::Tensor dense = tensor.contiguous();
+  const at::Tensor dense = writable(tensor);
   bytes.append(static_cast<const char*>(dense.const_data_ptr()), dense.nbytes());
   return bytes;
 }

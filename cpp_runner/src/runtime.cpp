@@ -1,7 +1,10 @@
 #include <torchship/error.h>
 #include <torchship/runtime.h>
 
+#include "blas.h"
+#include "floating_point.h"
 #include "libtorch.h"
+#include "threads.h"
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
@@ -67,10 +70,9 @@ std::string_view fusion_name(Fusion fusion) {
 }
 
 void configure_runtime(int threads, Fusion fusion) {
+  const DefaultFloatingPoint mode;  // LibTorch may start threads, which inherit it
   check_libtorch();
-  if (threads < 1) {
-    throw UsageError("threads: expected 1 or more, got " + std::to_string(threads));
-  }
+  want_threads(threads);
   static std::once_flag once;
   std::call_once(once, [] {
     try {
@@ -94,7 +96,8 @@ RuntimeSettings runtime_settings() {
           .onednn = context.userEnabledMkldnn(),
           .deterministic = context.deterministicAlgorithms(),
           .float32_matmul = float32_matmul(),
-          .cudnn_tf32 = context.allowTF32CuDNN()};
+          .cudnn_tf32 = context.allowTF32CuDNN(),
+          .foreign_blas = foreign_blas()};
 }
 
 }  // namespace torchship

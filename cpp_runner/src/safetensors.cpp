@@ -5,6 +5,7 @@
 #include <torchship/tensor_io.h>
 
 #include "bytes.h"
+#include "plain_tensor.h"
 #include "raw_tensor.h"
 
 #include <algorithm>
@@ -129,7 +130,7 @@ std::string write_safetensors(const TensorMap& tensors) {
       throw EncodingError("safetensors cannot carry '" + name + "' of " +
                           dtype_name(tensor.scalar_type()));
     }
-    const at::Tensor dense = tensor.contiguous();
+    const at::Tensor dense = writable(tensor);
     const std::size_t begin = data.size();
     data.append(static_cast<const char*>(dense.const_data_ptr()), dense.nbytes());
     // Not by `header[name]`, which would look through all names before.

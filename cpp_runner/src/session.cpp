@@ -3,16 +3,13 @@
 
 #include "call.h"
 #include "input_check.h"
+#include "runtime_scope.h"
 
-#include <c10/core/InferenceMode.h>
 #include <nlohmann/json.hpp>
-
-#include <algorithm>
 
 namespace torchship {
 
-Session::Session(const Archive& archive, const std::string& method)
-    : call_(std::make_shared<const Call>(archive, method)) {}
+Session::Session(const Archive& archive, const std::string& method) : call_(archive.call(method)) {}
 
 Session::~Session() = default;
 Session::Session(Session&&) noexcept = default;
@@ -25,25 +22,18 @@ const Method& Session::method() const {
 }
 
 TensorMap Session::run(const TensorMap& inputs, Promises promises) const {
-  // Not for speed alone: the same mode as the Python runtimes, and no autograd graph in carried
-  // state.
-  const c10::InferenceMode inference;
+  const RuntimeScope scope;
   return on_cpu((*call_)(inputs, {}, promises));
 }
 
 TensorMap Session::step(const TensorMap& inputs, Promises promises) {
-  const c10::InferenceMode inference;
+  const RuntimeScope scope;
   TensorMap outputs = (*call_)(inputs, state_, promises);
   const std::vector<State>& states = method().state;
   std::vector<at::Tensor> next(states.size());
   for (std::size_t i = 0; i < states.size(); ++i) {
     const auto output = outputs.find(states[i].output);
-    if (output == outputs.end()) continue;
-    next[i] = output->second;
-    // A model may return an input as its state, and the caller may fill that memory anew.
-    const bool callers = std::ranges::any_of(
-        inputs, [&](const auto& input) { return next[i].is_alias_of(input.second); });
-    if (callers) next[i] = next[i].clone();
+    if (output != outputs.end()) next[i] = output->second;
   }
   state_ = std::move(next);
   return on_cpu(std::move(outputs));

@@ -5,9 +5,9 @@
 
 #include "call.h"
 #include "input_check.h"
+#include "runtime_scope.h"
 
 #include <ATen/ops/tensor.h>
-#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 
@@ -61,7 +61,7 @@ void Session::reset(std::span<const std::int64_t> rows) {
     }
   }
   if (rows.empty()) return;
-  const c10::InferenceMode inference;
+  const RuntimeScope scope;
   const at::Tensor index =
       at::tensor(at::ArrayRef<std::int64_t>(rows.data(), rows.size())).to(call_->device());
   std::vector<at::Tensor> next;
@@ -73,6 +73,7 @@ void Session::reset(std::span<const std::int64_t> rows) {
 }
 
 TensorMap Session::save_state() const {
+  const DefaultFloatingPoint mode;
   const c10::InferenceMode ordinary(false);  // tensors that the caller may write to
   TensorMap saved;
   for (std::size_t i = 0; i < state_.size(); ++i) {
@@ -90,7 +91,7 @@ void Session::load_state(const TensorMap& state) {
     }
   }
   if (state.empty()) return reset();
-  const c10::InferenceMode inference;
+  const RuntimeScope scope;
   Symbols symbols;
   std::vector<at::Tensor> next;
   for (const State& carried : method().state) {

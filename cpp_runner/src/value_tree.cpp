@@ -3,6 +3,8 @@
 #include <torchship/dtype.h>
 #include <torchship/error.h>
 
+#include "plain_tensor.h"
+
 #include <ATen/core/jit_type.h>
 #include <ATen/ops/scalar_tensor.h>
 
@@ -152,14 +154,16 @@ class Builder {
   const TensorMap& given_;
 };
 
-void flatten(const Node& node, const IValue& value, const Stars& stars, TensorMap& flat);
+void flatten(const Node& node, const IValue& value, bool shared, const Stars& stars,
+             TensorMap& flat);
 
 [[noreturn]] void wrong_structure(const std::string& promised, const IValue& value) {
   throw OutputError("the model returned a " + value.type()->repr_str() + " where " + promised +
                     " was promised");
 }
 
-void flatten_leaf(const Node& node, const IValue& value, const Stars& stars, TensorMap& flat) {
+void flatten_leaf(const Node& node, const IValue& value, bool shared, const Stars& stars,
+                  TensorMap& flat) {
   const std::string name = fill(node.name, stars);
   at::Tensor tensor;
   if (value.isTensor()) {
@@ -176,17 +180,19 @@ void flatten_leaf(const Node& node, const IValue& value, const Stars& stars, Ten
   if (!tensor.defined() || tensor.layout() != at::kStrided || !find_dtype(tensor.scalar_type())) {
     throw OutputError("output '" + name + "' is no dense tensor of numbers");
   }
-  flat.emplace(name, tensor.contiguous());
+  // `tensor` is one more that holds it.
+  flat.emplace(name, owned(tensor, shared || tensor.use_count() > 2));
 }
 
-void flatten_dict(const Node& node, const IValue& value, const Stars& stars, TensorMap& flat) {
+void flatten_dict(const Node& node, const IValue& value, bool shared, const Stars& stars,
+                  TensorMap& flat) {
   if (!value.isGenericDict()) wrong_structure("a dict", value);
   const auto dict = value.toGenericDict();
   if (node.variadic) {
     for (const auto& item : dict) {
       Stars inner = stars;
       inner.push_back(item.key().toStringRef());
-      flatten(node.items.front(), item.value(), inner, flat);
+      flatten(node.items.front(), item.value(), shared, inner, flat);
     }
     return;
   }
@@ -194,40 +200,44 @@ void flatten_dict(const Node& node, const IValue& value, const Stars& stars, Ten
   for (std::size_t i = 0; i < node.keys.size(); ++i) {
     const auto item = dict.find(node.keys[i]);
     if (item == dict.end()) wrong_structure("a dict with the key '" + node.keys[i] + "'", value);
-    flatten(node.items[i], item->value(), stars, flat);
+    flatten(node.items[i], item->value(), shared, stars, flat);
   }
 }
 
-void flatten(const Node& node, const IValue& value, const Stars& stars, TensorMap& flat) {
+/// `shared`: somebody else holds a container around the value.
+void flatten(const Node& node, const IValue& value, bool shared, const Stars& stars,
+             TensorMap& flat) {
+  const bool container = value.isTuple() || value.isList() || value.isGenericDict();
+  shared = shared || (container && value.use_count() > 1);
   switch (node.kind) {
     case Node::Kind::none:
       if (!value.isNone()) wrong_structure("None", value);
       return;
     case Node::Kind::optional:
-      if (!value.isNone()) flatten(node.items.front(), value, stars, flat);
+      if (!value.isNone()) flatten(node.items.front(), value, shared, stars, flat);
       return;
     case Node::Kind::dict:
-      return flatten_dict(node, value, stars, flat);
+      return flatten_dict(node, value, shared, stars, flat);
     case Node::Kind::tuple:
     case Node::Kind::list: {
       const bool tuple = node.kind == Node::Kind::tuple;
       if (tuple ? !value.isTuple() : !value.isList()) {
         wrong_structure(tuple ? "a tuple" : "a list", value);
       }
-      const auto parts = tuple ? c10::ArrayRef<IValue>(value.toTupleRef().elements()).vec()
-                               : value.toListRef().vec();
+      const c10::ArrayRef<IValue> parts =
+          tuple ? c10::ArrayRef<IValue>(value.toTupleRef().elements()) : value.toListRef();
       if (!node.variadic && parts.size() != node.items.size()) {
         wrong_structure(std::to_string(node.items.size()) + " items", value);
       }
       for (std::size_t i = 0; i < parts.size(); ++i) {
         Stars inner = stars;
         if (node.variadic) inner.push_back(std::to_string(i));
-        flatten(node.items[node.variadic ? 0 : i], parts[i], inner, flat);
+        flatten(node.items[node.variadic ? 0 : i], parts[i], shared, inner, flat);
       }
       return;
     }
     default:
-      return flatten_leaf(node, value, stars, flat);
+      return flatten_leaf(node, value, shared, stars, flat);
   }
 }
 
@@ -279,7 +289,7 @@ Built build_value(const Node& node, const TypePtr& type, const TensorMap& given)
 
 TensorMap flatten_value(const Node& node, const IValue& value) {
   TensorMap flat;
-  flatten(node, value, {}, flat);
+  flatten(node, value, false, {}, flat);
   return flat;
 }
 

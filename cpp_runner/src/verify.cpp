@@ -2,6 +2,9 @@
 #include <torchship/session.h>
 #include <torchship/verify.h>
 
+#include "blas.h"
+#include "floating_point.h"
+
 #include <algorithm>
 #include <set>
 
@@ -57,6 +60,10 @@ void run_case(Session& session, const std::vector<GoldenStep>& steps, const Sink
     if (failure.empty()) {
       try {
         actual = session.step(steps[step].inputs, Session::Promises::ignore);
+      } catch (const OutOfMemoryError&) {
+        throw;  // of the machine, and of this moment
+      } catch (const UsageError&) {
+        throw;  // of this process
       } catch (const Error& error) {
         // Raised on inputs that the eager module took: a mismatch, of this step and all after it.
         failure = error.what();
@@ -85,7 +92,9 @@ VerifyReport verify(const Archive& archive, int repeat) {
   if (manifest->golden.empty()) {
     throw ArchiveError("'" + archive.path().string() + "' holds no golden case");
   }
+  const DefaultFloatingPoint mode;
   VerifyReport report;
+  report.note = foreign_blas_note();
   for (std::size_t number = 0; number < manifest->golden.size(); ++number) {
     const GoldenCase& golden = manifest->golden[number];
     Session session(archive, golden.method);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <new>
 #include <set>
 
 namespace torchship {
@@ -13,6 +14,7 @@ constexpr std::uint64_t max_inflated = std::uint64_t{4} << 30U;
 constexpr std::size_t piece = std::size_t{1} << 20U;
 
 std::string message_of(zip_error_t* error) {
+  if (zip_error_code_zip(error) == ZIP_ER_MEMORY) throw std::bad_alloc();
   std::string text = zip_error_strerror(error);
   zip_error_fini(error);
   return text;

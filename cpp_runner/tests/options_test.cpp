@@ -49,7 +49,7 @@ TEST_F(options, threads_and_fusion) {
   Archive::open(artefact("tiny.pt"), {.fusion = Fusion::dynamic_shapes});
   EXPECT_EQ(runtime_settings().threads, 1);
   EXPECT_EQ(runtime_settings().fusion, Fusion::dynamic_shapes);
-  EXPECT_EQ(refusal("tiny.pt", {.threads = 0}), "threads: expected 1 or more, got 0");
+  EXPECT_EQ(refusal("tiny.pt", {.threads = 0}), "threads: expected 1 to 1024, got 0");
   EXPECT_EQ(fusion_name(Fusion::off), "off");
   EXPECT_EQ(fusion_name(Fusion::static_shapes), "static");
   EXPECT_EQ(fusion_name(Fusion::dynamic_shapes), "dynamic");

@@ -10,7 +10,7 @@ import typer
 from torchship.cpp_runner.binary import become
 from torchship.models.errors import ModelsError
 from torchship.script import printing
-from torchship.script.errors import TorchShipError
+from torchship.script.errors import OutOfMemoryError, TorchShipError
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 
@@ -67,7 +67,12 @@ def main() -> None:
     except (TorchShipError, ModelsError) as error:
         print(f"torchship: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except Exception:
+    except Exception as error:
+        from torchship.script.out_of_memory import ran_out
+
+        if ran_out(error):
+            print("torchship: error: there is no memory for this", file=sys.stderr)
+            sys.exit(OutOfMemoryError.exit_code)
         # A fault of ours: the trace is for us. 1 would say that an archive does not agree.
         traceback.print_exc()
         sys.exit(INTERNAL_ERROR)

@@ -17,8 +17,9 @@ from rich.table import Table
 from torchship.cpp_runner.runtime import CppRuntime
 from torchship.script import operators, printing, torchscript
 from torchship.script.archive import Archive, open_archive
+from torchship.script.blas import foreign_blas_note
 from torchship.script.cli import OperatorFolders, TrustedKeys
-from torchship.script.errors import TorchShipError, UsageError
+from torchship.script.errors import OutOfMemoryError, TorchShipError, UsageError
 from torchship.script.localise import first_difference
 from torchship.script.parity import Difference, worse
 from torchship.script.runtimes import EagerRuntime, Result, Runtime, ScriptRuntime
@@ -43,6 +44,8 @@ class Report:
     archive: Archive
     results: list[Result]
     first_difference: str = ""
+    note: str = ""
+    """What else the numbers were computed with, if it may explain a difference."""
 
     @property
     def agreed(self) -> bool:
@@ -59,6 +62,7 @@ class Report:
             "agreed": self.agreed,
             "golden_cases": len(manifest.golden),
             "first_difference": self.first_difference,
+            "note": self.note,
             "runtimes": [
                 {
                     "runtime": result.runtime,
@@ -110,13 +114,15 @@ def verify_archive(
     for runtime in runtimes:
         try:
             results.append(runtime.check(archive))
+        except OutOfMemoryError as error:
+            raise OutOfMemoryError(f"{runtime.name}: {error}") from None
         except TorchShipError as error:
             results.append(Result(runtime.name, error=str(error)))
     agreed = all(result.agreed for result in results)
     # Of a runtime that did not run, its own error says what there is to say.
     differ = any(not difference.agreed for r in results for difference in r.differences)
     located = "" if agreed else _locate(archive, consent, ALIKE if differ else "")
-    return Report(archive, results, located)
+    return Report(archive, results, located, foreign_blas_note())
 
 
 def _locate(archive: Archive, consent: str | None, alike: str) -> str:
@@ -152,7 +158,8 @@ def verify(
 ) -> None:
     """Run the golden cases in eager, script, C++ and over HTTP, and compare.
 
-    Exit code 0 if every runtime agrees, 1 if one does not or could not run, 3 for a bad archive.
+    Exit code 0 if every runtime agrees, 1 if one does not or could not run, 3 for a bad archive,
+    5 if there was no memory for it.
 
     Examples:
 
@@ -218,6 +225,8 @@ def _complaints(report: Report) -> list[str]:
         ]
     if report.first_difference:
         lines.append(report.first_difference)
+    if report.note:
+        lines.append(f"note: {report.note}")
     return lines
 
 

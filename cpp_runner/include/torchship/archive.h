@@ -95,6 +95,11 @@ class Archive {
   std::shared_ptr<const torch::jit::Module> module() const;
 
  private:
+  friend class Session;
+
+  /// A method, prepared once for all sessions.
+  std::shared_ptr<const class Call> call(const std::string& method) const;
+
   struct Loaded;  // the module, once there is one
   struct Contents {
     std::filesystem::path path;  // or the name that was given to bytes in memory

@@ -19,6 +19,7 @@ enum class ExitCode : int {
   bad_usage = 2,
   bad_archive = 3,
   bad_input = 4,
+  out_of_memory = 5,
 };
 
 /// Base of every error below.
@@ -89,6 +90,13 @@ class InputError : public Error {
  public:
   explicit InputError(const std::string& message)
       : Error("bad_input", ExitCode::bad_input, message) {}
+};
+
+/// No memory for what was asked: nothing is wrong with input or archive, and it may go well later.
+class OutOfMemoryError : public Error {
+ public:
+  explicit OutOfMemoryError(const std::string& message)
+      : Error("out_of_memory", ExitCode::out_of_memory, message) {}
 };
 
 /// Values that the chosen file format cannot carry, such as NaN in JSON.

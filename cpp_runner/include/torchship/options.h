@@ -29,7 +29,9 @@ enum class Fusion {
 std::string_view fusion_name(Fusion fusion);
 
 struct Options {
-  /// Threads inside one operator. The order of a sum, and so its rounding, depends on it.
+  /// Threads inside one operator, 1 to 1024. The order of a sum, and so its rounding, depends on
+  /// it. With more than one, OpenMP's workers spin between calls, and a process that is forked
+  /// after a call cannot call any more (docs/embedding.md, "Threads").
   int threads = 1;
 
   /// `cpu`, `cuda` or `cuda:<number>`: where the model runs. Tensors are given and returned on the

@@ -15,7 +15,9 @@ namespace torchship {
 /// torchship.script. The last default, inference mode, is thread-local in LibTorch, and so every
 /// Session call enters it by itself. Archive::open() calls it; where two archives of one process
 /// want different things, those of the one opened last hold, for both. Not thread-safe: no model
-/// may run meanwhile. Raises UsageError for a number of threads below 1.
+/// may run meanwhile. Each call makes the number of threads hold in the thread that calls, also
+/// where it has used LibTorch before. Raises UsageError for a number of threads that is not 1 to
+/// 1024.
 void configure_runtime(int threads = Options{}.threads, Fusion fusion = Options{}.fusion);
 
 /// What LibTorch says is in force, in the calling thread.
@@ -28,6 +30,7 @@ struct RuntimeSettings {
   bool deterministic = false;       // torch.use_deterministic_algorithms
   std::string float32_matmul;       // `highest`: products of float32 are of float32
   bool cudnn_tf32 = false;          // the same for convolutions on CUDA; false: of float32
+  std::string foreign_blas;         // the file of another BLAS that computes LibTorch's products
 };
 
 RuntimeSettings runtime_settings();

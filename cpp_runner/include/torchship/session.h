@@ -29,8 +29,10 @@ namespace torchship {
 /// group or connection. Cheaper to copy, a few references: the copy goes on by itself from the same
 /// state, to look ahead or to be able to go back.
 ///
+/// Inputs are read where they lie and never written to: a model that overwrites them gets a copy.
 /// Outputs own their memory or share it with the recurrent state: read them, and clone before
-/// writing into them.
+/// writing into them. The calling thread's floating-point mode is the default during a call, and
+/// then as it was.
 class Session {
  public:
   /// Whether outputs that are not as the manifest promises raise OutputError.
@@ -50,7 +52,7 @@ class Session {
   const Method& method() const;
 
   /// One call by itself: state that is not given starts as the manifest says; none is kept.
-  /// Raises InputError, ModelError (the model itself raised) or OutputError.
+  /// Raises InputError, ModelError (the model itself raised), OutputError or OutOfMemoryError.
   TensorMap run(const TensorMap& inputs, Promises promises = Promises::enforce) const;
 
   /// One step of a sequence: state that is not given comes from the step before, and is kept for

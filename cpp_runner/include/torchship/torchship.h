@@ -16,6 +16,11 @@
  * borrowed: each function says for how long. Handles are freed by their close
  * function, sessions and archive in any order.
  *
+ * The caller's memory. Inputs are never written to: a model that overwrites them gets a copy.
+ *
+ * Floating point. The calling thread's mode (rounding, subnormal numbers, trapped exceptions) is
+ * the default during a call, whatever it was before, and then as it was.
+ *
  * Counts. At most 65,536 tensors, buffers or folders are taken in one call.
  *
  * Alignment. Inputs are aligned to their element size, or refused. Aligned to 64 bytes they give
@@ -37,11 +42,12 @@ extern "C" {
 
 typedef enum torchship_status {
   TORCHSHIP_OK = 0,
-  TORCHSHIP_MISMATCH = 1,    /* golden outputs were not reproduced */
-  TORCHSHIP_BAD_USAGE = 2,   /* a name that is not there, a NULL that must not be */
-  TORCHSHIP_BAD_ARCHIVE = 3, /* damaged, tampered with, too new, not signed, or no archive */
-  TORCHSHIP_BAD_INPUT = 4,   /* does not fit the signature, or the model itself raised */
-  TORCHSHIP_INTERNAL = 70    /* a fault of this library, or no memory */
+  TORCHSHIP_MISMATCH = 1,      /* golden outputs were not reproduced */
+  TORCHSHIP_BAD_USAGE = 2,     /* a name that is not there, a NULL that must not be */
+  TORCHSHIP_BAD_ARCHIVE = 3,   /* damaged, tampered with, too new, not signed, or no archive */
+  TORCHSHIP_BAD_INPUT = 4,     /* does not fit the signature, or the model itself raised */
+  TORCHSHIP_OUT_OF_MEMORY = 5, /* nothing is wrong with input or archive: it may go well later */
+  TORCHSHIP_INTERNAL = 70      /* a fault of this library */
 } torchship_status;
 
 /* Elements of a tensor. TORCHSHIP_BOOL is one byte, 0 or 1; float16 and bfloat16 are two bytes. */
@@ -110,7 +116,7 @@ typedef enum torchship_fusion {
  * was compiled with a newer header than the library's. Everything here is read during the call. */
 typedef struct torchship_options {
   size_t size;              /* sizeof(torchship_options) */
-  int32_t threads;          /* inside an operator, for the whole process */
+  int32_t threads;          /* inside an operator, 1 to 1024, for the whole process */
   int32_t warm_up;          /* calls of each method before the archive is handed out */
   int32_t freeze;           /* 1: weights become constants; may round differently */
   int32_t fusion;           /* a torchship_fusion; all but OFF may round differently */
@@ -161,7 +167,7 @@ TORCHSHIP_API torchship_status torchship_archive_describe(const torchship_archiv
                                                           const char** json);
 
 /* Runs the golden cases: TORCHSHIP_OK, or TORCHSHIP_MISMATCH and a message that names the first
- * output that does not agree. */
+ * output that does not agree, and another BLAS if one computes LibTorch's products. */
 TORCHSHIP_API torchship_status torchship_archive_verify(const torchship_archive* archive);
 
 /* ---- Sessions ------------------------------------------------------------------------------- */

@@ -41,12 +41,14 @@ struct OutputResult {
 struct VerifyReport {
   bool agreed = false;
   std::vector<OutputResult> results;
+  std::string note;  // what else the numbers were computed with, if it may explain a difference
   TensorMap actual;  // `<case>/<step>/out/<output>` of the first repetition
 };
 
 /// Runs every golden case `repeat` times: TorchScript's profiling executor specialises a graph at
 /// its second call, so once is not enough. A missing or surplus output and a model that raises are
-/// mismatches. Raises ArchiveError when there is nothing to compare with.
+/// mismatches; a lack of memory is not, and raises OutOfMemoryError. Raises ArchiveError when there
+/// is nothing to compare with.
 VerifyReport verify(const Archive& archive, int repeat = 3);
 
 }  // namespace torchship
