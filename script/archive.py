@@ -6,8 +6,9 @@ import hashlib
 import io
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -39,9 +40,15 @@ def pack(script: bytes, manifest: Manifest, cases: Sequence[Case]) -> bytes:
     The manifest's `records` are filled in here.
     """
     buffer = io.BytesIO(script)
+    add_records(buffer, manifest, cases)
+    return buffer.getvalue()
+
+
+def add_records(script: BinaryIO, manifest: Manifest, cases: Sequence[Case]) -> None:
+    """Make an archive of a TorchScript zip, a file for reading and writing, as `pack` does."""
     golden = to_safetensors(cases)
     found = {GOLDEN: hashlib.sha256(golden)}
-    with zipfile.ZipFile(buffer, "a") as file:
+    with zipfile.ZipFile(script, "a") as file:
         top = PurePosixPath(file.namelist()[0]).parts[0]
         read_records(
             file, top, lambda name, block: found.setdefault(name, hashlib.sha256()).update(block)
@@ -50,7 +57,6 @@ def pack(script: bytes, manifest: Manifest, cases: Sequence[Case]) -> bytes:
         manifest = manifest.model_copy(update={"records": digests})
         for name, data in ((GOLDEN, golden), (MANIFEST, manifest.to_json())):
             file.writestr(zipfile.ZipInfo(f"{top}/{name}", ZIP_TIME), data)
-    return buffer.getvalue()
 
 
 def read_records(file: zipfile.ZipFile, top: str, take: Callable[[str, bytes], None]) -> None:
@@ -137,6 +143,14 @@ class Archive:
             raise ArchiveError(f"'{self.path.name}' was released: open it again to load it again")
         return self._content
 
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the file's bytes, a block at a time.
+
+        Raises:
+            ArchiveError: the archive was released.
+        """
+        return self._held.blocks()
+
     @property
     def data(self) -> bytes:
         """A copy of the file's bytes.
@@ -176,7 +190,7 @@ class Archive:
             def read(name: str, view: memoryview) -> None:
                 found.extend(from_safetensors(bytes(view), manifest.golden, manifest.methods))
 
-            torchscript.visit_records(self._held.source, read, wanted=(GOLDEN,))
+            torchscript.visit_records(self._held.source, read, wanted=lambda name: name == GOLDEN)
             self._golden = found
         return self._golden
 

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from torchship.script import operators, printing, torchscript
-from torchship.script.archive import Archive, pack, parse_archive
+from torchship.script.archive import MAX_INFLATED, Archive, add_records, check_content
 from torchship.script.batch import (
     BATCH,
     contradiction,
@@ -22,8 +22,14 @@ from torchship.script.batch import (
     rows_are_independent,
 )
 from torchship.script.cases import derive, flatten_example
+from torchship.script.content import Content, Draft
 from torchship.script.dtypes import BY_NAME
-from torchship.script.eager import refuse_misbehaviour, refuse_non_finite, refuse_training
+from torchship.script.eager import (
+    refuse_misbehaviour,
+    refuse_non_finite,
+    refuse_too_large,
+    refuse_training,
+)
 from torchship.script.errors import ArchiveError, ExportError, OperatorError, TorchShipError
 from torchship.script.files import write_atomic
 from torchship.script.golden import Case, Step, run_case
@@ -84,30 +90,42 @@ def _export(target: Target, path: Path, options: Options) -> Archive:
     if options.eval_mode:
         module.eval()
     refuse_training(module)
+    refuse_too_large(module, MAX_INFLATED)
     refuse_non_finite(module)
     calls = {name: _complete_calls(module, name, target) for name in target.examples}
     refuse_misbehaviour(module, calls)
     scripted = torchscript.compile_module(
         module, options.mode, {name: arguments[0] for name, arguments in calls.items()}
     )
-    script = torchscript.save(scripted)
-    custom_ops = _custom_operators(script, options.libraries)
-    methods = {
-        name: _method(module, scripted, name, calls[name], target, options.fixed) for name in calls
-    }
-    manifest = _manifest(target, options, module, methods, custom_ops)
-    manifest = _settle_batch(Program(manifest, module), calls)
-    cases = _golden_cases(Program(manifest, module), target)
-    entries = tuple(GoldenEntry(name=c.name, method=c.method, steps=len(c.steps)) for c in cases)
-    manifest = manifest.model_copy(update={"golden": entries})
-    _check_labels(manifest, cases)
+    with Draft() as draft:
+        torchscript.save_into(draft, scripted)
+        custom_ops = _custom_operators(draft.source, options.libraries)
+        methods = {
+            name: _method(module, scripted, name, calls[name], target, options.fixed)
+            for name in calls
+        }
+        manifest = _manifest(target, options, module, methods, custom_ops)
+        manifest = _settle_batch(Program(manifest, module), calls)
+        cases = _golden_cases(Program(manifest, module), target)
+        manifest = manifest.model_copy(update={"golden": _entries(cases)})
+        _check_labels(manifest, cases)
+        archive = _packed(path, draft, manifest, cases)
+    _agree(archive, module)
+    write_atomic(path, archive.blocks())
+    return archive
+
+
+def _entries(cases: Sequence[Case]) -> tuple[GoldenEntry, ...]:
+    return tuple(GoldenEntry(name=c.name, method=c.method, steps=len(c.steps)) for c in cases)
+
+
+def _packed(path: Path, draft: Draft, manifest: Manifest, cases: Sequence[Case]) -> Archive:
+    """Return the archive that a draft with the TorchScript zip becomes, read back and checked."""
     try:
-        archive = parse_archive(path, pack(script, manifest, cases))
+        add_records(draft.file, manifest, cases)
+        return check_content(path, Content(draft.blocks()))
     except ArchiveError as error:
         raise ExportError(f"the archive would not be readable: {error}") from None
-    _agree(archive, module)
-    write_atomic(path, archive.data)
-    return archive
 
 
 def _with_options(target: Target, options: Options) -> Target:
@@ -207,7 +225,9 @@ def _start(inputs: Sequence[Argument], name: str) -> str:
     return "absent" if name in free else "zeros"
 
 
-def _custom_operators(script: bytes, libraries: Mapping[str, str]) -> tuple[CustomOperator, ...]:
+def _custom_operators(
+    script: bytes | str, libraries: Mapping[str, str]
+) -> tuple[CustomOperator, ...]:
     """Return the operators that the code uses and torch lacks, each with its library."""
     known = {**operators.LIBRARIES, **libraries}
     found = []

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,8 @@ from typing import Any, Literal
 import torch
 
 from torchship.script import print_handler
-from torchship.script.errors import ArchiveError, ExportError, UnreadableError
+from torchship.script.content import Draft
+from torchship.script.errors import ArchiveError, ExportError, UnreadableError, UsageError
 
 Mode = Literal["script", "trace"]
 Fusion = Literal["off", "static", "dynamic"]
@@ -258,6 +259,29 @@ def save(module: torch.jit.ScriptModule) -> bytes:
     return buffer.getvalue()
 
 
+def save_into(draft: Draft, module: torch.jit.ScriptModule) -> None:
+    """Write the module's TorchScript zip, the same bytes as `save` returns.
+
+    LibTorch itself writes them where it can: into a buffer of Python's, weights would be copied
+    several times. It names the zip's folder after the file, and so gets one by another name.
+    (A file on a disk would not do: LibTorch ends the process when the disk is full.)
+
+    Raises:
+        UsageError: there is no folder for temporary files.
+    """
+    target = draft.source
+    if isinstance(target, bytes):
+        draft.file.write(save(module))
+        return
+    try:
+        with tempfile.TemporaryDirectory() as folder, _deprecation_is_known():
+            alias = Path(folder, "archive.pt")
+            alias.symlink_to(target)
+            torch.jit.save(module, str(alias))
+    except OSError as error:
+        raise UsageError(f"cannot make a temporary folder: {error.strerror}") from None
+
+
 def records(source: bytes | str) -> dict[str, bytes]:
     """Return the records of a TorchScript zip, its bytes or its file, as LibTorch sees them.
 
@@ -272,7 +296,7 @@ def records(source: bytes | str) -> dict[str, bytes]:
 def visit_records(
     source: bytes | str,
     visit: Callable[[str, memoryview], None],
-    wanted: Collection[str] | None = None,
+    wanted: Callable[[str], bool] = lambda name: True,
 ) -> None:
     """Show `visit` the name and the bytes of each wanted record, as LibTorch's own reader sees it.
 
@@ -284,7 +308,7 @@ def visit_records(
     Args:
         source: the bytes of the zip, or the name of its file.
         visit: what to do with each; it shall not keep the view.
-        wanted: names of records; all when None.
+        wanted: which records, by name; all when it is left out.
 
     Raises:
         ArchiveError: LibTorch's reader refuses the zip, or `visit` the record.
@@ -292,7 +316,7 @@ def visit_records(
     try:
         reader = torch._C.PyTorchFileReader(_readable(source))
         for name in reader.get_all_records():
-            if wanted is None or name in wanted:
+            if wanted(name):
                 visit(name, _view(reader, name))
     except ArchiveError:
         raise
@@ -320,21 +344,25 @@ def _refused(what: str, error: Exception) -> ArchiveError:
     return kind(f"LibTorch cannot {what}: {_first_line(error)}")
 
 
-def custom_operators(script: bytes) -> list[str]:
+def custom_operators(script: bytes | str) -> list[str]:
     """Return the operators, by name, that the code in a TorchScript zip uses and torch lacks.
 
-    What is read is the code that LibTorch will compile when it loads the zip: of every module's
-    methods, and of every function and class that they use.
+    `script` is the zip's bytes, or the name of its file. What is read is the code that LibTorch
+    will compile when it loads the zip: of every module's methods, and of every function and class
+    that they use.
     """
     found = set()
-    for name, content in records(script).items():
-        if not (name.startswith("code/") and name.endswith(".py")):
-            continue
-        for node in ast.walk(ast.parse(content)):
+
+    def read(name: str, code: memoryview) -> None:
+        for node in ast.walk(ast.parse(bytes(code))):
             match node:  # ops.<namespace>.<name>
                 case ast.Attribute(ast.Attribute(ast.Name("ops"), namespace), operator):
                     if namespace not in BUILT_IN:
                         found.add(f"{namespace}::{operator}")
+
+    visit_records(
+        script, read, wanted=lambda name: name.startswith("code/") and name.endswith(".py")
+    )
     return sorted(found)
 
 
