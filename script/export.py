@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from pydantic import ValidationError
 
-from torchship.script import operators, printing, torchscript
+from torchship.script import operators, printing, process_defaults, torchscript
 from torchship.script.archive import MAX_INFLATED, Archive, add_records, check_content
 from torchship.script.batch import (
     BATCH,
@@ -50,6 +51,7 @@ from torchship.script.program import Program
 from torchship.script.signature import infer_inputs, infer_outputs
 from torchship.script.target import Target, call_factory
 from torchship.script.torchscript import Mode
+from torchship.script.trace_warnings import TraceWarning, refuse, require_sizes
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Options:
     version: str = "1"
     description: str | None = None
     mode: Mode = "script"
+    allow_trace_warnings: bool = False
     eval_mode: bool = False
     fixed: bool = False
     dims: Mapping[str, str] = field(default_factory=dict)
@@ -69,11 +72,17 @@ class Options:
     """Namespace of custom operators -> the library that has them."""
 
 
-def export(target: Target, path: Path, options: Options | None = None) -> Archive:
+Tell = Callable[[str], None]
+
+
+def export(
+    target: Target, path: Path, options: Options | None = None, tell: Tell = warnings.warn
+) -> Archive:
     """Script the target's module, save it as an archive at `path`, and return what was read back.
 
     The file is written only after the scripted module reproduced every golden case of the eager
-    one, and it is read back and checked before it takes its name.
+    one, and it is read back and checked before it takes its name. `tell` takes what the user
+    should know of an export that goes on, a line at a time.
 
     Raises:
         ExportError: the module cannot become an archive; nothing was written.
@@ -81,12 +90,23 @@ def export(target: Target, path: Path, options: Options | None = None) -> Archiv
     """
     options = options or Options()
     with printing.by(options.name or target.name):
-        return _export(_with_options(target, options), path, options)
+        target = _with_options(target, options)
+        torchscript.configure()
+        module = call_factory(target.source.factory, target.factory, target.source.kwargs)
+        with process_defaults.torchs_own() as changed:
+            torchscript.configure()
+            if changed:
+                tell(
+                    f"this process has other settings than torch's own, by an import or by the "
+                    f"factory: {', '.join(changed)}; the archive is made and checked with torch's "
+                    "own, as C++ and a server run it"
+                )
+            return _export(target, module, path, options, tell)
 
 
-def _export(target: Target, path: Path, options: Options) -> Archive:
-    torchscript.configure()
-    module = call_factory(target.source.factory, target.factory, target.source.kwargs)
+def _export(
+    target: Target, module: torch.nn.Module, path: Path, options: Options, tell: Tell
+) -> Archive:
     if options.eval_mode:
         module.eval()
     refuse_training(module)
@@ -94,9 +114,21 @@ def _export(target: Target, path: Path, options: Options) -> Archive:
     refuse_non_finite(module)
     calls = {name: _complete_calls(module, name, target) for name in target.examples}
     refuse_misbehaviour(module, calls)
+    changed = process_defaults.changes()
+    if changed:
+        raise ExportError(
+            f"calling the module changes the process: {', '.join(changed)}; no other runtime "
+            "would: change it nowhere, or in the program that calls the model"
+        )
+    trace_warnings: list[TraceWarning] = []
     scripted = torchscript.compile_module(
-        module, options.mode, {name: arguments[0] for name, arguments in calls.items()}
+        module,
+        options.mode,
+        {name: arguments[0] for name, arguments in calls.items()},
+        trace_warnings.extend if options.allow_trace_warnings else refuse,
     )
+    for warning in trace_warnings:
+        tell(f"passed over: {warning}")
     with Draft() as draft:
         torchscript.save_into(draft, scripted)
         custom_ops = _custom_operators(draft.source, options.libraries)
@@ -109,7 +141,9 @@ def _export(target: Target, path: Path, options: Options) -> Archive:
         cases = _golden_cases(Program(manifest, module), target)
         manifest = manifest.model_copy(update={"golden": _entries(cases)})
         _check_labels(manifest, cases)
-        archive = _packed(path, draft, manifest, cases)
+        if trace_warnings:
+            require_sizes(manifest, cases)
+        archive = _packed(path, draft, manifest, cases, trace_warnings)
     _agree(archive, module)
     write_atomic(path, archive.blocks())
     return archive
@@ -119,10 +153,16 @@ def _entries(cases: Sequence[Case]) -> tuple[GoldenEntry, ...]:
     return tuple(GoldenEntry(name=c.name, method=c.method, steps=len(c.steps)) for c in cases)
 
 
-def _packed(path: Path, draft: Draft, manifest: Manifest, cases: Sequence[Case]) -> Archive:
+def _packed(
+    path: Path,
+    draft: Draft,
+    manifest: Manifest,
+    cases: Sequence[Case],
+    trace_warnings: Sequence[TraceWarning],
+) -> Archive:
     """Return the archive that a draft with the TorchScript zip becomes, read back and checked."""
     try:
-        add_records(draft.file, manifest, cases)
+        add_records(draft.file, manifest, cases, trace_warnings)
         return check_content(path, Content(draft.blocks()))
     except ArchiveError as error:
         raise ExportError(f"the archive would not be readable: {error}") from None

@@ -26,6 +26,7 @@ import torch
 from torchship.script import print_handler
 from torchship.script.content import Draft
 from torchship.script.errors import ArchiveError, ExportError, UnreadableError, UsageError
+from torchship.script.trace_warnings import TraceWarning, found_in, refuse
 
 Mode = Literal["script", "trace"]
 Fusion = Literal["off", "static", "dynamic"]
@@ -149,9 +150,18 @@ def settings_in_force() -> dict[str, object]:
 
 
 def compile_module(
-    module: torch.nn.Module, mode: Mode, examples: Mapping[str, Mapping[str, object]]
+    module: torch.nn.Module,
+    mode: Mode,
+    examples: Mapping[str, Mapping[str, object]],
+    warned: Callable[[Sequence[TraceWarning]], None] = refuse,
 ) -> torch.jit.ScriptModule:
-    """Compile an eager module; `examples` has one call's arguments per method, for tracing.
+    """Compile an eager module.
+
+    Args:
+        module: what to compile.
+        mode: how.
+        examples: one call's arguments per method, for tracing.
+        warned: takes what the tracer warns of.
 
     Raises:
         ExportError: torch.jit refuses; the message names the source line and what to change.
@@ -161,7 +171,7 @@ def compile_module(
         with _deprecation_is_known():
             if mode == "script":
                 return torch.jit.script(module)
-            return _trace(module, examples)
+            return _trace(module, examples, warned)
     except ExportError:
         raise
     except Exception as error:
@@ -169,12 +179,10 @@ def compile_module(
 
 
 def _trace(
-    module: torch.nn.Module, examples: Mapping[str, Mapping[str, object]]
+    module: torch.nn.Module,
+    examples: Mapping[str, Mapping[str, object]],
+    warned: Callable[[Sequence[TraceWarning]], None],
 ) -> torch.jit.ScriptModule:
-    """Trace a module, and refuse what the tracer itself knows to be lost.
-
-    The golden cases would find a lost branch only if one of them takes the other side.
-    """
     with torch.no_grad(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         traced = torch.jit.trace_module(  # type: ignore[no-untyped-call]
@@ -184,14 +192,7 @@ def _trace(
             strict=False,  # lets dicts be returned; the golden cases check their structure
             example_inputs_is_kwarg=True,
         )
-    for warning in caught:
-        if issubclass(warning.category, torch.jit.TracerWarning):  # type: ignore[attr-defined]
-            what = str(warning.message).split(". ")[0]
-            raise ExportError(
-                f"a trace of the module would not compute the same for other inputs: at "
-                f"{warning.filename}:{warning.lineno}, {what[0].lower()}{what[1:]}; "
-                "script it (--mode script)"
-            )
+    warned(found_in(caught))
     assert isinstance(traced, torch.jit.ScriptModule)
     return traced
 

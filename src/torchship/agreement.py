@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from torchship.cpp_runner.runtime import CppRuntime
-from torchship.script import operators, printing, torchscript
+from torchship.script import operators, printing, process_defaults, torchscript
 from torchship.script.archive import Archive, open_archive
 from torchship.script.cli import OperatorFolders, TrustedKeys
 from torchship.script.errors import TorchShipError, UsageError
@@ -121,7 +121,7 @@ def _locate(archive: Archive, consent: str | None) -> str:
     try:
         program = archive.program()
         eager = make_module(archive.vouched.source, consent).eval()
-        with printing.by(archive.vouched.name):
+        with printing.by(archive.vouched.name), process_defaults.torchs_own():
             found = [first_difference(eager, program, case) for case in archive.golden]
     except TorchShipError:
         return ""
