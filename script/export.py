@@ -6,7 +6,6 @@ import copy
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -46,31 +45,14 @@ from torchship.script.manifest import (
     field_error,
 )
 from torchship.script.nodes import TensorNode, leaves, omissible
+from torchship.script.options import Options, with_options
 from torchship.script.parity import check_case
 from torchship.script.program import Program
 from torchship.script.signature import infer_inputs, infer_outputs
 from torchship.script.target import Target, call_factory
-from torchship.script.torchscript import Mode
 from torchship.script.trace_warnings import TraceWarning, refuse, require_sizes
 
-
-@dataclass(frozen=True)
-class Options:
-    """What the user chose; see `torchship script --help`."""
-
-    name: str | None = None
-    version: str = "1"
-    description: str | None = None
-    mode: Mode = "script"
-    allow_trace_warnings: bool = False
-    eval_mode: bool = False
-    fixed: bool = False
-    dims: Mapping[str, str] = field(default_factory=dict)
-    outputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    state: Sequence[tuple[str, str, str | None]] = ()
-    libraries: Mapping[str, str] = field(default_factory=dict)
-    """Namespace of custom operators -> the library that has them."""
-
+__all__ = ["Options", "export"]
 
 Tell = Callable[[str], None]
 
@@ -90,7 +72,7 @@ def export(
     """
     options = options or Options()
     with printing.by(options.name or target.name):
-        target = _with_options(target, options)
+        target = with_options(target, options)
         torchscript.configure()
         module = call_factory(target.source.factory, target.factory, target.source.kwargs)
         with process_defaults.torchs_own() as changed:
@@ -166,37 +148,6 @@ def _packed(
         return check_content(path, Content(draft.blocks()))
     except ArchiveError as error:
         raise ExportError(f"the archive would not be readable: {error}") from None
-
-
-def _with_options(target: Target, options: Options) -> Target:
-    """Return the target with what the user said: each option goes to the methods that it fits."""
-    arguments = {
-        name: {argument for steps in examples for step in steps for argument in step}
-        for name, examples in target.examples.items()
-    }
-    state: dict[str, list[tuple[str, str, str | None]]] = {}
-    for entry in options.state:
-        _argument_of(entry[0], arguments, "state names the input")
-        for name, known in arguments.items():
-            if entry[0].partition(".")[0] in known:
-                state.setdefault(name, []).append(entry)
-    for place in options.dims:
-        _argument_of(place, arguments, "a dimension is named of the input")
-    for name in options.outputs:
-        if name not in arguments:
-            raise ExportError(f"outputs are named of '{name}': the examples have {list(arguments)}")
-    return replace(
-        target,
-        state={**target.state, **state},
-        outputs={**target.outputs, **options.outputs},
-        dims={**target.dims, **options.dims},
-    )
-
-
-def _argument_of(place: str, arguments: Mapping[str, set[str]], what: str) -> None:
-    known = sorted(set().union(*arguments.values()))
-    if place.partition(".")[0] not in known:
-        raise ExportError(f"{what} '{place}', which no example gives: they give {', '.join(known)}")
 
 
 def _complete_calls(module: torch.nn.Module, name: str, target: Target) -> list[dict[str, object]]:

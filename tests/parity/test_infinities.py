@@ -84,7 +84,7 @@ def with_constants() -> nn.Module:
 class Given(Attention):
     """The mask is an input: float32[batch,6,6]; the masked scores are an output."""
 
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         scores, v = self.scores(x)
         scores = scores + mask
         return torch.softmax(scores, 2) @ v, scores

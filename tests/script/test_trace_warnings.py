@@ -32,7 +32,8 @@ class Asserting(nn.Module):
         assert x.shape[2] == 3, "three features"
         if x.abs().max() > 1e6:
             raise ValueError("too large")
-        return self.layer(x).sum(1)
+        y: Tensor = self.layer(x)
+        return y.sum(1)
 
 
 def asserting() -> nn.Module:
@@ -139,7 +140,8 @@ class Baking(Asserting):
     """Keeps how long the first example is."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x).sum(1) / float(x.new_ones(x.shape[1]).sum())
+        y: Tensor = self.layer(x)
+        return y.sum(1) / float(x.new_ones(x.shape[1]).sum())
 
 
 def baking() -> nn.Module:
