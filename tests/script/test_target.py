@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from torchship.script.errors import UsageError
 from torchship.script.manifest import Source
-from torchship.script.target import make_module
+from torchship.script.target import find_target, make_module
 
 MINE = """
 import os
@@ -69,3 +70,11 @@ def test_consent_is_for_one_factory(here: Path) -> None:
 
 def test_a_factory_that_leaves_is_an_error(here: Path) -> None:
     assert refusal("mine_here:leave") == "'mine_here:leave' raised SystemExit: 5"
+
+
+@pytest.mark.parametrize(
+    "value", [math.inf, -math.inf, math.nan, [1.0, math.inf], {"a": math.nan}, {1, 2}, b"x"]
+)
+def test_a_factorys_argument_that_the_archive_could_not_keep(value: object) -> None:
+    with pytest.raises(UsageError, match="the factory's argument scale=.*: expected a JSON value"):
+        find_target("zoo:linear", "zoo:rows", {"scale": value})

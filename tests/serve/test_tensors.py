@@ -189,7 +189,7 @@ def test_any_json_data_is_a_tensor_or_refused(
     assert tuple(value.shape) == shape
 
 
-STRINGS = (
+AS_STRINGS = (
     '; for a NaN or an infinity send it as the string "NaN", "Infinity" or "-Infinity", or the '
     "tensor as binary data"
 )
@@ -200,9 +200,9 @@ STRINGS = (
     [
         ("FP32", (2,), [1.0], "expected 2 values for FP32[2], got 1"),
         ("FP32", (1,), 1.0, "expected data to be a list, got float"),
-        ("FP32", (1,), [None], f"expected FP32 values, got null{STRINGS}"),
-        ("FP64", (1,), ["nan"], f"expected FP64 values, got 'nan'{STRINGS}"),
-        ("FP32", (1,), [" -INF"], f"expected FP32 values, got ' -INF'{STRINGS}"),
+        ("FP32", (1,), [None], f"expected FP32 values, got null{AS_STRINGS}"),
+        ("FP64", (1,), ["nan"], f"expected FP64 values, got 'nan'{AS_STRINGS}"),
+        ("FP32", (1,), [" -INF"], f"expected FP32 values, got ' -INF'{AS_STRINGS}"),
         ("INT32", (1,), [None], "expected INT32 values, got null"),
         ("INT32", (1,), ["NaN"], "expected INT32 values, got 'NaN'"),
         ("FP32", (1,), [True], "expected FP32 values, got True"),
