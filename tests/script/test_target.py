@@ -76,5 +76,5 @@ def test_a_factory_that_leaves_is_an_error(here: Path) -> None:
     "value", [math.inf, -math.inf, math.nan, [1.0, math.inf], {"a": math.nan}, {1, 2}, b"x"]
 )
 def test_a_factorys_argument_that_the_archive_could_not_keep(value: object) -> None:
-    with pytest.raises(UsageError, match="the factory's argument scale=.*: expected a JSON value"):
+    with pytest.raises(UsageError, match=r"the factory's argument scale=.*: expected a JSON value"):
         find_target("zoo:linear", "zoo:rows", {"scale": value})

@@ -216,7 +216,10 @@ def test_the_commands_list_and_show_the_warnings(tmp_path: Path) -> None:
     assert "trace warning" in shown
     assert "checks.py:3 (`assert x.abs().max()" in shown
     assert "[bold]" in shown
-    (told,) = json.loads(run("torchship", "inspect", "a.pt", "--json").stdout)["trace_warnings"]
-    assert (told["file"], told["line"]) == ("checks.py", 3)
+    for command in ("torchship", runner_path()):
+        done = run(command, "inspect", "a.pt", "--json")
+        (told,) = json.loads(done.stdout)["trace_warnings"]
+        assert (told["file"], told["line"]) == ("checks.py", 3)
+    assert f"trace warning  {line}" in run(runner_path(), "inspect", "a.pt").stdout
     done = run(runner_path(), "verify", "a.pt")
     assert done.returncode == 0, done.stderr
