@@ -71,8 +71,7 @@ class ScriptRuntime:
 
     def check(self, archive: Archive) -> Result:
         """Run the golden cases in the loaded module."""
-        with process_defaults.torchs_own():  # the eager module may have been made before
-            return _in_process(self.name, archive, archive.program())
+        return _in_process(self.name, archive, archive.program())
 
 
 def _in_process(name: str, archive: Archive, program: Program) -> Result:
