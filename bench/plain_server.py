@@ -49,7 +49,7 @@ def create_app(predict: Callable[[torch.Tensor], torch.Tensor]) -> FastAPI:
 def main(archive: str, port: int) -> None:
     torch.set_num_threads(1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", r"`torch\.jit\.load` is deprecated")
         model = torch.jit.load(archive).eval()  # type: ignore[no-untyped-call]
 
     def predict(obs: torch.Tensor) -> torch.Tensor:

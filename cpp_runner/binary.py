@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from importlib.metadata import PackageNotFoundError, files
+from importlib.util import find_spec
 from pathlib import Path
 
 _PACKAGE = Path("torchship", "cpp_runner")
 _BINARY = _PACKAGE / "bin" / "torchship-runner"
+_LIBTORCH = "libtorch_cpu.so"
 _CMAKE = _PACKAGE / "lib" / "cmake" / "torchship" / "torchship-config.cmake"
 
 
@@ -36,6 +38,21 @@ def cmake_prefix() -> Path:
     return path.parents[len(_CMAKE.parts) - len(_PACKAGE.parts) - 1]
 
 
+def environment(runner: Path) -> dict[str, str]:
+    """Return the environment for the binary: this process's, and where LibTorch is if need be.
+
+    The binary knows the torch in its own site-packages. A user's site-packages may have it on top
+    of the system's torch, and a virtual environment may see both.
+    """
+    beside = runner.parents[3] / "torch" / "lib"
+    torch = find_spec("torch")
+    if (beside / _LIBTORCH).exists() or torch is None or not torch.submodule_search_locations:
+        return dict(os.environ)
+    folders = [str(Path(torch.submodule_search_locations[0], "lib"))]
+    folders += [entry for entry in (os.environ.get("LD_LIBRARY_PATH"),) if entry]
+    return os.environ | {"LD_LIBRARY_PATH": os.pathsep.join(folders)}
+
+
 def _installed(wanted: Path) -> Path | None:
     """Find a file of the installed package.
 
@@ -55,14 +72,15 @@ def _installed(wanted: Path) -> Path | None:
 def _missing(what: str) -> FileNotFoundError:
     return FileNotFoundError(
         f"{what} not installed; build it with "
-        "`pip install torch==2.13.0` and then `pip install --no-build-isolation -e .`"
+        "`pip install torch==2.13.0 'scikit-build-core>=1.1' cmake ninja` and then "
+        "`pip install --no-build-isolation -e .`"
     )
 
 
 def main() -> None:
     """Become the binary, with this process's arguments: the console script `torchship-runner`."""
     try:
-        path = str(runner_path())
+        path = runner_path()
     except FileNotFoundError as error:
         sys.exit(f"torchship-runner: error: {error}")
-    os.execv(path, [path, *sys.argv[1:]])
+    os.execve(path, [str(path), *sys.argv[1:]], environment(path))

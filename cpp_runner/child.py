@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import orjson
 
-from torchship.cpp_runner.binary import runner_path
+from torchship.cpp_runner.binary import environment, runner_path
 from torchship.script.errors import UsageError
 
 PATIENCE = 10  # seconds until a binary that does not end by itself is killed
@@ -82,11 +82,12 @@ def answer_of(command: str, line: bytes) -> dict[str, Any]:
 
 def _started(command: str, *arguments: str) -> subprocess.Popen[bytes]:
     try:
-        runner = str(runner_path())
+        runner = runner_path()
     except FileNotFoundError as error:
         raise UsageError(str(error)) from None
     return subprocess.Popen(
-        [runner, command, *arguments],
+        [str(runner), command, *arguments],
+        env=environment(runner),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -15,6 +15,7 @@ from torchship.models.errors import OperatorsMissingError
 _RUNNER = ("torchship", "cpp_runner", "bin", "torchship-runner")
 _VARIABLE = "TORCHSHIP_OPERATORS"
 _FILE = "libtorchship_ops.so"
+_BUILT_WITH = "libtorch-version"  # the file beside it that says so
 
 
 def load() -> None:
@@ -25,11 +26,34 @@ def load() -> None:
     """
     if hasattr(torch.ops.torchship, "lstm_pointwise"):
         return
-    path = library()
+    load_file(library())
+
+
+def load_file(path: Path) -> None:
+    """Load a library of operators, and so run its code.
+
+    Raises:
+        OperatorsMissingError: it cannot be loaded, or was built with another torch.
+    """
+    _refuse_another_torch(path)
     try:
         torch.ops.load_library(path)  # type: ignore[no-untyped-call]
     except OSError as error:
         raise OperatorsMissingError(f"cannot load '{path}': {error}") from None
+
+
+def _refuse_another_torch(path: Path) -> None:
+    """Refuse a library that was built with another minor version of torch than this process has.
+
+    Its C++ ABI changes between them: such a library may well load, and compute nonsense.
+    """
+    record = path.with_name(_BUILT_WITH)
+    built = record.read_text().strip() if record.is_file() else ""
+    if built and built.split(".")[:2] != torch.__version__.split(".")[:2]:
+        raise OperatorsMissingError(
+            f"'{path}' was built with torch {built}, and this is torch {torch.__version__}: "
+            f"run `pip install 'torch=={built}.*'`, or build torchship again"
+        )
 
 
 def library() -> Path:
@@ -45,7 +69,8 @@ def library() -> Path:
             return folder / _FILE
     raise OperatorsMissingError(
         f"there is no '{_FILE}' in {', '.join(map(str, folders)) or 'any folder'}: build it with "
-        "`pip install torch==2.13.0` and then `pip install --no-build-isolation -e .`"
+        "`pip install torch==2.13.0 'scikit-build-core>=1.1' cmake ninja` and then "
+        "`pip install --no-build-isolation -e .`"
     )
 
 

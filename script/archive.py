@@ -143,7 +143,8 @@ class Archive:
         if self.manifest is None:
             raise ArchiveError(
                 f"'{self.path.name}' is a plain TorchScript file without a TorchShip manifest: "
-                "nothing vouches for it; make an archive with `torchship script`"
+                "nothing vouches for it; make an archive with `torchship script` of a factory that "
+                "makes the module, or that loads this file"
             )
         return self.manifest
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from torchship.script.batch import axis_of, batch_axes, resize, row_count
+from torchship.script.errors import ExportError, InputError
 from torchship.script.golden import Case, Step
 from torchship.script.manifest import Method
+from torchship.script.program import check_inputs
 from torchship.script.tree import Flat, flatten
 
 BATCHES = (1, 2, 5)
@@ -64,12 +66,25 @@ def flatten_example(method: Method, arguments: Mapping[str, object]) -> Flat:
     """Return an example's keyword arguments as flat inputs.
 
     Raises:
-        TypeError: the example names an argument that the signature does not have.
+        ExportError: it names an argument that the signature does not have, or an argument has
+            another structure than in the examples that the signature was found from.
     """
     known = {argument.name: argument.value for argument in method.inputs}
     flat: Flat = {}
     for name, value in arguments.items():
         if name not in known:
-            raise TypeError(f"unknown argument '{name}'")
-        flat |= flatten(known[name], value)
+            raise ExportError(
+                f"a step of an example gives the argument '{name}': expected "
+                f"{', '.join(known) or 'none'}, as in the first steps"
+            )
+        try:
+            flat |= flatten(known[name], value)
+        except TypeError as error:
+            raise ExportError(
+                f"the argument '{name}' differs in structure from step to step: {error}"
+            ) from None
+    try:
+        check_inputs(method, flat)
+    except InputError as error:
+        raise ExportError(f"a step of an example does not fit the first ones: {error}") from None
     return flat

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -151,8 +152,18 @@ def script(
     cases = archive.vouched.golden
     typer.echo(
         f"{path}: {archive.size:,} bytes, {archive.vouched.parameters:,} parameters, "
-        f"{len(cases)} golden cases; the saved module reproduces the eager one"
+        f"{len(cases)} golden cases; the saved module reproduces "
+        f"{_reference(archive.vouched.source.compiled or ())}"
     )
+
+
+def _reference(compiled: Sequence[str]) -> str:
+    """Return of what module the golden outputs are, given what the factory returned compiled."""
+    if "" in compiled:
+        return "the one that the factory returned compiled; no eager code vouches for it"
+    if compiled:
+        return f"the eager one; no eager code vouches for {', '.join(compiled)}, compiled before"
+    return "the eager one"
 
 
 def _outputs(entry: str) -> tuple[str, list[str]]:
@@ -233,6 +244,10 @@ def _describe(manifest: Manifest, table: Table) -> None:
     table.add_row("model", f"{manifest.name} version {manifest.version}")
     table.add_row("about", escape(manifest.description))
     table.add_row("source", escape(f"{factory}{commit}"))
+    if manifest.source.compiled:
+        parts = ", ".join(part or "the whole module" for part in manifest.source.compiled)
+        parts += ": no eager code vouches for the golden outputs of it"
+        table.add_row("compiled before", escape(parts))
     table.add_row("torch", f"{manifest.torch}, {manifest.mode}")
     table.add_row("parameters", f"{manifest.parameters:,}")
     for name, method in manifest.methods.items():

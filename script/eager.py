@@ -12,20 +12,38 @@ from typing import Any
 
 import torch
 
+from torchship.script import torchscript
 from torchship.script.errors import ExportError
 from torchship.script.fingerprint import blocks, fingerprint, is_dense
+from torchship.script.values import refuse_foreign
 
 INTERNAL = frozenset(vars(torch.nn.Module()))  # what every module keeps for itself
 
 
 def refuse_training(module: torch.nn.Module) -> None:
     """Refuse a module of which a part is in training mode."""
-    training = [name or "the module itself" for name, sub in module.named_modules() if sub.training]
-    if training:
-        raise ExportError(
-            f"the module is in training mode ({training[0]}): dropout and batch normalisation "
-            "would not be what you ship; call .eval() in the factory, or say --eval"
-        )
+    # Some compiled modules have no mode: a frozen one is in eval mode for good.
+    modes = {name: getattr(sub, "training", False) for name, sub in module.named_modules()}
+    training = [name or "the module itself" for name, is_training in modes.items() if is_training]
+    if not training:
+        return
+    why = "dropout and batch normalisation would not be what you ship; call .eval() in the factory"
+    quantised = [name for name, sub in module.named_modules() if _is_quantised(sub)]
+    if not modes[""] and all(
+        any(f"{name}.".startswith(f"{made}.") for made in quantised) for name in training
+    ):
+        why = "quantisation makes its modules in that mode; call .eval() on what it returns"
+    raise ExportError(f"the module is in training mode ({training[0]}): {why}, or say --eval")
+
+
+def _is_quantised(module: torch.nn.Module) -> bool:
+    return any(kind.__module__.startswith("torch.ao.nn.") for kind in type(module).__mro__)
+
+
+def refuse_strange_tensors(module: torch.nn.Module) -> None:
+    """Refuse weights, buffers and other tensors that are not dense ones with values on the CPU."""
+    for name, value in _attributes(module).items():
+        refuse_foreign(value, f"'{name}'")
 
 
 def refuse_non_finite(module: torch.nn.Module) -> None:
@@ -36,6 +54,8 @@ def refuse_non_finite(module: torch.nn.Module) -> None:
     """
     for name, value in _tensors(_attributes(module)):
         if not value.is_floating_point() and not value.is_complex():
+            continue
+        if value.dtype == torch.float4_e2m1fn_x2:  # it has neither
             continue
         nans = infinities = 0
         for block in blocks(value):
@@ -82,7 +102,12 @@ def _attributes(module: torch.nn.Module) -> dict[str, object]:
     """Return what a module could remember: its tensors and plain values, by dotted name."""
     found: dict[str, object] = {}
     for path, sub in module.named_modules():
-        own = {**vars(sub), **sub._parameters, **sub._buffers}
+        kept = torchscript.attributes(sub) if isinstance(sub, torch.jit.ScriptModule) else vars(sub)
+        own = {
+            **kept,
+            **dict(sub.named_parameters(recurse=False)),
+            **dict(sub.named_buffers(recurse=False)),
+        }
         for name, value in own.items():
             if name not in INTERNAL and _is_plain(value):
                 found[f"{path}.{name}" if path else name] = value
@@ -138,11 +163,12 @@ def _ask(
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             result = getattr(module, name)(**given)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ExportError(
             f"the module's {name} rejects example {number}: {type(error).__name__}: "
             f"{first_line(error)}"
         ) from error
+    refuse_foreign(result, f"what the module's {name} returns")
     for key, value in given.items():
         if not same(value, arguments[key]):
             raise ExportError(
@@ -159,9 +185,9 @@ def first_line(error: BaseException) -> str:
 
 
 def detached(value: Any) -> Any:
-    """Return a nested value whose tensors carry no gradient."""
+    """Return a nested value whose tensors carry no gradient, and are of no subclass."""
     if isinstance(value, torch.Tensor):
-        return value.detach()
+        return value.detach().as_subclass(torch.Tensor)
     if isinstance(value, dict):
         return {key: detached(item) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -176,9 +202,16 @@ def same(a: object, b: object) -> bool:
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         if a.dtype != b.dtype or a.shape != b.shape:
             return False
-        return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
+        try:
+            return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
+        except NotImplementedError:  # torch compares no bits, no int4, no complex halves
+            return torch.equal(_bytes(a), _bytes(b))
     if isinstance(a, dict) and isinstance(b, dict):
         return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     return type(a) is type(b) and (a == b or a != a)
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().reshape(-1).view(torch.uint8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
-from torchship.script import operators, printing, process_defaults, torchscript
+from torchship.script import custom_operators, operators, printing, process_defaults, torchscript
 from torchship.script.archive import MAX_INFLATED, Archive, add_records, check_content
 from torchship.script.batch import (
     BATCH,
@@ -21,12 +20,19 @@ from torchship.script.batch import (
     rename_symbol,
     rows_are_independent,
 )
+from torchship.script.blame import blamed_on_the_module
 from torchship.script.cases import derive, flatten_example
+from torchship.script.compiled import (
+    refuse_other_structure,
+    refuse_undefined_defaults,
+    refuse_unreadable_names,
+)
 from torchship.script.content import Content, Draft
 from torchship.script.dtypes import BY_NAME
 from torchship.script.eager import (
     refuse_misbehaviour,
     refuse_non_finite,
+    refuse_strange_tensors,
     refuse_too_large,
     refuse_training,
 )
@@ -51,6 +57,7 @@ from torchship.script.program import Program
 from torchship.script.signature import infer_inputs, infer_outputs
 from torchship.script.target import Target, call_factory
 from torchship.script.trace_warnings import TraceWarning, refuse, require_sizes
+from torchship.script.wrappings import refuse_wrappings
 
 __all__ = ["Options", "export"]
 
@@ -71,7 +78,7 @@ def export(
         UsageError: the factory fails, or the file cannot be written.
     """
     options = options or Options()
-    with printing.by(options.name or target.name):
+    with printing.by(options.name or target.name), blamed_on_the_module():
         target = with_options(target, options)
         torchscript.configure()
         module = call_factory(target.source.factory, target.factory, target.source.kwargs)
@@ -89,9 +96,11 @@ def export(
 def _export(
     target: Target, module: torch.nn.Module, path: Path, options: Options, tell: Tell
 ) -> Archive:
+    refuse_wrappings(module, scripting=options.mode == "script")
     if options.eval_mode:
         module.eval()
     refuse_training(module)
+    refuse_strange_tensors(module)
     refuse_too_large(module, MAX_INFLATED)
     refuse_non_finite(module)
     calls = {name: _complete_calls(module, name, target) for name in target.examples}
@@ -109,10 +118,12 @@ def _export(
         {name: arguments[0] for name, arguments in calls.items()},
         trace_warnings.extend if options.allow_trace_warnings else refuse,
     )
+    refuse_undefined_defaults(scripted)
     for warning in trace_warnings:
         tell(f"passed over: {warning}")
     with Draft() as draft:
         torchscript.save_into(draft, scripted)
+        refuse_unreadable_names(scripted, draft.source)
         custom_ops = _custom_operators(draft.source, options.libraries)
         methods = {
             name: _method(module, scripted, name, calls[name], target, options.fixed)
@@ -152,16 +163,10 @@ def _packed(
 
 def _complete_calls(module: torch.nn.Module, name: str, target: Target) -> list[dict[str, object]]:
     """Return the first steps that give all of the method's required arguments."""
-    method = getattr(module, name, None)
-    if not callable(method):
+    if not callable(getattr(module, name, None)):
         raise ExportError(f"the examples name a method '{name}', which the module does not have")
-    parameters = inspect.signature(method).parameters
-    needed = {
-        argument
-        for source, _, _ in target.state.get(name, ())
-        for argument in [source.partition(".")[0]]
-        if argument in parameters and parameters[argument].default is inspect.Parameter.empty
-    }
+    states = {source.partition(".")[0] for source, _, _ in target.state.get(name, ())}
+    needed = states & torchscript.required_arguments(module, name)
     firsts = [steps[0] for steps in target.examples[name]]
     complete = [first for first in firsts if needed <= set(first)]
     if not complete:
@@ -189,6 +194,7 @@ def _method(
     inputs, symbols = infer_inputs(schema, calls, dims, fixed)
     with torch.no_grad():
         results = [getattr(module, name)(**copy.deepcopy(dict(call))) for call in calls]
+    refuse_other_structure(scripted, name, calls[0], results[0])
     names = target.outputs.get(name, ())
     outputs = infer_outputs(schema, results, names, symbols)
     tolerances = {
@@ -222,9 +228,11 @@ def _custom_operators(
     """Return the operators that the code uses and torch lacks, each with its library."""
     known = {**operators.LIBRARIES, **libraries}
     found = []
-    for name in torchscript.custom_operators(script):
+    for name in custom_operators.used_by(script):
         namespace = name.partition("::")[0]
         if namespace not in known:
+            if custom_operators.torch_has(name):
+                continue
             raise ExportError(
                 f"the module uses the custom operator '{name}', and no library is named that has "
                 f"it: name one (--library {namespace}=NAME), or use torch's own operators"
@@ -255,7 +263,9 @@ def _manifest(
             name=options.name or target.name,
             version=options.version,
             description=target.description if options.description is None else options.description,
-            source=target.source,
+            source=target.source.model_copy(
+                update={"compiled": torchscript.compiled_parts(module) or None}
+            ),
             torch=torch.__version__,
             mode=options.mode,
             parameters=sum(parameter.numel() for parameter in module.parameters()),
@@ -359,7 +369,13 @@ def _check_labels(manifest: Manifest, cases: Sequence[Case]) -> None:
 def _agree(archive: Archive, module: torch.nn.Module) -> None:
     """Refuse an archive whose compiled module does not reproduce the eager one's outputs."""
     manifest = archive.vouched
-    program = archive.program()
+    try:
+        program = archive.program()
+    except OperatorError:
+        raise
+    except ArchiveError as error:
+        advice = "; ship it before it is optimised" if manifest.source.compiled else ""
+        raise ExportError(f"what torch.jit saved cannot be loaded again: {error}{advice}") from None
     for number, case in enumerate(archive.golden):
         try:
             differences = check_case(manifest, number, case, program.call)

@@ -69,7 +69,7 @@ def _record(eager: torch.nn.Module, program: Program, case: Case) -> list[Visit]
         entered.append((copy.deepcopy(arguments), copy.deepcopy(keywords)))
 
     for path, module in eager.named_modules():
-        if not path:
+        if not path or isinstance(module, torch.jit.ScriptModule):  # these take no such hooks
             continue
 
         def hook(

@@ -70,6 +70,8 @@ class Source(Room):
     factory: str
     kwargs: dict[str, JsonValue] = Field(default_factory=dict)
     git_commit: str | None = None
+    compiled: tuple[str, ...] | None = None
+    """Submodules that the factory returned compiled, by dotted name; "" is the module itself."""
 
 
 class CustomOperator(Room):

@@ -16,7 +16,10 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
+import torch
+
 from torchship.script import torchscript
+from torchship.script.apart import load_apart
 from torchship.script.errors import OperatorError
 from torchship.script.manifest import CustomOperator
 
@@ -25,6 +28,9 @@ VARIABLE = "TORCHSHIP_OPERATORS"
 
 LIBRARIES = {"torchship": "torchship_ops"}
 """Namespace -> the library of its operators: our own."""
+
+BUILT_WITH = "libtorch-version"
+"""The file beside a library, or several, that holds the minor version of torch they need."""
 
 RUNNER = ("torchship", "cpp_runner", "bin", "torchship-runner")
 
@@ -74,12 +80,14 @@ def find(library: str) -> Path:
     """Return the first file of that library.
 
     Raises:
-        OperatorError: no folder has it; the message names the folders that were looked in.
+        OperatorError: no folder has it, and the message names the folders that were looked in; or
+            it was built with another torch.
     """
     places = folders(library)
     for folder in places:
         path = folder / file_name(library)
         if path.is_file():
+            _refuse_another_torch(path)
             return path
     what = f"there is no '{file_name(library)}'"
     where = f" in {', '.join(map(repr, map(str, places)))}" if places else ""
@@ -108,6 +116,21 @@ def load_library(library: str) -> Path:
 def _cannot_load(path: Path, error: object) -> OperatorError:
     what = "cannot load"
     return OperatorError(f"{what} '{path}': {error}", f"{what} '{path.name}'")
+
+
+def _refuse_another_torch(path: Path) -> None:
+    """Refuse a library beside which a file says that it was built with another minor of torch.
+
+    The C++ ABI changes between minors: such a library may well load, and compute nonsense.
+    """
+    record = path.with_name(BUILT_WITH)
+    built = record.read_text().strip() if record.is_file() else ""
+    if built and built.split(".")[:2] != torch.__version__.split(".")[:2]:
+        what = f"was built with torch {built}, and this is torch {torch.__version__}"
+        raise OperatorError(
+            f"'{path}' {what}: run `pip install 'torch=={built}.*'`, or build it again",
+            f"'{path.name}' {what}",
+        )
 
 
 def _refuse_another(path: Path) -> None:
@@ -191,7 +214,7 @@ def check_registrations(needed: Sequence[CustomOperator]) -> None:
 @lru_cache(maxsize=64)
 def _check_registrations(files: tuple[tuple[CustomOperator, Path, int], ...]) -> None:
     """Start the process. A success is remembered, for files that have not changed."""
-    failed = torchscript.load_apart([(operator.name, path) for operator, path, _ in files])
+    failed = load_apart([(operator.name, path) for operator, path, _ in files])
     if failed:
         index, reason = failed
         operator, path, _ = files[index]

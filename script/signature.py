@@ -28,6 +28,7 @@ from torchship.script.nodes import (
     leaves,
 )
 from torchship.script.tree import map_children
+from torchship.script.values import describe
 
 # The size of one dimension in each observation in which it was seen.
 Sizes = tuple[tuple[int, int], ...]
@@ -121,6 +122,8 @@ class Inference:
             if not present:
                 return NoneNode()
             return OptionalNode(item=self.node(name, kind.getElementType(), present))
+        if type_name == "NoneType":
+            return NoneNode()
         if any(item.value is None for item in seen):
             raise ExportError(f"{self._what} '{name}': got None, expected {kind.annotation_str}")
         if type_name == "TensorType":
@@ -158,7 +161,7 @@ class Inference:
         dtype = dtypes.pop()
         if dtype not in BY_TORCH or any(tensor.layout != torch.strided for tensor in tensors):
             raise ExportError(
-                f"{self._what} '{name}' is {name_of(dtype)} ({tensors[0].layout}): an archive "
+                f"{self._what} '{name}' is {name_of(dtype)}: an archive "
                 f"carries dense tensors of {', '.join(d.name for d in BY_TORCH.values())}"
             )
         self.sizes[name] = [
@@ -184,7 +187,8 @@ class Inference:
         for value in values:
             if not isinstance(value, tuple) or len(value) != len(elements):
                 raise ExportError(
-                    f"{self._what} '{name}': expected a tuple of {len(elements)}, got {value!r:.80}"
+                    f"{self._what} '{name}': expected a tuple of {len(elements)}, got "
+                    f"{describe(value)}"
                 )
         fields = getattr(values[0], "_fields", None)
         parts = fields or range(len(elements))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import subprocess
@@ -15,10 +17,12 @@ from typing import Any
 
 import torch
 
-from torchship.script import printing
-from torchship.script.eager import detached
+from torchship.script import printing, torchscript
+from torchship.script.blame import blamed_on_the_module
+from torchship.script.eager import detached, first_line
 from torchship.script.errors import ExportError, UsageError
 from torchship.script.manifest import Source
+from torchship.script.values import describe, refuse_foreign
 
 MODELS = "torchship.models"
 
@@ -49,7 +53,7 @@ def find_target(text: str, example: str | None, kwargs: dict[str, Any]) -> Targe
         UsageError: nothing importable has that name; the message says what was tried.
         ExportError: there is no example, or it is not what it should be.
     """
-    with printing.by(text):
+    with printing.by(text), blamed_on_the_module():
         return _find_target(text, example, kwargs)
 
 
@@ -59,15 +63,17 @@ def _find_target(text: str, example: str | None, kwargs: dict[str, Any]) -> Targ
             raise UsageError(f"'{text}' is a model of ours: it takes no --example and no --kwarg")
         return _our_model(text)
     factory = import_name(text)
+    refuse_no_factory(text, factory)
     if example is None:
         raise ExportError(
             f"'{text}' needs --example module:function, a function that returns a list of "
             "examples, each a dict of keyword arguments for forward"
         )
+    give = import_name(example)
     try:
-        given = import_name(example)()
+        given = give()
     except (Exception, SystemExit) as error:
-        raise ExportError(f"'{example}' raised {type(error).__name__}: {error}") from error
+        raise ExportError(f"'{example}' raised {raised(error)}") from error
     examples = normalise(given, example)
     name = text.partition(":")[2].rpartition(".")[2]
     return Target(name, source_of(text, factory, kwargs), factory, examples)
@@ -108,16 +114,23 @@ def import_name(text: str) -> Callable[..., Any]:
     _current_folder_is_importable()
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:
+    except SystemExit as error:
         raise UsageError(
-            f"cannot import '{module_name}': {type(error).__name__}: {error}"
+            f"cannot import '{module_name}': it ends the process when it is imported "
+            f"({raised(error)}), as parse_args() and sys.exit() do; put what only a script does "
+            'below if __name__ == "__main__":'
         ) from error
+    except Exception as error:
+        raise UsageError(f"cannot import '{module_name}': {raised(error)}") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise UsageError(f"module '{module_name}' has no '{attribute}'")
         found = getattr(found, part)
     if not callable(found):
-        raise UsageError(f"'{text}' is {type(found).__name__}: expected a function or class")
+        raise UsageError(
+            f"'{text}' is {describe(found)}: expected a function or class, for example a function "
+            "that returns it"
+        )
     callable_found: Callable[..., Any] = found
     return callable_found
 
@@ -151,11 +164,48 @@ def _make_module(source: Source, consent: str | None) -> torch.nn.Module:
             f"folder: to have it called, say --source {source.factory}"
         )
     factory = import_name(source.factory)
-    if "." in attribute or getattr(factory, "__module__", None) != module_name:
+    if "." in attribute or _defining_module(factory) != module_name:
         raise UsageError(
             f"'{source.factory}' is not defined in '{module_name}': expected a factory's own name"
         )
     return call_factory(source.factory, factory, source.kwargs)
+
+
+def _defining_module(factory: Callable[..., object]) -> str:
+    """Return the name of the module whose code a factory runs; of a partial, its function's."""
+    while isinstance(factory, functools.partial):
+        factory = factory.func
+    return str(getattr(factory, "__module__", ""))
+
+
+def refuse_no_factory(text: str, factory: object) -> None:
+    """Refuse what can be called and yet makes no module, and what `verify` could not call again.
+
+    Raises:
+        UsageError: saying which function to write instead.
+    """
+    module_name, _, attribute = text.partition(":")
+    if isinstance(factory, torch.nn.Module | torch.jit.ScriptFunction):
+        raise UsageError(
+            f"'{text}' is a {type(factory).__name__} that is made already: expected a function "
+            f"that makes it; write `def make(): return {attribute}` and name that"
+        )
+    if inspect.iscoroutinefunction(factory):
+        raise UsageError(f"'{text}' is an async function: expected one without async")
+    if isinstance(factory, functools.partial):
+        made_by = _defining_module(factory)
+        if made_by != module_name:
+            raise UsageError(
+                f"'{text}' is a functools.partial of a function of '{made_by}': an archive names a "
+                f"factory of the module that it is in, so that it can be made again; write "
+                f"`def make(): return {attribute}()` and name that"
+            )
+
+
+def raised(error: BaseException) -> str:
+    """Return an error's kind and the first line of what it says."""
+    kind, said = type(error).__name__, first_line(error)
+    return kind if said == kind else f"{kind}: {said}"
 
 
 def _is_at_hand(module_name: str) -> bool:
@@ -189,11 +239,18 @@ def call_factory(
         UsageError: it raises, or returns something that is not an nn.Module.
     """
     try:
-        module = factory(**kwargs)
+        made = factory(**kwargs)
     except (Exception, SystemExit) as error:
-        raise UsageError(f"'{text}' raised {type(error).__name__}: {error}") from error
+        raise UsageError(f"'{text}' raised {raised(error)}") from error
+    try:
+        module = torchscript.as_module(made)
+    except RuntimeError as error:
+        raise UsageError(
+            f"'{text}' returned a scripted function that cannot be made a module "
+            f"({first_line(error).rstrip(':')}): call it in the forward of a module of yours"
+        ) from error
     if not isinstance(module, torch.nn.Module):
-        raise UsageError(f"'{text}' returned {type(module).__name__}: expected a torch.nn.Module")
+        raise UsageError(f"'{text}' returned {describe(module)}: expected a torch.nn.Module")
     return module
 
 
@@ -205,12 +262,22 @@ def normalise(given: object, where: str) -> Examples:
     Raises:
         ExportError: something else was given.
     """
+    if isinstance(given, dict) and not all(
+        isinstance(entry, list | tuple) for entry in given.values()
+    ):
+        raise ExportError(
+            f"{where}: got one dict with the keys {', '.join(map(str, given))}: expected a list of "
+            "such dicts, one for each example (or a dict from the names of methods to such lists)"
+        )
     by_method = given if isinstance(given, dict) else {"forward": given}
+    if not all(isinstance(method, str) for method in by_method):
+        got = ", ".join(repr(method) for method in by_method)
+        raise ExportError(f"{where}: expected the names of methods as keys, got {got}")
     examples: Examples = {}
     for method, entries in by_method.items():
         if not isinstance(entries, list | tuple) or not entries:
             raise ExportError(
-                f"{where}: expected a list of examples for '{method}', got {entries!r:.60}"
+                f"{where}: expected a list of examples for '{method}', got {describe(entries)}"
             )
         examples[method] = []
         for number, entry in enumerate(entries):
@@ -218,9 +285,11 @@ def normalise(given: object, where: str) -> Examples:
             for step in steps:
                 if not isinstance(step, dict) or not all(isinstance(key, str) for key in step):
                     raise ExportError(
-                        f"{where}: example {number} of '{method}' is {type(step).__name__}: "
+                        f"{where}: example {number} of '{method}' is {describe(step)}: "
                         "expected a dict of keyword arguments"
                     )
+                for key, value in step.items():
+                    refuse_foreign(value, f"{where}: '{key}' of example {number} of '{method}'")
             if not steps:
                 raise ExportError(f"{where}: example {number} of '{method}' has no step")
             examples[method].append([detached(step) for step in steps])
@@ -242,7 +311,7 @@ def source_of(text: str, factory: Callable[..., object], kwargs: dict[str, Any])
                 "archive keeps it; JSON has no NaN and no infinity: give a string, and let the "
                 "factory make a float of it"
             ) from None
-    module = sys.modules.get(getattr(factory, "__module__", ""))
+    module = sys.modules.get(_defining_module(factory))
     file = getattr(module, "__file__", None)
     return Source(
         factory=text, kwargs=kwargs, git_commit=_git_commit(Path(file).resolve()) if file else None

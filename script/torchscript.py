@@ -6,13 +6,9 @@ archive would get a module beside this one.
 
 from __future__ import annotations
 
-import ast
+import inspect
 import io
-import json
-import os
 import re
-import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +22,7 @@ import torch
 from torchship.script import print_handler
 from torchship.script.content import Draft
 from torchship.script.errors import ArchiveError, ExportError, UnreadableError, UsageError
+from torchship.script.explanations import explain
 from torchship.script.trace_warnings import TraceWarning, found_in, refuse
 
 Mode = Literal["script", "trace"]
@@ -50,55 +47,13 @@ DEFAULTS = Settings()
 # How many shapes get a kernel of their own, and how many kernels for any shape: torch's figures.
 FUSION_STRATEGIES = {"static": ("STATIC", 2), "dynamic": ("DYNAMIC", 10)}
 
-# What to change, by what the compiler says. The first pattern that is found is used.
-HINTS = (
-    (
-        r"[Kk]eyword-only|keyword-arguments? with defaults|\*\*kwargs",
-        "make the arguments positional",
-    ),
-    (r"variable number of arguments", "give the method explicit arguments instead of *args"),
-    (
-        r"value of type 'Tensor'|inferred to be (of type )?'?Tensor|found Tensor|must be ints",
-        "annotate the argument's type: without one TorchScript takes it for a Tensor",
-    ),
-    (
-        r"[Pp]ython value of type|cannot be used as a value|has no attribute|closed over",
-        "make it a tensor buffer, a submodule, or an attribute annotated with a plain type",
-    ),
-    (
-        r"Unknown type annotation: '\w+'",
-        "write the annotation without quotes, and without `from __future__ import annotations` in "
-        "that file, which puts them in quotes",
-    ),
-    (r"Unknown (type|builtin)|undefined value", "use an operator or type that TorchScript knows"),
-    (
-        r"[Ll]ambda|[Cc]omprehension|[Tt]ry|[Ww]ith|yield|generator|isn't supported|not supported|"
-        r"[Uu]nsupported",
-        "rewrite this statement with plain loops, conditions and functions",
-    ),
-)
-OTHERWISE = {
-    "script": "rewrite the line with what TorchScript supports, or trace the module "
-    "(--mode trace) if its control flow does not depend on the data",
-    "trace": "a trace takes tensors, and tuples, lists and dicts of them, in one method; script "
-    "the module instead (--mode script)",
-}
-
-# Namespaces of operators that LibTorch itself registers, in a build for the CPU or for a GPU.
-BUILT_IN = {
-    "_c10d_functional", "_c10d_functional_autograd", "_dtensor", "_native", "_quantized",
-    "_test", "aten", "c10d", "cuda", "cudnn", "inductor", "inductor_prims", "miopen", "mkl",
-    "mkldnn", "mkldnn_prepacked", "mps", "onednn", "onnx", "prepacked", "prim", "prims",
-    "profiler", "quantization", "quantized", "rngprims", "sparse", "static_runtime", "symm_mem",
-    "vulkan", "xnnpack", "xpu",
-}  # fmt: skip
-
 
 @contextmanager
 def _deprecation_is_known() -> Iterator[None]:
     """Silence the notice that torch.jit is deprecated: this module is where we know it."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
+        # A DeprecationWarning in torch 2.13; its successors have a FutureWarning, which users see.
+        warnings.filterwarnings("ignore", message=r".*torch\.jit\.\w+.* is deprecated")
         yield
 
 
@@ -155,27 +110,86 @@ def compile_module(
     examples: Mapping[str, Mapping[str, object]],
     warned: Callable[[Sequence[TraceWarning]], None] = refuse,
 ) -> torch.jit.ScriptModule:
-    """Compile an eager module.
+    """Compile an eager module; `examples` has one call's arguments per method, also for tracing.
 
-    Args:
-        module: what to compile.
-        mode: how.
-        examples: one call's arguments per method, for tracing.
-        warned: takes what the tracer warns of.
+    A module that is compiled already is returned as it is.
+    `warned` takes what the tracer warns of.
 
     Raises:
         ExportError: torch.jit refuses; the message names the source line and what to change.
     """
-    try:
-        print_handler.install()
-        with _deprecation_is_known():
-            if mode == "script":
-                return torch.jit.script(module)
-            return _trace(module, examples, warned)
-    except ExportError:
-        raise
-    except Exception as error:
-        raise ExportError(explain(str(error), mode)) from None
+    if isinstance(module, torch.jit.ScriptModule):
+        compiled = _as_it_is(module, mode)
+    else:
+        try:
+            print_handler.install()
+            with _deprecation_is_known():
+                compiled = (
+                    torch.jit.script(module)
+                    if mode == "script"
+                    else _trace(module, examples, warned)
+                )
+        except ExportError:
+            raise
+        except Exception as error:
+            raise ExportError(explain(str(error), mode)) from None
+    for method in examples:
+        if not compiled._c._has_method(method):
+            raise ExportError(
+                f"the compiled module has no method '{method}': mark it with @torch.jit.export, "
+                "and not with @torch.jit.ignore or @torch.jit.unused"
+            )
+    return compiled
+
+
+def _as_it_is(module: torch.jit.ScriptModule, mode: Mode) -> torch.jit.ScriptModule:
+    if mode == "trace":
+        raise ExportError(
+            "the factory returned a module that torch.jit has compiled: it cannot be traced; leave "
+            "--mode trace out"
+        )
+    return module
+
+
+def compiled_parts(module: torch.nn.Module) -> tuple[str, ...]:
+    """Return the dotted names of the topmost submodules that torch.jit has compiled.
+
+    The module itself is `""`. No eager code tells what these should compute.
+    """
+    found: list[str] = []
+    for path, part in module.named_modules():
+        below = any(path.startswith(f"{above}." if above else "") for above in found)
+        if isinstance(part, torch.jit.ScriptModule) and not below:
+            found.append(path)
+    return tuple(found)
+
+
+def as_module(value: object) -> object:
+    """Return a module whose `forward` is the compiled function; any other value as it is."""
+    if not isinstance(value, torch.jit.ScriptFunction):
+        return value
+    function = value  # the name by which the source below calls it
+    signature: Any = function.schema
+    listed = ", ".join(
+        f"{argument.name}: {argument.type.annotation_str}"
+        f"{f' = {argument.default_value!r}' if argument.has_default_value() else ''}"
+        for argument in signature.arguments
+    )
+    given = ", ".join(argument.name for argument in signature.arguments)
+
+    class Module(torch.nn.Module):
+        """A class of its own, and so a type of its own, that gets a method of its own."""
+
+    with _deprecation_is_known():
+        module = torch.jit.script(Module().eval())
+        module.define(f"def forward(self, {listed}):\n    return function({given})\n")
+    return module
+
+
+def attributes(module: torch.jit.ScriptModule) -> dict[str, object]:
+    """Return the attributes of a compiled module that are no parameters, buffers or submodules."""
+    kind: Any = torch._C.ConcreteModuleType.from_jit_type(module._c._type())
+    return {name: module._c.getattr(name) for name in kind.get_attributes()}
 
 
 def _trace(
@@ -195,31 +209,6 @@ def _trace(
     warned(found_in(caught))
     assert isinstance(traced, torch.jit.ScriptModule)
     return traced
-
-
-def explain(text: str, mode: Mode) -> str:
-    """Turn a compiler message into one line: what, where in the user's source, what to change."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    what = lines[0].rstrip(":") if lines else "no reason given"
-    where = ""
-    place = re.search(r'File "([^"]+)", line (\d+)', text)
-    if place:
-        where = f" at {place.group(1)}:{place.group(2)}"
-        marked = _marked_line(text, place.end())
-        if marked:
-            where += f" (`{marked}`)"
-    hint = next((hint for pattern, hint in HINTS if re.search(pattern, what)), OTHERWISE[mode])
-    return f"torch.jit cannot {mode} the module{where}: {what}; {hint}"
-
-
-def _marked_line(text: str, start: int) -> str:
-    """Return the source line above the compiler's `~~~ <--- HERE` mark."""
-    previous = ""
-    for line in text[start:].splitlines():
-        if "<--- HERE" in line:
-            return previous.strip()
-        previous = line
-    return ""
 
 
 def method_names(module: torch.jit.ScriptModule) -> list[str]:
@@ -247,16 +236,49 @@ def schema(module: torch.jit.ScriptModule, method: str) -> Any:
     return module._c._get_method(method).schema
 
 
+def required_arguments(module: torch.nn.Module, method: str) -> set[str]:
+    """Return the arguments of a method that have no default."""
+    if isinstance(module, torch.jit.ScriptModule):
+        arguments = schema(module, method).arguments[1:]
+        return {argument.name for argument in arguments if not argument.has_default_value()}
+    parameters = inspect.signature(getattr(module, method)).parameters
+    return {name for name, known in parameters.items() if known.default is known.empty}
+
+
+def undefined_defaults(module: torch.jit.ScriptModule) -> list[tuple[str, str]]:
+    """Return each method, with its submodule, and argument whose default is None for a Tensor.
+
+    TorchScript compiles these, and does not save them.
+    """
+    return [
+        (f"{path}.{method}" if path else method, argument.name)
+        for path, part in module.named_modules()
+        if isinstance(part, torch.jit.ScriptModule)
+        for method in part._c._method_names()
+        for argument in schema(part, method).arguments
+        if argument.type.kind() == "TensorType"
+        and argument.has_default_value()
+        and argument.default_value is None
+    ]
+
+
 def code(module: torch.jit.ScriptModule) -> str:
     """Return the TorchScript source of every method."""
     return "\n".join(str(module._c._get_method(name).code) for name in method_names(module))
 
 
 def save(module: torch.jit.ScriptModule) -> bytes:
-    """Return the bytes of the module's TorchScript zip."""
+    """Return the bytes of the module's TorchScript zip.
+
+    Raises:
+        ExportError: the module holds or calls what TorchScript cannot save.
+    """
     buffer = io.BytesIO()
-    with _deprecation_is_known():
-        torch.jit.save(module, buffer)
+    try:
+        with _deprecation_is_known():
+            torch.jit.save(module, buffer)
+    except Exception as error:
+        raise ExportError(explain(str(error), "save")) from None
     return buffer.getvalue()
 
 
@@ -268,6 +290,7 @@ def save_into(draft: Draft, module: torch.jit.ScriptModule) -> None:
     (A file on a disk would not do: LibTorch ends the process when the disk is full.)
 
     Raises:
+        ExportError: as `save`.
         UsageError: there is no folder for temporary files.
     """
     target = draft.source
@@ -281,6 +304,8 @@ def save_into(draft: Draft, module: torch.jit.ScriptModule) -> None:
             torch.jit.save(module, str(alias))
     except OSError as error:
         raise UsageError(f"cannot make a temporary folder: {error.strerror}") from None
+    except Exception as error:
+        raise ExportError(explain(str(error), "save")) from None
 
 
 def records(source: bytes | str) -> dict[str, bytes]:
@@ -345,28 +370,6 @@ def _refused(what: str, error: Exception) -> ArchiveError:
     return kind(f"LibTorch cannot {what}: {_first_line(error)}")
 
 
-def custom_operators(script: bytes | str) -> list[str]:
-    """Return the operators, by name, that the code in a TorchScript zip uses and torch lacks.
-
-    `script` is the zip's bytes, or the name of its file. What is read is the code that LibTorch
-    will compile when it loads the zip: of every module's methods, and of every function and class
-    that they use.
-    """
-    found = set()
-
-    def read(name: str, code: memoryview) -> None:
-        for node in ast.walk(ast.parse(bytes(code))):
-            match node:  # ops.<namespace>.<name>
-                case ast.Attribute(ast.Attribute(ast.Name("ops"), namespace), operator):
-                    if namespace not in BUILT_IN:
-                        found.add(f"{namespace}::{operator}")
-
-    visit_records(
-        script, read, wanted=lambda name: name.startswith("code/") and name.endswith(".py")
-    )
-    return sorted(found)
-
-
 def load_library(path: Path) -> None:
     """Load a library of operators, and so run its code.
 
@@ -374,53 +377,6 @@ def load_library(path: Path) -> None:
         OSError: it cannot be loaded; the message says why.
     """
     torch.ops.load_library(path)  # type: ignore[no-untyped-call]
-
-
-_LOAD = """
-import json, os, sys
-sys.path[:], needed, registered = json.loads(sys.argv[1])
-os.set_inheritable(registered, False)
-import torch
-for name, path in needed:
-    if not torch._C._jit_get_schemas_for_operator(name):
-        torch.ops.load_library(path)
-        if not torch._C._jit_get_schemas_for_operator(name):
-            sys.exit(3)
-    os.write(registered, b".")
-"""
-
-
-def load_apart(needed: Sequence[tuple[str, Path]]) -> tuple[int, str] | None:
-    """Load the library of each operator that is not registered yet, in a process of its own.
-
-    In this process the operators may be there already, whoever has registered them.
-
-    Returns:
-        Nothing when all operators are registered then; otherwise the index of the first whose
-        library does not register it, with an empty text, or cannot be loaded, with the reason.
-    """
-    # A file of its own for what it tells us: the library may print what it likes.
-    with tempfile.TemporaryFile() as registered:
-        descriptor = registered.fileno()
-        told = json.dumps([sys.path, [(name, str(path)) for name, path in needed], descriptor])
-        done = subprocess.run(
-            [sys.executable, "-I", "-c", _LOAD, told],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            pass_fds=[descriptor],
-            text=True,
-            errors="replace",
-            check=False,
-        )
-        index = registered.seek(0, os.SEEK_END)
-    if done.returncode == 0:
-        return None
-    if done.returncode == 3:
-        return index, ""
-    lines = done.stderr.strip().splitlines() or [f"the process ended with {done.returncode}"]
-    # What an exception says that ends a process in C++, or the last line of Python's traceback.
-    reason = next((line for line in lines if line.strip().startswith("what():")), lines[-1])
-    return index, reason.strip().removeprefix("what():").removeprefix("OSError:").strip()
 
 
 def has_operator(name: str) -> bool:

@@ -12,7 +12,14 @@ ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "release"
 CMAKE = shutil.which("cmake", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 PYTHON = f"-DPython_EXECUTABLE={sys.executable}"
-OPTIONS_OF_THE_CALLER = {"CMAKE_PREFIX_PATH", "CMAKE_GENERATOR", "PYTHONPATH", "Torch_DIR"}
+OPTIONS_OF_THE_CALLER = {
+    "CMAKE_PREFIX_PATH",
+    "CMAKE_GENERATOR",
+    "LD_LIBRARY_PATH",
+    "PYTHONPATH",
+    "Torch_DIR",
+    "Torch_ROOT",
+}
 
 
 def run(*command: object, **variables: str) -> subprocess.CompletedProcess[str]:

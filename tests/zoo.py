@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from torchship.script.target import Examples, Target, normalise, source_of
 
+# How torch says that `torch.jit` is deprecated: 2.13 to developers, its successors to everybody.
+TORCHSCRIPT_NOTICE = (DeprecationWarning, FutureWarning)
+
 
 def noise(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

@@ -11,7 +11,9 @@
 #include <algorithm>
 #include <memory>
 #include <stdexcept>
+#include <string>
 #include <string_view>
+#include <vector>
 
 namespace torchship::app {
 namespace {
@@ -96,7 +98,8 @@ Json to_json(const Archive& archive, bool with_code) {
     json["source"] = {
         {"factory", manifest->source.factory},
         {"git_commit",
-         manifest->source.git_commit ? Json(*manifest->source.git_commit) : Json(nullptr)}};
+         manifest->source.git_commit ? Json(*manifest->source.git_commit) : Json(nullptr)},
+        {"compiled", manifest->source.compiled}};
     json["torch"] = manifest->torch;
     json["mode"] = manifest->mode;
     json["parameters"] = manifest->parameters;
@@ -129,6 +132,15 @@ Json to_json(const Archive& archive, bool with_code) {
   return json;
 }
 
+/// What the factory returned compiled, of which no eager code was seen.
+std::string compiled_text(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) {
+    text += (text.empty() ? "" : ", ") + (name.empty() ? "the whole module" : name);
+  }
+  return text + ": no eager code vouches for the golden outputs of it";
+}
+
 std::string to_text(const Archive& archive) {
   std::vector<std::vector<std::string>> rows;
   const Manifest* manifest = archive.manifest();
@@ -140,6 +152,9 @@ std::string to_text(const Archive& archive) {
         {"source", manifest->source.factory + " " + manifest->source.kwargs +
                        (manifest->source.git_commit ? " at " + *manifest->source.git_commit
                                                     : ", no git commit")});
+    if (!manifest->source.compiled.empty()) {
+      rows.push_back({"compiled before", compiled_text(manifest->source.compiled)});
+    }
     rows.push_back({"torch", manifest->torch + ", " + manifest->mode});
     rows.push_back({"parameters", std::to_string(manifest->parameters)});
   }

@@ -3,32 +3,23 @@
 
 include(FetchContent)
 
+include("${CMAKE_CURRENT_LIST_DIR}/libtorch.cmake")
 find_package(Python REQUIRED COMPONENTS Interpreter)
-execute_process(
-  COMMAND "${Python_EXECUTABLE}" -c "import torch; print(torch.utils.cmake_prefix_path)"
-  OUTPUT_VARIABLE torch_prefix
-  ERROR_VARIABLE torch_error
-  RESULT_VARIABLE torch_missing
-  OUTPUT_STRIP_TRAILING_WHITESPACE)
-if(torch_missing)
-  message(FATAL_ERROR
-    "torchship builds against the installed torch, and ${Python_EXECUTABLE} has none.\n"
-    "Run `pip install torch==2.13.0`, then install torchship with `--no-build-isolation`:\n"
-    "  pip install --no-build-isolation -e .\n${torch_error}")
+torchship_libtorch_of_python("${Python_EXECUTABLE}" TORCHSHIP_LIBTORCH)
+torchship_libtorch_minor("${TORCHSHIP_LIBTORCH}" TORCHSHIP_TORCH_MINOR)
+if(NOT TORCHSHIP_TORCH_MINOR IN_LIST TORCHSHIP_TORCH_MINORS)
+  set(found "none")
+  if(TORCHSHIP_TORCH_MINOR)
+    set(found "torch ${TORCHSHIP_TORCH_MINOR}")
+  endif()
+  list(JOIN TORCHSHIP_TORCH_MINORS ", " minors)
+  string(CONCAT message
+    "torchship builds against an installed torch (one of ${minors}), and ${Python_EXECUTABLE} has ${found}: "
+    "run `pip install torch==${TORCHSHIP_TORCH_DEFAULT} 'scikit-build-core>=1.1' cmake ninja`, "
+    "then `pip install --no-build-isolation -e .`")
+  message(FATAL_ERROR " ${message}")
 endif()
-find_package(Torch REQUIRED CONFIG PATHS "${torch_prefix}" NO_DEFAULT_PATH)
-# TorchConfig.cmake states no version. The C++ ABI changes between minor releases.
-execute_process(
-  COMMAND "${Python_EXECUTABLE}" -c "import torch; print(torch.__version__)"
-  OUTPUT_VARIABLE torch_version
-  OUTPUT_STRIP_TRAILING_WHITESPACE)
-if(NOT torch_version MATCHES "^2\\.13\\.")
-  message(FATAL_ERROR
-    "torchship needs torch 2.13, and ${Python_EXECUTABLE} has ${torch_version}: "
-    "run `pip install torch==2.13.0`, then install torchship with `--no-build-isolation`.")
-endif()
-set(TORCHSHIP_TORCH_LIB_DIR "${TORCH_INSTALL_PREFIX}/lib")
-string(REGEX MATCH "^[0-9]+\\.[0-9]+" TORCHSHIP_TORCH_MINOR "${torch_version}")
+torchship_import_libtorch("${TORCHSHIP_LIBTORCH}")
 
 find_package(OpenSSL 3.0 REQUIRED COMPONENTS Crypto)
 # Not libzip's own CMake package: Debian's names executables that other packages hold.

@@ -2,7 +2,9 @@
 #   cmake --install BUILD --prefix X     X/bin, X/include, X/lib
 #   pip install (component `wheel`)      the same three inside the Python package, so that
 #                                        `torchship cmake-prefix` can print their folder
-# Both hold their own CMake package, lib/cmake/torchship.
+# Both hold their own CMake package, lib/cmake/torchship. No file in them names a folder of the
+# machine that has built them: LibTorch is in the package torch beside ours, or where the link
+# lib/torchship/libtorch of a prefix leads.
 
 include(CMakePackageConfigHelpers)
 include(GNUInstallDirs)
@@ -11,6 +13,13 @@ set(package_files "${CMAKE_CURRENT_BINARY_DIR}/package")
 # Below 1.0 a minor version may change the interface.
 write_basic_package_version_file("${package_files}/torchship-config-version.cmake"
   COMPATIBILITY SameMinorVersion)
+
+set(libtorch_link torchship/libtorch)
+set(libtorch_of_wheel "$ORIGIN/../../../torch/lib")
+set_target_properties(torchship-runner PROPERTIES
+  INSTALL_RPATH "${libtorch_of_wheel};$ORIGIN/../${CMAKE_INSTALL_LIBDIR}/${libtorch_link}")
+set_target_properties(torchship_c torchship_ops PROPERTIES
+  INSTALL_RPATH "${libtorch_of_wheel};$ORIGIN/${libtorch_link}")
 
 # torchship_install(NAME BIN INCLUDE LIB [EXCLUDE_FROM_ALL]): NAME is the component.
 function(torchship_install name bin include lib)
@@ -23,6 +32,8 @@ function(torchship_install name bin include lib)
     LIBRARY DESTINATION "${lib}" COMPONENT ${name} ${ARGN}
     INCLUDES DESTINATION "${include}")
   install(TARGETS torchship_ops LIBRARY DESTINATION "${lib}" COMPONENT ${name} ${ARGN})
+  install(FILES "${CMAKE_CURRENT_BINARY_DIR}/libtorch-version"
+    DESTINATION "${lib}" COMPONENT ${name} ${ARGN})
   install(DIRECTORY "${PROJECT_SOURCE_DIR}/cpp_runner/include/torchship"
     DESTINATION "${include}" COMPONENT ${name} ${ARGN} FILES_MATCHING PATTERN "*.h")
 
@@ -38,10 +49,17 @@ function(torchship_install name bin include lib)
   install(FILES
     "${package_files}/${name}/torchship-config.cmake"
     "${package_files}/torchship-config-version.cmake"
+    "${PROJECT_SOURCE_DIR}/cpp_runner/cmake/libtorch.cmake"
     DESTINATION "${package}" COMPONENT ${name} ${ARGN})
 endfunction()
 
 torchship_install(prefix
   "${CMAKE_INSTALL_BINDIR}" "${CMAKE_INSTALL_INCLUDEDIR}" "${CMAKE_INSTALL_LIBDIR}")
+install(CODE "
+  set(link \"\$ENV{DESTDIR}\${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_LIBDIR}/${libtorch_link}\")
+  cmake_path(GET link PARENT_PATH folder)
+  file(MAKE_DIRECTORY \"\${folder}\")
+  file(CREATE_LINK \"${TORCHSHIP_LIBTORCH}/lib\" \"\${link}\" SYMBOLIC)"
+  COMPONENT prefix)
 set(inside torchship/cpp_runner)
 torchship_install(wheel "${inside}/bin" "${inside}/include" "${inside}/lib" EXCLUDE_FROM_ALL)

@@ -5,6 +5,7 @@
 #include "bytes.h"
 #include "digest.h"
 #include "golden.h"
+#include "libtorch.h"
 #include "loaded.h"
 #include "zip_file.h"
 
@@ -108,6 +109,7 @@ std::pair<std::string, std::string> split_top(const std::string& name) {
 
 Archive::Archive(const std::filesystem::path& path, const TrustedKeys* keys, const Options& options)
     : options_(std::make_shared<const Options>(options)), loaded_(std::make_shared<Loaded>()) {
+  check_libtorch();
   const auto contents = std::make_shared<Contents>();
   auto bytes = read_file(path);
   if (!bytes) {

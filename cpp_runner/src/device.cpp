@@ -2,6 +2,8 @@
 
 #include <torchship/error.h>
 
+#include "libtorch.h"
+
 #include <ATen/Context.h>
 #include <torch/cuda.h>
 
@@ -32,6 +34,8 @@ void check_device(const std::string& device) {
   if (!index) {
     throw UsageError("device: expected cpu, cuda or cuda:<number>, got '" + device + "'");
   }
+  check_libtorch();
+  load_cuda_code();
   const int count = torch::cuda::is_available() ? torch::cuda::device_count() : 0;
   if (*index >= count) {
     throw UsageError("device: LibTorch has no '" + device + "': it sees " +

@@ -304,13 +304,14 @@ Manifest parse_manifest(std::string_view text) {
   manifest.version = parse_name(root.at("version"));
   if (root.has("description")) manifest.description = root.at("description").string();
   const Field source = root.at("source");
-  source.only({"factory", "kwargs", "git_commit"});
+  source.only({"factory", "kwargs", "git_commit", "compiled"});
   manifest.source.factory = source.at("factory").string();
   if (source.has("kwargs")) {
     static_cast<void>(source.at("kwargs").object());
     manifest.source.kwargs = source.at("kwargs").dump();
   }
   if (source.given("git_commit")) manifest.source.git_commit = source.at("git_commit").string();
+  if (source.given("compiled")) manifest.source.compiled = parse_strings(source.at("compiled"));
   manifest.torch = root.at("torch").string();
   manifest.mode = root.at("mode").string();
   if (manifest.mode != "script" && manifest.mode != "trace") {

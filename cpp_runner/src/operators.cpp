@@ -2,11 +2,13 @@
 #include <torchship/operators.h>
 
 #include "bytes.h"
+#include "libtorch.h"
 
 #include <torch/csrc/jit/runtime/operator.h>
 
 #include <algorithm>
 #include <dlfcn.h>
+#include <fstream>
 #include <link.h>
 #include <mutex>
 #include <optional>
@@ -87,8 +89,20 @@ void refuse_another(const std::filesystem::path& file) {
   }
 }
 
+/// Refuses a library beside which a file says that it was built with another minor of LibTorch: it
+/// may well load, and compute nonsense.
+void refuse_another_libtorch(const std::filesystem::path& file) {
+  std::ifstream record(std::filesystem::path(file).replace_filename("libtorch-version"));
+  std::string minor;
+  if (!(record >> minor) || minor == libtorch_minor()) return;
+  throw OperatorError("'" + file.string() + "' was built with torch " + minor +
+                      ", and this is LibTorch " + libtorch_minor() +
+                      ": run `pip install 'torch==" + minor + ".*'`, or build it again");
+}
+
 void load(const CustomOperator& needed, const std::vector<std::filesystem::path>& folders) {
   const std::filesystem::path file = find(needed.library, folders);
+  refuse_another_libtorch(file);
   refuse_another(file);
   // Never closed: what it registers points into it.
   if (dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL) == nullptr) {

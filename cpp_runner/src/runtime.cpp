@@ -1,6 +1,8 @@
 #include <torchship/error.h>
 #include <torchship/runtime.h>
 
+#include "libtorch.h"
+
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <torch/csrc/jit/api/module.h>
@@ -65,6 +67,7 @@ std::string_view fusion_name(Fusion fusion) {
 }
 
 void configure_runtime(int threads, Fusion fusion) {
+  check_libtorch();
   if (threads < 1) {
     throw UsageError("threads: expected 1 or more, got " + std::to_string(threads));
   }

@@ -31,7 +31,11 @@ json good() {
           {"name", "m"},
           {"version", "2"},
           {"description", "d"},
-          {"source", {{"factory", "a:b"}, {"kwargs", {{"n", 1}}}, {"git_commit", nullptr}}},
+          {"source",
+           {{"factory", "a:b"},
+            {"kwargs", {{"n", 1}}},
+            {"git_commit", nullptr},
+            {"compiled", json::array({"", "body"})}}},
           {"torch", "2.13.0"},
           {"mode", "script"},
           {"parameters", 7},
@@ -50,6 +54,7 @@ TEST(manifest, fields_arrive) {
   EXPECT_EQ(manifest.parameters, 7);
   EXPECT_EQ(manifest.source.kwargs, R"({"n":1})");
   EXPECT_FALSE(manifest.source.git_commit);
+  EXPECT_EQ(manifest.source.compiled, (std::vector<std::string>{"", "body"}));
   const Method* forward = manifest.find_method("forward");
   ASSERT_NE(forward, nullptr);
   EXPECT_EQ(manifest.find_method("act"), nullptr);

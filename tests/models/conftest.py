@@ -32,9 +32,9 @@ def one_thread() -> Iterator[None]:
 
 @contextlib.contextmanager
 def torchscript() -> Iterator[None]:
-    """Silence that torch 2.13 deprecates `torch.jit`, and nothing else."""
+    """Silence that torch deprecates `torch.jit`, and nothing else."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
+        warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated")
         yield
 
 

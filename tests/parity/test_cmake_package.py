@@ -26,6 +26,7 @@ from torchship.script.errors import UsageError
 from torchship.script.export import export
 from torchship.script.target import find_target
 
+MINOR = ".".join(torch.__version__.split(".")[:2])
 NO_PYTHON = "-DPython_EXECUTABLE=/no/python"
 STRICT_C = (
     "-DCMAKE_C_FLAGS=-Wall -Wextra -Werror -pedantic",
@@ -149,7 +150,7 @@ def configured(
     (folder / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.25)\nproject(finder LANGUAGES CXX)\n"
         f"find_package(torchship {wanted} REQUIRED)\n"
-        'message(STATUS "found ${torchship_VERSION} with ${Torch_DIR}")\n'
+        'message(STATUS "found ${torchship_VERSION} with ${torchship_LIBTORCH}")\n'
     )
     found = f"-DCMAKE_PREFIX_PATH={prefix}"
     return run(CMAKE, "-S", folder, "-B", folder / "build", found, *options, **variables)
@@ -163,7 +164,7 @@ def message_of(result: subprocess.CompletedProcess[str]) -> str:
 @pytest.mark.parametrize("wanted", ["", "0.1", "0.1.0", "COMPONENTS cxx c"])
 def test_versions_and_components_that_fit(wheel: Path, tmp_path: Path, wanted: str) -> None:
     result = configured(tmp_path, wheel, NO_PYTHON, wanted=wanted)
-    assert f"found {version('torchship')} with {wheel.parents[1]}/torch/" in result.stdout, (
+    assert f"found {version('torchship')} with {wheel.parents[1]}/torch\n" in result.stdout, (
         result.stderr
     )
 
@@ -197,7 +198,7 @@ def test_without_torch_it_says_where_to_get_it(prefix: Path, tmp_path: Path) -> 
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
     python.chmod(0o755)
     message = message_of(configured(tmp_path, prefix, f"-DPython_EXECUTABLE={python}"))
-    assert "torchship needs Torch 2.13" in message
+    assert f"torchship needs LibTorch {MINOR}" in message
     assert f"{python} has none" in message
 
 
@@ -208,13 +209,46 @@ def test_the_callers_torch_comes_first_and_must_be_of_the_right_version(
     header = other / "include" / "torch" / "headeronly" / "version.h"
     header.parent.mkdir(parents=True)
     header.write_text("#define TORCH_VERSION_MAJOR 2\n#define TORCH_VERSION_MINOR 12\n")
-    (other / "TorchConfig.cmake").write_text(
-        "add_library(torch INTERFACE IMPORTED)\n"
-        f'target_include_directories(torch INTERFACE "{other}/include")\n'
-    )
-    message = message_of(configured(tmp_path, wheel, f"-DTorch_DIR={other}"))
-    assert "built with Torch 2.13" in message
-    assert "is 2.12" in message
+    package = other / "share" / "cmake" / "Torch"
+    package.mkdir(parents=True)
+    found = [f"-DTorch_DIR={package}", f"-DTorch_ROOT={other}"]
+    found.append(f"-DCMAKE_PREFIX_PATH={wheel};{other}/share/cmake")
+    for index, option in enumerate(found):
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        message = message_of(configured(folder, wheel, option))
+        assert f"built with LibTorch {MINOR}" in message
+        assert "is 2.12" in message
+
+
+def test_a_torch_with_cuda_needs_no_cuda_toolkit(
+    prefix: Path, archives: Path, tmp_path: Path
+) -> None:
+    # In builds with CUDA torch's own package ends the configuration where there is no toolkit.
+    other = tmp_path / "torch"
+    package = other / "share" / "cmake" / "Torch"
+    package.mkdir(parents=True)
+    (package / "TorchConfig.cmake").write_text('message(FATAL_ERROR "there is no CUDA toolkit")\n')
+    for name in ("include", "lib"):
+        (other / name).symlink_to(Path(torch.__file__).parent / name)
+    found = f"-DCMAKE_PREFIX_PATH={prefix};{other}/share/cmake"
+    program = built("minimal", tmp_path, prefix, NO_PYTHON, found)
+    assert done(program, archives / "fizzbuzz.pt", "15") == "fizzbuzz\n"
+
+
+@pytest.mark.parametrize("where", ["prefix", "wheel"])
+def test_no_program_knows_a_folder_of_the_machine_that_built_it(
+    where: str, request: pytest.FixtureRequest
+) -> None:
+    folder: Path = request.getfixturevalue(where)
+    for name in ("bin/torchship-runner", "lib/libtorchship_c.so", "lib/libtorchship_ops.so"):
+        [paths] = re.findall(r"RUNPATH.*\[(.*)\]", done("readelf", "-d", folder / name))
+        assert all(path.startswith("$ORIGIN/") for path in paths.split(":")), f"{name}: {paths}"
+
+
+def test_a_prefix_has_a_link_that_leads_to_libtorch(prefix: Path) -> None:
+    [link] = prefix.glob("lib*/torchship/libtorch")
+    assert link.resolve() == (Path(torch.__file__).parent / "lib").resolve()
 
 
 @pytest.mark.parametrize("where", ["prefix", "wheel"])

@@ -17,6 +17,7 @@ from torchship.cpp_runner.binary import runner_path
 from torchship.cpp_runner.runtime import CppRuntime
 from torchship.cpp_runner.stepper import Stepper
 from torchship.script import torchscript
+from torchship.script.apart import load_apart
 from torchship.script.archive import open_archive, pack
 from torchship.script.errors import UsageError
 from torchship.script.export import export
@@ -266,10 +267,10 @@ def acme(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_library_of_operators_that_prints_is_not_believed(acme: Path) -> None:
     needed = [("acme::nothing", acme / "libacme_ops.so")]
-    assert torchscript.load_apart(needed) == (0, "")
+    assert load_apart(needed) == (0, "")
     relu = ("aten::relu", acme / "libacme_ops.so")  # is there already: nothing is loaded
-    assert torchscript.load_apart([relu, *needed]) == (1, "")
-    assert torchscript.load_apart([relu]) is None
+    assert load_apart([relu, *needed]) == (1, "")
+    assert load_apart([relu]) is None
 
 
 def test_a_library_s_prints_are_no_answers_of_the_binary(acme: Path, tmp_path: Path) -> None:

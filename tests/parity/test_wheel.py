@@ -12,7 +12,7 @@ from zipfile import ZipFile
 import pytest
 import torch
 
-from cmake_projects import PYTHON, ROOT, built, done
+from cmake_projects import PYTHON, ROOT, built, done, run
 
 # A Python without site-packages' own start-up files, since they lead to an editable install. The
 # dependencies come last.
@@ -58,12 +58,16 @@ def fresh(site: Path, program: str, *arguments: object) -> str:
     return done(sys.executable, "-I", "-S", "-c", code)
 
 
+def test_it_is_for_every_python(wheel: Path) -> None:
+    assert "-py3-none-" in wheel.name
+
+
 def test_what_is_in_it(wheel: Path) -> None:
     with ZipFile(wheel) as file:
         names = set(file.namelist())
     inside = {name for name in names if name.startswith("torchship/cpp_runner/")}
     headers = {f"include/torchship/{f.name}" for f in ROOT.glob("cpp_runner/include/torchship/*.h")}
-    libraries = {"libtorchship.a", "libtorchship_c.so", "libtorchship_ops.so"}
+    libraries = {"libtorchship.a", "libtorchship_c.so", "libtorchship_ops.so", "libtorch-version"}
     modules = {f.name for f in ROOT.glob("cpp_runner/*.py")}
     package = {name for name in inside if "/lib/cmake/torchship/" in name}
     assert inside - package == {
@@ -81,7 +85,25 @@ def test_it_works_where_it_was_installed(site: Path, tmp_path: Path) -> None:
     fresh(site, "torchship", "script", "lstm-fused", "-o", archive)
     assert "torchship_ops" in fresh(site, "torchship-runner", "inspect", archive)
     assert "agreed" in fresh(site, "torchship-runner", "verify", archive)
-    assert "agreed" in done(site / "torchship/cpp_runner/bin/torchship-runner", "verify", archive)
+    assert "agreed" in fresh(site, "torchship", "verify", archive, "--runtime", "cpp")
+
+
+def test_the_binary_alone_needs_torch_beside_it(site: Path, tmp_path: Path) -> None:
+    fresh(site, "torchship", "script", "fizzbuzz", "-o", tmp_path / "fizzbuzz.pt")
+    program = [
+        site / "torchship/cpp_runner/bin/torchship-runner",
+        "verify",
+        tmp_path / "fizzbuzz.pt",
+    ]
+    refused = run(*program)
+    assert refused.returncode == 127  # the loader's
+    assert "libtorch_cpu.so: cannot open shared object file" in refused.stderr
+    beside = site / "torch"
+    beside.symlink_to(Path(torch.__file__).parent)
+    try:
+        assert "agreed" in done(*program)
+    finally:
+        beside.unlink()
 
 
 def test_a_cmake_project_builds_against_it(site: Path, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def refusal(data: bytes) -> str:
 
 def test_it_is_a_torchscript_file_that_torch_loads(data: bytes) -> None:
     extra = {"torchship/manifest.json": "", "torchship/golden.safetensors": ""}
-    with pytest.warns(DeprecationWarning, match=r"torch\.jit"):
+    with pytest.warns(zoo.TORCHSCRIPT_NOTICE, match=r"torch\.jit"):
         module = torch.jit.load(  # type: ignore[no-untyped-call]
             io.BytesIO(data), _extra_files=extra
         )

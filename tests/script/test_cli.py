@@ -124,7 +124,7 @@ def test_inspect_shows_what_is_in_the_archive(here: Path) -> None:
 def test_inspect_says_that_nothing_vouches_for_a_plain_file(here: Path) -> None:
     import torch
 
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(zoo.TORCHSCRIPT_NOTICE):
         torch.jit.save(torch.jit.script(zoo.linear()), "plain.pt")
     result = run("inspect", "plain.pt")
     assert result.exit_code == 0

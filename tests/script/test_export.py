@@ -440,3 +440,34 @@ def examples() -> list[dict[str, Tensor]]:
     with pytest.raises(ExportError, match=r"Unknown type annotation: 'Tensor'.* without `from"):
         export(find_target("quoted:make", "quoted:examples", {}), tmp_path / "quoted.pt")
     assert not (tmp_path / "quoted.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        ({"y": zoo.noise(1, 2, 3)}, "a step of an example gives the argument 'y': expected x, tot"),
+        ({"x": [zoo.noise(1, 2, 3)]}, "the argument 'x' differs in structure from step to step: '"),
+        (
+            {"x": zoo.noise(1, 2)},
+            r"not fit the first ones: input 'x': expected float32\[batch",
+        ),
+        ({"x": zoo.noise(1, 2, 3).double()}, "does not fit the first ones: input 'x': expected fl"),
+    ],
+)
+def test_later_steps_of_an_example_that_do_not_fit(
+    step: dict[str, object], expected: str, tmp_path: Path
+) -> None:
+    examples = [[{"x": zoo.noise(1, n, 3), "total": zoo.noise(2, n, 4)}, step] for n in (2, 3)]
+    target = zoo.target(
+        zoo.accumulator, examples, state={"forward": [("total", "output.1", "zeros")]}
+    )
+    with pytest.raises(ExportError, match=expected):
+        export(target, tmp_path / "a.pt")
+
+
+def test_a_value_that_is_no_tuple_is_shown_on_one_line(tmp_path: Path) -> None:
+    examples = zoo.everything_examples()
+    for example in examples:
+        example["pair"] = [zoo.noise(1, 2, 4), zoo.noise(2, 2, 4)]
+    message = refusal(zoo.target(zoo.everything, examples), tmp_path)
+    assert "\n" not in message

@@ -154,7 +154,7 @@ MUTATIONS = json.loads((Path(zoo.__file__).parent / "manifest_mutations.json").r
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The archives that the C++ tests open, one for each entry of the table."""
     folder = tmp_path_factory.mktemp("mutations")
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(zoo.TORCHSCRIPT_NOTICE):
         make_artefacts.make_mutations(folder)
     return folder
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import zoo
 from torchship.models import registry
 from torchship.script import archive as archives
-from torchship.script import operators, torchscript
+from torchship.script import custom_operators, operators, torchscript
 from torchship.script.archive import Archive, open_archive
 from torchship.script.errors import ExportError, OperatorError
 from torchship.script.export import Options, export
@@ -138,23 +138,46 @@ def loaded() -> None:
 
 @pytest.mark.parametrize("module", [Gates, Outer, Forked])
 def test_operators_are_found_wherever_they_are_called(module: type[nn.Module]) -> None:
-    assert torchscript.custom_operators(code_of(module())) == ["torchship::lstm_pointwise"]
+    assert custom_operators.used_by(code_of(module())) == ["torchship::lstm_pointwise"]
 
 
 def test_torch_s_own_operators_are_no_custom_ones() -> None:
-    assert torchscript.custom_operators(code_of(Talker())) == []
+    assert custom_operators.used_by(code_of(Talker())) == []
     for name in registry.names():
         if name != "lstm-fused":
-            assert torchscript.custom_operators(code_of(registry.get(name).factory())) == [], name
+            assert custom_operators.used_by(code_of(registry.get(name).factory())) == [], name
 
 
 def test_what_libtorch_registers_is_known_to_be_its_own() -> None:
     """A process in which no library of operators, and nothing of ours, was loaded."""
     code = "import torch; print(*{s.name for s in torch._C._jit_get_all_schemas()})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    namespaces = {name.partition("::")[0] for name in done.stdout.split()}
-    in_python = {"debug_mode_ops", "debugprims", "export"}  # no TorchScript can have those
-    assert namespaces - in_python <= torchscript.BUILT_IN
+    names = done.stdout.split()
+    new = [name for name in names if name.partition("::")[0] not in custom_operators.BUILT_IN]
+    assert all(map(custom_operators.torch_has, {n.partition("::")[0]: n for n in new}.values()))
+
+
+class OfTorch(nn.Module):
+    """Uses an operator of torch, in a namespace that only tests of torch use."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = torch.ops._test.leaky_relu(x, 0.5)
+        return result
+
+
+def of_torch() -> nn.Module:
+    return OfTorch().eval()
+
+
+def test_a_namespace_that_a_newer_torch_has_brought_is_torch_s_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(custom_operators, "BUILT_IN", custom_operators.BUILT_IN - {"_test"})
+    assert custom_operators.used_by(code_of(of_torch())) == ["_test::leaky_relu"]
+    archive = export(
+        find_target("test_operators:of_torch", "zoo:rows", {}), tmp_path / "of_torch.pt"
+    )
+    assert archive.vouched.custom_ops == ()
 
 
 # --- export ---
@@ -376,3 +399,41 @@ def test_every_runtime_takes_the_folders(acme: Path, folder: Path, by: str) -> N
     else:
         done = torchship("verify", acme, *runtimes, environment={operators.VARIABLE: str(folder)})
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# --- built with another torch ---
+
+
+def test_a_library_of_another_torch_is_refused(ours: Archive, folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "libacme_ops.so", tmp_path)
+    (tmp_path / "libtorch-version").write_text("2.9\n")
+    said = ours.vouched.model_copy(
+        update={"custom_ops": (CustomOperator(name=OURS.name, library="acme_ops"),)}
+    )
+    path = tmp_path / "acme.pt"
+    path.write_bytes(archives.pack(torchscript.save(ours.load()), said, ours.golden))
+    for runtime in ("script", "cpp"):
+        result = torchship("verify", path, "--operators", tmp_path, "--runtime", runtime)
+        text = " ".join((result.stdout + result.stderr).split())
+        assert result.returncode in (1, 3), text
+        assert "was built with torch 2.9, and this is" in text
+        assert "run `pip install 'torch==2.9.*'`" in text
+        assert "Traceback" not in text
+
+
+def test_our_own_library_of_another_torch_is_refused(tmp_path: Path) -> None:
+    library = operators.find("torchship_ops")
+    shutil.copy(library, tmp_path)
+    (tmp_path / "libtorch-version").write_text("2.9\n")
+    code = (
+        "import sys; from pathlib import Path; from torchship.models import operators; "
+        "operators.load_file(Path(sys.argv[1]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / library.name)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "OperatorsMissingError: " in done.stderr
+    assert "was built with torch 2.9, and this is torch" in done.stderr

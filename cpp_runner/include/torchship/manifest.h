@@ -93,6 +93,8 @@ struct Source {
   std::string factory;
   std::string kwargs;  // a JSON object
   std::optional<std::string> git_commit;
+  /// Submodules that the factory returned compiled, by dotted name; "" is the module itself.
+  std::vector<std::string> compiled;
 };
 
 struct Manifest {
