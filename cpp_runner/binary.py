@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, files
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
+INSTALL = (
+    "build it with `pip install torch==2.13.0 'scikit-build-core>=1.1' cmake ninja` and then "
+    "`pip install --no-build-isolation -e .`"
+)
 _PACKAGE = Path("torchship", "cpp_runner")
 _BINARY = _PACKAGE / "bin" / "torchship-runner"
 _LIBTORCH = "libtorch_cpu.so"
@@ -70,17 +76,17 @@ def _installed(wanted: Path) -> Path | None:
 
 
 def _missing(what: str) -> FileNotFoundError:
-    return FileNotFoundError(
-        f"{what} not installed; build it with "
-        "`pip install torch==2.13.0 'scikit-build-core>=1.1' cmake ninja` and then "
-        "`pip install --no-build-isolation -e .`"
-    )
+    return FileNotFoundError(f"{what} not installed; {INSTALL}")
 
 
-def main() -> None:
-    """Become the binary, with this process's arguments: the console script `torchship-runner`."""
+def become(arguments: Sequence[str]) -> NoReturn:
+    """Become the binary, with these arguments; end with a message where it cannot start."""
     try:
         path = runner_path()
-    except FileNotFoundError as error:
+        os.execve(path, [str(path), *arguments], environment(path))
+    except OSError as error:
         sys.exit(f"torchship-runner: error: {error}")
-    os.execve(path, [str(path), *sys.argv[1:]], environment(path))
+
+
+if __name__ == "__main__":
+    become(sys.argv[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 import threading
@@ -11,11 +12,12 @@ from typing import IO, Any
 
 import orjson
 
-from torchship.cpp_runner.binary import environment, runner_path
+from torchship.cpp_runner.binary import INSTALL, environment, runner_path
 from torchship.script.errors import UsageError
 
 PATIENCE = 10  # seconds until a binary that does not end by itself is killed
 AGREED, MISMATCH = 0, 1
+BY_THE_LOADER = (1, 126, 127)  # a library, or a version of one, is missing; no program of this CPU
 OWN = "torchship-runner: "  # how the binary's own lines on standard error begin
 LONGEST_LINE = 1 << 16  # characters of a line that are passed on at once
 
@@ -56,12 +58,29 @@ def ask(command: str, *arguments: str, stdin: bytes = b"") -> bytes:
         complaints = _Complaints(process.stderr)
         process.stderr = None  # `communicate` would read it too
         output, _ = process.communicate(stdin)
-    if process.returncode not in (AGREED, MISMATCH):
-        raise UsageError(
-            f"torchship-runner {command} ended with exit code {process.returncode}: "
-            f"{complaints.last()}"
-        )
+    # The loader too exits with 1, when a library has not the version that is needed.
+    if process.returncode not in (AGREED, MISMATCH) or (process.returncode and not output):
+        raise _ended(command, process.returncode, complaints.last())
     return output
+
+
+def _ended(command: str, code: int, said: str) -> UsageError:
+    """Return the error of a binary that gave no answer; whether it ran at all is told apart."""
+    if code < 0:
+        return UsageError(f"torchship-runner {command} was ended by {_signal(-code)}: {said}")
+    if code in BY_THE_LOADER and not said.startswith(OWN):
+        return UsageError(
+            f"the C++ runner cannot start: {said}. It needs the torch that it was built with: "
+            f"{INSTALL}"
+        )
+    return UsageError(f"torchship-runner {command} ended with exit code {code}: {said}")
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def answer_of(command: str, line: bytes) -> dict[str, Any]:
@@ -85,13 +104,16 @@ def _started(command: str, *arguments: str) -> subprocess.Popen[bytes]:
         runner = runner_path()
     except FileNotFoundError as error:
         raise UsageError(str(error)) from None
-    return subprocess.Popen(
-        [str(runner), command, *arguments],
-        env=environment(runner),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    try:
+        return subprocess.Popen(
+            [str(runner), command, *arguments],
+            env=environment(runner),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+    except OSError as error:
+        raise UsageError(f"the C++ runner cannot start: {error}. {INSTALL}") from None
 
 
 class Child:
@@ -143,10 +165,7 @@ class Child:
         line = self._out.readline()
         if not line:
             code = self._end()
-            raise UsageError(
-                f"torchship-runner {self._command} ended with exit code {code}: "
-                f"{self._complaints.last()}"
-            )
+            raise _ended(self._command, code, self._complaints.last())
         return answer_of(self._command, line)
 
     def _end(self) -> int:

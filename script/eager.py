@@ -15,6 +15,7 @@ import torch
 from torchship.script import torchscript
 from torchship.script.errors import ExportError
 from torchship.script.fingerprint import blocks, fingerprint, is_dense
+from torchship.script.plain import plain
 from torchship.script.values import refuse_foreign
 
 INTERNAL = frozenset(vars(torch.nn.Module()))  # what every module keeps for itself
@@ -185,9 +186,9 @@ def first_line(error: BaseException) -> str:
 
 
 def detached(value: Any) -> Any:
-    """Return a nested value whose tensors carry no gradient, and are of no subclass."""
+    """Return a nested value whose tensors carry nothing lazily, no gradient and no subclass."""
     if isinstance(value, torch.Tensor):
-        return value.detach().as_subclass(torch.Tensor)
+        return plain(value).as_subclass(torch.Tensor)
     if isinstance(value, dict):
         return {key: detached(item) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):

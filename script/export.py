@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,15 +14,12 @@ from torchship.script.archive import MAX_INFLATED, Archive, add_records, check_c
 from torchship.script.batch import (
     BATCH,
     contradiction,
-    dimension_names,
     leading_symbol,
     rename_symbol,
-    rows_are_independent,
 )
 from torchship.script.blame import blamed_on_the_module
 from torchship.script.cases import derive, flatten_example
 from torchship.script.compiled import (
-    refuse_other_structure,
     refuse_undefined_defaults,
     refuse_unreadable_names,
 )
@@ -39,6 +35,7 @@ from torchship.script.eager import (
 from torchship.script.errors import ArchiveError, ExportError, OperatorError, TorchShipError
 from torchship.script.files import write_atomic
 from torchship.script.golden import Case, Step, run_case
+from torchship.script.independence import DependenceError, independent_rows
 from torchship.script.localise import first_difference
 from torchship.script.manifest import (
     Argument,
@@ -52,11 +49,12 @@ from torchship.script.manifest import (
 )
 from torchship.script.nodes import TensorNode, leaves, omissible
 from torchship.script.options import Options, with_options
+from torchship.script.outputs import input_symbols
 from torchship.script.parity import check_case
 from torchship.script.program import Program
-from torchship.script.signature import infer_inputs, infer_outputs
 from torchship.script.target import Target, call_factory
 from torchship.script.trace_warnings import TraceWarning, refuse, require_sizes
+from torchship.script.trials import infer_method
 from torchship.script.wrappings import refuse_wrappings
 
 __all__ = ["Options", "export"]
@@ -185,18 +183,13 @@ def _method(
     target: Target,
     fixed: bool,
 ) -> Method:
-    schema = torchscript.schema(scripted, name)
     dims = {
         place: symbol
         for place, symbol in target.dims.items()
         if any(place.partition(".")[0] in call for call in calls)
     }
-    inputs, symbols = infer_inputs(schema, calls, dims, fixed)
-    with torch.no_grad():
-        results = [getattr(module, name)(**copy.deepcopy(dict(call))) for call in calls]
-    refuse_other_structure(scripted, name, calls[0], results[0])
     names = target.outputs.get(name, ())
-    outputs = infer_outputs(schema, results, names, symbols)
+    inputs, outputs = infer_method(module, scripted, name, calls, names, dims, fixed)
     tolerances = {
         leaf.name: Tolerance(rtol=BY_NAME[leaf.dtype].rtol, atol=BY_NAME[leaf.dtype].atol)
         for leaf in leaves(outputs)
@@ -286,27 +279,27 @@ def _settle_batch(program: Program, calls: Mapping[str, Sequence[dict[str, objec
     """
     methods = {}
     for name, method in program.manifest.methods.items():
-        inputs = max(
-            (flatten_example(method, call) for call in calls[name]),
-            key=lambda flat: sum(tensor.numel() for tensor in flat.values()),
-        )
+        flats = [flatten_example(method, call) for call in calls[name]]
+        inputs = max(flats, key=lambda flat: sum(tensor.numel() for tensor in flat.values()))
         wrong = contradiction(program.call, name, method, inputs)
         if wrong:
             raise ExportError(
                 f"{wrong}; a squeeze() without an axis or a slice does that: name the axis, or "
                 "give an example of this size"
             )
-        has_batch = BATCH in dimension_names(method)
+        has_batch = BATCH in input_symbols(method.inputs)
         symbol = BATCH if has_batch else leading_symbol(method)
-        independent = symbol is not None and rows_are_independent(
-            program.call, name, method, symbol, inputs
-        )
-        if has_batch and not independent:
-            raise ExportError(
-                f"the rows of {name}'s dimension '{BATCH}' are not independent: a row alone gives "
-                "other outputs than among others, or an output has no such dimension; requests "
-                "could not be put together; give the dimension another name (--dim)"
-            )
+        independent = symbol is not None
+        try:
+            if symbol is not None:
+                independent_rows(program.call, name, method, symbol, flats)
+        except DependenceError as error:
+            independent = False
+            if has_batch:
+                raise ExportError(
+                    f"the rows of {name}'s dimension '{BATCH}' are not independent: {error}; "
+                    "requests could not be put together; give the dimension another name (--dim)"
+                ) from None
         if symbol is not None and independent:
             method = rename_symbol(method, symbol, BATCH)
         methods[name] = method

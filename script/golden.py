@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from torchship.script.errors import ArchiveError
 from torchship.script.manifest import GoldenEntry, Method
+from torchship.script.plain import contiguous_copy
 from torchship.script.tree import Flat
 
 
@@ -49,9 +50,7 @@ def to_safetensors(cases: Sequence[Case]) -> bytes:
             for side, flat in (("in", step.inputs), ("out", step.outputs)):
                 for name, tensor in flat.items():
                     # A copy: safetensors refuses tensors that share memory.
-                    tensors[f"{number}/{index}/{side}/{name}"] = (
-                        tensor.detach().clone().contiguous()
-                    )
+                    tensors[f"{number}/{index}/{side}/{name}"] = contiguous_copy(tensor)
     return safetensors.torch.save(tensors)
 
 

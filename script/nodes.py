@@ -96,6 +96,11 @@ class NoneNode(Room):
     kind: Literal["none"] = "none"
 
 
+def shape_text(shape: tuple[Dimension, ...]) -> str:
+    """Return a shape as messages show it: `[batch,510]`, `?` for a dimension of any size."""
+    return "[" + ",".join("?" if size is None else str(size) for size in shape) + "]"
+
+
 Leaf = TensorNode | ScalarNode
 Node = Annotated[
     TensorNode | ScalarNode | TupleNode | ListNode | DictNode | OptionalNode | NoneNode,

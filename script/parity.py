@@ -10,6 +10,7 @@ import torch
 from torchship.script.dtypes import name_of
 from torchship.script.golden import Call, Case, run_case
 from torchship.script.manifest import Manifest, Tolerance
+from torchship.script.plain import plain
 from torchship.script.tree import Flat, matches
 
 # The profiling executor re-specialises a graph on its second call: a single call proves little.
@@ -63,7 +64,7 @@ def compare(actual: torch.Tensor, golden: torch.Tensor, tolerance: Tolerance) ->
     """
     if actual.dtype != golden.dtype or actual.shape != golden.shape:
         return Comparison(False, f"expected {_kind(golden)}, got {_kind(actual)}")
-    actual, golden = actual.detach().cpu().contiguous(), golden.contiguous()
+    actual, golden = plain(actual).cpu().contiguous(), plain(golden).contiguous()
     identical = _bits(actual).equal(_bits(golden))
     if actual.numel() == 0:
         return Comparison(True, "", 0.0, 0.0, 0, identical)
@@ -136,7 +137,7 @@ def _ordered(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous().view(INTEGERS[tensor.element_size() * 8])
+    return plain(tensor).contiguous().view(INTEGERS[tensor.element_size() * 8])
 
 
 def _kind(tensor: torch.Tensor) -> str:

@@ -15,7 +15,10 @@ import torch
 from torchship.script import dtypes
 from torchship.script.errors import InputError, ModelError
 from torchship.script.manifest import Manifest, Method
-from torchship.script.nodes import Dimension, Leaf, Node, TensorNode, TupleNode, leaves
+from torchship.script.nodes import Leaf, Node, TensorNode, TupleNode, leaves
+from torchship.script.nodes import shape_text as shape_text
+from torchship.script.outputs import OutputCheck, SignatureError
+from torchship.script.plain import plain
 from torchship.script.printing import end_line, running, unfinished
 from torchship.script.torchscript import entry, inference, raised_message
 from torchship.script.tree import SCALAR_DTYPES, Flat, build, flatten, matches
@@ -36,6 +39,7 @@ class Program:
         self._name = manifest.name
         self._device = None if torch.device(device).type == "cpu" else device
         self._plans = {name: _Plan(method) for name, method in manifest.methods.items()}
+        self._checks = {name: OutputCheck(method) for name, method in manifest.methods.items()}
         self._entries: dict[str, Callable[..., Any]] = {}
 
     def method(self, name: str) -> Method:
@@ -52,24 +56,38 @@ class Program:
         return self.manifest.methods[name]
 
     def call(self, method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
-        """Check the inputs, run the method, return its named outputs.
+        """Check the inputs, run the method, check its named outputs and return them.
 
-        A state input that is not given starts as the manifest says.
+        A state input that is not given starts as the manifest says. The model works on copies, and
+        no output is memory of the model or of another output: what it writes, and what a caller
+        writes, is nobody else's.
 
         Raises:
             InputError: the inputs do not fit the signature; nothing was run.
             ModelError: the model raised.
+            SignatureError: an output is not as the signature says.
         """
-        return self.run(method, inputs, check_inputs(self.method(method), inputs))
+        symbols = check_inputs(self.method(method), inputs)
+        copies = {name: value.detach().clone() for name, value in inputs.items()}
+        outputs = self.run(method, copies, symbols)
+        try:
+            self._checks[method].check(outputs, symbols)
+        except SignatureError as error:
+            text = self._broken(method, error)
+            raise SignatureError(text, error.output, error.shape) from None
+        return _of_their_own(outputs)
 
     def run(
         self, method: str, inputs: Mapping[str, torch.Tensor], symbols: Mapping[str, int]
     ) -> Flat:
         """Run the method on inputs that `check_inputs` has seen; `symbols` are what it found.
 
+        What comes is as the model made it: it may be memory of the inputs or of the model, and
+        nobody has compared its dtypes and shapes with the signature.
+
         Raises:
             InputError: an input is missing.
-            ModelError: the model raised.
+            ModelError: the model raised, or returned another structure than the signature says.
         """
         plan = self._plans[method]
         given = plan.started(inputs, symbols)
@@ -97,9 +115,10 @@ class Program:
                 return outputs
             return {name: value.cpu() for name, value in outputs.items()}
         except TypeError as error:
-            raise ModelError(
-                f"model '{self.manifest.name}' method '{method}' broke its signature: {error}"
-            ) from None
+            raise ModelError(self._broken(method, error)) from None
+
+    def _broken(self, method: str, error: Exception) -> str:
+        return f"model '{self.manifest.name}' method '{method}' broke its signature: {error}"
 
     def _entry(self, method: str) -> Callable[..., Any]:
         known = self._entries.get(method)
@@ -125,6 +144,24 @@ class Program:
             except UnicodeDecodeError:
                 raise InputError(f"input '{argument.name}': expected UTF-8 text") from None
         return arguments
+
+
+def _of_their_own(outputs: Flat) -> Flat:
+    """Return the outputs in memory that is neither the model's nor another output's.
+
+    What a call makes in inference mode are inference tensors: others were there before it.
+    """
+    owned: Flat = {}
+    places: set[int] = set()
+    for name, tensor in outputs.items():
+        made = plain(tensor)
+        place = made.untyped_storage().data_ptr()
+        if not tensor.is_inference() or tensor.requires_grad or place in places:
+            made = made.clone()
+            place = made.untyped_storage().data_ptr()
+        places.add(place)
+        owned[name] = made
+    return owned
 
 
 class _Plan:
@@ -242,11 +279,6 @@ def _came(tensor: torch.Tensor) -> str:
 
 def _text(leaf: TensorNode) -> str:
     return f"{leaf.dtype}{shape_text(leaf.shape)}"
-
-
-def shape_text(shape: tuple[Dimension, ...]) -> str:
-    """Return a shape as messages show it: `[batch,510]`, `?` for a dimension of any size."""
-    return "[" + ",".join("?" if size is None else str(size) for size in shape) + "]"
 
 
 def _any_given(value: Node, given: Mapping[str, torch.Tensor]) -> bool:

@@ -53,13 +53,21 @@ class Symbols:
         self._first_seen: dict[Sizes, tuple[str, int]] = {}
 
     def add(self, leaf: str, axis: int, sizes: Sizes) -> None:
-        """Note an input dimension whose size varies."""
-        if len({size for _, size in sizes}) > 1 and self._find(sizes) is None:
+        """Note an input dimension whose size varies from observation to observation.
+
+        One that has two sizes in a single observation, in the elements of a list, may have any.
+        """
+        if _varies(sizes) and not _is_ragged(sizes) and self._find(sizes) is None:
             self._first_seen.setdefault(sizes, (leaf, axis))
 
     def name(self, leaf: str, axis: int, sizes: Sizes, symbol: str) -> None:
         """Give the symbol of an input dimension the name that the user chose for it."""
         found = self._find(sizes)
+        if _is_ragged(sizes):
+            raise ExportError(
+                f"dimension {axis} of '{leaf}' was to be called '{symbol}', but has two sizes in "
+                "one example: a name stands for one size in each call"
+            )
         if found is None:
             seen = sorted({size for _, size in sizes})
             raise ExportError(
@@ -93,13 +101,21 @@ class Symbols:
         A dimension of constant size is fixed if every observation saw it; if only some did (an
         optional argument), it may still be a symbol that other arguments show to vary.
         """
-        varies = len({size for _, size in sizes}) > 1
-        if not varies and len({number for number, _ in sizes}) == self._observations:
+        if not _varies(sizes) and len({number for number, _ in sizes}) == self._observations:
             return None
         for known in self._first_seen:
             if set(sizes) <= set(known):
                 return known
         return None
+
+
+def _varies(sizes: Sizes) -> bool:
+    return len({size for _, size in sizes}) > 1
+
+
+def _is_ragged(sizes: Sizes) -> bool:
+    """Whether an observation saw two sizes."""
+    return len(set(sizes)) > len({number for number, _ in sizes})
 
 
 class Inference:

@@ -132,7 +132,7 @@ def bytes_to_tensor(data: bytes) -> torch.Tensor:
 
 def tensor_to_string(tensor: torch.Tensor) -> str:
     """Return the string whose UTF-8 bytes a uint8 vector holds."""
-    return tensor.cpu().numpy().tobytes().decode()
+    return tensor.numpy(force=True).tobytes().decode()
 
 
 @dataclass(frozen=True)

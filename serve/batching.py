@@ -6,26 +6,21 @@ gives each request what it would have got alone, up to the rounding of another k
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 
 from torchship.script.batch import BATCH, axis_of, batch_axes
-from torchship.script.dtypes import BY_NAME, name_of
-from torchship.script.errors import ModelError
 from torchship.script.manifest import Method
 from torchship.script.nodes import Dimension, Leaf, ScalarNode, TensorNode, leaves
-from torchship.script.program import shape_text, with_state
+from torchship.script.outputs import OutputCheck, input_symbols, sizes_follow_from_shapes
+from torchship.script.program import with_state
 from torchship.script.tree import Flat, matches
 from torchship.serve.frames import Frame, Frames, Given, are_packed, fits
 from torchship.serve.tensors import Packed, join_packed, pack, split_packed
 
 Kind = Hashable
 """Requests of one kind may run as one call."""
-
-
-_Expected = tuple[torch.dtype, tuple[int | None, ...], bool]
-"""An output's dtype and sizes in a call, None for any size, and whether there is such a one."""
 
 
 class Batching:
@@ -39,12 +34,19 @@ class Batching:
             for leaf in leaves(method.outputs)
             if isinstance(leaf, TensorNode) and BATCH in leaf.shape
         }
-        # A tensor of rows by rows cannot be cut, nor put together, along both dimensions.
+        # A tensor of rows by rows cannot be cut, nor put together, along both dimensions. An output
+        # that is as large as the data says would be as large as a neighbour's data says.
         self.possible = (
             bool(self._inputs)
             and all(leaf.name in self._outputs for leaf in leaves(method.outputs))
             and all(_shape(leaf).count(BATCH) <= 1 for leaf in _leaves(method))
+            and sizes_follow_from_shapes(method)
         )
+        self._starts = {state.input for state in method.state if state.start == "zeros"}
+        self._allowed: set[frozenset[str]] | None = None
+        known = input_symbols(method.inputs)
+        used = {size for leaf in leaves(method.outputs) for size in _shape(leaf)}
+        self._sources = [known[size] for size in used & known.keys() if isinstance(size, str)]
         self._fixed = all(
             isinstance(leaf, TensorNode)
             and all(isinstance(size, int) or size == BATCH for size in leaf.shape)
@@ -58,11 +60,21 @@ class Batching:
             if isinstance(leaf, ScalarNode)
         )
 
-        self._expected: dict[str, _Expected] = {}
-        self._expected_of: Mapping[str, int] | None = None
+        self.check = OutputCheck(method).check
         self.frames = Frames()
         # Rows of a later dimension do not lie one after the other.
         self._framed = self.possible and not any(self._inputs.values())
+
+    def allow(self, calls: Iterable[Flat]) -> None:
+        """Join requests from now on that give the same inputs as one of these calls, beside state.
+
+        That state starts with zeros if it is left out is as good as zeros that are given.
+        """
+        self._allowed = {frozenset(call) - self._starts for call in calls}
+
+    def forbid(self) -> None:
+        """Have every request run alone from now on; nothing may wait yet."""
+        self.possible = False
 
     @property
     def only(self) -> bool:
@@ -89,6 +101,8 @@ class Batching:
         """
         if not self.possible or not self.rows(inputs):
             return None
+        if self._allowed is not None and frozenset(inputs) - self._starts not in self._allowed:
+            return None  # nothing has shown that their rows are independent
         parts: list[Hashable] = []
         for name in sorted(inputs):
             tensor = inputs[name]
@@ -97,9 +111,12 @@ class Batching:
                 shape = tensor.shape
                 parts.append((name, shape[:axis], shape[axis + 1 :]))
             elif name in self._numbers:
-                parts.append((name, tensor.dtype, tensor.numpy().tobytes()))
+                parts.append((name, tensor.dtype, pack(tensor).data))
             else:
                 return None
+        for sources in self._sources:
+            if not any(matches(source, name) for source in sources for name in inputs):
+                return None  # an optional input that would say how large an output is
         return tuple(parts)
 
     def prepare(
@@ -170,23 +187,26 @@ class Batching:
         outputs: Flat,
         rows: Sequence[int],
         symbols: Mapping[str, int],
+        wanted: frozenset[str] | None = None,
     ) -> list[dict[str, Packed]]:
         """Return each request's outputs, given how many rows each had.
 
         They are copies, since the model might write into its own again. `symbols` are the sizes in
-        the call, of all rows.
+        the call, of all rows. Outputs that are not `wanted` are left out; all are when None.
 
         Raises:
-            ModelError: an output has another dtype or shape than the signature says, such as
-                another number of rows: nobody knows which are whose.
+            SignatureError: an output, wanted or not, has another dtype or shape than the signature
+                says, such as another number of rows: nobody knows which are whose.
         """
+        asked = outputs if wanted is None else {n: o for n, o in outputs.items() if n in wanted}
         if len(rows) == 1:
-            packed = {name: pack(tensor) for name, tensor in outputs.items()}
-            self._check(packed, symbols)  # to read their shapes once more would take longer
+            packed = {name: pack(tensor) for name, tensor in asked.items()}
+            # To read the shapes of tensors once more would take longer.
+            self.check(packed if len(packed) == len(outputs) else outputs, symbols)
             return [packed]
-        self._check(outputs, symbols)
+        self.check(outputs, symbols)
         parts: list[dict[str, Packed]] = [{} for _ in rows]
-        for name, tensor in outputs.items():
+        for name, tensor in asked.items():
             axis = axis_of(name, self._outputs)
             assert axis is not None, "a method that is joined has the batch in every output"
             if axis:
@@ -196,37 +216,6 @@ class Batching:
             for part, piece in zip(parts, pieces, strict=True):
                 part[name] = piece
         return parts
-
-    def _check(self, outputs: Given, symbols: Mapping[str, int]) -> None:
-        """Compare a call's outputs with the signature."""
-        if symbols is not self._expected_of:  # most calls have the sizes of the one before
-            self._expected = {}
-            self._expected_of = symbols
-        known = self._expected
-        for name, output in outputs.items():
-            dtype, shape, open_sizes = known.get(name) or self._expect(name, symbols)
-            if output.shape == shape and output.dtype is dtype:
-                continue
-            if open_sizes and output.dtype is dtype and _fits(output.shape, shape):
-                continue
-            raise ModelError(
-                f"output '{name}': expected {name_of(dtype)}{shape_text(shape)}, "
-                f"got {name_of(output.dtype)}{shape_text(tuple(output.shape))}"
-            )
-
-    def _expect(self, name: str, symbols: Mapping[str, int]) -> _Expected:
-        leaf = next(leaf for leaf in leaves(self._method.outputs) if matches(leaf.name, name))
-        assert isinstance(leaf, TensorNode), "the manifest has been checked: all outputs are"
-        # A symbol that is in no input may stand for any size.
-        shape = tuple(symbols.get(size) if isinstance(size, str) else size for size in leaf.shape)
-        expected = self._expected[name] = BY_NAME[leaf.dtype].torch, shape, None in shape
-        return expected
-
-
-def _fits(shape: Sequence[int], expected: Sequence[Dimension]) -> bool:
-    return len(shape) == len(expected) and all(
-        known is None or size == known for size, known in zip(shape, expected, strict=True)
-    )
 
 
 def _leaves(method: Method) -> Iterator[Leaf]:

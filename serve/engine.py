@@ -28,12 +28,13 @@ from torchship.serve.holding import Held
 from torchship.serve.limits import Limits
 from torchship.serve.proving import Warming, prove, prove_case
 from torchship.serve.pulse import Pulse
+from torchship.serve.rehearsal import Rehearsal
 from torchship.serve.reports import SOURCE, TIMING, Observer
 from torchship.serve.running import Guarded, Ran, Runner, deliver, tell
 from torchship.serve.signature import Signature
-from torchship.serve.tensors import Packed
+from torchship.serve.tensors import Packed, tensors_of
 from torchship.serve.waiting import Answer, Job, Waiting
-from torchship.serve.watch import CallWatch, marked
+from torchship.serve.watch import CallWatch
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class Engine(Held):
         self._stopping = threading.Event()
         self._waiting = Waiting(self._limits.max_queue, self._limits.max_queue_bytes)
         self._runner = Runner(self._batching, self.number)
+        self._rehearsal = Rehearsal(self.manifest, self._batching, self._limits, self.number)
         self._watch = CallWatch(self.number, self._limits.call_seconds)
         self._running: Sequence[Job] = ()  # in the engine's thread
         self._out = ""  # why it is out of service
@@ -137,7 +139,7 @@ class Engine(Held):
 
     async def _prove_here(self) -> None:
         """Run the golden cases on the event loop, others' requests between them."""
-        call = marked(self._ready().call, self._pulse, self.number)
+        call = self._rehearsal.of(self._ready(), self._pulse)
         for number in range(len(self._archive.golden)):
             prove_case(call, self._archive, number)
             await asyncio.sleep(0)
@@ -149,7 +151,7 @@ class Engine(Held):
         try:
             configure(self._limits.threads)
             device = self._limits.placement.of(self.manifest.name)
-            warming = Warming(self._batching, self._limits, self._watch)
+            warming = Warming(self._batching, self._limits, self._watch, self._rehearsal)
             proof = prove(self._archive, warming, device, self._stopping)
             self._program, self._quick = proof
             self._watch.doing = "a call"
@@ -257,7 +259,7 @@ class Engine(Held):
 
         if admitted.whole:
             self._enter([job(inputs, admitted)])
-            return _tensors(await futures[0])
+            return tensors_of(await futures[0])
         outputs: list[Flat] = []
         merge = self._batching[method].merge
         parts = admissions.parts(inputs, admitted)
@@ -270,7 +272,7 @@ class Engine(Held):
             futures.clear()
             self._enter([job(part, known) for part, known in group])
             try:
-                outputs.append(merge([*map(_tensors, await asyncio.gather(*futures))]))
+                outputs.append(merge([*map(tensors_of, await asyncio.gather(*futures))]))
             except BaseException:
                 for future in futures:  # nobody wants the others any more
                     future.cancel()
@@ -412,7 +414,3 @@ class Engine(Held):
             return True
         self._thread.join(0 if self._out else seconds)
         return not self._thread.is_alive()
-
-
-def _tensors(outputs: Mapping[str, Packed]) -> Flat:
-    return {name: value.tensor() for name, value in outputs.items()}

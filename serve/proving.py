@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
+import torch
+
 from torchship.script.archive import Archive
-from torchship.script.batch import batch_axes, resize
+from torchship.script.batch import BATCH, batch_axes, resize
 from torchship.script.errors import InputError, ModelError
 from torchship.script.golden import Call
+from torchship.script.independence import DependenceError, Rows, independent_rows
 from torchship.script.parity import check_case, worse
 from torchship.script.program import Program
+from torchship.script.tree import Flat
 from torchship.serve.batching import Batching
-from torchship.serve.errors import DisagreementError, NotReadyError
+from torchship.serve.errors import DisagreementError, NotReadyError, RequestError
 from torchship.serve.limits import Limits
+from torchship.serve.rehearsal import Rehearsal
 from torchship.serve.watch import CallWatch
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,9 +34,10 @@ class Warming:
     """The batches that can come, and who watches that no call takes too long."""
 
     batchings: Mapping[str, Batching]
-    """Of the methods, by name."""
+    """Of the methods, by name; those whose rows are not independent are forbidden to join."""
     limits: Limits
     watch: CallWatch
+    rehearsal: Rehearsal
 
 
 def prove(
@@ -57,13 +66,13 @@ def prove(
         if stopping.is_set():
             raise NotReadyError("the server is shutting down")
         warming.watch.doing = f"a call of golden case {number} ('{archive.golden[number].name}')"
-        prove_case(warming.watch.marked(program.call), archive, number)
+        prove_case(warming.rehearsal.of(program, warming.watch.pulse), archive, number)
     quick = _warm_up(program, archive, warming, stopping)
     return program, quick and device == "cpu"
 
 
 def prove_case(call: Call, archive: Archive, number: int) -> None:
-    """Run one golden case with the calls of a program, in the thread that calls.
+    """Run one golden case with calls as a client's, in the thread that calls.
 
     Raises:
         DisagreementError: it cannot be run, or an output differs from its golden value: the message
@@ -75,7 +84,7 @@ def prove_case(call: Call, archive: Archive, number: int) -> None:
         raise DisagreementError(f"{where} is of a method '{case.method}' that is not there")
     try:
         differences = check_case(archive.vouched, number, case, call)
-    except (InputError, ModelError) as error:
+    except (InputError, ModelError, RequestError, DisagreementError) as error:
         raise DisagreementError(f"{where}: {error}") from None
     wrong = [difference for difference in differences if not difference.agreed]
     if wrong:
@@ -91,35 +100,89 @@ def prove_case(call: Call, archive: Archive, number: int) -> None:
 def _warm_up(
     program: Program, archive: Archive, warming: Warming, stopping: threading.Event
 ) -> bool:
-    """Run every batch size that can come, twice, with rows of the golden cases.
+    """Run every batch size that can come, twice, with rows of the golden cases and like them.
 
-    Some kernels are compiled for a shape when they first meet it.
+    Some kernels are compiled for a shape when they first meet it. A method whose rows prove not to
+    be independent, whatever its archive says, has each request run alone.
 
     Returns:
         Whether each method's largest batch took at most `Limits.quick_seconds`.
     """
-    limits = warming.limits
     call = warming.watch.marked(program.call)
+
+    def wanted(method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
+        if stopping.is_set():
+            raise NotReadyError("the server is shutting down")
+        return call(method, inputs)
+
+    given = {
+        name: [case.steps[0].inputs for case in archive.golden if case.method == name]
+        for name in archive.vouched.methods
+    }
+    rows: dict[str, Rows | None] = {}
+    for name, batching in warming.batchings.items():
+        given[name] = [inputs for inputs in given[name] if batching.kind(inputs)]
+        batching.allow(given[name])
+        warming.watch.doing = f"a call of method '{name}' with rows like those of the golden cases"
+        rows[name] = _independent_rows(wanted, archive, warming, name, given[name])
     quick = True
-    for name, method in archive.vouched.methods.items():
-        axes = batch_axes(method)
-        rows = (
-            case.steps[0].inputs
-            for case in archive.golden
-            if case.method == name and warming.batchings[name].kind(case.steps[0].inputs)
-        )
-        inputs = next(rows, None)
-        seconds = math.inf
+    for name, batching in warming.batchings.items():
         warming.watch.doing = f"a call of method '{name}' to warm up"
-        row_bytes = sum(tensor.nbytes for tensor in resize(inputs or {}, axes, 1).values())
-        for size in range(1, limits.rows_in_call(1, row_bytes) + 1) if inputs else ():
-            given = resize(inputs or {}, axes, size)
-            seconds = math.inf
-            for _ in range(2):
-                if stopping.is_set():
-                    raise NotReadyError("the server is shutting down")
-                began = time.thread_time()  # not what others do to a busy machine
-                call(name, given)
-                seconds = min(seconds, time.thread_time() - began)
-        quick = quick and warming.batchings[name].only and seconds <= limits.quick_seconds
+        seconds = math.inf
+        if given[name]:
+            seconds = _warm_method(wanted, archive, warming, name, given[name][0], rows[name])
+        quick = quick and batching.only and seconds <= warming.limits.quick_seconds
     return quick
+
+
+def _independent_rows(
+    call: Call, archive: Archive, warming: Warming, name: str, given: Sequence[Flat]
+) -> Rows | None:
+    """Return as many rows as one call may have; None where there are none, or not independent."""
+    method, rows_in_call = archive.vouched.methods[name], warming.limits.rows_in_call
+    try:
+        return independent_rows(
+            call, name, method, BATCH, given, lambda size: rows_in_call(1, size)
+        )
+    except DependenceError as error:
+        _forbid(archive, name, warming.batchings[name], error)
+        return None
+
+
+def _forbid(archive: Archive, name: str, batching: Batching, why: Exception) -> None:
+    log.warning(
+        "model '%s' method '%s': each request runs alone, since its rows are not independent: %s",
+        *(archive.vouched.name, name, why),
+    )
+    batching.forbid()
+
+
+def _warm_method(
+    call: Call, archive: Archive, warming: Warming, name: str, given: Flat, rows: Rows | None
+) -> float:
+    """Run a method at every batch size, and return the seconds that the last took.
+
+    Of the two calls of a size one has the rows of a golden case, which no size may spoil.
+    """
+    axes = batch_axes(archive.vouched.methods[name])
+    row_bytes = sum(tensor.nbytes for tensor in resize(given, axes, 1).values())
+    seconds = math.inf
+    for size in range(1, warming.limits.rows_in_call(1, row_bytes) + 1):
+        golden = resize(given, axes, size)
+        _, seconds = _timed(call, name, golden)
+        known = None if rows is None or size > rows.count else rows
+        try:
+            together, again = _timed(call, name, golden if known is None else known.first(size))
+            seconds = min(seconds, again)
+            if known is not None:
+                known.check_together(size, together)
+        except (DependenceError, InputError, ModelError) as error:
+            _forbid(archive, name, warming.batchings[name], error)
+            rows = None
+    return seconds
+
+
+def _timed(call: Call, name: str, inputs: Flat) -> tuple[Flat, float]:
+    began = time.thread_time()  # not what others do to a busy machine
+    outputs = call(name, inputs)
+    return outputs, time.thread_time() - began

@@ -120,8 +120,7 @@ class Runner:
                 pulse.leave()
             done = time.perf_counter()
             wanted = first.wanted if len(live) == 1 else _union([job.wanted for job in live])
-            asked = outputs if wanted is None else {n: o for n, o in outputs.items() if n in wanted}
-            parts = batching.split(asked, [job.rows for job in live], symbols)
+            parts = batching.split(outputs, [job.rows for job in live], symbols, wanted)
         except Exception:
             if len(live) == 1:
                 done = time.perf_counter()

@@ -12,7 +12,7 @@ from torchship.script.nodes import Leaf, TensorNode, leaves, omissible
 from torchship.script.program import shape_text
 from torchship.script.tree import SCALAR_DTYPES, Flat, bytes_to_tensor, matches
 from torchship.serve.errors import RequestError
-from torchship.serve.tensors import BYTES, Strings, Value, datatype_of
+from torchship.serve.tensors import BYTES, Strings, Value, datatype_of, pack
 
 PLATFORM = "pytorch_libtorch"  # as Triton names a TorchScript model
 BACKEND = "torchship"
@@ -84,7 +84,7 @@ class Signature:
         for name, tensor in flat.items():
             kind = self.leaf(name).kind
             if kind == "str":
-                values[name] = Strings((1,), [tensor.numpy().tobytes()])
+                values[name] = Strings((1,), [bytes(pack(tensor).data)])
             else:
                 values[name] = tensor if kind == "tensor" else tensor.reshape(1)
         return values

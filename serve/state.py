@@ -16,6 +16,7 @@ import orjson
 import safetensors.torch
 from safetensors import SafetensorError
 
+from torchship.script.plain import plain
 from torchship.script.tree import Flat
 from torchship.serve.errors import RequestError, TooManySequencesError
 
@@ -56,7 +57,8 @@ class SequenceState:
         said = {"version": self.version, "method": self.method}
         said |= {"digest": self.digest} if self.digest else {}
         said |= {"step": self.step} if self.step else {}
-        return safetensors.torch.save({name: t.contiguous() for name, t in tensors.items()}, said)
+        whole = {name: plain(tensor).contiguous() for name, tensor in tensors.items()}
+        return safetensors.torch.save(whole, said)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> SequenceState:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from torchship.script.dtypes import BY_TORCH, BY_WIRE
+from torchship.script.plain import plain
 from torchship.serve.errors import RequestError
 from torchship.serve.values import BYTES as BYTES
 from torchship.serve.values import WITHOUT_JSON as WITHOUT_JSON
@@ -65,9 +66,21 @@ class Packed:
 def pack(tensor: torch.Tensor) -> Packed:
     """Return a copy of a tensor of the CPU."""
     dtype, shape = tensor.dtype, tuple(tensor.shape)
-    if dtype is torch.bfloat16:  # which numpy does not know
-        tensor = tensor.contiguous().reshape(-1).view(torch.uint8)
-    return Packed(dtype, shape, tensor.numpy().tobytes())
+    try:
+        if dtype is torch.bfloat16:  # which numpy does not know
+            elements = tensor.contiguous().reshape(-1).view(torch.uint8)
+            return Packed(dtype, shape, elements.numpy().tobytes())
+        return Packed(dtype, shape, tensor.numpy().tobytes())
+    except RuntimeError:  # numpy takes no gradients, nor what is still to be computed
+        settled = plain(tensor)
+        if settled is tensor:
+            raise
+        return pack(settled)
+
+
+def tensors_of(outputs: Mapping[str, Packed]) -> dict[str, torch.Tensor]:
+    """Return the tensors that were packed, by their names."""
+    return {name: value.tensor() for name, value in outputs.items()}
 
 
 def join_packed(parts: Sequence[Packed]) -> torch.Tensor:

@@ -61,10 +61,16 @@ class Options(ctypes.Structure):
         ("fusion", c_int32),
         ("device", c_char_p),
         ("trusted_keys", c_char_p),
+        ("trusted_keys_pem", c_char_p),
+        ("operators", POINTER(c_char_p)),
+        ("operator_count", c_size_t),
     )
 
     def __init__(self, **said: Any) -> None:
         defaults = {"size": ctypes.sizeof(Options), "threads": 1, "device": b"cpu"}
+        if (folders := said.get("operators")) is not None and "operator_count" not in said:
+            said |= {"operators": (c_char_p * len(folders))(*folders)}
+            said |= {"operator_count": len(folders)}
         super().__init__(**defaults | said)
 
 
@@ -76,6 +82,10 @@ def library() -> ctypes.CDLL:
     outputs = (POINTER(POINTER(Tensor)), POINTER(c_size_t))
     for name, arguments in {
         "archive_open": (c_char_p, POINTER(Options), POINTER(c_void_p)),
+        "archive_open_memory": (
+            *(c_void_p, c_size_t, c_char_p, c_void_p, c_size_t),
+            *(POINTER(Options), POINTER(c_void_p)),
+        ),
         "archive_close": (c_void_p,),
         "archive_describe": (c_void_p, POINTER(c_char_p)),
         "archive_verify": (c_void_p,),
@@ -138,10 +148,18 @@ def taken(tensor: Tensor) -> Array:
 class Archive:
     """torchship_archive, closed with this object."""
 
-    def __init__(self, path: Path, options: Options | None = None) -> None:
+    def __init__(
+        self, source: Path | bytes, options: Options | None = None, signature: bytes | None = None
+    ) -> None:
+        """Open a file, or the bytes of one."""
         self.handle = c_void_p()
-        pointer = byref(options) if options else None
-        check(library().torchship_archive_open(str(path).encode(), pointer, byref(self.handle)))
+        last = (byref(options) if options else None, byref(self.handle))
+        if isinstance(source, Path):
+            check(library().torchship_archive_open(str(source).encode(), *last))
+        else:
+            signed = (signature, len(signature or b""))
+            opened = library().torchship_archive_open_memory
+            check(opened(source, len(source), b"game.pak", *signed, *last))
 
     def __del__(self) -> None:
         library().torchship_archive_close(self.handle)

@@ -509,7 +509,20 @@ def make(
     golden: bool = True,
 ) -> Path:
     """Write an archive of one of the models above; `edit` changes its golden outputs."""
-    model = (MODELS | MORE)[name]()
+    path = folder / (file or f"{name}-{version}.pt")
+    write(path, (MODELS | MORE)[name](), name, version, edit, golden)
+    return path
+
+
+def write(
+    path: Path,
+    model: Model,
+    name: str,
+    version: str = "1",
+    edit: Edit = lambda outputs: outputs,
+    golden: bool = True,
+) -> None:
+    """Write an archive that promises what `model` does, whether it keeps to it or not."""
     cases = model.cases if golden else []
     manifest = Manifest(
         name=name,
@@ -534,9 +547,7 @@ def make(
         )
         proved.append(Case(case.name, case.method, made))
     script = torchscript.save(torchscript.compile_module(model.module, "script", {}))
-    path = folder / (file or f"{name}-{version}.pt")
     path.write_bytes(pack(script, manifest, proved))
-    return path
 
 
 @pytest.fixture

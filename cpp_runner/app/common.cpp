@@ -22,6 +22,10 @@ namespace {
 bool reader_gone = false;
 std::FILE* output = stdout;
 
+[[noreturn]] void cannot_write() {
+  throw WriteError("cannot write to standard output: " + std::generic_category().message(errno));
+}
+
 /// Gives descriptors 0 to 2 to nothing where they are closed: the next file to be opened would get
 /// one of them, and what is meant for standard error would be written into it.
 void occupy_standard_descriptors() {
@@ -124,10 +128,13 @@ void print(std::string_view text) {
   if (std::fwrite(text.data(), 1, text.size(), output) == text.size() && std::fflush(output) == 0) {
     return;
   }
-  if (errno != EPIPE) {
-    throw WriteError("cannot write to standard output: " + std::generic_category().message(errno));
-  }
+  if (errno != EPIPE) cannot_write();
   reader_gone = true;
+}
+
+void close_output() {
+  const int copy = ::dup(output_descriptor());
+  if (copy >= 0 && ::close(copy) != 0) cannot_write();
 }
 
 void keep_standard_output() {

@@ -47,6 +47,10 @@ void print(std::string_view text);
 /// operators, for one) goes to standard error from now on, and never among the answers.
 void keep_standard_output();
 
+/// Asks the file under print() whether all of it has arrived: some, on a network, say so only when
+/// they are closed. Raises WriteError. What is printed later is still written.
+void close_output();
+
 /// The descriptor that print() writes to.
 int output_descriptor();
 

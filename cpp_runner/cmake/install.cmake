@@ -2,9 +2,9 @@
 #   cmake --install BUILD --prefix X     X/bin, X/include, X/lib
 #   pip install (component `wheel`)      the same three inside the Python package, so that
 #                                        `torchship cmake-prefix` can print their folder
-# Both hold their own CMake package, lib/cmake/torchship. No file in them names a folder of the
-# machine that has built them: LibTorch is in the package torch beside ours, or where the link
-# lib/torchship/libtorch of a prefix leads.
+# Both hold their own CMake package, lib/cmake/torchship, and lib/pkgconfig/torchship-c.pc.
+# No file in them names a folder of the machine that has built them: LibTorch is in the package torch beside
+# ours, or where the link lib/torchship/libtorch of a prefix leads.
 
 include(CMakePackageConfigHelpers)
 include(GNUInstallDirs)
@@ -51,6 +51,14 @@ function(torchship_install name bin include lib)
     "${package_files}/torchship-config-version.cmake"
     "${PROJECT_SOURCE_DIR}/cpp_runner/cmake/libtorch.cmake"
     DESTINATION "${package}" COMPONENT ${name} ${ARGN})
+
+  cmake_path(GET bin PARENT_PATH root)
+  cmake_path(RELATIVE_PATH include BASE_DIRECTORY "${root}" OUTPUT_VARIABLE TORCHSHIP_INCLUDE)
+  cmake_path(RELATIVE_PATH root BASE_DIRECTORY "${lib}/pkgconfig" OUTPUT_VARIABLE TORCHSHIP_PREFIX)
+  configure_file("${PROJECT_SOURCE_DIR}/cpp_runner/cmake/torchship-c.pc.in"
+    "${package_files}/${name}/torchship-c.pc" @ONLY)
+  install(FILES "${package_files}/${name}/torchship-c.pc"
+    DESTINATION "${lib}/pkgconfig" COMPONENT ${name} ${ARGN})
 endfunction()
 
 torchship_install(prefix
@@ -63,3 +71,16 @@ install(CODE "
   COMPONENT prefix)
 set(inside torchship/cpp_runner)
 torchship_install(wheel "${inside}/bin" "${inside}/include" "${inside}/lib" EXCLUDE_FROM_ALL)
+
+# Projects to copy.
+set(examples DIRECTORY "${PROJECT_SOURCE_DIR}/cpp_runner/examples")
+install(${examples} DESTINATION "${CMAKE_INSTALL_DATADIR}/torchship" COMPONENT prefix
+  PATTERN __pycache__ EXCLUDE)
+install(${examples} DESTINATION "${inside}" COMPONENT wheel EXCLUDE_FROM_ALL
+  PATTERN __pycache__ EXCLUDE)
+
+if(DEFINED SKBUILD_SCRIPTS_DIR)
+  install(PROGRAMS "${PROJECT_SOURCE_DIR}/cpp_runner/torchship-runner.sh"
+    DESTINATION "${SKBUILD_SCRIPTS_DIR}" RENAME torchship-runner
+    COMPONENT wheel EXCLUDE_FROM_ALL)
+endif()

@@ -40,17 +40,17 @@ std::string sha256(std::string_view bytes) {
 /// Gives LibTorch the bytes that were checked, not the file that may have changed since.
 class MemoryReader : public caffe2::serialize::ReadAdapterInterface {
  public:
-  explicit MemoryReader(std::shared_ptr<const std::string> bytes) : bytes_(std::move(bytes)) {}
+  explicit MemoryReader(std::string_view bytes) : bytes_(bytes) {}
 
-  size_t size() const override { return bytes_->size(); }
+  size_t size() const override { return bytes_.size(); }
 
   size_t read(uint64_t position, void* buffer, size_t count, const char*) const override {
-    if (position >= bytes_->size()) return 0;
-    return bytes_->copy(static_cast<char*>(buffer), count, position);
+    if (position >= bytes_.size()) return 0;
+    return bytes_.copy(static_cast<char*>(buffer), count, position);
   }
 
  private:
-  std::shared_ptr<const std::string> bytes_;
+  std::string_view bytes_;
 };
 
 /// The bytes of a record, in memory that LibTorch has made.
@@ -68,7 +68,7 @@ class TorchRecord {
 /// LibTorch's own zip reader.
 class TorchReader {
  public:
-  explicit TorchReader(const std::shared_ptr<const std::string>& bytes)
+  explicit TorchReader(std::string_view bytes)
       : reader_(guarded([&] {
           return std::make_unique<caffe2::serialize::PyTorchStreamReader>(
               std::make_shared<MemoryReader>(bytes));
@@ -107,9 +107,13 @@ std::pair<std::string, std::string> split_top(const std::string& name) {
 
 }  // namespace
 
-Archive::Archive(const std::filesystem::path& path, const TrustedKeys* keys, const Options& options)
+Archive::Archive(const Options& options)
     : options_(std::make_shared<const Options>(options)), loaded_(std::make_shared<Loaded>()) {
   check_libtorch();
+}
+
+Archive::Archive(const std::filesystem::path& path, const TrustedKeys* keys, const Options& options)
+    : Archive(options) {
   const auto contents = std::make_shared<Contents>();
   auto bytes = read_file(path);
   if (!bytes) {
@@ -117,26 +121,48 @@ Archive::Archive(const std::filesystem::path& path, const TrustedKeys* keys, con
                        "': " + std::generic_category().message(errno));
   }
   contents->path = path;
-  contents->file_size = bytes->size();
-  loaded_->bytes = std::make_shared<const std::string>(std::move(*bytes));
+  loaded_->file = std::make_shared<const std::string>(std::move(*bytes));
+  loaded_->bytes = *loaded_->file;
   if (keys != nullptr) {
-    keys->check(path, *loaded_->bytes);
+    keys->check(path, loaded_->bytes);
     contents->signature_checked = true;
   }
-  try {
-    read_zip(*contents, loaded_->bytes);
-  } catch (const ZipError& error) {
-    throw ArchiveError("'" + path.string() + "': " + error.what());
-  } catch (const FormatError& error) {
-    throw FormatError("'" + path.string() + "': " + error.what());
-  } catch (const ArchiveError& error) {
-    throw ArchiveError("'" + path.string() + "': " + error.what());
-  }
+  read(*contents, loaded_->bytes);
   contents_ = contents;
 }
 
-void Archive::read_zip(Contents& contents, const std::shared_ptr<const std::string>& bytes) {
-  const ZipReader zip(*bytes);
+Archive::Archive(const ArchiveBytes& source, const Options& options) : Archive(options) {
+  const auto contents = std::make_shared<Contents>();
+  contents->path = source.name;
+  contents->in_memory = true;
+  loaded_->bytes = source.bytes;
+  if (options.trusted_keys) {
+    options.trusted_keys->check(source.name, source.bytes, source.signature);
+    contents->signature_checked = true;
+  } else if (source.signature) {
+    throw UsageError("'" + source.name +
+                     "': a signature was given, and no trusted keys to check it with");
+  }
+  read(*contents, loaded_->bytes);
+  contents_ = contents;
+}
+
+void Archive::read(Contents& contents, std::string_view bytes) {
+  contents.file_size = bytes.size();
+  const std::string what = "'" + contents.path.string() + "': ";
+  try {
+    read_zip(contents, bytes);
+  } catch (const ZipError& error) {
+    throw ArchiveError(what + error.what());
+  } catch (const FormatError& error) {
+    throw FormatError(what + error.what());
+  } catch (const ArchiveError& error) {
+    throw ArchiveError(what + error.what());
+  }
+}
+
+void Archive::read_zip(Contents& contents, std::string_view bytes) {
+  const ZipReader zip(bytes);
   if (zip.entries().empty()) throw ArchiveError("it holds no records");
   std::optional<std::string> manifest;
   for (std::size_t i = 0; i < zip.entries().size(); ++i) {
@@ -180,7 +206,7 @@ void Archive::read_zip(Contents& contents, const std::shared_ptr<const std::stri
   }
 }
 
-void Archive::check_digests(Contents& contents, const std::shared_ptr<const std::string>& bytes) {
+void Archive::check_digests(Contents& contents, std::string_view bytes) {
   // Of what LibTorch's own zip reader returns, since that is what load() will use: in damaged or
   // hostile bytes two zip readers may see two contents (docs/archive.md, "Reading").
   const TorchReader reader(bytes);
@@ -218,10 +244,14 @@ std::string Archive::read_record(std::string_view name) const {
   const auto changed = [&](const std::string& why) {
     return ArchiveError("'" + path().string() + "' has changed since it was opened: " + why);
   };
+  if (contents_->in_memory) {
+    throw ArchiveError("'" + path().string() +
+                       "' was opened from memory, of which nothing is kept");
+  }
   std::shared_ptr<const std::string> bytes;
   {
     const std::lock_guard lock(loaded_->mutex);
-    bytes = loaded_->bytes;
+    bytes = loaded_->file;
   }
   if (!bytes) {
     auto again = read_file(path());
@@ -241,7 +271,7 @@ std::string Archive::read_record(std::string_view name) const {
   }
 }
 
-std::shared_ptr<torch::jit::Module> Archive::load(const std::shared_ptr<const std::string>& bytes,
+std::shared_ptr<torch::jit::Module> Archive::load(std::string_view bytes,
                                                   const std::string& device) const {
   const std::string what = "'" + path().string() + "': ";
   try {

@@ -4,23 +4,34 @@
 #include <torchship/torchship.h>
 #include <torchship/verify.h>
 
+#include "bytes.h"
 #include "c_tensors.h"
 #include "method_json.h"
 
 #include <c10/util/Exception.h>
 
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstring>
 #include <exception>
+#include <filesystem>
 #include <memory>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 using torchship::Archive;
 using torchship::borrow;
 using torchship::Buffers;
+using torchship::check_at_most;
 using torchship::LentTensors;
+using torchship::most_bytes;
+using torchship::most_in_one_call;
 using torchship::Session;
 using torchship::TensorMap;
 using torchship::UsageError;
@@ -50,6 +61,10 @@ thread_local std::string last_message;
 torchship_status fail(torchship_status status, const char* message) noexcept {
   try {
     last_message = message;
+    // It may name a file or an input of the caller's, in whatever bytes.
+    if (!torchship::is_utf8(last_message)) {
+      std::ranges::replace_if(last_message, [](unsigned char byte) { return byte >= 0x80; }, '?');
+    }
   } catch (...) {
     last_message.clear();  // no memory for words; the status is there
   }
@@ -81,19 +96,60 @@ T& given(T* pointer, const char* name) {
   return *pointer;
 }
 
-torchship::Options options_of(const torchship_options* options) {
-  torchship::Options result;
-  if (options == nullptr) return result;
-  if (options->size != sizeof(torchship_options)) {
-    throw UsageError("options.size is " + std::to_string(options->size) + ", expected " +
-                     std::to_string(sizeof(torchship_options)) + ": begin with TORCHSHIP_OPTIONS");
+/// What `sizeof(torchship_options)` was in each header; none may end in padding, or the fields that
+/// come next would lie in it.
+constexpr std::array option_sizes{offsetof(torchship_options, trusted_keys_pem),
+                                  sizeof(torchship_options)};
+
+/// The caller's options; those that its header does not have yet are the defaults.
+torchship_options complete(const torchship_options& given) {
+  torchship_options options = TORCHSHIP_OPTIONS;
+  if (std::ranges::find(option_sizes, given.size) == option_sizes.end()) {
+    std::string known;
+    for (const std::size_t size : option_sizes) {
+      known += (known.empty() ? "" : " or ") + std::to_string(size);
+    }
+    throw UsageError("options.size is " + std::to_string(given.size) + ", expected " + known +
+                     ": begin with TORCHSHIP_OPTIONS, and with a torchship.h no newer than this " +
+                     "library, torchship " + TORCHSHIP_VERSION);
   }
-  result.threads = options->threads;
-  result.device = &given(options->device, "options.device");
-  if (options->trusted_keys != nullptr) result.trusted_keys.emplace(options->trusted_keys);
-  result.warm_up = options->warm_up;
-  result.freeze = options->freeze != 0;
-  switch (options->fusion) {
+  std::memcpy(&options, &given, given.size);
+  return options;
+}
+
+std::optional<torchship::TrustedKeys> keys_of(const torchship_options& options) {
+  if (options.trusted_keys != nullptr && options.trusted_keys_pem != nullptr) {
+    throw UsageError(
+        "options.trusted_keys and options.trusted_keys_pem are both given: keys are "
+        "in a file or in memory");
+  }
+  if (options.trusted_keys != nullptr) return torchship::TrustedKeys(options.trusted_keys);
+  if (options.trusted_keys_pem == nullptr) return std::nullopt;
+  return torchship::TrustedKeys(options.trusted_keys_pem, "options.trusted_keys_pem");
+}
+
+std::vector<std::filesystem::path> folders_of(const torchship_options& options) {
+  check_at_most("options.operator_count", options.operator_count, most_in_one_call);
+  if (options.operator_count > 0) given(options.operators, "options.operators");
+  std::vector<std::filesystem::path> folders;
+  for (std::size_t i = 0; i < options.operator_count; ++i) {
+    const std::string name = "options.operators[" + std::to_string(i) + "]";
+    folders.emplace_back(&given(options.operators[i], name.c_str()));
+  }
+  return folders;
+}
+
+torchship::Options options_of(const torchship_options* from) {
+  torchship::Options result;
+  if (from == nullptr) return result;
+  const torchship_options options = complete(*from);
+  result.threads = options.threads;
+  result.device = &given(options.device, "options.device");
+  result.trusted_keys = keys_of(options);
+  result.operators = folders_of(options);
+  result.warm_up = options.warm_up;
+  result.freeze = options.freeze != 0;
+  switch (options.fusion) {
     case TORCHSHIP_FUSION_OFF:
       result.fusion = torchship::Fusion::off;
       break;
@@ -104,10 +160,27 @@ torchship::Options options_of(const torchship_options* options) {
       result.fusion = torchship::Fusion::dynamic_shapes;
       break;
     default:
-      throw UsageError("options.fusion is " + std::to_string(options->fusion) +
+      throw UsageError("options.fusion is " + std::to_string(options.fusion) +
                        ", expected 0 (off), 1 (static) or 2 (dynamic)");
   }
   return result;
+}
+
+/// The archive's bytes and its signature, in the caller's memory.
+torchship::ArchiveBytes source_of(const void* bytes, std::size_t size, const char* name,
+                                  const void* signature, std::size_t signature_size) {
+  const auto* start = &given(static_cast<const char*>(bytes), "bytes");
+  check_at_most("size", size, most_bytes);
+  torchship::ArchiveBytes source{.bytes = {start, size}};
+  if (name != nullptr) source.name = name;
+  if (signature != nullptr) {
+    check_at_most("signature_size", signature_size, most_bytes);
+    source.signature = {static_cast<const char*>(signature), signature_size};
+  } else if (signature_size > 0) {
+    throw UsageError("signature_size is " + std::to_string(signature_size) +
+                     ", and the signature is NULL");
+  }
+  return source;
 }
 
 std::string describe(const Archive& archive) {
@@ -118,7 +191,8 @@ std::string describe(const Archive& archive) {
   for (const auto& method : torchship::methods_of(archive).callable) {
     json["methods"].push_back(torchship::method_json(method));
   }
-  return json.dump();
+  // The name of a plain TorchScript file is its file's, which may be no UTF-8.
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 /// A run or a step; `call` gives the session's outputs for inputs.
@@ -173,6 +247,20 @@ torchship_status torchship_archive_open(const char* path, const torchship_option
     given(archive, "archive");
     *archive =
         std::make_unique<torchship_archive>(Archive::open(path, options_of(options))).release();
+    return TORCHSHIP_OK;
+  });
+}
+
+torchship_status torchship_archive_open_memory(const void* bytes, size_t size, const char* name,
+                                               const void* signature, size_t signature_size,
+                                               const torchship_options* options,
+                                               torchship_archive** archive) {
+  if (archive != nullptr) *archive = nullptr;
+  return guarded([&] {
+    given(archive, "archive");
+    const auto source = source_of(bytes, size, name, signature, signature_size);
+    *archive =
+        std::make_unique<torchship_archive>(Archive::open(source, options_of(options))).release();
     return TORCHSHIP_OK;
   });
 }
@@ -267,6 +355,7 @@ torchship_status torchship_session_reset_rows(torchship_session* session, const 
   return guarded([&] {
     torchship_session& handle = given(session, "session");
     if (row_count > 0) given(rows, "rows");
+    check_at_most("row_count", row_count, most_bytes / sizeof(int64_t));
     handle.session.reset(std::span(rows, row_count));
     return TORCHSHIP_OK;
   });
@@ -292,6 +381,7 @@ torchship_status torchship_session_load_state(torchship_session* session, const 
   return guarded([&] {
     torchship_session& handle = given(session, "session");
     const auto* text = &given(static_cast<const char*>(bytes), "bytes");
+    check_at_most("size", size, most_bytes);
     handle.session.load_state(torchship::read_safetensors({text, size}));
     return TORCHSHIP_OK;
   });

@@ -106,6 +106,7 @@ TensorMap borrow_all(const std::string& kind, const Given* given, std::size_t co
     throw UsageError(std::to_string(count) + " " + kind +
                      "s were announced, and their array is NULL");
   }
+  check_at_most(kind + " count", count, most_in_one_call);
   TensorMap map;
   for (std::size_t i = 0; i < count; ++i) {
     if (given[i].name == nullptr) {

@@ -3,13 +3,27 @@
 /// Tensors of the C ABI to the library's own and back: inputs where they lie, outputs lent where
 /// they lie, or copied into the caller's memory.
 
+#include <torchship/error.h>
 #include <torchship/tensor_io.h>
 #include <torchship/torchship.h>
 
 #include <cstddef>
+#include <cstdint>
+#include <string>
 #include <vector>
 
 namespace torchship {
+
+/// How many tensors, buffers or folders one call takes, and how many bytes one object may have.
+inline constexpr std::size_t most_in_one_call = 65'536;
+inline constexpr std::size_t most_bytes = PTRDIFF_MAX;
+
+/// Raises UsageError for a count or size that nothing has: it was not set, or is a negative number.
+inline void check_at_most(const std::string& name, std::size_t count, std::size_t most) {
+  if (count <= most) return;
+  throw UsageError(name + " is " + std::to_string(count) + ", expected at most " +
+                   std::to_string(most));
+}
 
 /// Tensors over the caller's memory, which must outlive them. Raises UsageError for a pointer that
 /// is NULL and must not be, and InputError for a dtype, shape, stride or address that no tensor can

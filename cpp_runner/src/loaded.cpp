@@ -47,6 +47,15 @@ void warm_up(const Archive& archive) {
   }
 }
 
+/// Checks the options that need no archive, and sets up the runtime.
+void set_up(const Options& options) {
+  check_device(options.device);
+  if (options.warm_up < 0) {
+    throw UsageError("warm_up: expected 0 or more calls, got " + std::to_string(options.warm_up));
+  }
+  configure_runtime(options.threads, options.fusion);
+}
+
 }  // namespace
 
 Archive::Archive(const std::filesystem::path& path, const TrustedKeys* keys)
@@ -56,15 +65,22 @@ Archive::Archive(const std::filesystem::path& path, const Options& options)
     : Archive(path, options.trusted_keys ? &*options.trusted_keys : nullptr, options) {}
 
 Archive Archive::open(const std::filesystem::path& path, const Options& options) {
-  check_device(options.device);
-  if (options.warm_up < 0) {
-    throw UsageError("warm_up: expected 0 or more calls, got " + std::to_string(options.warm_up));
-  }
-  configure_runtime(options.threads, options.fusion);
+  set_up(options);
   const Archive archive(path, options);
-  static_cast<void>(archive.module());
-  if (options.warm_up > 0) warm_up(archive);
+  archive.start();
   return archive;
+}
+
+Archive Archive::open(const ArchiveBytes& source, const Options& options) {
+  set_up(options);
+  const Archive archive(source, options);
+  archive.start();
+  return archive;
+}
+
+void Archive::start() const {
+  static_cast<void>(module());
+  if (options_->warm_up > 0) warm_up(*this);
 }
 
 std::shared_ptr<const torch::jit::Module> Archive::module() const {
@@ -74,7 +90,8 @@ std::shared_ptr<const torch::jit::Module> Archive::module() const {
         printing_as(name()));  // a module may run code as it is loaded or frozen
     auto module = load(loaded_->bytes, options_->device);
     loaded_->module = options_->freeze ? frozen(*this, *module) : module;
-    loaded_->bytes.reset();  // as large as the weights, which are in the module now
+    loaded_->bytes = {};
+    loaded_->file.reset();  // as large as the weights, which are in the module now
   }
   return loaded_->module;
 }

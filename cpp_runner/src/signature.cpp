@@ -9,6 +9,7 @@
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <system_error>
@@ -17,6 +18,7 @@ namespace torchship {
 namespace {
 
 constexpr std::size_t signature_size = 64;
+constexpr std::size_t longest_key = 1 << 20;  // characters of PEM
 constexpr std::string_view block = "-----BEGIN PUBLIC KEY-----";
 
 struct FreeContext {
@@ -36,14 +38,22 @@ TrustedKeys::TrustedKeys(const std::filesystem::path& path) {
   if (!pem) {
     throw UsageError(what + ": cannot be read: " + std::generic_category().message(errno));
   }
+  read_pem(*pem, what);
+}
+
+TrustedKeys::TrustedKeys(std::string_view pem, const std::string& name) {
+  read_pem(pem, "trusted keys '" + name + "'");
+}
+
+void TrustedKeys::read_pem(std::string_view pem, const std::string& what) {
   struct FreeBio {
     void operator()(BIO* bio) const { BIO_free(bio); }
   };
-  for (auto start = pem->find(block); start != std::string::npos;
-       start = pem->find(block, start + block.size())) {
-    const std::string_view rest = std::string_view(*pem).substr(start);
+  for (auto start = pem.find(block); start != std::string_view::npos;
+       start = pem.find(block, start + block.size())) {
+    const std::string_view rest = pem.substr(start);
     const std::unique_ptr<BIO, FreeBio> bio(
-        BIO_new_mem_buf(rest.data(), static_cast<int>(rest.size())));
+        BIO_new_mem_buf(rest.data(), static_cast<int>(std::min(rest.size(), longest_key))));
     EVP_PKEY* key = PEM_read_bio_PUBKEY(bio.get(), nullptr, nullptr, nullptr);
     ERR_clear_error();
     const std::string number = "key " + std::to_string(keys_.size() + 1);
@@ -71,14 +81,20 @@ bool TrustedKeys::signed_by_one(std::string_view bytes, std::string_view signatu
 }
 
 void TrustedKeys::check(const std::filesystem::path& file, std::string_view bytes) const {
-  const std::string what = "'" + file.string() + "'";
   std::filesystem::path path = file;
   path += ".sig";
   const auto signature = read_file(path);
   if (!signature) {
-    throw SignatureError(what + " is not signed: cannot read '" + path.string() +
+    throw SignatureError("'" + file.string() + "' is not signed: cannot read '" + path.string() +
                          "': " + std::generic_category().message(errno));
   }
+  check(file.string(), bytes, *signature);
+}
+
+void TrustedKeys::check(const std::string& name, std::string_view bytes,
+                        const std::optional<std::string_view>& signature) const {
+  const std::string what = "'" + name + "'";
+  if (!signature) throw SignatureError(what + " is not signed: no signature was given");
   if (signature->size() != signature_size) {
     throw SignatureError(what + ": its signature has " + std::to_string(signature->size()) +
                          " bytes, expected 64");

@@ -31,6 +31,37 @@ TEST(archive, what_it_says_of_itself) {
   EXPECT_THROW(static_cast<void>(archive.read_record("gone")), ArchiveError);
 }
 
+TEST(archive, from_memory) {
+  const std::string bytes = bytes_of(artefact("tiny.pt"));
+  const Archive archive = Archive::open(ArchiveBytes{.bytes = bytes, .name = "game.pak"});
+  EXPECT_EQ(archive.name(), "tiny");
+  EXPECT_EQ(archive.path(), "game.pak");
+  EXPECT_EQ(archive.file_size(), bytes.size());
+  EXPECT_FALSE(archive.signature_checked());
+  const GoldenStep& step = archive.golden()[0].at(0);
+  EXPECT_TRUE(same(Session(archive).run(step.inputs).at("y"), step.outputs.at("y")));
+  EXPECT_EQ(message_of<ArchiveError>(
+                [&] { static_cast<void>(archive.read_record("extra/torchship/manifest.json")); }),
+            "'game.pak' was opened from memory, of which nothing is kept");
+  EXPECT_TRUE(contains(
+      message_of<ArchiveError>([&] { Archive::open(ArchiveBytes{.bytes = "no archive"}); }),
+      "'memory': "));
+}
+
+TEST(archive, signed_in_memory) {
+  const std::string pem = bytes_of(artefact("ours.pem"));
+  const std::string bytes = bytes_of(artefact("signed.pt"));
+  const std::string signature = bytes_of(artefact("signed.pt.sig"));
+  Options options;
+  options.trusted_keys.emplace(pem, "compiled in");
+  const ArchiveBytes source{.bytes = bytes, .signature = signature};
+  EXPECT_TRUE(Archive::open(source, options).signature_checked());
+  EXPECT_THROW(Archive::open(source), UsageError);
+  EXPECT_THROW(Archive::open(ArchiveBytes{.bytes = bytes}, options), SignatureError);
+  EXPECT_EQ(message_of<UsageError>([&] { TrustedKeys("nothing", "compiled in"); }),
+            "trusted keys 'compiled in': holds no PUBLIC KEY block");
+}
+
 TEST(archive, deflated_records_are_the_same) {
   EXPECT_EQ(Archive(artefact("deflated.pt")).read_record("extra/torchship/golden.safetensors"),
             Archive(artefact("tiny.pt")).read_record("extra/torchship/golden.safetensors"));

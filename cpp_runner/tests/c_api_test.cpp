@@ -9,8 +9,11 @@
 #include <ATen/ops/zeros.h>
 
 #include <array>
+#include <cstddef>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -197,6 +200,34 @@ TEST(c_api, a_call_that_fails_lends_nothing_and_keeps_the_state) {
   EXPECT_STREQ(torchship_last_message(),
                "input 'obs': expected uint8[batch,510], got uint8[1,509]");
   EXPECT_EQ(stepped(session, 1, 1), stepped(other, 1, 1));
+}
+
+TEST(c_api, reads_no_more_of_the_options_than_their_size) {
+  // A program of the first header: its struct ends where the heap's block does.
+  constexpr std::size_t first = offsetof(torchship_options, trusted_keys_pem);
+  torchship_options newest = TORCHSHIP_OPTIONS;
+  newest.size = first;
+  const std::unique_ptr<void, decltype(&std::free)> older(std::malloc(first), std::free);
+  std::memcpy(older.get(), &newest, first);
+  torchship_archive* archive = nullptr;
+  EXPECT_EQ(torchship_archive_open(artefact("moba.pt").c_str(),
+                                   static_cast<const torchship_options*>(older.get()), &archive),
+            TORCHSHIP_OK)
+      << torchship_last_message();
+  torchship_archive_close(archive);
+}
+
+TEST(c_api, reads_memory_while_it_opens_and_not_after) {
+  auto bytes = std::make_unique<std::string>(bytes_of(artefact("moba.pt")));
+  torchship_archive* archive = nullptr;
+  ASSERT_EQ(torchship_archive_open_memory(bytes->data(), bytes->size(), nullptr, nullptr, 0,
+                                          nullptr, &archive),
+            TORCHSHIP_OK)
+      << torchship_last_message();
+  bytes.reset();
+  const OpenArchive opened(archive);
+  EXPECT_EQ(torchship_archive_verify(archive), TORCHSHIP_OK) << torchship_last_message();
+  stepped(session_of(opened), 1, 0);
 }
 
 TEST(c_api, sessions_on_threads) {

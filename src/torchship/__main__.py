@@ -7,6 +7,7 @@ import traceback
 
 import typer
 
+from torchship.cpp_runner.binary import become
 from torchship.models.errors import ModelsError
 from torchship.script import printing
 from torchship.script.errors import TorchShipError
@@ -57,6 +58,9 @@ def _with(*rooms: typer.Typer) -> typer.Typer:
 
 def main() -> None:
     """Run the command line; exit codes as in docs/agreement.md."""
+    # What `torchship-runner` asks for where it does not find the binary, or LibTorch, by itself.
+    if sys.argv[1:2] == ["runner"]:
+        become(sys.argv[2:])
     printing.install()
     try:
         application(next(iter(sys.argv[1:]), ""))()

@@ -114,11 +114,14 @@ def verify_archive(
         except TorchShipError as error:
             results.append(Result(runtime.name, error=str(error)))
     agreed = all(result.agreed for result in results)
-    return Report(archive, results, "" if agreed else _locate(archive, consent))
+    # Of a runtime that did not run, its own error says what there is to say.
+    differ = any(not difference.agreed for r in results for difference in r.differences)
+    located = "" if agreed else _locate(archive, consent, ALIKE if differ else "")
+    return Report(archive, results, located)
 
 
-def _locate(archive: Archive, consent: str | None) -> str:
-    """Name the first submodule in which the loaded module differs from the eager one, if any."""
+def _locate(archive: Archive, consent: str | None, alike: str) -> str:
+    """Name the first submodule in which the loaded module differs; `alike` if there is none."""
     try:
         program = archive.program()
         eager = make_module(archive.vouched.source, consent).eval()
@@ -127,7 +130,7 @@ def _locate(archive: Archive, consent: str | None) -> str:
     except TorchShipError:
         return ""
     differing = sorted(filter(None, found), key=lambda text: not text.startswith("first"))
-    return differing[0] if differing else ALIKE
+    return differing[0] if differing else alike
 
 
 @app.command()

@@ -69,11 +69,22 @@ def test_what_is_in_it(wheel: Path) -> None:
     headers = {f"include/torchship/{f.name}" for f in ROOT.glob("cpp_runner/include/torchship/*.h")}
     libraries = {"libtorchship.a", "libtorchship_c.so", "libtorchship_ops.so", "libtorch-version"}
     modules = {f.name for f in ROOT.glob("cpp_runner/*.py")}
+    folder = ROOT / "cpp_runner"
+    examples = {
+        str(file.relative_to(folder))
+        for file in (folder / "examples").rglob("*")
+        if file.is_file() and file.suffix != ".pyc"
+    }
     package = {name for name in inside if "/lib/cmake/torchship/" in name}
     assert inside - package == {
         f"torchship/cpp_runner/{name}"
-        for name in {"bin/torchship-runner"} | headers | {f"lib/{x}" for x in libraries} | modules
+        for name in {"bin/torchship-runner", "lib/pkgconfig/torchship-c.pc"}
+        | headers
+        | examples
+        | {f"lib/{x}" for x in libraries}
+        | modules
     }
+    assert [name for name in names if name.endswith(".data/scripts/torchship-runner")]
     assert "torchship/cpp_runner/lib/cmake/torchship/torchship-config.cmake" in package
     weights = {f"torchship/models/weights/{f.name}" for f in ROOT.glob("models/weights/*")}
     assert weights
@@ -83,8 +94,8 @@ def test_what_is_in_it(wheel: Path) -> None:
 def test_it_works_where_it_was_installed(site: Path, tmp_path: Path) -> None:
     archive = tmp_path / "lstm-fused.pt"  # which needs the wheel's library of operators
     fresh(site, "torchship", "script", "lstm-fused", "-o", archive)
-    assert "torchship_ops" in fresh(site, "torchship-runner", "inspect", archive)
-    assert "agreed" in fresh(site, "torchship-runner", "verify", archive)
+    assert "torchship_ops" in fresh(site, "torchship", "runner", "inspect", archive)
+    assert "agreed" in fresh(site, "torchship", "runner", "verify", archive)
     assert "agreed" in fresh(site, "torchship", "verify", archive, "--runtime", "cpp")
 
 
@@ -102,6 +113,7 @@ def test_the_binary_alone_needs_torch_beside_it(site: Path, tmp_path: Path) -> N
     beside.symlink_to(Path(torch.__file__).parent)
     try:
         assert "agreed" in done(*program)
+        assert "agreed" in done(site / "bin" / "torchship-runner", *program[1:])
     finally:
         beside.unlink()
 

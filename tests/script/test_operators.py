@@ -174,9 +174,7 @@ def test_a_namespace_that_a_newer_torch_has_brought_is_torch_s_own(
 ) -> None:
     monkeypatch.setattr(custom_operators, "BUILT_IN", custom_operators.BUILT_IN - {"_test"})
     assert custom_operators.used_by(code_of(of_torch())) == ["_test::leaky_relu"]
-    archive = export(
-        find_target("test_operators:of_torch", "zoo:rows", {}), tmp_path / "of_torch.pt"
-    )
+    archive = export(zoo.target(of_torch, zoo.rows), tmp_path / "of_torch.pt")
     assert archive.vouched.custom_ops == ()
 
 

@@ -58,8 +58,9 @@ def test_every_golden_case_runs_three_times_on_the_one_thread_that_answers(
 
     monkeypatch.setattr(Program, "run", watched)
     engine = start(archives["tiny"])
+    independence = 2 * (64 + 5 + 3)  # of both methods: rows alone, together, with other neighbours
     warm_up = 2 * 2 * 64  # of both methods at every batch size
-    assert len(threads) == 3 * 3 + warm_up
+    assert len(threads) == 3 * 3 + independence + warm_up
     asyncio.run(engine.call("forward", {"obs": torch.zeros(1, 510, dtype=torch.uint8)}))
     assert len(set(threads)) == 1
     assert threads[0] is not threading.current_thread()

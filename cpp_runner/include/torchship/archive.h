@@ -2,6 +2,8 @@
 
 /// An archive, opened and checked in the order of docs/archive.md, "Reading, in this order".
 
+#include <torchship/hide_macros.h>
+
 #include <torchship/manifest.h>
 #include <torchship/options.h>
 #include <torchship/signature.h>
@@ -27,6 +29,14 @@ struct GoldenStep {
   TensorMap outputs;
 };
 
+/// An archive that lies in memory: a resource of the program, an asset of an engine, a download.
+/// Whoever opens it keeps the memory, and leaves it as it is, until open() returns.
+struct ArchiveBytes {
+  std::string_view bytes;
+  std::string name = "memory";  // in messages; plain TorchScript's name
+  std::optional<std::string_view> signature = std::nullopt;  // the bytes of its `.sig`, 64
+};
+
 struct Record {
   std::string name;  // below the zip's top folder
   std::uint64_t size = 0;
@@ -44,6 +54,10 @@ class Archive {
   /// what is damaged, UsageError for options that cannot be had (a device that is not there), and
   /// whatever the model raises while it is warmed up. One call at a time, while no model runs.
   static Archive open(const std::filesystem::path& path, const Options& options = {});
+
+  /// Likewise, from memory, of which nothing is kept: there is no file to sign or to read again.
+  /// Raises UsageError also for a signature that there are no keys to check with.
+  static Archive open(const ArchiveBytes& source, const Options& options = {});
 
   /// Reads and checks the file alone: no code of it runs, and the runtime is left as it is. The
   /// module is loaded when it is first asked for, with the default options. Raises SignatureError,
@@ -67,8 +81,8 @@ class Archive {
   const std::vector<std::vector<GoldenStep>>& golden() const { return contents_->golden; }
 
   /// The inflated bytes of a record. Once the module is loaded the file's bytes are no longer kept:
-  /// it is read again then. Raises ArchiveError if there is no such record, or if the file has
-  /// changed since it was opened.
+  /// it is read again then. Raises ArchiveError if there is no such record, if the file has changed
+  /// since it was opened, or if there is none: the archive came from memory.
   std::string read_record(std::string_view name) const;
 
   /// How it was opened.
@@ -83,7 +97,8 @@ class Archive {
  private:
   struct Loaded;  // the module, once there is one
   struct Contents {
-    std::filesystem::path path;
+    std::filesystem::path path;  // or the name that was given to bytes in memory
+    bool in_memory = false;
     std::uint64_t file_size = 0;  // bytes
     std::string top_folder;
     std::string name;
@@ -93,14 +108,20 @@ class Archive {
     std::vector<std::vector<GoldenStep>> golden;
   };
 
+  explicit Archive(const Options& options);
   Archive(const std::filesystem::path& path, const TrustedKeys* keys, const Options& options);
+  Archive(const ArchiveBytes& source, const Options& options);
+
+  /// Loads the module, and warms it up as the options say.
+  void start() const;
 
   /// Gives the checked bytes to LibTorch. Raises ArchiveError when it cannot load them.
-  std::shared_ptr<torch::jit::Module> load(const std::shared_ptr<const std::string>& bytes,
-                                           const std::string& device) const;
+  std::shared_ptr<torch::jit::Module> load(std::string_view bytes, const std::string& device) const;
 
-  static void read_zip(Contents& contents, const std::shared_ptr<const std::string>& bytes);
-  static void check_digests(Contents& contents, const std::shared_ptr<const std::string>& bytes);
+  /// Reads what is in the zip, and names the file or memory in whatever that raises.
+  static void read(Contents& contents, std::string_view bytes);
+  static void read_zip(Contents& contents, std::string_view bytes);
+  static void check_digests(Contents& contents, std::string_view bytes);
 
   std::shared_ptr<const Contents> contents_;
   std::shared_ptr<const Options> options_;
@@ -108,3 +129,5 @@ class Archive {
 };
 
 }  // namespace torchship
+
+#include <torchship/restore_macros.h>

@@ -2,6 +2,8 @@
 
 /// How long one call takes, beside the floor: the same module called without this library.
 
+#include <torchship/hide_macros.h>
+
 #include <torchship/archive.h>
 
 #include <cstdint>
@@ -56,3 +58,5 @@ struct BenchResult {
 std::vector<BenchResult> bench(const Archive& archive, const BenchOptions& options);
 
 }  // namespace torchship
+
+#include <torchship/restore_macros.h>

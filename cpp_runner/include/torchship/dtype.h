@@ -3,6 +3,8 @@
 /// Tensor dtypes under the names that the manifest, safetensors and npy give them.
 /// All functions are pure and safe to call from any thread.
 
+#include <torchship/hide_macros.h>
+
 #include <c10/core/ScalarType.h>
 
 #include <optional>
@@ -38,3 +40,5 @@ std::string dtype_name(at::ScalarType type);
 std::string describe(const at::Tensor& tensor);
 
 }  // namespace torchship
+
+#include <torchship/restore_macros.h>

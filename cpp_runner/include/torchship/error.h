@@ -4,6 +4,8 @@
 /// and an exit code for shells. Messages name the thing, the value that came and the value
 /// expected.
 
+#include <torchship/hide_macros.h>
+
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -104,3 +106,5 @@ class ModelError : public Error {
 };
 
 }  // namespace torchship
+
+#include <torchship/restore_macros.h>

@@ -3,6 +3,8 @@
 /// What an archive says of itself, as plain structs (docs/archive.md, "The manifest").
 /// Values are immutable once parsed; any thread may read them.
 
+#include <torchship/hide_macros.h>
+
 #include <c10/core/ScalarType.h>
 
 #include <cstdint>
@@ -124,3 +126,5 @@ inline constexpr std::int64_t archive_format = 1;
 Manifest parse_manifest(std::string_view json);
 
 }  // namespace torchship
+
+#include <torchship/restore_macros.h>

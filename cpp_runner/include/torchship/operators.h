@@ -6,6 +6,8 @@
 /// looked for in the folders that the program gives, our own library also where torchship itself
 /// lies, and nowhere else. Python does the same in `script/operators.py`.
 
+#include <torchship/hide_macros.h>
+
 #include <torchship/manifest.h>
 
 #include <filesystem>
@@ -36,3 +38,5 @@ void load_operators(const std::vector<CustomOperator>& needed,
                     const std::vector<std::filesystem::path>& folders);
 
 }  // namespace torchship
+
+#include <torchship/restore_macros.h>

@@ -3,6 +3,8 @@
 /// How an archive is opened. The defaults are those of Python (`script/torchscript.py`): agreement
 /// depends on them, and a test reads both back from LibTorch.
 
+#include <torchship/hide_macros.h>
+
 #include <torchship/signature.h>
 
 #include <filesystem>
@@ -54,3 +56,5 @@ struct Options {
 };
 
 }  // namespace torchship
+
+#include <torchship/restore_macros.h>

@@ -2,6 +2,8 @@
 
 /// What the numbers depend on beside the archive: LibTorch's settings of this process.
 
+#include <torchship/hide_macros.h>
+
 #include <torchship/options.h>
 
 #include <string>
@@ -31,3 +33,5 @@ struct RuntimeSettings {
 RuntimeSettings runtime_settings();
 
 }  // namespace torchship
+
+#include <torchship/restore_macros.h>

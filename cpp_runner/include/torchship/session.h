@@ -2,6 +2,8 @@
 
 /// One method of one archive, run by name.
 
+#include <torchship/hide_macros.h>
+
 #include <torchship/archive.h>
 #include <torchship/manifest.h>
 #include <torchship/tensor_io.h>
@@ -93,3 +95,5 @@ struct Methods {
 Methods methods_of(const Archive& archive);
 
 }  // namespace torchship
+
+#include <torchship/restore_macros.h>

@@ -2,8 +2,12 @@
 
 /// Detached Ed25519 signatures (docs/archive.md, "Signature file").
 
+#include <torchship/hide_macros.h>
+
 #include <filesystem>
 #include <memory>
+#include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -18,6 +22,9 @@ class TrustedKeys {
   /// holds no key, or holds a key that is not Ed25519.
   explicit TrustedKeys(const std::filesystem::path& path);
 
+  /// The same of PEM in memory; `name` is what messages call it.
+  TrustedKeys(std::string_view pem, const std::string& name);
+
   std::size_t size() const { return keys_.size(); }
 
   /// Whether `signature` (64 raw bytes) over `bytes` is of one of the keys.
@@ -26,8 +33,16 @@ class TrustedKeys {
   /// Checks `<file>.sig` over the file's `bytes`; raises SignatureError.
   void check(const std::filesystem::path& file, std::string_view bytes) const;
 
+  /// Checks a signature over the `bytes` of what messages call `name`; raises SignatureError.
+  void check(const std::string& name, std::string_view bytes,
+             const std::optional<std::string_view>& signature) const;
+
  private:
+  void read_pem(std::string_view pem, const std::string& what);
+
   std::vector<std::shared_ptr<evp_pkey_st>> keys_;
 };
 
 }  // namespace torchship
+
+#include <torchship/restore_macros.h>

@@ -6,6 +6,8 @@
 /// and every tensor read owns its memory. Writers raise EncodingError for values that a format
 /// cannot carry. All functions are pure, or touch only the file named; any thread may call them.
 
+#include <torchship/hide_macros.h>
+
 #include <ATen/core/Tensor.h>
 #include <nlohmann/json_fwd.hpp>
 
@@ -60,3 +62,5 @@ void check_output_path(const std::filesystem::path& path);
 void write_tensors(const std::filesystem::path& path, const TensorMap& tensors);
 
 }  // namespace torchship
+
+#include <torchship/restore_macros.h>

@@ -16,6 +16,8 @@
  * borrowed: each function says for how long. Handles are freed by their close
  * function, sessions and archive in any order.
  *
+ * Counts. At most 65,536 tensors, buffers or folders are taken in one call.
+ *
  * Alignment. Inputs are aligned to their element size, or refused. Aligned to 64 bytes they give
  * the very bits of the golden outputs: how some kernels round depends on where a row begins.
  */
@@ -102,18 +104,27 @@ typedef enum torchship_fusion {
  *
  *   torchship_options options = TORCHSHIP_OPTIONS;
  *   options.trusted_keys = "keys.pem";
- */
+ *
+ * The struct grows at its end. A library takes the `size` of every header before its own, and gives
+ * what is not there its default; a size that it does not know is TORCHSHIP_BAD_USAGE: the program
+ * was compiled with a newer header than the library's. Everything here is read during the call. */
 typedef struct torchship_options {
-  size_t size;              /* sizeof(torchship_options), so that a later version may add fields */
+  size_t size;              /* sizeof(torchship_options) */
   int32_t threads;          /* inside an operator, for the whole process */
   int32_t warm_up;          /* calls of each method before the archive is handed out */
   int32_t freeze;           /* 1: weights become constants; may round differently */
   int32_t fusion;           /* a torchship_fusion; all but OFF may round differently */
   const char* device;       /* "cpu", "cuda", "cuda:1" */
   const char* trusted_keys; /* PEM file of Ed25519 public keys; NULL asks for no signature */
+
+  /* Not in the first header. */
+  const char* trusted_keys_pem; /* such keys themselves, PEM; in place of the file */
+  const char* const* operators; /* `operator_count` folders of libraries of custom operators */
+  size_t operator_count;
 } torchship_options;
 
-#define TORCHSHIP_OPTIONS {sizeof(torchship_options), 1, 0, 0, TORCHSHIP_FUSION_OFF, "cpu", NULL}
+#define TORCHSHIP_OPTIONS \
+  {sizeof(torchship_options), 1, 0, 0, TORCHSHIP_FUSION_OFF, "cpu", NULL, NULL, NULL, 0}
 
 /* ---- Archives ------------------------------------------------------------------------------- */
 
@@ -122,6 +133,15 @@ typedef struct torchship_options {
 TORCHSHIP_API torchship_status torchship_archive_open(const char* path,
                                                       const torchship_options* options,
                                                       torchship_archive** archive);
+
+/* Likewise, of `size` bytes in memory, which are read during the call and not kept.
+ *
+ * `name` is what messages call the archive, "memory" where it is NULL. `signature` are the 64 bytes
+ * of the `.sig` that belongs to the archive, NULL and 0 where it has none: with trusted keys that
+ * is TORCHSHIP_BAD_ARCHIVE. A signature without trusted keys to check it is TORCHSHIP_BAD_USAGE. */
+TORCHSHIP_API torchship_status torchship_archive_open_memory(
+    const void* bytes, size_t size, const char* name, const void* signature, size_t signature_size,
+    const torchship_options* options, torchship_archive** archive);
 
 /* Frees the handle; NULL is allowed. Sessions stay as they are. */
 TORCHSHIP_API void torchship_archive_close(torchship_archive* archive);

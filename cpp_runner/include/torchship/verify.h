@@ -2,6 +2,8 @@
 
 /// The golden cases against what this runtime computes (docs/archive.md, "Agreement").
 
+#include <torchship/hide_macros.h>
+
 #include <torchship/archive.h>
 #include <torchship/manifest.h>
 
@@ -48,3 +50,5 @@ struct VerifyReport {
 VerifyReport verify(const Archive& archive, int repeat = 3);
 
 }  // namespace torchship
+
+#include <torchship/restore_macros.h>

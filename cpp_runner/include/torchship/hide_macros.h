@@ -1,0 +1,136 @@
+// Hides macros that host programs are known to define under ordinary words, from here to
+// restore_macros.h: our headers, LibTorch's and the standard library's use these words as names.
+// Every public C++ header begins with this file and ends with the other, and may be included by
+// another one in between. No include guard: each use is one of a pair.
+
+// Unreal Engine, and Apple's AssertMacros.h.
+#pragma push_macro("check")
+#undef check
+#pragma push_macro("checkf")
+#undef checkf
+#pragma push_macro("checkSlow")
+#undef checkSlow
+#pragma push_macro("checkCode")
+#undef checkCode
+#pragma push_macro("verify")
+#undef verify
+#pragma push_macro("verifyf")
+#undef verifyf
+#pragma push_macro("verifySlow")
+#undef verifySlow
+#pragma push_macro("ensure")
+#undef ensure
+#pragma push_macro("ensureMsgf")
+#undef ensureMsgf
+#pragma push_macro("ensureAlways")
+#undef ensureAlways
+#pragma push_macro("require")
+#undef require
+#pragma push_macro("unimplemented")
+#undef unimplemented
+#pragma push_macro("TEXT")
+#undef TEXT
+#pragma push_macro("PI")
+#undef PI
+
+// Qt, without QT_NO_KEYWORDS.
+#pragma push_macro("slots")
+#undef slots
+#pragma push_macro("signals")
+#undef signals
+#pragma push_macro("emit")
+#undef emit
+#pragma push_macro("foreach")
+#undef foreach
+#pragma push_macro("forever")
+#undef forever
+
+// Windows.
+#pragma push_macro("min")
+#undef min
+#pragma push_macro("max")
+#undef max
+#pragma push_macro("near")
+#undef near
+#pragma push_macro("far")
+#undef far
+#pragma push_macro("small")
+#undef small
+#pragma push_macro("interface")
+#undef interface
+#pragma push_macro("IN")
+#undef IN
+#pragma push_macro("OUT")
+#undef OUT
+#pragma push_macro("OPTIONAL")
+#undef OPTIONAL
+#pragma push_macro("ERROR")
+#undef ERROR
+#pragma push_macro("NO_ERROR")
+#undef NO_ERROR
+#pragma push_macro("TRUE")
+#undef TRUE
+#pragma push_macro("FALSE")
+#undef FALSE
+#pragma push_macro("VOID")
+#undef VOID
+#pragma push_macro("CONST")
+#undef CONST
+#pragma push_macro("DELETE")
+#undef DELETE
+#pragma push_macro("STRICT")
+#undef STRICT
+#pragma push_macro("IGNORE")
+#undef IGNORE
+#pragma push_macro("ABSOLUTE")
+#undef ABSOLUTE
+#pragma push_macro("RELATIVE")
+#undef RELATIVE
+#pragma push_macro("DIFFERENCE")
+#undef DIFFERENCE
+#pragma push_macro("DOMAIN")
+#undef DOMAIN
+#pragma push_macro("OVERFLOW")
+#undef OVERFLOW
+#pragma push_macro("UNDERFLOW")
+#undef UNDERFLOW
+
+// X11.
+#pragma push_macro("None")
+#undef None
+#pragma push_macro("Bool")
+#undef Bool
+#pragma push_macro("Status")
+#undef Status
+#pragma push_macro("Success")
+#undef Success
+#pragma push_macro("Always")
+#undef Always
+#pragma push_macro("True")
+#undef True
+#pragma push_macro("False")
+#undef False
+#pragma push_macro("Unsorted")
+#undef Unsorted
+
+// The C library's complex.h, curses, Arduino and old code.
+#pragma push_macro("I")
+#undef I
+#pragma push_macro("complex")
+#undef complex
+#pragma push_macro("clear")
+#undef clear
+#pragma push_macro("erase")
+#undef erase
+#pragma push_macro("move")
+#undef move
+#pragma push_macro("timeout")
+#undef timeout
+#pragma push_macro("abs")
+#undef abs
+#pragma push_macro("round")
+#undef round
+#pragma push_macro("unix")
+#undef unix
+#pragma push_macro("linux")
+#undef linux
