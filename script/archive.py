@@ -6,8 +6,9 @@ import hashlib
 import io
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -21,10 +22,12 @@ from torchship.script.manifest import Manifest, parse_manifest
 from torchship.script.memory import give_back
 from torchship.script.program import Program
 from torchship.script.signing import check_signature
+from torchship.script.trace_warnings import TraceWarning, from_record, to_record
 
 OURS = "extra/torchship/"
 MANIFEST = f"{OURS}manifest.json"
 GOLDEN = f"{OURS}golden.safetensors"
+TRACE_WARNINGS = f"{OURS}trace_warnings.json"
 MAX_INFLATED = 4 << 30  # bytes
 MAX_FILE = MAX_INFLATED + (64 << 20)  # bytes: stored records, their names, padding and signature
 LARGE = 1 << 20  # bytes of a file; what is freed of smaller ones is not worth the time
@@ -40,18 +43,31 @@ def pack(script: bytes, manifest: Manifest, cases: Sequence[Case]) -> bytes:
     The manifest's `records` are filled in here.
     """
     buffer = io.BytesIO(script)
-    golden = to_safetensors(cases)
-    found = {GOLDEN: hashlib.sha256(golden)}
-    with zipfile.ZipFile(buffer, "a") as file:
+    add_records(buffer, manifest, cases)
+    return buffer.getvalue()
+
+
+def add_records(
+    script: BinaryIO,
+    manifest: Manifest,
+    cases: Sequence[Case],
+    trace_warnings: Sequence[TraceWarning] = (),
+) -> None:
+    """Make an archive of a TorchScript zip, a file for reading and writing, as `pack` does."""
+    ours = {GOLDEN: to_safetensors(cases)}
+    if trace_warnings:
+        ours[TRACE_WARNINGS] = to_record(trace_warnings)
+    found = {name: hashlib.sha256(data) for name, data in ours.items()}
+    with zipfile.ZipFile(script, "a") as file:
         top = PurePosixPath(file.namelist()[0]).parts[0]
         read_records(
             file, top, lambda name, block: found.setdefault(name, hashlib.sha256()).update(block)
         )
         digests = {name: digest.hexdigest() for name, digest in sorted(found.items())}
         manifest = manifest.model_copy(update={"records": digests})
-        for name, data in ((GOLDEN, golden), (MANIFEST, manifest.to_json())):
+        ours[MANIFEST] = manifest.to_json()
+        for name, data in ours.items():
             file.writestr(zipfile.ZipInfo(f"{top}/{name}", ZIP_TIME), data)
-    return buffer.getvalue()
 
 
 def read_records(file: zipfile.ZipFile, top: str, take: Callable[[str, bytes], None]) -> None:
@@ -139,6 +155,14 @@ class Archive:
             raise ArchiveError(f"'{self.path.name}' was released: open it again to load it again")
         return self._content
 
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the file's bytes, a block at a time.
+
+        Raises:
+            ArchiveError: the archive was released.
+        """
+        return self._held.blocks()
+
     @property
     def data(self) -> bytes:
         """A copy of the file's bytes.
@@ -173,14 +197,28 @@ class Archive:
             if GOLDEN not in self.sizes:
                 raise ArchiveError(f"the archive has no record '{GOLDEN}'")
 
-            found: list[Case] = []
-
-            def read(name: str, view: memoryview) -> None:
-                found.extend(from_safetensors(bytes(view), manifest.golden, manifest.methods))
-
-            torchscript.visit_records(self._held.source, read, wanted=(GOLDEN,))
-            self._golden = found
+            self._golden = from_safetensors(self._record(GOLDEN), manifest.golden, manifest.methods)
         return self._golden
+
+    @property
+    def trace_warnings(self) -> tuple[TraceWarning, ...]:
+        """What the tracer warned of and the archive's maker passed over.
+
+        Raises:
+            ArchiveError: the record is damaged, or the archive was released.
+        """
+        if TRACE_WARNINGS not in self.sizes:
+            return ()
+        return from_record(self._record(TRACE_WARNINGS))
+
+    def _record(self, name: str) -> bytes:
+        found: list[bytes] = []
+        torchscript.visit_records(
+            self._held.source,
+            lambda _, view: found.append(bytes(view)),
+            wanted=lambda other: other == name,
+        )
+        return found[0]
 
     def load(self, device: str | torch.device = "cpu") -> torch.jit.ScriptModule:
         """Load the TorchScript module from the bytes that were checked.

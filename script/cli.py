@@ -103,6 +103,14 @@ def script(
     ] = None,
     operator_folders: OperatorFolders = None,
     mode: Annotated[str, typer.Option(help="script, or trace.")] = "script",
+    allow_trace_warnings: Annotated[
+        bool,
+        typer.Option(
+            "--allow-trace-warnings",
+            help="With --mode trace: list what the tracer warns of and pass over it, if golden "
+            "cases at three sizes of each free dimension agree.",
+        ),
+    ] = False,
     eval_mode: Annotated[
         bool, typer.Option("--eval", help="Put the module in eval mode first.")
     ] = False,
@@ -120,6 +128,8 @@ def script(
     """
     if mode not in ("script", "trace"):
         raise UsageError(f"--mode '{mode}': expected script or trace")
+    if allow_trace_warnings and mode == "script":
+        raise UsageError("--allow-trace-warnings: expected --mode trace with it")
     operators.allow(operator_folders or [])
     found = find_target(
         target, example, {key: _json_or_text(value) for key, value in pairs(kwarg or [], "--kwarg")}
@@ -130,6 +140,7 @@ def script(
         version=version,
         description=description,
         mode=checked_mode,
+        allow_trace_warnings=allow_trace_warnings,
         eval_mode=eval_mode,
         fixed=fixed,
         dims=dict(pairs(dim or [], "--dim")),
@@ -138,7 +149,7 @@ def script(
         libraries=dict(pairs(library or [], "--library")),
     )
     path = output or Path(f"{name or found.name}.pt")
-    archive = export(found, path, options)
+    archive = export(found, path, options, lambda notice: typer.echo(notice, err=True))
     cases = archive.vouched.golden
     typer.echo(
         f"{path}: {archive.size:,} bytes, {archive.vouched.parameters:,} parameters, "
@@ -195,6 +206,7 @@ def inspect(
             "manifest": manifest,
             "digests_checked": opened.manifest is not None,
             "signature_checked": trusted_keys is not None,
+            "trace_warnings": [one.model_dump(mode="json") for one in opened.trace_warnings],
             "records": dict(opened.sizes),
             "code": source,
         }
@@ -211,6 +223,8 @@ def _print(archive: Archive, source: str | None, signature_checked: bool, consol
         table.add_row("manifest", "none: a plain TorchScript file, and nothing vouches for it")
     else:
         _describe(manifest, table)
+        for warning in archive.trace_warnings:
+            table.add_row("trace warning", escape(str(warning)))
         table.add_row("digests", f"{len(manifest.records)} records checked (SHA-256)")
     there = signature_path(archive.path).exists()
     unchecked = "there, not checked: no trusted keys given" if there else "none"

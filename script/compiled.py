@@ -28,7 +28,7 @@ def refuse_undefined_defaults(compiled: torch.jit.ScriptModule) -> None:
         )
 
 
-def refuse_unreadable_names(compiled: torch.jit.ScriptModule, script: bytes) -> None:
+def refuse_unreadable_names(compiled: torch.jit.ScriptModule, script: bytes | str) -> None:
     """Refuse code that LibTorch writes and cannot read again."""
     for name in unreadable_names(compiled, script):
         what = "a word of Python's own" if name.isascii() else "not ASCII"

@@ -61,6 +61,44 @@ def _check(path: Path, found: os.stat_result, most: int | None) -> None:
         raise ArchiveError(f"'{path.name}' has {size} bytes: expected at most {most}")
 
 
+class Draft:
+    """The bytes of a file that is being written; as a `Content` they change no more.
+
+    They are in a file of the system's memory, where it has such files: LibTorch then writes weights
+    there itself, and they are in this process once less.
+    """
+
+    file: BinaryIO
+    """For reading and writing."""
+
+    def __init__(self) -> None:
+        """Begin without a byte."""
+        descriptor = _memory_file()
+        self.file = io.BytesIO() if descriptor is None else open(descriptor, "r+b")  # noqa: SIM115
+
+    @property
+    def source(self) -> bytes | str:
+        """The bytes, or the name of a file that has them: for `torchscript.visit_records`."""
+        if isinstance(self.file, io.BytesIO):
+            return self.file.getvalue()
+        self.file.flush()
+        return _name(self.file.fileno())
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the bytes, a block at a time."""
+        self.file.seek(0)
+        while block := self.file.read(BLOCK):
+            yield block
+
+    def __enter__(self) -> Draft:
+        """Free the bytes at the end of a `with`."""
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """Free the bytes."""
+        self.file.close()
+
+
 class Content:
     """The bytes of one file, which nobody can change any more.
 
@@ -113,6 +151,16 @@ class Content:
             return open(_name(self._descriptor), "rb")
         except OSError as error:
             raise UnreadableError(f"cannot read its bytes: {error.strerror}") from None
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the bytes, a block at a time.
+
+        Raises:
+            UnreadableError: the process has too many files open.
+        """
+        with self.open() as file:
+            while block := file.read(BLOCK):
+                yield block
 
     @contextmanager
     def view(self) -> Iterator[memoryview]:

@@ -25,7 +25,7 @@ sys.exit(0 if hasattr(getattr(torch.ops, namespace), name) else 3)
 """
 
 
-def used_by(script: bytes) -> list[str]:
+def used_by(script: bytes | str) -> list[str]:
     """Return the operators, by name, that the code in a TorchScript zip uses and torch lacks.
 
     What is read is the code that LibTorch will compile when it loads the zip: of every module's

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from torchship.script import torchscript
 from torchship.script.errors import ExportError
+from torchship.script.fingerprint import blocks, fingerprint, is_dense
 from torchship.script.plain import plain
 from torchship.script.values import refuse_foreign
 
@@ -47,22 +48,55 @@ def refuse_strange_tensors(module: torch.nn.Module) -> None:
 
 
 def refuse_non_finite(module: torch.nn.Module) -> None:
-    """Refuse weights, buffers and other tensors of the module that hold NaN or infinities."""
-    for name, value in _attributes(module).items():
-        if not isinstance(value, torch.Tensor) or value.is_quantized:
-            continue
+    """Refuse tensors of the module that hold NaN, and weights that hold infinities.
+
+    An infinity is what a mask adds to scores that shall not count: in a buffer, in another tensor
+    that nobody trains, it is meant. In a weight it is what training left when it diverged.
+    """
+    for name, value in _tensors(_attributes(module)):
         if not value.is_floating_point() and not value.is_complex():
             continue
         if value.dtype == torch.float4_e2m1fn_x2:  # it has neither
             continue
-        if value.dtype.is_floating_point and value.element_size() == 1:
-            value = value.float()  # torch has no test for these
-        finite = torch.isfinite(value.detach())
-        if not bool(finite.all()):
+        nans = infinities = 0
+        for block in blocks(value):
+            numbers = block.float() if block.itemsize == 1 else block
+            nans += int(numbers.isnan().sum())
+            infinities += int(numbers.isinf().sum())
+        if nans:
             raise ExportError(
-                f"'{name}' holds {int((~finite).sum())} NaN or infinite values of "
-                f"{value.numel()}: expected finite weights"
+                f"'{name}' holds {nans} NaN of {value.numel()} values: expected numbers"
             )
+        if infinities and value.requires_grad:
+            raise ExportError(
+                f"'{name}' holds {infinities} infinite values of {value.numel()}: expected finite "
+                "weights; a mask belongs into a buffer, or needs no gradient"
+            )
+
+
+def refuse_too_large(module: torch.nn.Module, most: int) -> None:
+    """Refuse a module whose tensors have more bytes than an archive may have."""
+    sizes = {}  # of memory, which tensors may share
+    for _, value in _tensors(_attributes(module)):
+        memory = value.untyped_storage()
+        sizes[memory.data_ptr()] = memory.nbytes()
+    if sum(sizes.values()) > most:
+        raise ExportError(
+            f"the module's tensors have {sum(sizes.values())} bytes: an archive's limit is "
+            f"{most} bytes ({most >> 30} GiB); store them in half precision, or ship parts of the "
+            "module one by one"
+        )
+
+
+def _tensors(value: object, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the dense tensors of a nested value, each with its dotted name."""
+    if isinstance(value, torch.Tensor):
+        if is_dense(value):
+            yield name, value
+    elif isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from _tensors(item, f"{name}.{key}" if name else str(key))
 
 
 def _attributes(module: torch.nn.Module) -> dict[str, object]:
@@ -103,7 +137,7 @@ def refuse_misbehaviour(
         for name, examples in calls.items()
         for number, arguments in enumerate(examples)
     ]
-    before = copy.deepcopy(detached(_attributes(module)))
+    before = fingerprint(_attributes(module))
     first = [_ask(module, *question) for question in questions]
     second = [_ask(module, *question) for question in reversed(questions)]
     for question, once, again in zip(questions, first, reversed(second), strict=True):
@@ -112,7 +146,7 @@ def refuse_misbehaviour(
                 f"two equal calls of the module's {question[0]} differ: state is hidden in an "
                 "attribute, or it draws random numbers; take the state or the seed as an argument"
             )
-    after = detached(_attributes(module))
+    after = fingerprint(_attributes(module))
     for name in {**before, **after}:
         if not same(before.get(name), after.get(name)):
             raise ExportError(

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from pydantic import ValidationError
 
-from torchship.script import custom_operators, operators, printing, tolerances, torchscript
-from torchship.script.archive import Archive, pack, parse_archive
+from torchship.script import (
+    custom_operators,
+    operators,
+    printing,
+    process_defaults,
+    tolerances,
+    torchscript,
+)
+from torchship.script.archive import MAX_INFLATED, Archive, add_records, check_content
 from torchship.script.batch import (
     BATCH,
     contradiction,
@@ -23,10 +30,12 @@ from torchship.script.compiled import (
     refuse_undefined_defaults,
     refuse_unreadable_names,
 )
+from torchship.script.content import Content, Draft
 from torchship.script.eager import (
     refuse_misbehaviour,
     refuse_non_finite,
     refuse_strange_tensors,
+    refuse_too_large,
     refuse_training,
 )
 from torchship.script.errors import (
@@ -50,37 +59,28 @@ from torchship.script.manifest import (
     field_error,
 )
 from torchship.script.nodes import omissible
+from torchship.script.options import Options, with_options
 from torchship.script.outputs import input_symbols
 from torchship.script.parity import check_case
 from torchship.script.program import Program
 from torchship.script.target import Target, call_factory
-from torchship.script.torchscript import Mode
+from torchship.script.trace_warnings import TraceWarning, refuse, require_sizes
 from torchship.script.trials import infer_method
 from torchship.script.wrappings import refuse_wrappings
 
+__all__ = ["Options", "export"]
 
-@dataclass(frozen=True)
-class Options:
-    """What the user chose; see `torchship script --help`."""
-
-    name: str | None = None
-    version: str = "1"
-    description: str | None = None
-    mode: Mode = "script"
-    eval_mode: bool = False
-    fixed: bool = False
-    dims: Mapping[str, str] = field(default_factory=dict)
-    outputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    state: Sequence[tuple[str, str, str | None]] = ()
-    libraries: Mapping[str, str] = field(default_factory=dict)
-    """Namespace of custom operators -> the library that has them."""
+Tell = Callable[[str], None]
 
 
-def export(target: Target, path: Path, options: Options | None = None) -> Archive:
+def export(
+    target: Target, path: Path, options: Options | None = None, tell: Tell = warnings.warn
+) -> Archive:
     """Script the target's module, save it as an archive at `path`, and return what was read back.
 
     The file is written only after the scripted module reproduced every golden case of the eager
-    one, and it is read back and checked before it takes its name.
+    one, and it is read back and checked before it takes its name. `tell` takes what the user
+    should know of an export that goes on, a line at a time.
 
     Raises:
         ExportError: the module cannot become an archive; nothing was written.
@@ -89,76 +89,87 @@ def export(target: Target, path: Path, options: Options | None = None) -> Archiv
     """
     options = options or Options()
     with printing.by(options.name or target.name), blamed_on_the_module():
-        return _export(_with_options(target, options), path, options)
+        target = with_options(target, options)
+        torchscript.configure()
+        module = call_factory(target.source.factory, target.factory, target.source.kwargs)
+        with process_defaults.torchs_own() as changed:
+            torchscript.configure()
+            if changed:
+                tell(
+                    f"this process has other settings than torch's own, by an import or by the "
+                    f"factory: {', '.join(changed)}; the archive is made and checked with torch's "
+                    "own, as C++ and a server run it"
+                )
+            return _export(target, module, path, options, tell)
 
 
-def _export(target: Target, path: Path, options: Options) -> Archive:
-    torchscript.configure()
-    module = call_factory(target.source.factory, target.factory, target.source.kwargs)
+def _export(
+    target: Target, module: torch.nn.Module, path: Path, options: Options, tell: Tell
+) -> Archive:
     refuse_wrappings(module, scripting=options.mode == "script")
     if options.eval_mode:
         module.eval()
     refuse_training(module)
     refuse_strange_tensors(module)
+    refuse_too_large(module, MAX_INFLATED)
     refuse_non_finite(module)
     calls = {name: _complete_calls(module, name, target) for name in target.examples}
     refuse_misbehaviour(module, calls)
+    changed = process_defaults.changes()
+    if changed:
+        raise ExportError(
+            f"calling the module changes the process: {', '.join(changed)}; no other runtime "
+            "would: change it nowhere, or in the program that calls the model"
+        )
+    trace_warnings: list[TraceWarning] = []
     scripted = torchscript.compile_module(
-        module, options.mode, {name: arguments[0] for name, arguments in calls.items()}
+        module,
+        options.mode,
+        {name: arguments[0] for name, arguments in calls.items()},
+        trace_warnings.extend if options.allow_trace_warnings else refuse,
     )
     refuse_undefined_defaults(scripted)
-    script = torchscript.save(scripted)
-    refuse_unreadable_names(scripted, script)
-    custom_ops = _custom_operators(script, options.libraries)
-    methods = {
-        name: _method(module, scripted, name, calls[name], target, options.fixed) for name in calls
-    }
-    manifest = _manifest(target, options, module, methods, custom_ops)
-    manifest = _settle_batch(Program(manifest, module), calls)
-    cases = _golden_cases(Program(manifest, module), target)
-    fitting = tolerances.fitting(Program(manifest, module), cases)
-    manifest = manifest.model_copy(update={"methods": fitting})
-    entries = tuple(GoldenEntry(name=c.name, method=c.method, steps=len(c.steps)) for c in cases)
-    manifest = manifest.model_copy(update={"golden": entries})
-    _check_labels(manifest, cases)
-    try:
-        archive = parse_archive(path, pack(script, manifest, cases))
-    except ArchiveError as error:
-        raise ExportError(f"the archive would not be readable: {error}") from None
+    for warning in trace_warnings:
+        tell(f"passed over: {warning}")
+    with Draft() as draft:
+        torchscript.save_into(draft, scripted)
+        refuse_unreadable_names(scripted, draft.source)
+        custom_ops = _custom_operators(draft.source, options.libraries)
+        methods = {
+            name: _method(module, scripted, name, calls[name], target, options.fixed)
+            for name in calls
+        }
+        manifest = _manifest(target, options, module, methods, custom_ops)
+        manifest = _settle_batch(Program(manifest, module), calls)
+        cases = _golden_cases(Program(manifest, module), target)
+        fitting = tolerances.fitting(Program(manifest, module), cases)
+        manifest = manifest.model_copy(update={"methods": fitting, "golden": _entries(cases)})
+        _check_labels(manifest, cases)
+        if trace_warnings:
+            require_sizes(manifest, cases)
+        archive = _packed(path, draft, manifest, cases, trace_warnings)
     _agree(archive, module)
-    write_atomic(path, archive.data)
+    write_atomic(path, archive.blocks())
     return archive
 
 
-def _with_options(target: Target, options: Options) -> Target:
-    """Return the target with what the user said: each option goes to the methods that it fits."""
-    arguments = {
-        name: {argument for steps in examples for step in steps for argument in step}
-        for name, examples in target.examples.items()
-    }
-    state: dict[str, list[tuple[str, str, str | None]]] = {}
-    for entry in options.state:
-        _argument_of(entry[0], arguments, "state names the input")
-        for name, known in arguments.items():
-            if entry[0].partition(".")[0] in known:
-                state.setdefault(name, []).append(entry)
-    for place in options.dims:
-        _argument_of(place, arguments, "a dimension is named of the input")
-    for name in options.outputs:
-        if name not in arguments:
-            raise ExportError(f"outputs are named of '{name}': the examples have {list(arguments)}")
-    return replace(
-        target,
-        state={**target.state, **state},
-        outputs={**target.outputs, **options.outputs},
-        dims={**target.dims, **options.dims},
-    )
+def _entries(cases: Sequence[Case]) -> tuple[GoldenEntry, ...]:
+    return tuple(GoldenEntry(name=c.name, method=c.method, steps=len(c.steps)) for c in cases)
 
 
-def _argument_of(place: str, arguments: Mapping[str, set[str]], what: str) -> None:
-    known = sorted(set().union(*arguments.values()))
-    if place.partition(".")[0] not in known:
-        raise ExportError(f"{what} '{place}', which no example gives: they give {', '.join(known)}")
+def _packed(
+    path: Path,
+    draft: Draft,
+    manifest: Manifest,
+    cases: Sequence[Case],
+    trace_warnings: Sequence[TraceWarning],
+) -> Archive:
+    """Return the archive that a draft with the TorchScript zip becomes, read back and checked."""
+    try:
+        add_records(draft.file, manifest, cases, trace_warnings)
+        return check_content(path, Content(draft.blocks()))
+    except ArchiveError as error:
+        raise ExportError(f"the archive would not be readable: {error}") from None
 
 
 def _complete_calls(module: torch.nn.Module, name: str, target: Target) -> list[dict[str, object]]:
@@ -212,7 +223,9 @@ def _start(inputs: Sequence[Argument], name: str) -> str:
     return "absent" if name in free else "zeros"
 
 
-def _custom_operators(script: bytes, libraries: Mapping[str, str]) -> tuple[CustomOperator, ...]:
+def _custom_operators(
+    script: bytes | str, libraries: Mapping[str, str]
+) -> tuple[CustomOperator, ...]:
     """Return the operators that the code uses and torch lacks, each with its library."""
     known = {**operators.LIBRARIES, **libraries}
     found = []

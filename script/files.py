@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from torchship.script.errors import UsageError
 
 
-def write_atomic(path: Path, data: bytes, mode: int | None = None) -> None:
+def write_atomic(path: Path, data: bytes | Iterable[bytes], mode: int | None = None) -> None:
     """Write `data` to a temporary file beside `path`, flush it to disk, rename it.
 
-    `mode` is the file's permission bits; the default is what the process's umask gives.
+    `data` may come in pieces, so that it need not be in memory as a whole. `mode` is the file's
+    permission bits; the default is what the process's umask gives.
 
     Raises:
         UsageError: the folder is missing or cannot be written to.
@@ -25,7 +27,7 @@ def write_atomic(path: Path, data: bytes, mode: int | None = None) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             os.fchmod(file.fileno(), 0o666 & ~_umask() if mode is None else mode)
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

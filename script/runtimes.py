@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from torchship.script import process_defaults
 from torchship.script.archive import Archive
 from torchship.script.batch import batch_inputs
 from torchship.script.parity import Difference, check_case
@@ -59,7 +60,8 @@ class EagerRuntime:
         """Run the golden cases in the eager module."""
         manifest = archive.vouched
         module = make_module(manifest.source, self._consent)
-        return _in_process(self.name, archive, Program(manifest, module.eval()))
+        with process_defaults.torchs_own():
+            return _in_process(self.name, archive, Program(manifest, module.eval()))
 
 
 class ScriptRuntime:

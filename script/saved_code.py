@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from torchship.script.torchscript import attributes, records
+from torchship.script.torchscript import attributes, visit_records
 
 
-def unreadable_names(module: torch.jit.ScriptModule, script: bytes) -> list[str]:
+def unreadable_names(module: torch.jit.ScriptModule, script: bytes | str) -> list[str]:
     """Return the names in a module's saved code that LibTorch does not read again.
 
     Its lexer takes ASCII only, and no words of Python's own; where a name that is not ASCII stands
@@ -53,11 +53,15 @@ def _attribute_names(module: torch.jit.ScriptModule) -> set[str]:
     return {step for path, _ in named for step in path.split(".")}
 
 
-def code_files(script: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield the name and the content of each record that is code."""
-    for name, content in records(script).items():
-        if name.startswith("code/") and name.endswith(".py"):
-            yield name, content
+def code_files(script: bytes | str) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and the content of each record that is code; `script` as `visit_records`."""
+    found: dict[str, bytes] = {}
+    visit_records(
+        script,
+        lambda name, view: found.update({name: bytes(view)}),
+        wanted=lambda name: name.startswith("code/") and name.endswith(".py"),
+    )
+    yield from found.items()
 
 
 def parse(code: bytes) -> ast.Module:

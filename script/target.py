@@ -6,6 +6,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import json
 import os
 import subprocess
 import sys
@@ -296,7 +297,20 @@ def normalise(given: object, where: str) -> Examples:
 
 
 def source_of(text: str, factory: Callable[..., object], kwargs: dict[str, Any]) -> Source:
-    """Return a factory's source entry, with the git commit of the folder that it lies in."""
+    """Return a factory's source entry, with the git commit of the folder that it lies in.
+
+    Raises:
+        UsageError: a keyword argument is no JSON value, as which the archive would keep it.
+    """
+    for name, value in kwargs.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            raise UsageError(
+                f"the factory's argument {name}={value!r:.60}: expected a JSON value, as which the "
+                "archive keeps it; JSON has no NaN and no infinity: give a string, and let the "
+                "factory make a float of it"
+            ) from None
     module = sys.modules.get(_defining_module(factory))
     file = getattr(module, "__file__", None)
     return Source(

@@ -9,8 +9,9 @@ from __future__ import annotations
 import inspect
 import io
 import re
+import tempfile
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 
 from torchship.script import print_handler
 from torchship.script.blas import foreign_blas
+from torchship.script.content import Draft
 from torchship.script.errors import (
     ArchiveError,
     ExportError,
@@ -31,6 +33,7 @@ from torchship.script.errors import (
 from torchship.script.explanations import explain
 from torchship.script.floating_point import default_mode, kept_mode
 from torchship.script.out_of_memory import amount, ran_out
+from torchship.script.trace_warnings import TraceWarning, found_in, refuse
 
 Mode = Literal["script", "trace"]
 Fusion = Literal["off", "static", "dynamic"]
@@ -117,11 +120,15 @@ def settings_in_force() -> dict[str, object]:
 
 
 def compile_module(
-    module: torch.nn.Module, mode: Mode, examples: Mapping[str, Mapping[str, object]]
+    module: torch.nn.Module,
+    mode: Mode,
+    examples: Mapping[str, Mapping[str, object]],
+    warned: Callable[[Sequence[TraceWarning]], None] = refuse,
 ) -> torch.jit.ScriptModule:
     """Compile an eager module; `examples` has one call's arguments per method, also for tracing.
 
     A module that is compiled already is returned as it is.
+    `warned` takes what the tracer warns of.
 
     Raises:
         ExportError: torch.jit refuses; the message names the source line and what to change.
@@ -133,7 +140,9 @@ def compile_module(
             print_handler.install()
             with _deprecation_is_known():
                 compiled = (
-                    torch.jit.script(module) if mode == "script" else _trace(module, examples)
+                    torch.jit.script(module)
+                    if mode == "script"
+                    else _trace(module, examples, warned)
                 )
         except ExportError:
             raise
@@ -199,12 +208,10 @@ def attributes(module: torch.jit.ScriptModule) -> dict[str, object]:
 
 
 def _trace(
-    module: torch.nn.Module, examples: Mapping[str, Mapping[str, object]]
+    module: torch.nn.Module,
+    examples: Mapping[str, Mapping[str, object]],
+    warned: Callable[[Sequence[TraceWarning]], None],
 ) -> torch.jit.ScriptModule:
-    """Trace a module, and refuse what the tracer itself knows to be lost.
-
-    The golden cases would find a lost branch only if one of them takes the other side.
-    """
     with torch.no_grad(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         traced = torch.jit.trace_module(  # type: ignore[no-untyped-call]
@@ -214,14 +221,7 @@ def _trace(
             strict=False,  # lets dicts be returned; the golden cases check their structure
             example_inputs_is_kwarg=True,
         )
-    for warning in caught:
-        if issubclass(warning.category, torch.jit.TracerWarning):  # type: ignore[attr-defined]
-            what = str(warning.message).split(". ")[0]
-            raise ExportError(
-                f"a trace of the module would not compute the same for other inputs: at "
-                f"{warning.filename}:{warning.lineno}, {what[0].lower()}{what[1:]}; "
-                "script it (--mode script)"
-            )
+    warned(found_in(caught))
     assert isinstance(traced, torch.jit.ScriptModule)
     return traced
 
@@ -297,6 +297,32 @@ def save(module: torch.jit.ScriptModule) -> bytes:
     return buffer.getvalue()
 
 
+def save_into(draft: Draft, module: torch.jit.ScriptModule) -> None:
+    """Write the module's TorchScript zip, the same bytes as `save` returns.
+
+    LibTorch itself writes them where it can: into a buffer of Python's, weights would be copied
+    several times. It names the zip's folder after the file, and so gets one by another name.
+    (A file on a disk would not do: LibTorch ends the process when the disk is full.)
+
+    Raises:
+        ExportError: as `save`.
+        UsageError: there is no folder for temporary files.
+    """
+    target = draft.source
+    if isinstance(target, bytes):
+        draft.file.write(save(module))
+        return
+    try:
+        with tempfile.TemporaryDirectory() as folder, _deprecation_is_known():
+            alias = Path(folder, "archive.pt")
+            alias.symlink_to(target)
+            torch.jit.save(module, str(alias))
+    except OSError as error:
+        raise UsageError(f"cannot make a temporary folder: {error.strerror}") from None
+    except Exception as error:
+        raise ExportError(explain(str(error), "save")) from None
+
+
 def records(source: bytes | str) -> dict[str, bytes]:
     """Return the records of a TorchScript zip, its bytes or its file, as LibTorch sees them.
 
@@ -311,7 +337,7 @@ def records(source: bytes | str) -> dict[str, bytes]:
 def visit_records(
     source: bytes | str,
     visit: Callable[[str, memoryview], None],
-    wanted: Collection[str] | None = None,
+    wanted: Callable[[str], bool] = lambda name: True,
 ) -> None:
     """Show `visit` the name and the bytes of each wanted record, as LibTorch's own reader sees it.
 
@@ -323,7 +349,7 @@ def visit_records(
     Args:
         source: the bytes of the zip, or the name of its file.
         visit: what to do with each; it shall not keep the view.
-        wanted: names of records; all when None.
+        wanted: which records, by name; all when it is left out.
 
     Raises:
         ArchiveError: LibTorch's reader refuses the zip, or `visit` the record.
@@ -331,7 +357,7 @@ def visit_records(
     try:
         reader = torch._C.PyTorchFileReader(_readable(source))
         for name in reader.get_all_records():
-            if wanted is None or name in wanted:
+            if wanted(name):
                 visit(name, _view(reader, name))
     except TorchShipError:
         raise

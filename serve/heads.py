@@ -17,6 +17,7 @@ import torch
 
 from torchship.script.dtypes import BY_WIRE
 from torchship.serve.errors import RequestError
+from torchship.serve.json_errors import not_json
 from torchship.serve.tensors import BYTES, MAX_STRINGS, check_datatype, check_shape, short
 from torchship.serve.values import NonFinite
 
@@ -183,7 +184,7 @@ def json_object(text: bytes | bytearray | memoryview) -> dict[str, object]:
     try:
         head = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise RequestError(f"the body is not JSON: {error}") from None
+        raise RequestError(not_json(error)) from None
     if not isinstance(head, dict):
         raise RequestError(f"expected a JSON object, got {type(head).__name__}")
     return head

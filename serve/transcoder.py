@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import orjson
 
+from torchship.serve.json_errors import not_json
 from torchship.serve.values import (
     BYTES,
     NUMPY,
@@ -38,7 +39,7 @@ def read(text: memoryview) -> tuple[dict[str, object], list[Bytes]]:
     try:
         head = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        return {"error": f"the body is not JSON: {error}"}, []
+        return {"error": not_json(error)}, []
     if not isinstance(head, dict):
         return {"error": f"expected a JSON object, got {type(head).__name__}"}, []
     inputs = head.get("inputs")

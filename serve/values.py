@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from torchship.serve.json_errors import for_a_number
+
 BYTES = "BYTES"
 WITHOUT_JSON = ("FP16", "BF16")
 
@@ -111,7 +113,9 @@ def _check_types(what: str, datatype: str, values: Sequence[object], allowed: se
     found = set(map(type, values)) - allowed
     if found:
         wrong = next(value for value in values if type(value) in found)
-        raise ValuesError(f"{what}: expected {datatype} values, got {short(wrong)}")
+        came = "null" if wrong is None else short(wrong)
+        hint = for_a_number(wrong) if datatype in FLOATS else ""
+        raise ValuesError(f"{what}: expected {datatype} values, got {came}{hint}")
 
 
 def _numbers(what: str, datatype: str, values: list[object], bools: bool) -> Bytes:

@@ -191,6 +191,13 @@ def not_finite() -> nn.Module:
     return module.eval()
 
 
+def diverged() -> nn.Module:
+    module = Linear()
+    with torch.no_grad():
+        module.layer.bias[1:3] = torch.tensor([float("inf"), -float("inf")])
+    return module.eval()
+
+
 class Remembering(Linear):
     """Adds what it saw before, kept in a plain attribute."""
 
@@ -263,7 +270,13 @@ def aliasing() -> nn.Module:
 
 def not_finite_attribute() -> nn.Module:
     module = linear()
-    module.scale = torch.tensor([1.0, float("inf")])
+    module.scale = torch.tensor([1.0, float("nan")])
+    return module
+
+
+def not_finite_list() -> nn.Module:
+    module = linear()
+    module.__dict__["scales"] = [torch.ones(1), torch.tensor([float("nan")])]
     return module
 
 

@@ -2,13 +2,17 @@
 
 #include <torchship/session.h>
 
+#include "bytes.h"
 #include "common.h"
 #include "method_json.h"
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <memory>
+#include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace torchship::app {
@@ -41,6 +45,39 @@ std::string code_of(const Archive& archive) {
     text += "# " + record.name + "\n" + archive.read_record(record.name) + "\n";
   }
   return text;
+}
+
+bool is_warning(const Json& value) {
+  return value.is_object() && value.size() == 4 && value.contains("file") &&
+         value["file"].is_string() && value.contains("line") && value["line"].is_number_integer() &&
+         value.contains("code") && value["code"].is_string() && value.contains("message") &&
+         value["message"].is_string();
+}
+
+/// What the tracer warned of and the archive's maker passed over: docs/archive.md.
+Json trace_warnings(const Archive& archive) {
+  constexpr std::string_view name = "extra/torchship/trace_warnings.json";
+  const bool there = archive.manifest() != nullptr &&
+                     std::ranges::any_of(archive.records(),
+                                         [&](const Record& record) { return record.name == name; });
+  if (!there) return Json::array();
+  Json warnings;
+  try {
+    warnings = parse_json(archive.read_record(name));
+  } catch (const std::invalid_argument& error) {
+    throw ArchiveError(std::string("the record of a trace's warnings is no JSON: ") + error.what());
+  }
+  if (!warnings.is_array() || !std::ranges::all_of(warnings, is_warning)) {
+    throw ArchiveError(
+        "the record of a trace's warnings: expected a list of objects with file, line, code and "
+        "message");
+  }
+  return warnings;
+}
+
+std::string warning_text(const Json& warning) {
+  return warning["file"].get<std::string>() + ":" + warning["line"].dump() + " (`" +
+         warning["code"].get<std::string>() + "`): " + warning["message"].get<std::string>();
 }
 
 Json with_signature_line(const Method& method) {
@@ -80,6 +117,7 @@ Json to_json(const Archive& archive, bool with_code) {
       json["custom_ops"].push_back({{"name", op.name}, {"library", op.library}});
     }
   }
+  json["trace_warnings"] = trace_warnings(archive);
   json["methods"] = Json::array();
   const Methods methods = methods_of(archive);
   for (const Method& method : methods.callable)
@@ -145,6 +183,9 @@ std::string to_text(const Archive& archive) {
     for (const CustomOperator& op : manifest->custom_ops) {
       rows.push_back({"custom operator", op.name + ", of " + op.library});
     }
+  }
+  for (const Json& warning : trace_warnings(archive)) {
+    rows.push_back({"trace warning", warning_text(warning)});
   }
   rows.push_back({"size", std::to_string(archive.file_size()) + " bytes, " +
                               std::to_string(archive.records().size()) + " records"});

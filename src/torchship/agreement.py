@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from torchship.cpp_runner.runtime import CppRuntime
-from torchship.script import operators, printing, torchscript
+from torchship.script import operators, printing, process_defaults, torchscript
 from torchship.script.archive import Archive, open_archive
 from torchship.script.blas import foreign_blas_note
 from torchship.script.cli import OperatorFolders, TrustedKeys
@@ -113,7 +113,8 @@ def verify_archive(
     results = []
     for runtime in runtimes:
         try:
-            results.append(runtime.check(archive))
+            with process_defaults.torchs_own():  # what the eager module changes ends with it
+                results.append(runtime.check(archive))
         except OutOfMemoryError as error:
             raise OutOfMemoryError(f"{runtime.name}: {error}") from None
         except TorchShipError as error:
@@ -130,7 +131,7 @@ def _locate(archive: Archive, consent: str | None, alike: str) -> str:
     try:
         program = archive.program()
         eager = make_module(archive.vouched.source, consent).eval()
-        with printing.by(archive.vouched.name):
+        with printing.by(archive.vouched.name), process_defaults.torchs_own():
             found = [first_difference(eager, program, case) for case in archive.golden]
     except TorchShipError:
         return ""

@@ -128,7 +128,12 @@ def test_training_mode_is_left_when_the_user_says_so(tmp_path: Path) -> None:
 
 def test_weights_that_are_not_finite(tmp_path: Path) -> None:
     message = refusal(zoo.target(zoo.not_finite, zoo.rows), tmp_path)
-    assert "'layer.bias' holds 1 NaN or infinite values of 4" in message
+    assert "'layer.bias' holds 1 NaN of 4 values: expected numbers" in message
+
+
+def test_weights_that_are_infinite(tmp_path: Path) -> None:
+    message = refusal(zoo.target(zoo.diverged, zoo.rows), tmp_path)
+    assert "'layer.bias' holds 2 infinite values of 4: expected finite weights" in message
 
 
 @pytest.mark.parametrize(
@@ -141,7 +146,8 @@ def test_weights_that_are_not_finite(tmp_path: Path) -> None:
         (zoo.mixing, "tensors only"),
         (zoo.running_maximum, "two equal calls of the module's forward differ"),
         (zoo.aliasing, "two equal calls of the module's forward differ"),
-        (zoo.not_finite_attribute, "'scale' holds 1 NaN or infinite values of 2"),
+        (zoo.not_finite_attribute, "'scale' holds 1 NaN of 2 values"),
+        (zoo.not_finite_list, "'scales.1' holds 1 NaN of 1 values"),
     ],
 )
 def test_modules_that_misbehave(

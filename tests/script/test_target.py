@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,14 @@ def test_consent_is_for_one_factory(here: Path) -> None:
 
 def test_a_factory_that_leaves_is_an_error(here: Path) -> None:
     assert refusal("mine_here:leave") == "'mine_here:leave' raised SystemExit: 5"
+
+
+@pytest.mark.parametrize(
+    "value", [math.inf, -math.inf, math.nan, [1.0, math.inf], {"a": math.nan}, {1, 2}, b"x"]
+)
+def test_a_factorys_argument_that_the_archive_could_not_keep(value: object) -> None:
+    with pytest.raises(UsageError, match=r"the factory's argument scale=.*: expected a JSON value"):
+        find_target("zoo:linear", "zoo:rows", {"scale": value})
 
 
 PARTIALS = """

@@ -72,6 +72,45 @@ def test_no_other_strings_are_numbers(server: Any, data: list[object]) -> None:
     assert "expected FP32 values, got" in answer.json()["error"]
 
 
+STRINGS = 'send it as the string "NaN", "Infinity" or "-Infinity", or the tensor as binary data'
+
+
+@pytest.mark.parametrize("more", [0, 200_000])  # directly, and by a helper process
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        ("NaN", "JSON has no NaN"),
+        ("nan", "JSON has no nan"),
+        ("Infinity", "JSON has no Infinity"),
+        ("-Infinity", "JSON has no -Infinity"),
+        ("-inf", "JSON has no -inf"),
+        ("1e999", "1e999 is too large for a double"),
+    ],
+)
+def test_a_body_with_what_json_has_no_number_for(
+    server: Any, value: str, what: str, more: int
+) -> None:
+    """As Python's json writes it, and many others that nobody has told to be strict."""
+    body = json.dumps(logarithm(1, 2, *[1] * more)).replace("1, 2", f"1, {value}").encode()
+    head = body.index(value.encode())
+    answer = httpx.post(
+        f"{server.url}/v2/models/logarithm/infer", content=body, trust_env=False, timeout=60
+    )
+    assert answer.status_code == 400
+    expected = f"the body is not JSON: {what} (line 1 column {head + 1}): {STRINGS}"
+    assert answer.json() == {"error": expected}
+
+
+def test_other_bodies_that_are_no_json_are_told_as_before(server: Any) -> None:
+    for content in ('{"inputs": nonsense}', '{"inputs": [', '{"NaN": infinite}', ""):
+        answer = httpx.post(
+            f"{server.url}/v2/models/logarithm/infer", content=content, trust_env=False, timeout=60
+        )
+        assert answer.status_code == 400
+        assert "the body is not JSON: " in answer.json()["error"]
+        assert "string" not in answer.json()["error"]
+
+
 def test_integers_have_no_such_values(server: Any) -> None:
     x = {"name": "rounds", "datatype": "INT64", "shape": [1], "data": ["NaN"]}
     answer = infer(server, "slow", {"inputs": [x]})

@@ -189,12 +189,22 @@ def test_any_json_data_is_a_tensor_or_refused(
     assert tuple(value.shape) == shape
 
 
+AS_STRINGS = (
+    '; for a NaN or an infinity send it as the string "NaN", "Infinity" or "-Infinity", or the '
+    "tensor as binary data"
+)
+
+
 @pytest.mark.parametrize(
     ("datatype", "shape", "data", "message"),
     [
         ("FP32", (2,), [1.0], "expected 2 values for FP32[2], got 1"),
         ("FP32", (1,), 1.0, "expected data to be a list, got float"),
-        ("FP32", (1,), [None], "expected FP32 values, got None"),
+        ("FP32", (1,), [None], f"expected FP32 values, got null{AS_STRINGS}"),
+        ("FP64", (1,), ["nan"], f"expected FP64 values, got 'nan'{AS_STRINGS}"),
+        ("FP32", (1,), [" -INF"], f"expected FP32 values, got ' -INF'{AS_STRINGS}"),
+        ("INT32", (1,), [None], "expected INT32 values, got null"),
+        ("INT32", (1,), ["NaN"], "expected INT32 values, got 'NaN'"),
         ("FP32", (1,), [True], "expected FP32 values, got True"),
         ("FP32", (1,), ["1"], "expected FP32 values, got '1'"),
         ("FP32", (1,), [1e39], "expected FP32 values up to 3.4028234663852886e+38, got 1e+39"),
