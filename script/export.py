@@ -377,15 +377,29 @@ def _agree(archive: Archive, module: torch.nn.Module) -> None:
     except OperatorError:
         raise
     except ArchiveError as error:
-        advice = "; ship it before it is optimised" if manifest.source.compiled else ""
-        raise ExportError(f"what torch.jit saved cannot be loaded again: {error}{advice}") from None
+        advice = "trace the module instead (--mode trace)"
+        if manifest.source.compiled:
+            advice = "ship it before it is optimised"
+        elif manifest.mode == "trace":
+            advice = "script the module instead (--mode script)"
+        raise ExportError(
+            f"what torch.jit saved cannot be loaded again: {str(error).rstrip(':')}; {advice}"
+        ) from None
     for number, case in enumerate(archive.golden):
         try:
             differences = check_case(manifest, number, case, program.call)
         except OutOfMemoryError:
             raise
         except TorchShipError as error:
-            raise ExportError(f"the compiled module fails where eager runs: {error}") from None
+            advice = (
+                "; a trace keeps its first example's sizes wherever Python computes with them: "
+                "script the module, or give examples of one size"
+                if manifest.mode == "trace"
+                else ""
+            )
+            raise ExportError(
+                f"the compiled module fails where eager runs: {error}{advice}"
+            ) from None
         wrong = next((d for d in differences if not d.agreed), None)
         if wrong:
             where = first_difference(module, program, case)

@@ -138,6 +138,9 @@ class Inference:
             if not present:
                 return NoneNode()
             return OptionalNode(item=self.node(name, kind.getElementType(), present))
+        if type_name == "UnionType":
+            kind = _member(kind, seen)
+            type_name = kind.kind()
         if type_name == "NoneType":
             return NoneNode()
         if any(item.value is None for item in seen):
@@ -266,6 +269,21 @@ class Inference:
                 f"{self._what} '{name}' is empty in every example: give one that has an element"
             )
         return self.node(f"{name}.*", element, every)
+
+
+def _member(union: Any, seen: Sequence[Observed]) -> Any:
+    """Return the member of a union that all values seen are of; the union itself if none is.
+
+    The archive takes no other member then: graph layers are compiled for dense and sparse edges,
+    and an example gives one of them.
+    """
+    accepted = {"TensorType": torch.Tensor, "ListType": list, "TupleType": tuple, "DictType": dict}
+    accepted |= {"StringType": str, "BoolType": bool, "IntType": int, "FloatType": float}
+    for member in union.containedTypes():
+        kind = accepted.get(member.kind())
+        if kind is not None and all(isinstance(item.value, kind) for item in seen):
+            return member
+    return union
 
 
 def _item(seen: Observed, key: object) -> Observed:

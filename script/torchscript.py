@@ -152,7 +152,8 @@ def compile_module(
         if not compiled._c._has_method(method):
             raise ExportError(
                 f"the compiled module has no method '{method}': mark it with @torch.jit.export, "
-                "and not with @torch.jit.ignore or @torch.jit.unused"
+                "and not with @torch.jit.ignore or @torch.jit.unused, or trace the module "
+                "(--mode trace)"
             )
     return compiled
 
