@@ -229,6 +229,7 @@ WORKERS = """
 import ctypes, sys
 import numpy as np, torch
 sys.path[:0] = {path!r}
+from pathlib import Path
 import c_abi
 from torchship.script import torchscript
 from torchship.script.archive import open_archive, pack
@@ -239,7 +240,7 @@ torch.set_flush_denormal(True)
 torch.zeros(1 << 22).add_(1)
 torch.set_flush_denormal(False)
 case = open_archive(sys.argv[1]).golden[1].steps[0]
-session = c_abi.Session(c_abi.Archive(sys.argv[1], c_abi.Options(threads=2)))
+session = c_abi.Session(c_abi.Archive(Path(sys.argv[1]), c_abi.Options(threads=2)))
 outputs = session.run({{"x": case.inputs["x"].numpy()}})
 flushed = int((outputs["output"] == 0).sum())
 golden = case.outputs["output"].numpy()

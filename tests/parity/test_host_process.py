@@ -150,6 +150,7 @@ def test_a_number_of_threads_that_openmp_would_die_of_is_refused(
 EARLIER = """
 import sys, threading
 sys.path[:0] = {path!r}
+from pathlib import Path
 import numpy as np, torch
 import c_abi
 
@@ -166,7 +167,7 @@ torch.set_num_threads(4)
 thread = threading.Thread(target=works)
 thread.start()
 ready.wait()
-session = c_abi.Session(c_abi.Archive(sys.argv[1], c_abi.Options(threads=3)))
+session = c_abi.Session(c_abi.Archive(Path(sys.argv[1]), c_abi.Options(threads=3)))
 asked.set()
 thread.join()
 print(*seen)
@@ -175,11 +176,12 @@ print(*seen)
 FORKED = """
 import os, sys
 sys.path[:0] = {path!r}
+from pathlib import Path
 import numpy as np
 import c_abi
 
 x = np.ones((257, 512), np.float32)
-archive = c_abi.Archive(sys.argv[1], c_abi.Options(threads=int(sys.argv[2])))
+archive = c_abi.Archive(Path(sys.argv[1]), c_abi.Options(threads=int(sys.argv[2])))
 session = c_abi.Session(archive)
 session.run({{"x": x}})
 sys.stdout.flush()
@@ -270,9 +272,10 @@ def test_the_c_abi_names_it_in_a_mismatch(folder: Path, blas: Path) -> None:
     code = """
 import sys
 sys.path[:0] = {path!r}
+from pathlib import Path
 import c_abi
 try:
-    c_abi.Archive(sys.argv[1]).verify()
+    c_abi.Archive(Path(sys.argv[1])).verify()
     print("agreed")
 except c_abi.Failure as failure:
     print(failure)

@@ -106,9 +106,7 @@ def test_none_for_an_argument_of_a_part(tmp_path: Path) -> None:
 
 def test_a_number_for_an_argument_without_an_annotation(tmp_path: Path) -> None:
     message = refusal(unshippable.UnannotatedNumber, zoo.rows, tmp_path)
-    assert message.endswith(
-        "; annotate the argument's type: without one TorchScript takes it for a Tensor"
-    )
+    assert "annotate the argument's type: without one TorchScript takes it for" in message
 
 
 @pytest.mark.parametrize(
