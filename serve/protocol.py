@@ -31,6 +31,7 @@ from torchship.serve.heads import (
     known_head,
     read_head,
 )
+from torchship.serve.small_json import json_around, small_json
 from torchship.serve.tensors import (
     Packed,
     Strings,
@@ -39,7 +40,6 @@ from torchship.serve.tensors import (
     from_binary,
     from_json,
     short,
-    to_json,
     unpacked,
 )
 from torchship.serve.values import NonFinite
@@ -253,8 +253,8 @@ def encode_outputs(
             return b"".join([text, *[output.data for output in packed]]), len(text)
         small = sum([output.nbytes for output in packed]) <= LARGE_JSON
         if packed and small and not any(form.values()):
-            head, lead_ins = _json_text(model, version, tuple(form), said)
-            return _small_json(head, number, lead_ins, form, packed, _non_finite(request)), None
+            text_around = json_around(model, version, tuple(form), said)
+            return small_json(text_around, number, form, packed, _non_finite(request)), None
     said_first: dict[str, object] = {"model_name": model, "model_version": version}
     if number is not None:
         said_first["id"] = number
@@ -298,40 +298,6 @@ def _binary_head(
         for name, (dtype, shape) in zip(names, said, strict=True)
     ]
     return orjson.dumps({"model_name": model, "model_version": version, "outputs": outputs})
-
-
-@lru_cache(maxsize=256)
-def _json_text(
-    model: str,
-    version: str,
-    names: tuple[str, ...],
-    said: tuple[tuple[torch.dtype, tuple[int, ...]], ...],
-) -> tuple[bytes, list[bytes]]:
-    """Return what the JSON of an answer begins with, and what comes before each output's values."""
-    entries = [
-        orjson.dumps({"name": name, "datatype": BY_TORCH[dtype].wire, "shape": shape})
-        for name, (dtype, shape) in zip(names, said, strict=True)
-    ]
-    before = [b"}," if place else b',"outputs":[' for place in range(len(names))]
-    lead_ins = [b'%b%b,"data":' % (b, entry[:-1]) for b, entry in zip(before, entries, strict=True)]
-    return orjson.dumps({"model_name": model, "model_version": version})[:-1], lead_ins
-
-
-def _small_json(
-    head: bytes,
-    number: str | None,
-    lead_ins: Iterable[bytes],
-    names: Iterable[str],
-    outputs: Iterable[Packed],
-    non_finite: Callable[[str], NonFinite],
-) -> bytes:
-    parts = [head]
-    if number is not None:
-        parts += b',"id":', orjson.dumps(number)
-    for lead_in, name, output in zip(lead_ins, names, outputs, strict=True):
-        values = to_json(f"output '{name}'", output, non_finite(name))
-        parts += lead_in, orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
-    return b"".join((*parts, b"}]}"))
 
 
 def decode_response(body: bytes | bytearray, header_length: str | None = None) -> InferResponse:
