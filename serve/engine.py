@@ -171,6 +171,7 @@ class Engine(Held):
 
     def _answer(self, loop: asyncio.AbstractEventLoop) -> None:
         limits = self._limits
+        self._waiting.sleep()  # a quick model's jobs are for the event loop, from the first one on
         while jobs := self._waiting.take(limits.max_batch, limits.max_batch_bytes):
             self._running = jobs
             ran: list[Ran] = []

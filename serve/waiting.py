@@ -116,6 +116,10 @@ class Waiting:
         """Have an idle engine look. What it finds may be nothing."""
         self._bell.put(None)
 
+    def sleep(self) -> None:
+        """Wait until somebody calls `wake` or `close`, whatever waits here."""
+        self._bell.get()
+
     def take(self, most: int, most_bytes: int) -> list[Job] | None:
         """Return the next batch; wait for one; None when closed and empty."""
         while not (batch := self.batch(most, most_bytes)):
