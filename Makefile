@@ -43,7 +43,7 @@ test: test-python test-cpp test-asan
 
 # Most tests wait for processes of their own: with 2 cores, two at a time take half the time.
 test-python: setup $(FOREIGN)/sample
-	pytest -n auto --maxprocesses 4 --dist loadfile
+	pytest -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile
 
 # Other people's libraries are installed beside the project, and never into its environment. Theirs
 # sees the project's packages, torch among them, through a line that Python runs at its start.

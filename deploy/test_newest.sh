@@ -34,5 +34,5 @@ python deploy/cross_torch.py make "$folder/archives-$there"
 "$python" deploy/cross_torch.py check "$folder/archives-$there"
 "$python" deploy/cross_torch.py make "$folder/archives-newest"
 python deploy/cross_torch.py check "$folder/archives-newest"
-PATH=$PWD/$folder/.venv/bin:$PATH "$python" -m pytest -q -n auto --maxprocesses 4 --dist loadfile \
+PATH=$PWD/$folder/.venv/bin:$PATH "$python" -m pytest -q -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile \
   tests/script tests/parity/test_agreement.py tests/parity/test_libtorch.py tests/parity/test_c_abi.py
