@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from torchship.cpp_runner.binary import cmake_prefix
-from torchship.script.export import export
-from torchship.script.target import find_target
+from torchship.script.exporting.export import export
+from torchship.script.exporting.target import find_target
 
 SOURCE = Path(__file__).with_name("host_program.c")
 # Input, dtype as the C ABI numbers them, shape.

@@ -22,16 +22,16 @@ from rich.table import Table
 
 from torchship.cpp_runner.binary import runner_path
 from torchship.models import registry
-from torchship.script import torchscript
-from torchship.script.archive import Archive
-from torchship.script.batch import batch_inputs
-from torchship.script.export import export
-from torchship.script.program import Program
-from torchship.script.runtimes import median_us
-from torchship.script.target import find_target, make_module
-from torchship.script.tree import Flat
-from torchship.serve.client import Client
-from torchship.serve.runtime import running_server
+from torchship.script.exporting.export import export
+from torchship.script.exporting.runtimes import median_us
+from torchship.script.exporting.target import find_target, make_module
+from torchship.script.format.tree import Flat
+from torchship.script.runtime import torchscript
+from torchship.script.runtime.archive import Archive
+from torchship.script.runtime.batch import batch_inputs
+from torchship.script.runtime.program import Program
+from torchship.serve.client.client import Client
+from torchship.serve.client.local_server import running_server
 
 
 def main(rounds: int = 7, json_output: Path | None = None) -> None:

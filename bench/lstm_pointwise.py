@@ -23,8 +23,8 @@ from torch import Tensor
 from torchship.models import operators, recurrent
 from torchship.models.cells import lstm_pointwise
 from torchship.models.seeding import normal
-from torchship.script import torchscript
-from torchship.script.runtimes import median_us
+from torchship.script.exporting.runtimes import median_us
+from torchship.script.runtime import torchscript
 
 HIDDEN = 128
 Pair = tuple[Tensor, Tensor]

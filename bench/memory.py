@@ -24,16 +24,16 @@ import typer
 from rich.console import Console
 
 from torchship.models.registry import names
-from torchship.script.archive import Archive, open_archive
-from torchship.script.batch import batch_inputs
 from torchship.script.errors import TorchShipError
-from torchship.script.export import export
-from torchship.script.target import find_target
-from torchship.serve.client import Client
+from torchship.script.exporting.export import export
+from torchship.script.exporting.target import find_target
+from torchship.script.runtime.archive import Archive, open_archive
+from torchship.script.runtime.batch import batch_inputs
+from torchship.serve.client.client import Client
+from torchship.serve.client.local_server import running_server
 from torchship.serve.errors import ServerError
-from torchship.serve.protocol import InferRequest, encode_request
-from torchship.serve.runtime import running_server
-from torchship.serve.signature import Signature
+from torchship.serve.protocol.messages import InferRequest, encode_request
+from torchship.serve.protocol.wire_signature import Signature
 
 psutil: Any = import_module("psutil")  # it has no types
 

@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.table import Table
 
 from torchship.models.moba import observation
-from torchship.script.export import Options, export
-from torchship.script.files import write_atomic
-from torchship.script.target import find_target
-from torchship.serve.runtime import running_server
+from torchship.script.exporting.export import Options, export
+from torchship.script.exporting.target import find_target
+from torchship.script.format.atomic_write import write_atomic
+from torchship.serve.client.local_server import running_server
 
 MODEL = "moba"
 psutil: Any = import_module("psutil")  # it has no types

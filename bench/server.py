@@ -27,9 +27,9 @@ from rich.progress import track
 from rich.table import Table
 
 from torchship.models.moba import observation
-from torchship.script.export import export
-from torchship.script.target import find_target
-from torchship.serve.runtime import running_server
+from torchship.script.exporting.export import export
+from torchship.script.exporting.target import find_target
+from torchship.serve.client.local_server import running_server
 
 HEADER = "Inference-Header-Content-Length"
 REPORT = """

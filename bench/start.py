@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from torchship.cpp_runner.binary import runner_path
-from torchship.script.export import export
-from torchship.script.target import find_target
+from torchship.script.exporting.export import export
+from torchship.script.exporting.target import find_target
 
 SCRIPT = Path(sys.executable).with_name("torchship-runner")
 TEARDOWN = {"TORCHSHIP_TEARDOWN": "1"}

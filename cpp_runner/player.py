@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchship.cpp_runner.child import Child
-from torchship.script.archive import Archive
 from torchship.script.errors import UsageError
+from torchship.script.runtime.archive import Archive
 
 Integers = NDArray[np.int64]
 

@@ -10,11 +10,11 @@ from typing import Any
 import safetensors.torch
 
 from torchship.cpp_runner.child import answer_of, ask
-from torchship.script.archive import Archive
 from torchship.script.errors import UsageError
-from torchship.script.parity import Difference, check_outputs, worse
-from torchship.script.runtimes import Result
-from torchship.script.tree import Flat
+from torchship.script.exporting.runtimes import Result
+from torchship.script.format.tree import Flat
+from torchship.script.runtime.agreement import Difference, check_outputs, worse
+from torchship.script.runtime.archive import Archive
 
 
 class CppRuntime:

@@ -10,11 +10,11 @@ import orjson
 import torch
 
 from torchship.cpp_runner.child import Child
-from torchship.script import dtypes
-from torchship.script.archive import Archive
 from torchship.script.errors import UsageError
-from torchship.script.nodes import TensorNode, leaves
-from torchship.script.tree import Flat
+from torchship.script.format import dtypes
+from torchship.script.format.nodes import TensorNode, leaves
+from torchship.script.format.tree import Flat
+from torchship.script.runtime.archive import Archive
 
 
 class Stepper(Child):

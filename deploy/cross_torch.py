@@ -13,9 +13,9 @@ import torch
 
 from torchship.agreement import all_runtimes, verify_archive
 from torchship.models import registry
-from torchship.script.archive import open_archive
-from torchship.script.export import export
-from torchship.script.target import find_target
+from torchship.script.exporting.export import export
+from torchship.script.exporting.target import find_target
+from torchship.script.runtime.archive import open_archive
 
 
 def make(folder: Path) -> None:

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from torchship.models import data, store
+from torchship.models import data
 from torchship.models.card import Card, Example
-from torchship.models.journal import Journal
 from torchship.models.seeding import integers, with_weights
-from torchship.models.training import Recipe, Trained, accuracy, descend
+from torchship.models.training import store
+from torchship.models.training.descent import Recipe, Trained, accuracy, descend
+from torchship.models.training.journal import Journal
 
 PIXELS = 28 * 28
 HIDDEN = 128

@@ -12,17 +12,18 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from torchship.models import data, store
+from torchship.models import data
 from torchship.models.card import Card, Example
 from torchship.models.cells import LSTMCell
-from torchship.models.journal import Journal
 from torchship.models.layers import Embedding
 from torchship.models.makemore import check_sizes, check_symbols, losses, mean_loss
 from torchship.models.names import IGNORED, SYMBOLS, sequences, split
 from torchship.models.recurrent import Recurrent
 from torchship.models.sampling import advance, categorical, keys, uniform
 from torchship.models.seeding import normal, with_weights
-from torchship.models.training import Recipe, Trained, descend
+from torchship.models.training import store
+from torchship.models.training.descent import Recipe, Trained, descend
+from torchship.models.training.journal import Journal
 
 EMBEDDING = 64
 HIDDEN = 256

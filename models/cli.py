@@ -9,8 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from torchship.models import registry, store, training
-from torchship.models.journal import Journal
+from torchship.models import registry
+from torchship.models.training import descent as training
+from torchship.models.training import store
+from torchship.models.training.journal import Journal
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from torchship.models import store
 from torchship.models.card import Card, Example
-from torchship.models.journal import Journal
 from torchship.models.seeding import normal, with_weights
-from torchship.models.training import Recipe, Trained, accuracy, descend
+from torchship.models.training import store
+from torchship.models.training.descent import Recipe, Trained, accuracy, descend
+from torchship.models.training.journal import Journal
 
 BITS = 10
 HIDDEN = 50

@@ -12,9 +12,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from torchship.models import data, store
+from torchship.models import data
 from torchship.models.card import Card, Example
-from torchship.models.journal import Journal
 from torchship.models.layers import (
     BatchNorm,
     Embedding,
@@ -26,7 +25,9 @@ from torchship.models.layers import (
 from torchship.models.names import SYMBOLS, contexts, split
 from torchship.models.sampling import advance, categorical, keys, uniform
 from torchship.models.seeding import with_weights
-from torchship.models.training import Recipe, Trained, descend
+from torchship.models.training import store
+from torchship.models.training.descent import Recipe, Trained, descend
+from torchship.models.training.journal import Journal
 
 CONTEXT = 8
 

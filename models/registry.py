@@ -4,7 +4,7 @@ from importlib import import_module
 
 from torchship.models.card import Card
 from torchship.models.errors import UnknownModelError
-from torchship.models.training import Recipe
+from torchship.models.training.descent import Recipe
 
 # Name -> where its card is, and its recipe if it has one.
 _CARDS = {
@@ -31,8 +31,8 @@ _RECIPES = {
     "makemore-flat": "torchship.models.makemore:FLAT_RECIPE",
     "wavenet": "torchship.models.makemore:WAVENET_RECIPE",
     "charlstm": "torchship.models.charlstm:RECIPE",
-    "snake": "torchship.models.snake_training:RECIPE",
-    "snake-lstm": "torchship.models.snake_training:LSTM_RECIPE",
+    "snake": "torchship.models.snake.training:RECIPE",
+    "snake-lstm": "torchship.models.snake.training:LSTM_RECIPE",
 }
 
 

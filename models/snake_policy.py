@@ -1,7 +1,7 @@
-"""Two policies that play `models/snake.py`: one that reacts, and one that remembers.
+"""Two policies that play `models/snake/game.py`: one that reacts, and one that remembers.
 
 Source: the snake policy of PufferLib (Joseph Suarez, stream "Getting RL models out of Python"),
-https://github.com/PufferAI/PufferLib. Trained with PPO by `models/snake_training.py`.
+https://github.com/PufferAI/PufferLib. Trained with PPO by `models/snake/training.py`.
 
 Each row of a batch is an agent: what one row gives depends on that row alone. Row for row,
 
@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from torchship.models import store
 from torchship.models.card import Card, Example, Step
 from torchship.models.moba import LSTMCell
 from torchship.models.sampling import advance, categorical, keys, uniform
 from torchship.models.seeding import integers, normal, with_weights
+from torchship.models.training import store
 
 SIDE = 11
 TILES = 8

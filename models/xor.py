@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from torchship.models import store
 from torchship.models.card import Card, Example
 from torchship.models.fizzbuzz import squared_error
-from torchship.models.journal import Journal
 from torchship.models.seeding import Module, normal, with_weights
-from torchship.models.training import Recipe, Trained, accuracy, descend
+from torchship.models.training import store
+from torchship.models.training.descent import Recipe, Trained, accuracy, descend
+from torchship.models.training.journal import Journal
 
 WORDS = ("false", "true")
 

@@ -8,7 +8,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torchship.script.archive import Archive, open_archive
     from torchship.script.errors import (
         ArchiveError,
         ExportError,
@@ -17,9 +16,10 @@ if TYPE_CHECKING:
         TorchShipError,
         UsageError,
     )
-    from torchship.script.export import Options, export
-    from torchship.script.program import Program
-    from torchship.script.target import Target, find_target
+    from torchship.script.exporting.export import Options, export
+    from torchship.script.exporting.target import Target, find_target
+    from torchship.script.runtime.archive import Archive, open_archive
+    from torchship.script.runtime.program import Program
 
 __all__ = [
     "Archive",

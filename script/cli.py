@@ -13,18 +13,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from torchship.script import operators, torchscript
-from torchship.script.archive import MANIFEST, Archive, open_archive
 from torchship.script.errors import UsageError
-from torchship.script.export import Options, export
-from torchship.script.manifest import Manifest, Method
-from torchship.script.nodes import ScalarNode, TensorNode, leaves
-from torchship.script.program import shape_text
-from torchship.script.signing import make_key, read_trusted_keys, signature_path
-from torchship.script.signing import sign as sign_archive
-from torchship.script.target import find_target
-from torchship.script.tolerances import widened
-from torchship.script.torchscript import Mode
+from torchship.script.exporting.export import Options, export
+from torchship.script.exporting.target import find_target
+from torchship.script.exporting.tolerances import widened
+from torchship.script.format.manifest import Manifest, Method
+from torchship.script.format.nodes import ScalarNode, TensorNode, leaves
+from torchship.script.format.signing import make_key, read_trusted_keys, signature_path
+from torchship.script.format.signing import sign as sign_archive
+from torchship.script.runtime import operators, torchscript
+from torchship.script.runtime.archive import MANIFEST, Archive, open_archive
+from torchship.script.runtime.program import shape_text
+from torchship.script.runtime.torchscript import Mode
 
 app = typer.Typer()
 

@@ -19,8 +19,8 @@ from pydantic.fields import FieldInfo
 from rich.console import Console
 from rich.table import Table
 
-from torchship.serve.output import take_over
 from torchship.serve.settings import Settings, Shown, read_settings, show
+from torchship.serve.system.standard_streams import take_over
 
 app = typer.Typer()
 

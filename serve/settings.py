@@ -20,7 +20,7 @@ from pydantic_settings import (
 )
 
 from torchship.script.errors import UsageError
-from torchship.serve.proxies import read_networks
+from torchship.serve.http.proxies import read_networks
 
 PREFIX = "TORCHSHIP_SERVE_"
 PASSWORD = re.compile(r"(?<=://)[^/@\s]*@")  # the user and password of a URL

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import zoo
-from torchship.script.target import Target
+from torchship.script.exporting.target import Target
 
 
 class Negating(nn.Module):

@@ -18,10 +18,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchship.script import torchscript
-from torchship.script.archive import open_archive, pack
-from torchship.script.golden import Case, Step, run_case
-from torchship.script.manifest import (
+from torchship.script.format.golden import Case, Step, run_case
+from torchship.script.format.manifest import (
     Argument,
     GoldenEntry,
     Manifest,
@@ -30,7 +28,7 @@ from torchship.script.manifest import (
     State,
     Tolerance,
 )
-from torchship.script.nodes import (
+from torchship.script.format.nodes import (
     DictNode,
     ListNode,
     Node,
@@ -40,9 +38,11 @@ from torchship.script.nodes import (
     TupleNode,
     leaves,
 )
-from torchship.script.program import Program
-from torchship.script.tree import Flat, string_to_tensor
-from torchship.serve.runtime import stop
+from torchship.script.format.tree import Flat, string_to_tensor
+from torchship.script.runtime import torchscript
+from torchship.script.runtime.archive import open_archive, pack
+from torchship.script.runtime.program import Program
+from torchship.serve.client.local_server import stop
 
 psutil: Any = import_module("psutil")  # it has no types
 

@@ -59,4 +59,4 @@ def test_one_module_knows_how_to_make_and_load_torchscript() -> None:
         for file in (ROOT / folder).glob("*.py")
         if calls.search(re.sub(r"(?s)\"\"\".*?\"\"\"|#[^\n]*|`[^`]*`", "", file.read_text()))
     }
-    assert knowing == {"script/torchscript.py"}
+    assert knowing == {"script/runtime/torchscript.py"}

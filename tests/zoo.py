@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from torchship.script.target import Examples, Target, normalise, source_of
+from torchship.script.exporting.target import Examples, Target, normalise, source_of
 
 # How torch says that `torch.jit` is deprecated: 2.13 to developers, its successors to everybody.
 TORCHSCRIPT_NOTICE = (DeprecationWarning, FutureWarning)

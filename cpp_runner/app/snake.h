@@ -1,6 +1,6 @@
 #pragma once
 
-/// The game of models/snake.py, complete to the bit: the same seed and the same actions give the
+/// The game of models/snake/game.py, complete to the bit: the same seed and the same actions give the
 /// same fields, observations and rewards. The rules are written down there; nothing here knows a
 /// model. One thread at a time; games of different objects share nothing.
 

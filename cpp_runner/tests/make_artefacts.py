@@ -39,12 +39,12 @@ from packing import (
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from torchship.script import archive as archives
-from torchship.script import torchscript as compiler
-from torchship.script.archive import open_archive
-from torchship.script.export import export
-from torchship.script.manifest import CustomOperator, Source
-from torchship.script.target import Target, find_target, normalise
+from torchship.script.exporting.export import export
+from torchship.script.exporting.target import Target, find_target, normalise
+from torchship.script.format.manifest import CustomOperator, Source
+from torchship.script.runtime import archive as archives
+from torchship.script.runtime import torchscript as compiler
+from torchship.script.runtime.archive import open_archive
 
 MUTATIONS = Path(__file__).parents[2] / "tests" / "manifest_mutations.json"
 MODELS = ("fizzbuzz", "lstm", "lstm-fused", "moba", "bobnet")

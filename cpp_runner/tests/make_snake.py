@@ -16,11 +16,11 @@ from PIL import Image
 
 from torchship.models.bobnet import DIGITS, bobnet
 from torchship.models.seeding import integers
-from torchship.models.snake import Snake
+from torchship.models.snake.game import Snake
+from torchship.models.snake.training import player
 from torchship.models.snake_policy import snake, snake_lstm
-from torchship.models.snake_training import player
-from torchship.script.export import export
-from torchship.script.target import find_target
+from torchship.script.exporting.export import export
+from torchship.script.exporting.target import find_target
 
 # Name, rules, seed, steps. Crowded fields end in deaths, shared targets and food far away.
 GAMES = (

@@ -30,7 +30,7 @@ const std::string wall = "58;66;76";
 const std::string first = "79;179;255";
 const std::string second = "95;211;141";
 
-/// Two fields of 5 x 3 cells, of which the first has a tile of every kind, as models/snake.py plays
+/// Two fields of 5 x 3 cells, of which the first has a tile of every kind, as models/snake/game.py plays
 /// it with this seed and these actions; `#` wall, `.` nothing, `*` food, `x` corpse, `a` and `b`
 /// the two snakes:
 ///

@@ -1,4 +1,4 @@
-// The game against games that models/snake.py played.
+// The game against games that models/snake/game.py played.
 
 #include "snake.h"
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from torchship.script.archive import open_archive
 from torchship.script.errors import ArchiveError, UsageError
-from torchship.script.manifest import Manifest
-from torchship.serve.discovery import find_archives
-from torchship.serve.sequences import IN_PROCESS, needs_single_worker
+from torchship.script.format.manifest import Manifest
+from torchship.script.runtime.archive import open_archive
+from torchship.serve.repository.discovery import find_archives
+from torchship.serve.sequences.sequences import IN_PROCESS, needs_single_worker
 from torchship.serve.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from torchship.script.errors import UsageError
-from torchship.serve.auth import ApiKey, read_api_keys
+from torchship.serve.http.auth import ApiKey, read_api_keys
+from torchship.serve.http.rate_limit import SLOTS
 from torchship.serve.process.messages import Certificate, Credentials, Key
-from torchship.serve.rates import SLOTS
 from torchship.serve.settings import Settings
 
 
@@ -114,6 +114,8 @@ def _certificate(settings: Settings) -> Certificate | None:
 
 
 def _trusted_keys(path: Path) -> tuple[str, ...]:
-    from torchship.script.signing import read_trusted_keys  # 10 MB that most servers do not need
+    from torchship.script.format.signing import (
+        read_trusted_keys,  # 10 MB that most servers do not need
+    )
 
     return tuple(key.public_bytes_raw().hex() for key in read_trusted_keys(path))

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from torchship.script.errors import TorchShipError
 from torchship.serve import errors
-from torchship.serve.figures import Family
+from torchship.serve.telemetry.samples import Family
 
 
 class _Message(BaseModel):

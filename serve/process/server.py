@@ -16,25 +16,25 @@ from typing import TYPE_CHECKING
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from torchship.script.torchscript import configure
-from torchship.serve.app import Application, create_app
-from torchship.serve.devices import read_placement
-from torchship.serve.direct import Direct, direct
-from torchship.serve.ending import end_all, leave
-from torchship.serve.limits import Limits
-from torchship.serve.metrics import Metrics
+from torchship.script.runtime.torchscript import configure
+from torchship.serve.engine.devices import read_placement
+from torchship.serve.engine.limits import Limits
+from torchship.serve.engine.thread_exit import end_all, leave
+from torchship.serve.http.app import Application, create_app
+from torchship.serve.http.rate_limit import RateTable
 from torchship.serve.process.credentials import api_keys_of, use
 from torchship.serve.process.messages import Credentials
 from torchship.serve.process.sockets import BACKLOG
-from torchship.serve.pulse import Pulse
-from torchship.serve.rates import RateTable
-from torchship.serve.repository import Repository
-from torchship.serve.sequences import Sequences
+from torchship.serve.repository.repository import Repository
+from torchship.serve.sequences.sequences import Sequences
 from torchship.serve.settings import Settings
-from torchship.serve.websocket import websocket
+from torchship.serve.system.heartbeat import Pulse
+from torchship.serve.telemetry.metrics import Metrics
+from torchship.serve.transport.fast_path import Direct, direct
+from torchship.serve.transport.websocket import websocket
 
 if TYPE_CHECKING:
-    from torchship.serve.tracing import Tracer
+    from torchship.serve.telemetry.tracing import Tracer
 
 log = logging.getLogger(__name__)
 

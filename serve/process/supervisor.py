@@ -26,20 +26,20 @@ from typing import Any
 
 from torchship.script.errors import UsageError
 from torchship.serve.errors import out_of_service
-from torchship.serve.figures import Family, Totals
-from torchship.serve.logs import configure_logging
-from torchship.serve.output import drain_all
+from torchship.serve.http.rate_limit import TABLE_BYTES
 from torchship.serve.process import messages
 from torchship.serve.process.changes import Changes
 from torchship.serve.process.credentials import read_credentials
-from torchship.serve.process.nursery import Nursery
-from torchship.serve.process.place import Backoff, Place, share_cores
-from torchship.serve.process.shared_memory import shared_file
+from torchship.serve.process.fork_server import Nursery
 from torchship.serve.process.sockets import bind, reserve
 from torchship.serve.process.watchdog import LOOK_SECONDS, Watchdog
-from torchship.serve.rates import TABLE_BYTES
+from torchship.serve.process.worker_slot import Backoff, Place, share_cores
 from torchship.serve.settings import Settings
-from torchship.serve.threads import on_thread
+from torchship.serve.system.daemon_threads import on_thread
+from torchship.serve.system.shared_memory import shared_file
+from torchship.serve.system.standard_streams import drain_all
+from torchship.serve.telemetry.logs import configure_logging
+from torchship.serve.telemetry.samples import Family, Totals
 
 log = logging.getLogger(__name__)
 

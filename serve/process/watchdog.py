@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torchship.serve.pulse import Shown
+from torchship.serve.system.heartbeat import Shown
 
 LOOK_SECONDS = 0.25
 LOADING = 10  # times as long may a process be silent that loads: LibTorch holds Python's lock

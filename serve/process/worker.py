@@ -16,13 +16,9 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from torchship.script import operators, printing
 from torchship.script.errors import UsageError
-from torchship.serve.discovery import find_archives, printable
-from torchship.serve.figures import Family
-from torchship.serve.logs import configure_logging
-from torchship.serve.metrics import Metrics
-from torchship.serve.output import take_over
+from torchship.script.runtime import operators, printing
+from torchship.serve.http.rate_limit import RateTable
 from torchship.serve.process import messages
 from torchship.serve.process.channel import Channel
 from torchship.serve.process.checks import check_places, check_workers
@@ -34,11 +30,15 @@ from torchship.serve.process.server import (
     serve,
     trusted_keys_of,
 )
-from torchship.serve.process.shared_repository import SharedRepository
 from torchship.serve.process.sockets import bind, url_of
-from torchship.serve.pulse import Pulse
-from torchship.serve.rates import RateTable
+from torchship.serve.process.worker_repository import SharedRepository
+from torchship.serve.repository.discovery import find_archives, printable
 from torchship.serve.settings import Settings
+from torchship.serve.system.heartbeat import Pulse
+from torchship.serve.system.standard_streams import take_over
+from torchship.serve.telemetry.logs import configure_logging
+from torchship.serve.telemetry.metrics import Metrics
+from torchship.serve.telemetry.samples import Family
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import typer
 
 from torchship.cpp_runner.binary import become
 from torchship.models.errors import ModelsError
-from torchship.script import printing
 from torchship.script.errors import OutOfMemoryError, TorchShipError
+from torchship.script.runtime import printing
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 
@@ -68,7 +68,7 @@ def main() -> None:
         print(f"torchship: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except Exception as error:
-        from torchship.script.out_of_memory import ran_out
+        from torchship.script.runtime.out_of_memory import ran_out
 
         if ran_out(error):
             print("torchship: error: there is no memory for this", file=sys.stderr)

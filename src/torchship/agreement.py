@@ -15,17 +15,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from torchship.cpp_runner.runtime import CppRuntime
-from torchship.script import operators, printing, process_defaults, torchscript
-from torchship.script.archive import Archive, open_archive
-from torchship.script.blas import foreign_blas_note
 from torchship.script.cli import OperatorFolders, TrustedKeys
 from torchship.script.errors import OutOfMemoryError, TorchShipError, UsageError
-from torchship.script.localise import first_difference
-from torchship.script.parity import Difference, worse
-from torchship.script.runtimes import EagerRuntime, Result, Runtime, ScriptRuntime
-from torchship.script.signing import read_trusted_keys
-from torchship.script.target import make_module
-from torchship.serve.parity import HttpRuntime
+from torchship.script.exporting.localise import first_difference
+from torchship.script.exporting.runtimes import EagerRuntime, Result, Runtime, ScriptRuntime
+from torchship.script.exporting.target import make_module
+from torchship.script.format.signing import read_trusted_keys
+from torchship.script.runtime import operators, printing, process_defaults, torchscript
+from torchship.script.runtime.agreement import Difference, worse
+from torchship.script.runtime.archive import Archive, open_archive
+from torchship.script.runtime.blas import foreign_blas_note
+from torchship.serve.client.http_runtime import HttpRuntime
 
 app = typer.Typer()
 

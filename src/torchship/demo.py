@@ -22,14 +22,14 @@ from torchship.models.data import mnist
 from torchship.models.errors import DataMissingError
 from torchship.models.fizzbuzz import encode
 from torchship.models.names import decode
-from torchship.script.archive import Archive, open_archive
-from torchship.script.export import export
-from torchship.script.program import Program
-from torchship.script.runtimes import Result
-from torchship.script.target import find_target, make_module
-from torchship.serve.client import Client
-from torchship.serve.parity import HttpRuntime
-from torchship.serve.runtime import running_server
+from torchship.script.exporting.export import export
+from torchship.script.exporting.runtimes import Result
+from torchship.script.exporting.target import find_target, make_module
+from torchship.script.runtime.archive import Archive, open_archive
+from torchship.script.runtime.program import Program
+from torchship.serve.client.client import Client
+from torchship.serve.client.http_runtime import HttpRuntime
+from torchship.serve.client.local_server import running_server
 
 app = typer.Typer()
 

@@ -21,14 +21,14 @@ from rich.text import Text
 from torchship.cpp_runner.player import Moment, Player
 from torchship.cpp_runner.stepper import Stepper
 from torchship.models.sampling import keys
-from torchship.models.snake import ACTIONS, REACH, Bools, Bytes, Integers, Snake
-from torchship.script import torchscript
-from torchship.script.archive import Archive, open_archive
+from torchship.models.snake.game import ACTIONS, REACH, Bools, Bytes, Integers, Snake
 from torchship.script.errors import UsageError
-from torchship.script.export import export
-from torchship.script.program import Program
-from torchship.script.target import find_target, make_module
-from torchship.script.tree import Flat
+from torchship.script.exporting.export import export
+from torchship.script.exporting.target import find_target, make_module
+from torchship.script.format.tree import Flat
+from torchship.script.runtime import torchscript
+from torchship.script.runtime.archive import Archive, open_archive
+from torchship.script.runtime.program import Program
 
 app = typer.Typer()
 

@@ -14,11 +14,11 @@ import httpx
 import pytest
 
 from disk import Disk, faulty
-from torchship.script.signing import signature_path
-from torchship.script.tree import Flat
+from torchship.script.format.signing import signature_path
+from torchship.script.format.tree import Flat
+from torchship.serve.engine.limits import Limits
 from torchship.serve.errors import LoadError, NotReadyError, UnknownModelError
-from torchship.serve.limits import Limits
-from torchship.serve.repository import Mode, Repository
+from torchship.serve.repository.repository import Mode, Repository
 
 MakeArchive = Callable[..., Path]
 Launch = Callable[..., Any]
@@ -256,7 +256,7 @@ def test_a_file_that_could_not_be_read_is_tried_again(
 def test_a_signature_that_could_not_be_read_is_tried_again(
     put: MakeArchive, folder: Path, disk: Disk, tmp_path: Path
 ) -> None:
-    from torchship.script.signing import make_key, read_trusted_keys, sign
+    from torchship.script.format.signing import make_key, read_trusted_keys, sign
 
     file = put("memory")
     make_key(tmp_path / "key", tmp_path / "key.pub")
@@ -468,7 +468,7 @@ def test_a_file_with_any_name_is_told_on_one_line(
 def test_files_that_the_disk_does_not_give_keep_neither_the_others_nor_the_end(
     put: MakeArchive, folder: Path, disk: Disk, launch: Launch, tmp_path: Path, signed: bool
 ) -> None:
-    from torchship.script.signing import make_key, sign
+    from torchship.script.format.signing import make_key, sign
 
     stuck = [put("half"), put("logarithm"), put("exact")]
     files = [*stuck, put("memory")]

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
-from torchship.script.signing import make_key, sign
+from torchship.script.format.signing import make_key, sign
 from torchship.serve.process.credentials import read_credentials
 from torchship.serve.process.messages import Credentials
 from torchship.serve.settings import Settings

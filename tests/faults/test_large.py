@@ -51,7 +51,7 @@ def roomy(launch: Launch, archives: dict[str, Path]) -> Iterator[Any]:
 def helpers(server: Any) -> list[Any]:
     """Return the processes that read and write large JSON."""
     found = {child for worker in server.workers() for child in worker.children()}
-    return [child for child in found if "torchship.serve.transcoder" in child.cmdline()]
+    return [child for child in found if "torchship.serve.protocol.json_helper" in child.cmdline()]
 
 
 def test_health_answers_while_60_mb_of_json_are_read(roomy: Any) -> None:

@@ -80,10 +80,10 @@ HUNG = """
 import asyncio, sys
 from pathlib import Path
 import torch
-from torchship.script.archive import open_archive
-from torchship.serve.engine import Engine
+from torchship.script.runtime.archive import open_archive
+from torchship.serve.engine.engine import Engine
 from torchship.serve.errors import OutOfServiceError
-from torchship.serve.limits import Limits
+from torchship.serve.engine.limits import Limits
 
 async def main():
     told = []

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from served import Process
-from torchship.serve.output import Output
+from torchship.serve.system.standard_streams import Output
 
 MakeArchive = Callable[..., Path]
 ROW = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}]}

@@ -19,7 +19,7 @@ from redis import Redis
 
 from redis_proxy import Proxy, running_proxy
 from redis_server import running_redis
-from torchship.serve.state_scripts import ENTER
+from torchship.serve.sequences.redis_scripts import ENTER
 
 Launch = Callable[..., AbstractContextManager[Any]]
 

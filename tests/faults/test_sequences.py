@@ -17,10 +17,10 @@ from websockets.sync.client import connect
 
 import served
 from redis_server import running_redis
-from torchship.script.archive import open_archive
-from torchship.script.golden import Case, Step
-from torchship.script.manifest import State
-from torchship.script.nodes import TupleNode
+from torchship.script.format.golden import Case, Step
+from torchship.script.format.manifest import State
+from torchship.script.format.nodes import TupleNode
+from torchship.script.runtime.archive import open_archive
 
 Launch = Callable[..., AbstractContextManager[Any]]
 

@@ -21,7 +21,7 @@ psutil: Any = import_module("psutil")  # it has no types
 
 MakeArchive = Callable[..., Path]
 ONES = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 1]}]}
-NURSERY = "torchship.serve.process.nursery"
+NURSERY = "torchship.serve.process.fork_server"
 ASKED = 12  # on connections of their own, which come to either of two workers
 
 

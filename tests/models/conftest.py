@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from torchship.models import data, names
 from torchship.models.card import Card, Example, Step
-from torchship.models.journal import Journal
-from torchship.models.training import Recipe
+from torchship.models.training.descent import Recipe
+from torchship.models.training.journal import Journal
 
 OpenJournal = Callable[[Recipe], Journal]
 Logged = Callable[[Path], dict[str, list[tuple[int, float]]]]

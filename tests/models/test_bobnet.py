@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from torchship.models import bobnet as bn
-from torchship.models import data, store, training
-from torchship.models.journal import Journal
+from torchship.models import data
 from torchship.models.seeding import integers, seeded
-from torchship.models.training import Recipe
+from torchship.models.training import descent as training
+from torchship.models.training import store
+from torchship.models.training.descent import Recipe
+from torchship.models.training.journal import Journal
 
 OpenJournal = Callable[[Recipe], Journal]
 

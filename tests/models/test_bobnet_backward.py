@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from torchship.models import bobnet as bn
 from torchship.models import data
-from torchship.models.journal import Journal
 from torchship.models.seeding import integers, normal, with_weights
+from torchship.models.training.journal import Journal
 
 Array = NDArray[Any]  # float64 or float32
 Weights = dict[str, Tensor]

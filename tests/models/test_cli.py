@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from torchship.models import registry, store
+from torchship.models import registry
 from torchship.models.cli import app
 from torchship.models.errors import ModelsError
+from torchship.models.training import store
 
 
 def invoke(*arguments: str) -> tuple[int, str, str]:

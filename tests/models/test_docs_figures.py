@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from torchship.models import registry, store
+from torchship.models import registry
 from torchship.models.cli import figure
+from torchship.models.training import store
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text()
 

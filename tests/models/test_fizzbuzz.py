@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchship.models import fizzbuzz as fb
-from torchship.models import store, training
 from torchship.models.errors import NonFiniteError
-from torchship.models.journal import Journal
 from torchship.models.seeding import normal, seeded
-from torchship.models.training import Recipe
+from torchship.models.training import descent as training
+from torchship.models.training import store
+from torchship.models.training.descent import Recipe
+from torchship.models.training.journal import Journal
 
 OpenJournal = Callable[[Recipe], Journal]
 

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from torchship.models import charlstm as cl
-from torchship.models import data, layers, names, store, training
+from torchship.models import data, layers, names
 from torchship.models import makemore as mm
-from torchship.models.journal import Journal
 from torchship.models.sampling import advance, categorical, keys, uniform
 from torchship.models.seeding import normal, with_weights
-from torchship.models.training import Recipe
+from torchship.models.training import descent as training
+from torchship.models.training import store
+from torchship.models.training.descent import Recipe
+from torchship.models.training.journal import Journal
 
 Script = Callable[[nn.Module], torch.jit.ScriptModule]
 OpenJournal = Callable[[Recipe], Journal]

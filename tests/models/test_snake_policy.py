@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from torchship.models.sampling import advance, keys, uniform
 from torchship.models.seeding import normal, seeded
-from torchship.models.snake import ACTIONS as GAME_ACTIONS
-from torchship.models.snake import SIDE as GAME_SIDE
-from torchship.models.snake import TILES as GAME_TILES
+from torchship.models.snake.game import ACTIONS as GAME_ACTIONS
+from torchship.models.snake.game import SIDE as GAME_SIDE
+from torchship.models.snake.game import TILES as GAME_TILES
 from torchship.models.snake_policy import (
     ACTIONS,
     SIDE,

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from torchship.models import store, training
 from torchship.models import xor as xr
 from torchship.models.fizzbuzz import squared_error
-from torchship.models.journal import Journal
 from torchship.models.seeding import normal, seeded, with_weights
+from torchship.models.training import descent as training
+from torchship.models.training import store
+from torchship.models.training.journal import Journal
 
 Logged = Callable[[Path], dict[str, list[tuple[int, float]]]]
 

@@ -14,13 +14,13 @@ import torch
 from torchship.agreement import all_runtimes, verify_archive
 from torchship.cpp_runner.binary import runner_path
 from torchship.models import registry
-from torchship.script import torchscript
-from torchship.script.archive import open_archive, pack
-from torchship.script.batch import batch_axes, row_count
-from torchship.script.export import export
-from torchship.script.target import find_target
-from torchship.serve.parity import HttpRuntime
-from torchship.serve.runtime import running_server
+from torchship.script.exporting.export import export
+from torchship.script.exporting.target import find_target
+from torchship.script.runtime import torchscript
+from torchship.script.runtime.archive import open_archive, pack
+from torchship.script.runtime.batch import batch_axes, row_count
+from torchship.serve.client.http_runtime import HttpRuntime
+from torchship.serve.client.local_server import running_server
 
 RUNTIMES = ["eager", "script", "C++", "HTTP"]
 

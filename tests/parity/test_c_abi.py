@@ -22,13 +22,13 @@ import zoo
 from c_abi import Array, Failure, Options, Session, Tensor, given, library, room, taken
 from torchship.cpp_runner.binary import cmake_prefix
 from torchship.models.moba import observation
-from torchship.script import torchscript
-from torchship.script.archive import open_archive, pack
-from torchship.script.export import export
-from torchship.script.golden import Case, Step
-from torchship.script.signing import make_key, sign
-from torchship.script.target import Target, find_target
-from torchship.script.tree import Flat
+from torchship.script.exporting.export import export
+from torchship.script.exporting.target import Target, find_target
+from torchship.script.format.golden import Case, Step
+from torchship.script.format.signing import make_key, sign
+from torchship.script.format.tree import Flat
+from torchship.script.runtime import torchscript
+from torchship.script.runtime.archive import open_archive, pack
 
 HEADER = cmake_prefix() / "include" / "torchship" / "torchship.h"
 MODELS = ("fizzbuzz", "lstm", "moba", "snake-lstm")

@@ -21,10 +21,10 @@ from cmake_projects import BUILD, CMAKE, PYTHON, ROOT, built, done, run
 from torchship.__main__ import application
 from torchship.cpp_runner import binary
 from torchship.models.moba import CHANNELS, CLASSES, OBS, SIDE
-from torchship.script.archive import open_archive
 from torchship.script.errors import UsageError
-from torchship.script.export import export
-from torchship.script.target import find_target
+from torchship.script.exporting.export import export
+from torchship.script.exporting.target import find_target
+from torchship.script.runtime.archive import open_archive
 
 MINOR = ".".join(torch.__version__.split(".")[:2])
 NO_PYTHON = "-DPython_EXECUTABLE=/no/python"

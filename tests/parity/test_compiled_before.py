@@ -13,8 +13,8 @@ import torch
 import zoo
 from torchship.agreement import all_runtimes, verify_archive
 from torchship.cpp_runner.binary import runner_path
-from torchship.script.export import export
-from torchship.script.manifest import Source
+from torchship.script.exporting.export import export
+from torchship.script.format.manifest import Source
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's own notices that torch.jit is old
 

@@ -14,10 +14,10 @@ from torchship.demo import fizzbuzz_words, largest_difference
 from torchship.models import registry
 from torchship.models.charlstm import charlstm
 from torchship.models.names import decode
-from torchship.script.export import export
-from torchship.script.parity import Difference
-from torchship.script.runtimes import Result
-from torchship.script.target import find_target
+from torchship.script.exporting.export import export
+from torchship.script.exporting.runtimes import Result
+from torchship.script.exporting.target import find_target
+from torchship.script.runtime.agreement import Difference
 
 
 def test_the_demo_prints_what_it_promises(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from PIL import Image
 from torchship.cpp_runner.binary import runner_path
 from torchship.models.bobnet import DIGITS, bobnet
 from torchship.models.data import Digits
-from torchship.script.archive import Archive
-from torchship.script.export import export
-from torchship.script.target import find_target
+from torchship.script.exporting.export import export
+from torchship.script.exporting.target import find_target
+from torchship.script.runtime.archive import Archive
 
 COUNT = 100
 

@@ -20,12 +20,12 @@ import c_abi
 from c_abi import BAD_ARCHIVE, BAD_INPUT, BAD_USAGE, Failure, Options, Session, library
 from cmake_projects import ROOT
 from torchship.cpp_runner.binary import cmake_prefix
-from torchship.script import torchscript
-from torchship.script.archive import open_archive, pack
-from torchship.script.export import export
-from torchship.script.manifest import CustomOperator
-from torchship.script.signing import make_key, sign
-from torchship.script.target import find_target
+from torchship.script.exporting.export import export
+from torchship.script.exporting.target import find_target
+from torchship.script.format.manifest import CustomOperator
+from torchship.script.format.signing import make_key, sign
+from torchship.script.runtime import torchscript
+from torchship.script.runtime.archive import open_archive, pack
 
 SIZE = ctypes.sizeof(Options)
 EXAMPLES = ROOT / "cpp_runner" / "examples"

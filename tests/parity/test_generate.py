@@ -11,12 +11,12 @@ import torch
 
 from torchship.cpp_runner.binary import runner_path
 from torchship.models.names import decode
-from torchship.script.archive import Archive
-from torchship.script.export import export
-from torchship.script.program import Program
-from torchship.script.target import find_target, make_module
-from torchship.serve.client import Client
-from torchship.serve.runtime import running_server
+from torchship.script.exporting.export import export
+from torchship.script.exporting.target import find_target, make_module
+from torchship.script.runtime.archive import Archive
+from torchship.script.runtime.program import Program
+from torchship.serve.client.client import Client
+from torchship.serve.client.local_server import running_server
 
 ARGUMENTS = {"count": 20, "seed": 2**53 + 1, "max_length": 12}
 

@@ -20,9 +20,9 @@ import c_abi
 import host_zoo
 from c_abi import Array, Session, given, room, taken
 from torchship.cpp_runner.binary import runner_path
-from torchship.script import torchscript
-from torchship.script.archive import open_archive, pack
-from torchship.script.export import export
+from torchship.script.exporting.export import export
+from torchship.script.runtime import torchscript
+from torchship.script.runtime.archive import open_archive, pack
 
 TARGETS = {
     "minus": host_zoo.minus_target,
@@ -231,8 +231,8 @@ import numpy as np, torch
 sys.path[:0] = {path!r}
 from pathlib import Path
 import c_abi
-from torchship.script import torchscript
-from torchship.script.archive import open_archive, pack
+from torchship.script.runtime import torchscript
+from torchship.script.runtime.archive import open_archive, pack
 
 # The program's own use of LibTorch, with workers that flush subnormal numbers to zero.
 torch.set_num_threads(2)

@@ -19,11 +19,11 @@ import c_abi
 import host_zoo
 from c_abi import BAD_USAGE, Failure, Options, Session
 from torchship.cpp_runner.binary import runner_path
-from torchship.script import torchscript
-from torchship.script.archive import open_archive
 from torchship.script.errors import OutOfMemoryError, UsageError
-from torchship.script.export import export
-from torchship.serve.runtime import running_server
+from torchship.script.exporting.export import export
+from torchship.script.runtime import torchscript
+from torchship.script.runtime.archive import open_archive
+from torchship.serve.client.local_server import running_server
 
 OUT_OF_MEMORY = 5
 TOO_MUCH = 1 << 60  # bytes; float32 has this number

@@ -15,9 +15,9 @@ import torch
 
 from cmake_projects import ROOT, done, run
 from torchship.cpp_runner.binary import cmake_prefix
-from torchship.script.archive import open_archive
-from torchship.script.export import export
-from torchship.script.target import find_target
+from torchship.script.exporting.export import export
+from torchship.script.exporting.target import find_target
+from torchship.script.runtime.archive import open_archive
 
 EXAMPLES = ROOT / "cpp_runner" / "examples"
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import zoo
 from torchship.agreement import all_runtimes, verify_archive
-from torchship.script.export import Options, export
+from torchship.script.exporting.export import Options, export
 
 LENGTH = 6
 NEGATIVE = -math.inf

@@ -10,8 +10,8 @@ import pytest
 
 from torchship.cpp_runner.binary import runner_path
 from torchship.models import registry
-from torchship.script.export import export
-from torchship.script.target import find_target
+from torchship.script.exporting.export import export
+from torchship.script.exporting.target import find_target
 
 # What LibTorch, MKL and oneDNN take for the CPU's abilities.
 CAPABILITIES = {

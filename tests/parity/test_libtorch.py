@@ -16,8 +16,8 @@ import torch
 
 from cmake_projects import done, run
 from torchship.cpp_runner.binary import cmake_prefix, runner_path
-from torchship.script.export import export
-from torchship.script.target import find_target
+from torchship.script.exporting.export import export
+from torchship.script.exporting.target import find_target
 
 MINOR = ".".join(torch.__version__.split(".")[:2])
 # ctypes loads the library as the program that embeds it would.

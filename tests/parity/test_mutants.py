@@ -13,10 +13,10 @@ from torch import nn
 
 import zoo
 from torchship.agreement import ALIKE, all_runtimes, verify_archive
-from torchship.script import torchscript
-from torchship.script.archive import Archive, open_archive, pack
-from torchship.script.export import export
-from torchship.script.golden import Case, Step
+from torchship.script.exporting.export import export
+from torchship.script.format.golden import Case, Step
+from torchship.script.runtime import torchscript
+from torchship.script.runtime.archive import Archive, open_archive, pack
 
 SHIPPED = ("script", "cpp", "http")
 

@@ -27,13 +27,13 @@ from torchship.cpp_runner.player import Moment, Player
 from torchship.cpp_runner.stepper import Stepper
 from torchship.models.sampling import keys
 from torchship.models.seeding import integers
-from torchship.models.snake import Integers, Snake
+from torchship.models.snake.game import Integers, Snake
 from torchship.play import Game, ProgramSession, Session, picture, session
-from torchship.script import torchscript
-from torchship.script.archive import Archive, open_archive, pack
 from torchship.script.errors import UsageError
-from torchship.script.export import export
-from torchship.script.target import find_target
+from torchship.script.exporting.export import export
+from torchship.script.exporting.target import find_target
+from torchship.script.runtime import torchscript
+from torchship.script.runtime.archive import Archive, open_archive, pack
 
 NAMES = ("snake", "snake-lstm")
 INPUTS = {

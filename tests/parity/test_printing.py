@@ -16,13 +16,13 @@ from torchship.cpp_runner import child
 from torchship.cpp_runner.binary import runner_path
 from torchship.cpp_runner.runtime import CppRuntime
 from torchship.cpp_runner.stepper import Stepper
-from torchship.script import torchscript
-from torchship.script.apart import load_apart
-from torchship.script.archive import open_archive, pack
 from torchship.script.errors import UsageError
-from torchship.script.export import export
-from torchship.script.manifest import CustomOperator
-from torchship.script.target import find_target, source_of
+from torchship.script.exporting.export import export
+from torchship.script.exporting.target import find_target, source_of
+from torchship.script.format.manifest import CustomOperator
+from torchship.script.runtime import torchscript
+from torchship.script.runtime.archive import open_archive, pack
+from torchship.script.runtime.trial_load import load_apart
 
 # Eager, it prints in ways that TorchScript does not have; compiled, a part of a character.
 TALKER = r"""
@@ -218,7 +218,7 @@ def test_an_answer_that_is_no_json_is_one_message(
 LOUD = """
 import torch
 from torch import Tensor, nn
-from torchship.models import store
+from torchship.models.training import store
 from torchship.models.snake_policy import SnakePolicy
 from torchship.models.seeding import with_weights
 

@@ -17,11 +17,11 @@ from torchship.cpp_runner import child
 from torchship.cpp_runner.binary import runner_path
 from torchship.cpp_runner.runtime import CppRuntime
 from torchship.cpp_runner.stepper import Stepper
-from torchship.script.archive import Archive, open_archive
 from torchship.script.errors import UsageError
-from torchship.script.export import export
-from torchship.script.runtimes import EagerRuntime
-from torchship.script.target import find_target
+from torchship.script.exporting.export import export
+from torchship.script.exporting.runtimes import EagerRuntime
+from torchship.script.exporting.target import find_target
+from torchship.script.runtime.archive import Archive, open_archive
 
 SCRIPT = ROOT / "cpp_runner" / "torchship-runner.sh"
 INSIDE = Path("torchship", "cpp_runner", "bin", "torchship-runner")

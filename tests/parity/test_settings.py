@@ -13,16 +13,16 @@ import pytest
 import torch
 
 from torchship.cpp_runner.binary import runner_path
-from torchship.script import torchscript
-from torchship.script.export import export
-from torchship.script.program import Program
-from torchship.script.target import find_target
+from torchship.script.exporting.export import export
+from torchship.script.exporting.target import find_target
+from torchship.script.runtime import torchscript
+from torchship.script.runtime.program import Program
 
 # What torchship sets or takes for granted, as a new process finds it. Not this one's: other tests
 # have changed it.
 IN_FORCE = """
 import json, torch
-from torchship.script import torchscript
+from torchship.script.runtime import torchscript
 {before}
 torchscript.configure({arguments})
 print(json.dumps(torchscript.settings_in_force()))

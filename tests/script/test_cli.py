@@ -10,8 +10,8 @@ from typer.testing import CliRunner, Result
 
 import zoo
 from torchship.__main__ import application
-from torchship.script.archive import open_archive
 from torchship.script.errors import ArchiveError, UsageError
+from torchship.script.runtime.archive import open_archive
 
 MY_MODULE = """
 import torch

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import zoo
-from torchship.script.archive import Archive, parse_archive
 from torchship.script.errors import ArchiveError
-from torchship.script.export import export
+from torchship.script.exporting.export import export
+from torchship.script.runtime.archive import Archive, parse_archive
 
 PATH = Path("a.pt")
 

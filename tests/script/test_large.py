@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import zoo
-from torchship.script.eager import refuse_too_large, same
 from torchship.script.errors import ExportError
-from torchship.script.export import export
-from torchship.script.fingerprint import blocks, fingerprint
+from torchship.script.exporting.eager import refuse_too_large, same
+from torchship.script.exporting.export import export
+from torchship.script.runtime.fingerprint import blocks, fingerprint
 
 WEIGHTS = 64 << 20  # bytes
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import zoo
 from torchship.script.errors import ExportError
-from torchship.script.export import Options, export
+from torchship.script.exporting.export import Options, export
 
 
 class DenseOrNamed(nn.Module):

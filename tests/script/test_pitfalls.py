@@ -19,16 +19,16 @@ from torch import Tensor, nn
 
 import zoo
 from torchship.cpp_runner.binary import runner_path
-from torchship.script.archive import Archive
 from torchship.script.errors import ExportError, InputError, TorchShipError
-from torchship.script.export import Options, export
-from torchship.script.nodes import TensorNode, leaves
-from torchship.script.parity import check_case
-from torchship.script.program import Program
-from torchship.script.tree import Flat
-from torchship.serve.client import Client
+from torchship.script.exporting.export import Options, export
+from torchship.script.format.nodes import TensorNode, leaves
+from torchship.script.format.tree import Flat
+from torchship.script.runtime.agreement import check_case
+from torchship.script.runtime.archive import Archive
+from torchship.script.runtime.program import Program
+from torchship.serve.client.client import Client
+from torchship.serve.client.local_server import running_server
 from torchship.serve.errors import ServerError
-from torchship.serve.runtime import running_server
 
 Factory = Callable[[], nn.Module]
 NO_DIMS: Mapping[str, str] = {}

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from torchship.script.tree import Flat
+from torchship.script.format.tree import Flat
 from torchship.serve.errors import LoadError
 from torchship.serve.process.changes import Changes
 from torchship.serve.process.messages import Change, Failure, Outcome

@@ -10,7 +10,7 @@ import pytest
 from torchship.script.errors import UsageError
 from torchship.serve.process.checks import check_places
 from torchship.serve.process.supervisor import run
-from torchship.serve.repository import Mode
+from torchship.serve.repository.repository import Mode
 from torchship.serve.settings import Settings
 
 

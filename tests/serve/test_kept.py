@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from torchship.script.archive import open_archive
-from torchship.serve.engine import Engine
+from torchship.script.runtime.archive import open_archive
+from torchship.serve.engine.engine import Engine
 
 
 def test_an_idle_engine_does_not_keep_its_last_batch(archives: dict[str, Path]) -> None:

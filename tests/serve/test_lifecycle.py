@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from torchship.script.errors import UsageError
-from torchship.script.tree import Flat
-from torchship.serve.discovery import find_archives, scan
-from torchship.serve.engine import Engine
+from torchship.script.format.tree import Flat
+from torchship.serve.engine.engine import Engine
+from torchship.serve.engine.limits import Limits
 from torchship.serve.errors import (
     LoadError,
     ModeError,
@@ -22,11 +22,11 @@ from torchship.serve.errors import (
     OutOfServiceError,
     UnknownModelError,
 )
-from torchship.serve.limits import Limits
 from torchship.serve.process.channel import Channel
 from torchship.serve.process.messages import FromWorker, Proving, from_worker
-from torchship.serve.process.shared_repository import SharedRepository
-from torchship.serve.repository import Mode, Repository
+from torchship.serve.process.worker_repository import SharedRepository
+from torchship.serve.repository.discovery import find_archives, scan
+from torchship.serve.repository.repository import Mode, Repository
 
 MakeArchive = Callable[..., Path]
 LIMITS = Limits(max_batch=1)

@@ -12,8 +12,8 @@ import httpx
 import pytest
 import torch
 
-from torchship.script.archive import open_archive
-from torchship.serve.client import Client
+from torchship.script.runtime.archive import open_archive
+from torchship.serve.client.client import Client
 
 
 def infer(server: Any, model: str, body: dict[str, Any]) -> httpx.Response:

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from torchship.script import operators, torchscript
-from torchship.script.archive import Archive, pack
-from torchship.script.export import export
-from torchship.script.manifest import CustomOperator
-from torchship.script.target import find_target
-from torchship.serve.repository import Repository
-from torchship.serve.runtime import StartError, running_server
+from torchship.script.exporting.export import export
+from torchship.script.exporting.target import find_target
+from torchship.script.format.manifest import CustomOperator
+from torchship.script.runtime import operators, torchscript
+from torchship.script.runtime.archive import Archive, pack
+from torchship.serve.client.local_server import StartError, running_server
+from torchship.serve.repository.repository import Repository
 from torchship.serve.settings import Settings
 
 

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.sync.client import connect
 
-from torchship.script.archive import open_archive
-from torchship.script.manifest import Method
-from torchship.script.program import Program
-from torchship.script.tree import Flat
-from torchship.serve.client import Client
+from torchship.script.format.manifest import Method
+from torchship.script.format.tree import Flat
+from torchship.script.runtime.archive import open_archive
+from torchship.script.runtime.program import Program
+from torchship.serve.client.client import Client
 
 NAMES = ("tiny", "memory", "layered", "held", "exact")
 

@@ -12,10 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from torchship.script.archive import open_archive
 from torchship.script.errors import UsageError
-from torchship.script.signing import make_key, sign
-from torchship.script.tree import Flat
+from torchship.script.format.signing import make_key, sign
+from torchship.script.format.tree import Flat
+from torchship.script.runtime.archive import open_archive
 from torchship.serve.process.supervisor import run
 from torchship.serve.settings import Settings
 

@@ -14,18 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from served import Model, launched, method, needs, once, tensor, write
-from torchship.script.archive import open_archive
 from torchship.script.errors import ModelError
-from torchship.script.golden import Case, Step
-from torchship.script.manifest import State
-from torchship.script.nodes import Dimension, OptionalNode, TupleNode
-from torchship.script.tree import Flat
-from torchship.serve import protocol, rehearsal
-from torchship.serve.client import Client
-from torchship.serve.engine import Engine
+from torchship.script.format.golden import Case, Step
+from torchship.script.format.manifest import State
+from torchship.script.format.nodes import Dimension, OptionalNode, TupleNode
+from torchship.script.format.tree import Flat
+from torchship.script.runtime.archive import open_archive
+from torchship.serve.client.client import Client
+from torchship.serve.engine import golden_requests as rehearsal
+from torchship.serve.engine.engine import Engine
+from torchship.serve.engine.limits import Limits
 from torchship.serve.errors import DisagreementError, RequestError
-from torchship.serve.limits import Limits
-from torchship.serve.reports import BatchReport
+from torchship.serve.protocol import messages as protocol
+from torchship.serve.telemetry.records import BatchReport
 
 
 class Longest(nn.Module):

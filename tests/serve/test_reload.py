@@ -17,7 +17,7 @@ import httpx
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from torchship.script.tree import Flat
+from torchship.script.format.tree import Flat
 
 MakeArchive = Callable[..., Path]
 Launch = Callable[..., Any]

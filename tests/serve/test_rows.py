@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchship.script.archive import open_archive
 from torchship.script.errors import ModelError
-from torchship.serve.engine import Engine
-from torchship.serve.limits import Limits
+from torchship.script.runtime.archive import open_archive
+from torchship.serve.engine.engine import Engine
+from torchship.serve.engine.limits import Limits
 
 
 @pytest.mark.parametrize("quick_seconds", [0.0, 1.0])

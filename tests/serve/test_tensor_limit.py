@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from torchship.serve.errors import TensorTooLargeError, status_of
-from torchship.serve.infer import check_sizes
-from torchship.serve.tensors import Strings
+from torchship.serve.http.inference import check_sizes
+from torchship.serve.protocol.tensors import Strings
 
 
 def test_an_input_over_the_limit_is_refused_by_name() -> None:

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from torchship.serve.process.shared_memory import shared_file
 from torchship.serve.process.watchdog import LOADING, Watchdog
-from torchship.serve.pulse import PULSE_BYTES, Pulse, Shown
+from torchship.serve.system.heartbeat import PULSE_BYTES, Pulse, Shown
+from torchship.serve.system.shared_memory import shared_file
 
 DOG = Watchdog(call_seconds=3, stall_seconds=10)
 LATER = Watchdog(call_seconds=30, stall_seconds=10)

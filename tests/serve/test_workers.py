@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchship.script.errors import UsageError
-from torchship.script.tree import Flat
+from torchship.script.format.tree import Flat
 from torchship.serve.process.checks import check_workers
-from torchship.serve.process.place import Backoff, share_cores
 from torchship.serve.process.sockets import reserve
+from torchship.serve.process.worker_slot import Backoff, share_cores
 from torchship.serve.settings import Settings
 
 # It has no types.

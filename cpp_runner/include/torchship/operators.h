@@ -4,7 +4,7 @@
 ///
 /// Loading a library runs its code. An archive therefore names libraries and never files: a name is
 /// looked for in the folders that the program gives, our own library also where torchship itself
-/// lies, and nowhere else. Python does the same in `script/operators.py`.
+/// lies, and nowhere else. Python does the same in `script/runtime/operators.py`.
 
 #include <torchship/hide_macros.h>
 

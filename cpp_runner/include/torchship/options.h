@@ -1,6 +1,6 @@
 #pragma once
 
-/// How an archive is opened. The defaults are those of Python (`script/torchscript.py`): agreement
+/// How an archive is opened. The defaults are those of Python (`script/runtime/torchscript.py`): agreement
 /// depends on them, and a test reads both back from LibTorch.
 
 #include <torchship/hide_macros.h>

@@ -1,0 +1,1 @@
+"""The game of snake, and how policies learn it."""

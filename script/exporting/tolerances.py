@@ -1,0 +1,175 @@
+"""How far a correct runtime may be from the golden outputs: the tolerances of an archive.
+
+They start as those of `torch.testing.assert_close` for the dtype. Another instruction set, or
+another BLAS, sums in another order, and a case that is badly conditioned makes much of that: so the
+golden cases run again with what each operation returns off by about a rounding, and tolerances
+that are too narrow for what comes of it are widened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from torchship.script.errors import OutOfMemoryError, TorchShipError
+from torchship.script.format.dtypes import BY_NAME
+from torchship.script.format.golden import Case, Step, run_case
+from torchship.script.format.manifest import Manifest, Method, Tolerance
+from torchship.script.format.nodes import Node, TensorNode, leaves
+from torchship.script.format.tree import Flat, matches
+from torchship.script.runtime.program import Program
+
+ROUNDS = 3  # perturbed runs of each case: the largest difference counts
+ROUNDINGS = 2  # of each operation, by which another order of its sums may be off
+NEGLIGIBLE = 1e-2  # times the largest element: below it an element needs an absolute tolerance
+DIGITS = 2  # of a tolerance
+CHOICE = 2e-3  # times the largest element: no rounding, another choice; no tolerance is for that
+
+
+def fitting(program: Program, cases: Sequence[Case]) -> dict[str, Method]:
+    """Return the methods with tolerances that hold for the cases on every instruction set.
+
+    Args:
+        program: the eager module behind its manifest.
+        cases: its golden cases, with their outputs.
+    """
+    manifest = program.manifest
+    return {
+        name: method.model_copy(update={"tolerances": _of_method(program, name, method, cases)})
+        for name, method in manifest.methods.items()
+    }
+
+
+def initial(outputs: Node) -> dict[str, Tolerance]:
+    """Return the tolerance of each output's dtype, by name."""
+    return {
+        leaf.name: Tolerance(rtol=BY_NAME[leaf.dtype].rtol, atol=BY_NAME[leaf.dtype].atol)
+        for leaf in leaves(outputs)
+        if isinstance(leaf, TensorNode)
+    }
+
+
+def widened(manifest: Manifest) -> list[str]:
+    """Return a line for each output whose tolerance is wider than its dtype's."""
+    return [
+        f"output '{output}' of '{name}' is sensitive to rounding: its tolerance is atol "
+        f"{tolerance.atol:g}, rtol {tolerance.rtol:g}"
+        for name, method in manifest.methods.items()
+        for output, tolerance in method.tolerances.items()
+        if tolerance != initial(method.outputs)[output]
+    ]
+
+
+def _of_method(
+    program: Program, name: str, method: Method, cases: Sequence[Case]
+) -> dict[str, Tolerance]:
+    tolerances = dict(method.tolerances)
+    for case in cases:
+        if case.method != name:
+            continue
+        for step, changes in zip(case.steps, _changes(program, method, case), strict=False):
+            for output, change in changes.items():
+                pattern = next(known for known in tolerances if matches(known, output))
+                tolerances[pattern] = _wide_enough(
+                    tolerances[pattern], step.outputs[output], change * ROUNDINGS
+                )
+    return tolerances
+
+
+def _changes(program: Program, method: Method, case: Case) -> list[Flat]:
+    """Return, for each step and floating-point output, how far perturbed runs were from it."""
+    largest: list[Flat] = [{} for _ in case.steps]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(ROUNDS):
+        steps = tuple(
+            Step({n: _perturbed(t, generator) for n, t in step.inputs.items()}, step.outputs)
+            for step in case.steps
+        )
+        try:
+            with _Perturbing(generator):
+                results = run_case(program.call, method, Case(case.name, case.method, steps))
+        except OutOfMemoryError:
+            raise
+        except TorchShipError:  # it forbids what it was given: nothing is known
+            return largest
+        for known, step, result in zip(largest, case.steps, results, strict=True):
+            for output, golden in step.outputs.items():
+                other = result.get(output)
+                if other is None or other.shape != golden.shape or not golden.is_floating_point():
+                    continue
+                change = (other.detach().double() - golden.detach().double()).abs()
+                change = change.nan_to_num(0.0, 0.0)
+                known[output] = torch.maximum(known[output], change) if output in known else change
+    return largest
+
+
+def _perturbed(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return the tensor, each floating-point element off by up to a unit in its last place.
+
+    Whole numbers stay: they are counts and indices more often than sums.
+    """
+    if not value.is_floating_point() or value.numel() == 0 or value.layout != torch.strided:
+        return value
+    noise = torch.rand(value.shape, generator=generator, dtype=torch.float64) * 2 - 1
+    off = (value.double() * (1 + torch.finfo(value.dtype).eps * noise)).to(value.dtype)
+    return torch.where(value == value.round(), value, off)
+
+
+class _Perturbing(TorchFunctionMode):
+    """Perturbs what torch's functions return, in the eager module's own code and in its layers.
+
+    A view, or the result of an operation in place, is the memory of somebody else: it stays.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self._generator = generator
+
+    def __torch_function__(
+        self,
+        function: Callable[..., object],
+        types: object,
+        arguments: Sequence[object] = (),
+        keywords: Mapping[str, object] | None = None,
+    ) -> object:
+        result = function(*arguments, **(keywords or {}))
+        places = {
+            value.untyped_storage().data_ptr()
+            for value in (*arguments, *(keywords or {}).values())
+            if isinstance(value, torch.Tensor) and value.layout == torch.strided
+        }
+        return self._perturbed(result, places)
+
+    def _perturbed(self, result: object, places: Collection[int]) -> object:
+        if isinstance(result, torch.Tensor):
+            strided = result.layout == torch.strided
+            if strided and result.untyped_storage().data_ptr() not in places:
+                return _perturbed(result, self._generator)
+        elif type(result) is tuple:
+            return tuple(self._perturbed(part, places) for part in result)
+        return result
+
+
+def _wide_enough(tolerance: Tolerance, golden: torch.Tensor, change: torch.Tensor) -> Tolerance:
+    """Return the tolerance, wide enough for a change: relative where an element is not small."""
+    size = golden.detach().double().abs().nan_to_num(0.0, 0.0)
+    missing = change - (tolerance.atol + tolerance.rtol * size)
+    if missing.numel() == 0 or float(missing.max()) <= 0:
+        return tolerance
+    if float(change.max()) > CHOICE * float(size.max()):
+        return tolerance
+    small = size <= NEGLIGIBLE * size.max()
+    relative = torch.where(small, 0.0, (change - tolerance.atol) / size.clamp(min=1e-300))
+    rtol = max(tolerance.rtol, _rounded_up(float(relative.max())))
+    left = float((change - rtol * size).max())
+    return Tolerance(atol=max(tolerance.atol, _rounded_up(left)), rtol=rtol)
+
+
+def _rounded_up(number: float) -> float:
+    """Return the number to two digits, upwards; 0 for what is not above 0."""
+    if number <= 0:
+        return 0.0
+    step = 10.0 ** (torch.tensor(number, dtype=torch.float64).log10().floor().item() - DIGITS + 1)
+    return float(f"{(number // step + 1) * step:.{DIGITS}g}")

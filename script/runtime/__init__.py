@@ -1,0 +1,1 @@
+"""Archives loaded and run: TorchScript, the signature's checks, operators, printing."""

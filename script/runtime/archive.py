@@ -1,0 +1,388 @@
+"""The archive file: writing it, and reading it without trusting it (docs/archive.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from torchship.script.errors import ArchiveError, OperatorError
+from torchship.script.format.file_content import BLOCK, Content, read_blocks
+from torchship.script.format.golden import Case, from_safetensors, to_safetensors
+from torchship.script.format.manifest import Manifest, parse_manifest
+from torchship.script.format.signing import check_signature
+from torchship.script.runtime import operators, printing, torchscript
+from torchship.script.runtime.floating_point import default_mode
+from torchship.script.runtime.malloc_trim import give_back
+from torchship.script.runtime.program import Program
+from torchship.script.runtime.trace_warnings import TraceWarning, from_record, to_record
+
+OURS = "extra/torchship/"
+MANIFEST = f"{OURS}manifest.json"
+GOLDEN = f"{OURS}golden.safetensors"
+TRACE_WARNINGS = f"{OURS}trace_warnings.json"
+MAX_INFLATED = 4 << 30  # bytes
+MAX_FILE = MAX_INFLATED + (64 << 20)  # bytes: stored records, their names, padding and signature
+LARGE = 1 << 20  # bytes of a file; what is freed of smaller ones is not worth the time
+DOS_FOLDER = 0x10  # in a record's file attributes
+
+# As torch.jit.save does: a fixed time, so that the same module gives the same bytes.
+ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+
+
+def pack(script: bytes, manifest: Manifest, cases: Sequence[Case]) -> bytes:
+    """Return an archive: a TorchScript zip with the golden record and the manifest added.
+
+    The manifest's `records` are filled in here.
+    """
+    buffer = io.BytesIO(script)
+    add_records(buffer, manifest, cases)
+    return buffer.getvalue()
+
+
+def add_records(
+    script: BinaryIO,
+    manifest: Manifest,
+    cases: Sequence[Case],
+    trace_warnings: Sequence[TraceWarning] = (),
+) -> None:
+    """Make an archive of a TorchScript zip, a file for reading and writing, as `pack` does."""
+    ours = {GOLDEN: to_safetensors(cases)}
+    if trace_warnings:
+        ours[TRACE_WARNINGS] = to_record(trace_warnings)
+    found = {name: hashlib.sha256(data) for name, data in ours.items()}
+    with zipfile.ZipFile(script, "a") as file:
+        top = PurePosixPath(file.namelist()[0]).parts[0]
+        read_records(
+            file, top, lambda name, block: found.setdefault(name, hashlib.sha256()).update(block)
+        )
+        digests = {name: digest.hexdigest() for name, digest in sorted(found.items())}
+        manifest = manifest.model_copy(update={"records": digests})
+        ours[MANIFEST] = manifest.to_json()
+        for name, data in ours.items():
+            file.writestr(zipfile.ZipInfo(f"{top}/{name}", ZIP_TIME), data)
+
+
+def read_records(file: zipfile.ZipFile, top: str, take: Callable[[str, bytes], None]) -> None:
+    """Read every record of an open zip; CRCs are checked.
+
+    `take` is given each record's name below the top folder and its bytes, a block at a time: one
+    that is empty comes as one empty block.
+
+    Raises:
+        ArchiveError: naming the record that is damaged, doubled, or where none may be.
+    """
+    names = set()
+    room = MAX_INFLATED
+    for info in file.infolist():
+        parts = PurePosixPath(info.filename).parts
+        if len(parts) < 2 or parts[0] != top or ".." in parts or "\\" in info.filename:
+            raise ArchiveError(f"record '{info.filename}': expected a name below '{top}/'")
+        name = info.filename[len(top) + 1 :]
+        if name in names:
+            raise ArchiveError(f"record '{name}' is there twice")
+        names.add(name)
+        if info.external_attr & DOS_FOLDER:
+            raise ArchiveError(f"record '{name}' is marked as a folder: expected a file")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ArchiveError(
+                f"record '{name}': expected stored or deflate, got method {info.compress_type}"
+            )
+        room -= info.file_size
+        if room < 0:
+            raise ArchiveError(f"the records are larger than {MAX_INFLATED} bytes when inflated")
+        try:
+            with file.open(info) as record:
+                take(name, record.read(BLOCK))
+                while block := record.read(BLOCK):
+                    take(name, block)
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as bad:
+            raise ArchiveError(f"record '{name}' is damaged: {bad}") from None
+        except NotImplementedError as unknown:
+            raise ArchiveError(f"record '{name}' cannot be read: {unknown}") from None
+
+
+class Archive:
+    """An archive whose bytes were read once and checked; nothing of it has been run.
+
+    It holds the file's bytes until it is released or freed, so that it can be loaded several
+    times. `manifest` is None for a plain TorchScript file, for which nothing vouches.
+    """
+
+    digest: str
+    """SHA-256 of the file, in hexadecimal digits."""
+    size: int
+    """Bytes of the file."""
+    sizes: Mapping[str, int]
+    """Bytes of each record, inflated."""
+
+    def __init__(
+        self, path: Path, content: Content, sizes: Mapping[str, int], manifest: bytes | None
+    ) -> None:
+        """Take what was checked; `manifest` is the record's bytes."""
+        self.path = path
+        self.digest, self.size, self.sizes = content.digest, content.size, sizes
+        self.manifest: Manifest | None = None if manifest is None else parse_manifest(manifest)
+        self._manifest_record = manifest
+        self._content: Content | None = content
+        self._golden: Sequence[Case] | None = None
+
+    @property
+    def vouched(self) -> Manifest:
+        """The manifest.
+
+        Raises:
+            ArchiveError: a plain TorchScript file has none.
+        """
+        if self.manifest is None:
+            raise ArchiveError(
+                f"'{self.path.name}' is a plain TorchScript file without a TorchShip manifest: "
+                "nothing vouches for it; make an archive with `torchship script` of a factory that "
+                "makes the module, or that loads this file"
+            )
+        return self.manifest
+
+    @property
+    def _held(self) -> Content:
+        if self._content is None:
+            raise ArchiveError(f"'{self.path.name}' was released: open it again to load it again")
+        return self._content
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the file's bytes, a block at a time.
+
+        Raises:
+            ArchiveError: the archive was released.
+        """
+        return self._held.blocks()
+
+    @property
+    def data(self) -> bytes:
+        """A copy of the file's bytes.
+
+        Raises:
+            ArchiveError: the archive was released.
+        """
+        with self._held.view() as view:
+            return bytes(view)
+
+    @property
+    def records(self) -> dict[str, bytes]:
+        """A copy of every record, by name.
+
+        Raises:
+            ArchiveError: the archive was released.
+        """
+        records = torchscript.records(self._held.source)
+        if self._manifest_record is not None:
+            records[MANIFEST] = self._manifest_record
+        return records
+
+    @property
+    def golden(self) -> Sequence[Case]:
+        """The golden cases; those that were kept, of an archive that was released.
+
+        Raises:
+            ArchiveError: there is no golden record, or it is not what the manifest says.
+        """
+        if self._golden is None:
+            manifest = self.vouched
+            if GOLDEN not in self.sizes:
+                raise ArchiveError(f"the archive has no record '{GOLDEN}'")
+
+            self._golden = from_safetensors(self._record(GOLDEN), manifest.golden, manifest.methods)
+        return self._golden
+
+    @property
+    def trace_warnings(self) -> tuple[TraceWarning, ...]:
+        """What the tracer warned of and the archive's maker passed over.
+
+        Raises:
+            ArchiveError: the record is damaged, or the archive was released.
+        """
+        if TRACE_WARNINGS not in self.sizes:
+            return ()
+        return from_record(self._record(TRACE_WARNINGS))
+
+    def _record(self, name: str) -> bytes:
+        found: list[bytes] = []
+        torchscript.visit_records(
+            self._held.source,
+            lambda _, view: found.append(bytes(view)),
+            wanted=lambda other: other == name,
+        )
+        return found[0]
+
+    def load(self, device: str | torch.device = "cpu") -> torch.jit.ScriptModule:
+        """Load the TorchScript module from the bytes that were checked.
+
+        Raises:
+            ArchiveError: LibTorch refuses it, or the archive was released.
+            OperatorError: a custom operator that it needs is not there; see `operators.load`.
+        """
+        try:
+            operators.load(self.manifest.custom_ops if self.manifest else ())
+        except OperatorError as error:
+            where = f"'{self.path.name}': "
+            raise OperatorError(f"{where}{error}", f"{where}{error.public}") from None
+        # A module may run code while it is loaded.
+        with printing.by(self.manifest.name if self.manifest else self.path.stem):
+            module = torchscript.load(self._held.source, device)
+        if self.size > LARGE:  # what reading and checking took may be half as much again
+            give_back()
+        return module
+
+    def program(self, device: str | torch.device = "cpu") -> Program:
+        """Load the module behind its signature, to run on that device."""
+        return Program(self.vouched, self.load(device), device)
+
+    def release(self, golden_bytes: int = 0) -> None:
+        """Free the file's bytes, and the golden cases but for the smallest.
+
+        What was loaded from it goes on; the archive cannot be loaded again. The cases that are
+        kept have at most `golden_bytes` together, and keep their order.
+        """
+        kept = set()
+        for number in sorted(range(len(self.golden)), key=lambda n: self.golden[n].nbytes):
+            golden_bytes -= self.golden[number].nbytes
+            if golden_bytes >= 0:
+                kept.add(number)
+        self._golden = [case for number, case in enumerate(self.golden) if number in kept]
+        content, self._content = self._content, None
+        if content is not None:
+            content.close()
+
+
+@default_mode()
+def open_archive(path: Path, trusted_keys: Sequence[Ed25519PublicKey] = ()) -> Archive:
+    """Read a file once, check its signature if keys are given, its zip, its digests.
+
+    Raises:
+        ArchiveError: the file cannot be read (`UnreadableError`), is not signed by a trusted key,
+            is damaged or too new; the message says which record and why.
+    """
+    return check_content(path, read_content(path, trusted_keys))
+
+
+def parse_archive(path: Path, data: bytes) -> Archive:
+    """Check an archive's bytes: its zip, its manifest, its digests. `path` is for messages.
+
+    Raises:
+        ArchiveError: as for `open_archive`.
+    """
+    whole = memoryview(data)
+    return check_content(
+        path, Content(whole[start : start + BLOCK] for start in range(0, len(data), BLOCK))
+    )
+
+
+def read_content(
+    path: Path,
+    trusted_keys: Sequence[Ed25519PublicKey] = (),
+    progress: Callable[[int], None] = lambda size: None,
+) -> Content:
+    """Read a file once, and check its signature if keys are given: the first half of opening it.
+
+    It may wait for as long as the disk does; `progress` is told how many bytes each block has.
+
+    Raises:
+        UnreadableError: the system refuses to read the file or its signature.
+        ArchiveError: it is no regular file, is too large, or is not signed by a trusted key.
+    """
+    content = Content(read_blocks(path, MAX_FILE, progress))
+    if trusted_keys:
+        with content.view() as view:
+            check_signature(path, view, trusted_keys)
+    return content
+
+
+def check_content(path: Path, content: Content) -> Archive:
+    """Check a file's zip, its manifest, its digests: the second half of opening it.
+
+    Raises:
+        ArchiveError: as for `open_archive`.
+    """
+    try:
+        return Archive(path, content, *_check(content))
+    except ArchiveError as error:
+        raise type(error)(f"'{path.name}': {error}") from None
+
+
+def read_manifest(path: Path, content: Content) -> Manifest:
+    """Return the manifest of a file of which nothing is checked yet: who it says that it is.
+
+    Only Python's reader of zips sees the file: LibTorch's may end the process of a damaged one.
+
+    Raises:
+        ArchiveError: there is no manifest to be read.
+    """
+    try:
+        with content.open() as raw, zipfile.ZipFile(raw) as file:
+            top = PurePosixPath(next(iter(file.namelist()), "")).parts[:1]
+            return parse_manifest(file.read("/".join((*top, MANIFEST))))
+    except ArchiveError as error:
+        raise ArchiveError(f"'{path.name}': {error}") from None
+    except Exception as error:  # of zipfile and zlib, which have many
+        raise ArchiveError(f"'{path.name}' has no manifest to be read: {error}") from None
+
+
+def _check(content: Content) -> tuple[dict[str, int], bytes | None]:
+    """Return the size of each record, and the bytes of the manifest."""
+    found: set[str] = set()
+    manifest_blocks: list[bytes] = []
+
+    def take(name: str, block: bytes) -> None:
+        found.add(name)
+        if name == MANIFEST:
+            manifest_blocks.append(block)
+
+    try:
+        with content.open() as raw, zipfile.ZipFile(raw) as file:
+            names = file.namelist()
+            if not names or "/" not in names[0]:
+                raise ArchiveError("not a TorchScript file: expected records below one folder")
+            read_records(file, names[0].split("/", 1)[0], take)
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError) as error:
+        raise ArchiveError(f"not a readable zip: {error}") from None
+    if "data.pkl" not in found or "constants.pkl" not in found:
+        raise ArchiveError("not a TorchScript file: it has no 'data.pkl' and 'constants.pkl'")
+    if MANIFEST not in found:
+        # Damage must not pass for a file that never had a manifest. One flipped byte (the length
+        # of an entry's comment) hides the records behind it from Python, not from LibTorch.
+        sizes: dict[str, int] = {}
+        torchscript.visit_records(
+            content.source, lambda name, view: sizes.update({name: len(view)})
+        )
+        lost = next((name for name in [*found, *sizes] if name.startswith(OURS)), None)
+        if lost is not None:
+            raise ArchiveError(f"it holds the record '{lost}' but no manifest")
+        return sizes, None
+    # The manifest's own bytes are those whose CRC-32 was checked above.
+    record = b"".join(manifest_blocks)
+    listed = parse_manifest(record).records
+    sizes = {MANIFEST: len(record)}
+
+    def check(name: str, view: memoryview) -> None:
+        if name == MANIFEST:
+            return
+        sizes[name] = len(view)
+        if name not in listed:
+            raise ArchiveError(f"record '{name}' is not listed in the manifest")
+        digest = hashlib.sha256(view).hexdigest()
+        if digest != listed[name]:
+            raise ArchiveError(
+                f"record '{name}' is damaged: expected SHA-256 {listed[name]}, got {digest}"
+            )
+
+    torchscript.visit_records(content.source, check)
+    missing = sorted(set(listed) - set(sizes))
+    if missing:
+        raise ArchiveError(f"record '{missing[0]}' is missing")
+    return sizes, record

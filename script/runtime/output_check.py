@@ -1,0 +1,150 @@
+"""What a method's signature says of its outputs, compared with what a call gave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import torch
+
+from torchship.script.errors import ModelError
+from torchship.script.format.dtypes import BY_NAME, name_of
+from torchship.script.format.manifest import Argument, Method
+from torchship.script.format.nodes import (
+    DictNode,
+    Dimension,
+    ListNode,
+    Node,
+    OptionalNode,
+    TensorNode,
+    TupleNode,
+    leaves,
+    shape_text,
+)
+from torchship.script.format.tree import matches
+
+
+class Shaped(Protocol):
+    """A tensor, or what else has a dtype and a shape."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of its elements."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sizes."""
+        ...
+
+
+class SignatureError(ModelError):
+    """An output that is not as the signature says: the output, what came and what was expected."""
+
+    def __init__(self, message: str, output: str, shape: tuple[int, ...]) -> None:
+        """Take the name of the output and the shape that it has."""
+        super().__init__(message)
+        self.output = output
+        self.shape = shape
+
+
+_Expected = tuple[torch.dtype, tuple[Dimension, ...]]
+
+
+class OutputCheck:
+    """The rule by which every runtime checks outputs, as `Call::check_outputs` does in C++.
+
+    Dtype, rank and fixed sizes are as the signature says. A symbol stands for the size that it has
+    in the call's inputs; one that is in none of them for the same size in all outputs.
+    """
+
+    def __init__(self, method: Method) -> None:
+        nodes = [leaf for leaf in leaves(method.outputs) if isinstance(leaf, TensorNode)]
+        self._exact = {node.name: node for node in nodes if "*" not in node.name}
+        self._patterns = [node for node in nodes if "*" in node.name]
+        self._known: tuple[Mapping[str, int] | None, dict[str, _Expected]] = (None, {})
+
+    def check(self, outputs: Mapping[str, Shaped], symbols: Mapping[str, int]) -> None:
+        """Compare a call's outputs with the signature, given the size of each symbol of its inputs.
+
+        Raises:
+            SignatureError: the first output that is not as it says.
+        """
+        known_of, known = self._known
+        if symbols is not known_of:  # most calls have the sizes of the one before
+            known = {}
+            self._known = (symbols, known)
+        bound: dict[str, int] = {}
+        for name, output in outputs.items():
+            expected = known.get(name)
+            if expected is None:
+                expected = known[name] = self._expect(name, symbols)
+            dtype, shape = expected
+            came = output.shape
+            if output.dtype is dtype and (came == shape or _fits(came, shape, bound)):
+                continue
+            shown = tuple(
+                bound.get(size, size) if isinstance(size, str) else size for size in shape
+            )
+            raise SignatureError(
+                f"output '{name}': expected {name_of(dtype)}{shape_text(shown)}, "
+                f"got {name_of(output.dtype)}{shape_text(tuple(came))}",
+                *(name, tuple(came)),
+            )
+
+    def _expect(self, name: str, symbols: Mapping[str, int]) -> _Expected:
+        node = self._exact.get(name)
+        if node is None:
+            node = next(node for node in self._patterns if matches(node.name, name))
+        shape = tuple(
+            symbols.get(size, size) if isinstance(size, str) else size for size in node.shape
+        )
+        return BY_NAME[node.dtype].torch, shape
+
+
+def _fits(came: tuple[int, ...], shape: tuple[Dimension, ...], bound: dict[str, int]) -> bool:
+    """Whether sizes are those expected; `bound` has those of symbols that are in no input."""
+    if len(came) != len(shape):
+        return False
+    for size, expected in zip(came, shape, strict=True):
+        if isinstance(expected, str):
+            expected = bound.setdefault(expected, size)
+        if expected is not None and size != expected:
+            return False
+    return True
+
+
+def sizes_follow_from_shapes(method: Method) -> bool:
+    """Whether the shapes of the inputs say how many outputs a call gives and how large they are.
+
+    An output of any size, or one whose symbol is in no input, may be as large as the data says.
+    """
+    known = input_symbols(method.inputs)
+    return not _is_open(method.outputs) and all(
+        isinstance(size, int) or size in known
+        for leaf in leaves(method.outputs)
+        if isinstance(leaf, TensorNode)
+        for size in leaf.shape
+    )
+
+
+def input_symbols(inputs: Iterable[Argument]) -> dict[str, set[str]]:
+    """Return the symbols of a method's inputs, each with the names of the leaves that have it."""
+    found: dict[str, set[str]] = {}
+    for argument in inputs:
+        for leaf in leaves(argument.value):
+            for size in leaf.shape if isinstance(leaf, TensorNode) else ():
+                if isinstance(size, str):
+                    found.setdefault(size, set()).add(leaf.name)
+    return found
+
+
+def _is_open(node: Node) -> bool:
+    """Whether a value may have more or fewer leaves from call to call."""
+    if isinstance(node, OptionalNode):
+        return True
+    if isinstance(node, ListNode | DictNode) and node.element is not None:
+        return True
+    if isinstance(node, TupleNode | ListNode | DictNode):
+        return any(map(_is_open, node.items or ()))
+    return False

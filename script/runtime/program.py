@@ -1,0 +1,305 @@
+"""A loaded model behind its signature: named tensors in, named tensors out.
+
+Every runtime in Python goes through `Program.call`, so inputs are checked once, in one place,
+before the model sees them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from threading import get_ident
+from typing import Any
+
+import torch
+
+from torchship.script.errors import InputError, ModelError, OutOfMemoryError
+from torchship.script.format import dtypes
+from torchship.script.format.manifest import Manifest, Method
+from torchship.script.format.nodes import Leaf, Node, TensorNode, TupleNode, leaves
+from torchship.script.format.nodes import shape_text as shape_text
+from torchship.script.format.plain_tensors import plain
+from torchship.script.format.tree import SCALAR_DTYPES, Flat, build, flatten, matches
+from torchship.script.runtime import floating_point
+from torchship.script.runtime.out_of_memory import amount, ran_out
+from torchship.script.runtime.output_check import OutputCheck, SignatureError
+from torchship.script.runtime.printing import end_line, running, unfinished
+from torchship.script.runtime.torchscript import entry, inference, raised_message
+
+
+class Program:
+    """A module (eager or scripted) that is called by flat names, as its manifest says.
+
+    Calls are as thread-safe as the module is; eval-mode modules without hidden state are.
+    """
+
+    def __init__(
+        self, manifest: Manifest, module: torch.nn.Module, device: str | torch.device = "cpu"
+    ) -> None:
+        """Take a module that is on `device`; what comes and what is returned is on the CPU."""
+        self.manifest = manifest
+        self.module = module
+        self._name = manifest.name
+        self._device = None if torch.device(device).type == "cpu" else device
+        self._plans = {name: _Plan(method) for name, method in manifest.methods.items()}
+        self._checks = {name: OutputCheck(method) for name, method in manifest.methods.items()}
+        self._entries: dict[str, Callable[..., Any]] = {}
+
+    def method(self, name: str) -> Method:
+        """Return a method's signature.
+
+        Raises:
+            InputError: there is no such method.
+        """
+        if name not in self.manifest.methods:
+            raise InputError(
+                f"model '{self.manifest.name}' has no method '{name}': "
+                f"it has {_listed(self.manifest.methods)}"
+            )
+        return self.manifest.methods[name]
+
+    def call(self, method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
+        """Check the inputs, run the method, check its named outputs and return them.
+
+        A state input that is not given starts as the manifest says. The model works on copies, and
+        no output is memory of the model or of another output: what it writes, and what a caller
+        writes, is nobody else's.
+
+        Raises:
+            InputError: the inputs do not fit the signature; nothing was run.
+            ModelError: the model raised.
+            OutOfMemoryError: there was no memory for it.
+            SignatureError: an output is not as the signature says.
+        """
+        symbols = check_inputs(self.method(method), inputs)
+        copies = {name: value.detach().clone() for name, value in inputs.items()}
+        outputs = self.run(method, copies, symbols)
+        try:
+            self._checks[method].check(outputs, symbols)
+        except SignatureError as error:
+            text = self._broken(method, error)
+            raise SignatureError(text, error.output, error.shape) from None
+        return _of_their_own(outputs)
+
+    def run(
+        self, method: str, inputs: Mapping[str, torch.Tensor], symbols: Mapping[str, int]
+    ) -> Flat:
+        """Run the method on inputs that `check_inputs` has seen; `symbols` are what it found.
+
+        What comes is as the model made it: it may be memory of the inputs or of the model, and
+        nobody has compared its dtypes and shapes with the signature.
+
+        Raises:
+            InputError: an input is missing.
+            ModelError: the model raised, or returned another structure than the signature says.
+            OutOfMemoryError: there was no memory for it.
+        """
+        plan = self._plans[method]
+        given = plan.started(inputs, symbols)
+        if self._device is not None:
+            given = {name: value.to(self._device) for name, value in given.items()}
+        plain = plan.takes is not None and given.keys() == plan.takes
+        arguments = given if plain else self._arguments(plan.method, given)
+        thread = get_ident()
+        outer = running.get(thread)
+        running[thread] = self._name  # whose prints they are, until it returns
+        mode = floating_point.enter()
+        try:
+            with inference():
+                result = self._entry(method)(**arguments)
+        except Exception as error:
+            if ran_out(error):
+                raise OutOfMemoryError(
+                    f"model '{self.manifest.name}' method '{method}' ran out of memory"
+                    f"{amount(error)}"
+                ) from None
+            raise ModelError(
+                f"model '{self.manifest.name}' method '{method}' raised: {raised_message(error)}"
+            ) from error
+        finally:
+            if mode is not None:
+                floating_point.leave(mode)
+            if unfinished:
+                end_line(thread)
+            running[thread] = outer
+        try:
+            outputs = plan.outputs(result)
+            if self._device is None:
+                return outputs
+            return {name: value.cpu() for name, value in outputs.items()}
+        except TypeError as error:
+            raise ModelError(self._broken(method, error)) from None
+
+    def _broken(self, method: str, error: Exception) -> str:
+        return f"model '{self.manifest.name}' method '{method}' broke its signature: {error}"
+
+    def _entry(self, method: str) -> Callable[..., Any]:
+        known = self._entries.get(method)
+        if known is None:
+            known = self._entries[method] = entry(self.module, method)
+        return known
+
+    def _arguments(
+        self, signature: Method, given: Mapping[str, torch.Tensor]
+    ) -> Mapping[str, object]:
+        """Put flat values together as the method takes them."""
+        arguments = {}
+        for argument in signature.inputs:
+            try:
+                arguments[argument.name] = build(argument.value, given)
+            except KeyError as missing:
+                name = str(missing.args[0])
+                if not argument.required and not _any_given(argument.value, given):
+                    continue
+                raise InputError(
+                    f"input '{name}' is missing: expected {_all_inputs(signature)}"
+                ) from None
+            except UnicodeDecodeError:
+                raise InputError(f"input '{argument.name}': expected UTF-8 text") from None
+        return arguments
+
+
+def _of_their_own(outputs: Flat) -> Flat:
+    """Return the outputs in memory that is neither the model's nor another output's.
+
+    What a call makes in inference mode are inference tensors: others were there before it.
+    """
+    owned: Flat = {}
+    places: set[int] = set()
+    for name, tensor in outputs.items():
+        made = plain(tensor)
+        place = made.untyped_storage().data_ptr()
+        if not tensor.is_inference() or tensor.requires_grad or place in places:
+            made = made.clone()
+            place = made.untyped_storage().data_ptr()
+        places.add(place)
+        owned[name] = made
+    return owned
+
+
+class _Plan:
+    """What can be known of a method's calls before the first: most take and give plain tensors."""
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        plain = all(isinstance(argument.value, TensorNode) for argument in method.inputs)
+        self.takes = {argument.name for argument in method.inputs} if plain else None
+        nodes = {leaf.name: leaf for arg in method.inputs for leaf in leaves(arg.value)}
+        self._starts = [
+            node
+            for state in method.state
+            if state.start == "zeros" and isinstance(node := nodes[state.input], TensorNode)
+        ]
+        items = method.outputs.items if isinstance(method.outputs, TupleNode) else ()
+        self._names = [item.name for item in items if isinstance(item, TensorNode)]
+        self._tuple = bool(items) and len(items) == len(self._names)
+
+    def outputs(self, result: object) -> Flat:
+        """Return the named outputs of a call.
+
+        Raises:
+            TypeError: they have another structure than the signature.
+        """
+        if (
+            self._tuple
+            and type(result) is tuple
+            and len(result) == len(self._names)
+            and set(map(type, result)) == {torch.Tensor}
+        ):
+            return dict(zip(self._names, result, strict=True))
+        return flatten(self.method.outputs, result)
+
+    def started(
+        self, inputs: Mapping[str, torch.Tensor], symbols: Mapping[str, int]
+    ) -> Mapping[str, torch.Tensor]:
+        """Return the inputs, with zeros for the state inputs that are left out and needed.
+
+        Raises:
+            InputError: a state's size follows from no other input.
+        """
+        missing = [node for node in self._starts if node.name not in inputs]
+        if not missing:
+            return inputs
+        given = dict(inputs)
+        for node in missing:
+            shape = []
+            for size in node.shape:
+                known = symbols.get(size) if isinstance(size, str) else size
+                if known is None:
+                    raise InputError(
+                        f"input '{node.name}' is missing, and its size '{size}' follows from no "
+                        f"other input: expected {_text(node)}"
+                    )
+                shape.append(known)
+            given[node.name] = torch.zeros(shape, dtype=dtypes.BY_NAME[node.dtype].torch)
+        return given
+
+
+def with_state(
+    signature: Method, inputs: Mapping[str, torch.Tensor], symbols: Mapping[str, int]
+) -> Flat:
+    """Return the inputs and the zeros with which the state starts that they leave out.
+
+    `symbols` are the sizes that `check_inputs` found in them.
+
+    Raises:
+        InputError: a state's size follows from no other input.
+    """
+    return dict(_Plan(signature).started(inputs, symbols))
+
+
+def check_inputs(signature: Method, inputs: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Check names, dtypes and shapes; return the size of each symbol.
+
+    Raises:
+        InputError: naming the input, what came and what was expected.
+    """
+    known = [leaf for argument in signature.inputs for leaf in leaves(argument.value)]
+    symbols: dict[str, int] = {}
+    for name, tensor in inputs.items():
+        leaf = next((leaf for leaf in known if matches(leaf.name, name)), None)
+        if leaf is None:
+            raise InputError(f"unknown input '{name}': expected {_all_inputs(signature)}")
+        _check_leaf(leaf, name, tensor, symbols)
+    return symbols
+
+
+def _check_leaf(leaf: Leaf, name: str, tensor: torch.Tensor, symbols: dict[str, int]) -> None:
+    shape = tensor.shape
+    if not isinstance(leaf, TensorNode):
+        if leaf.kind == "str":
+            fits = tensor.dtype == torch.uint8 and len(shape) == 1
+        else:
+            fits = tensor.dtype == SCALAR_DTYPES[leaf.kind] and tuple(shape) in ((), (1,))
+        if not fits:
+            raise InputError(f"input '{name}': expected {leaf.kind}, got {_came(tensor)}")
+        return
+    if dtypes.name_of(tensor.dtype) != leaf.dtype or len(shape) != len(leaf.shape):
+        raise InputError(f"input '{name}': expected {_text(leaf)}, got {_came(tensor)}")
+    for size, dimension in zip(shape, leaf.shape, strict=True):
+        if isinstance(dimension, int) and size != dimension:
+            raise InputError(f"input '{name}': expected {_text(leaf)}, got {_came(tensor)}")
+        if isinstance(dimension, str) and symbols.setdefault(dimension, size) != size:
+            raise InputError(
+                f"input '{name}': expected {_text(leaf)} with {dimension}={symbols[dimension]}, "
+                f"got {_came(tensor)}"
+            )
+
+
+def _came(tensor: torch.Tensor) -> str:
+    return f"{dtypes.name_of(tensor.dtype)}[{','.join(map(str, tensor.shape))}]"
+
+
+def _text(leaf: TensorNode) -> str:
+    return f"{leaf.dtype}{shape_text(leaf.shape)}"
+
+
+def _any_given(value: Node, given: Mapping[str, torch.Tensor]) -> bool:
+    return any(matches(leaf.name, name) for leaf in leaves(value) for name in given)
+
+
+def _all_inputs(signature: Method) -> str:
+    return _listed(leaf.name for argument in signature.inputs for leaf in leaves(argument.value))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)

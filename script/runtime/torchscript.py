@@ -1,0 +1,445 @@
+"""Everything that knows TorchScript: compile, save, load, and the runtime's settings.
+
+Scripting is deprecated upstream, and still what a C++ program can load today; another kind of
+archive would get a module beside this one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from torchship.script.errors import (
+    ArchiveError,
+    ExportError,
+    OutOfMemoryError,
+    TorchShipError,
+    UnreadableError,
+    UsageError,
+)
+from torchship.script.format.file_content import Draft
+from torchship.script.runtime import print_handler
+from torchship.script.runtime.blas import foreign_blas
+from torchship.script.runtime.explanations import explain
+from torchship.script.runtime.floating_point import default_mode, kept_mode
+from torchship.script.runtime.out_of_memory import amount, ran_out
+from torchship.script.runtime.trace_warnings import TraceWarning, found_in, refuse
+
+Mode = Literal["script", "trace"]
+Fusion = Literal["off", "static", "dynamic"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a module is loaded and run.
+
+    The defaults are those of the C++ library (`cpp_runner/include/torchship/options.h`): agreement
+    depends on them, and a test reads both back.
+    """
+
+    threads: int = 1  # inside an operator
+    device: str = "cpu"
+    freeze: bool = False  # weights become constants of the graph
+    fusion: Fusion = "off"  # of the tensor-expression fuser
+
+
+DEFAULTS = Settings()
+MOST_THREADS = 1024  # OpenMP ends a process that cannot make its threads
+# How many shapes get a kernel of their own, and how many kernels for any shape: torch's figures.
+FUSION_STRATEGIES = {"static": ("STATIC", 2), "dynamic": ("DYNAMIC", 10)}
+
+
+@contextmanager
+def _deprecation_is_known() -> Iterator[None]:
+    """Silence the notice that torch.jit is deprecated: this module is where we know it."""
+    with warnings.catch_warnings():
+        # A DeprecationWarning in torch 2.13; its successors have a FutureWarning, which users see.
+        warnings.filterwarnings("ignore", message=r".*torch\.jit\.\w+.* is deprecated")
+        yield
+
+
+def configure(threads: int = DEFAULTS.threads, fusion: Fusion = DEFAULTS.fusion) -> None:
+    """Set what the numbers depend on, for the whole process, as the C++ library does.
+
+    One intra-op thread by default, since the order of a parallel sum depends on the number of
+    threads; no tensor-expression fusion, since fused kernels round differently and only from the
+    second call on; products of float32 in float32 on a GPU too. Without fusion a profile of the
+    calls is of no use: the first call runs the graph that every other runs, and small models are an
+    eighth faster.
+    """
+    if not 1 <= threads <= MOST_THREADS:
+        raise UsageError(f"threads: expected 1 to {MOST_THREADS}, got {threads}")
+    torch.set_num_threads(threads)
+    if torch.get_num_interop_threads() != 1:
+        # Torch takes it once, before the first use. It decides about no number, only about who
+        # computes the branches of a `torch.jit.fork`.
+        with suppress(RuntimeError):
+            torch.set_num_interop_threads(1)
+    torch.backends.cudnn.allow_tf32 = False
+    torch._C._jit_set_texpr_fuser_enabled(fusion != "off")
+    torch._C._jit_set_profiling_mode(fusion != "off")
+    if fusion != "off":
+        torch._C._jit_set_fusion_strategy([FUSION_STRATEGIES[fusion]])
+
+
+def settings_in_force() -> dict[str, object]:
+    """Return what torch says of this process's settings, as `torchship-runner bench --json` does.
+
+    Keys: threads and interop_threads (numbers), fusion (a Fusion), profiling_executor, onednn,
+    deterministic, cudnn_tf32 (booleans), float32_matmul (torch's word for it), foreign_blas (a
+    file, or "").
+    """
+    strategy = torch._C._jit_set_fusion_strategy([])  # returns the one before
+    torch._C._jit_set_fusion_strategy(strategy)
+    profiling = torch._C._jit_set_profiling_mode(True)
+    torch._C._jit_set_profiling_mode(profiling)
+    fusion: Fusion = "off"
+    if torch._C._jit_texpr_fuser_enabled():
+        fusion = "static" if strategy and strategy[-1][0] == "STATIC" else "dynamic"
+    return {
+        "threads": torch.get_num_threads(),
+        "interop_threads": torch.get_num_interop_threads(),
+        "fusion": fusion,
+        "profiling_executor": profiling,
+        "onednn": torch._C._get_mkldnn_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "float32_matmul": torch.get_float32_matmul_precision(),
+        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+        "foreign_blas": foreign_blas(),
+    }
+
+
+def compile_module(
+    module: torch.nn.Module,
+    mode: Mode,
+    examples: Mapping[str, Mapping[str, object]],
+    warned: Callable[[Sequence[TraceWarning]], None] = refuse,
+) -> torch.jit.ScriptModule:
+    """Compile an eager module; `examples` has one call's arguments per method, also for tracing.
+
+    A module that is compiled already is returned as it is.
+    `warned` takes what the tracer warns of.
+
+    Raises:
+        ExportError: torch.jit refuses; the message names the source line and what to change.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        compiled = _as_it_is(module, mode)
+    else:
+        try:
+            print_handler.install()
+            with _deprecation_is_known():
+                compiled = (
+                    torch.jit.script(module)
+                    if mode == "script"
+                    else _trace(module, examples, warned)
+                )
+        except ExportError:
+            raise
+        except Exception as error:
+            raise ExportError(explain(str(error), mode)) from None
+    for method in examples:
+        if not compiled._c._has_method(method):
+            raise ExportError(
+                f"the compiled module has no method '{method}': mark it with @torch.jit.export, "
+                "and not with @torch.jit.ignore or @torch.jit.unused, or trace the module "
+                "(--mode trace)"
+            )
+    return compiled
+
+
+def _as_it_is(module: torch.jit.ScriptModule, mode: Mode) -> torch.jit.ScriptModule:
+    if mode == "trace":
+        raise ExportError(
+            "the factory returned a module that torch.jit has compiled: it cannot be traced; leave "
+            "--mode trace out"
+        )
+    return module
+
+
+def compiled_parts(module: torch.nn.Module) -> tuple[str, ...]:
+    """Return the dotted names of the topmost submodules that torch.jit has compiled.
+
+    The module itself is `""`. No eager code tells what these should compute.
+    """
+    found: list[str] = []
+    for path, part in module.named_modules():
+        below = any(path.startswith(f"{above}." if above else "") for above in found)
+        if isinstance(part, torch.jit.ScriptModule) and not below:
+            found.append(path)
+    return tuple(found)
+
+
+def as_module(value: object) -> object:
+    """Return a module whose `forward` is the compiled function; any other value as it is."""
+    if not isinstance(value, torch.jit.ScriptFunction):
+        return value
+    function = value  # the name by which the source below calls it
+    signature: Any = function.schema
+    listed = ", ".join(
+        f"{argument.name}: {argument.type.annotation_str}"
+        f"{f' = {argument.default_value!r}' if argument.has_default_value() else ''}"
+        for argument in signature.arguments
+    )
+    given = ", ".join(argument.name for argument in signature.arguments)
+
+    class Module(torch.nn.Module):
+        """A class of its own, and so a type of its own, that gets a method of its own."""
+
+    with _deprecation_is_known():
+        module = torch.jit.script(Module().eval())
+        module.define(f"def forward(self, {listed}):\n    return function({given})\n")
+    return module
+
+
+def attributes(module: torch.jit.ScriptModule) -> dict[str, object]:
+    """Return the attributes of a compiled module that are no parameters, buffers or submodules."""
+    kind: Any = torch._C.ConcreteModuleType.from_jit_type(module._c._type())
+    return {name: module._c.getattr(name) for name in kind.get_attributes()}
+
+
+def _trace(
+    module: torch.nn.Module,
+    examples: Mapping[str, Mapping[str, object]],
+    warned: Callable[[Sequence[TraceWarning]], None],
+) -> torch.jit.ScriptModule:
+    with torch.no_grad(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        traced = torch.jit.trace_module(  # type: ignore[no-untyped-call]
+            module,
+            {method: dict(arguments) for method, arguments in examples.items()},
+            check_trace=False,
+            strict=False,  # lets dicts be returned; the golden cases check their structure
+            example_inputs_is_kwarg=True,
+        )
+    warned(found_in(caught))
+    assert isinstance(traced, torch.jit.ScriptModule)
+    return traced
+
+
+def method_names(module: torch.jit.ScriptModule) -> list[str]:
+    """Return the names of the module's callable methods, `forward` first."""
+    names = [name for name in module._c._method_names() if not name.startswith("_")]
+    return sorted(names, key=lambda name: (name != "forward", name))
+
+
+def entry(module: torch.nn.Module, method: str) -> Callable[..., Any]:
+    """Return what runs a method: of a scripted module without the Python around it."""
+    if isinstance(module, torch.jit.ScriptModule):
+        run: Callable[..., Any] = module._c._get_method(method)
+        return run
+    bound: Callable[..., Any] = getattr(module, method)
+    return bound
+
+
+def inference() -> AbstractContextManager[None]:
+    """Return `torch.inference_mode()` without the Python around it."""
+    return torch._C._InferenceMode(True)
+
+
+def schema(module: torch.jit.ScriptModule, method: str) -> Any:
+    """Return the method's FunctionSchema: arguments with types and defaults, and the result."""
+    return module._c._get_method(method).schema
+
+
+def required_arguments(module: torch.nn.Module, method: str) -> set[str]:
+    """Return the arguments of a method that have no default."""
+    if isinstance(module, torch.jit.ScriptModule):
+        arguments = schema(module, method).arguments[1:]
+        return {argument.name for argument in arguments if not argument.has_default_value()}
+    parameters = inspect.signature(getattr(module, method)).parameters
+    return {name for name, known in parameters.items() if known.default is known.empty}
+
+
+def undefined_defaults(module: torch.jit.ScriptModule) -> list[tuple[str, str]]:
+    """Return each method, with its submodule, and argument whose default is None for a Tensor.
+
+    TorchScript compiles these, and does not save them.
+    """
+    return [
+        (f"{path}.{method}" if path else method, argument.name)
+        for path, part in module.named_modules()
+        if isinstance(part, torch.jit.ScriptModule)
+        for method in part._c._method_names()
+        for argument in schema(part, method).arguments
+        if argument.type.kind() == "TensorType"
+        and argument.has_default_value()
+        and argument.default_value is None
+    ]
+
+
+def code(module: torch.jit.ScriptModule) -> str:
+    """Return the TorchScript source of every method."""
+    return "\n".join(str(module._c._get_method(name).code) for name in method_names(module))
+
+
+def save(module: torch.jit.ScriptModule) -> bytes:
+    """Return the bytes of the module's TorchScript zip.
+
+    Raises:
+        ExportError: the module holds or calls what TorchScript cannot save.
+    """
+    buffer = io.BytesIO()
+    try:
+        with _deprecation_is_known():
+            torch.jit.save(module, buffer)
+    except Exception as error:
+        raise ExportError(explain(str(error), "save")) from None
+    return buffer.getvalue()
+
+
+def save_into(draft: Draft, module: torch.jit.ScriptModule) -> None:
+    """Write the module's TorchScript zip, the same bytes as `save` returns.
+
+    LibTorch itself writes them where it can: into a buffer of Python's, weights would be copied
+    several times. It names the zip's folder after the file, and so gets one by another name.
+    (A file on a disk would not do: LibTorch ends the process when the disk is full.)
+
+    Raises:
+        ExportError: as `save`.
+        UsageError: there is no folder for temporary files.
+    """
+    target = draft.source
+    if isinstance(target, bytes):
+        draft.file.write(save(module))
+        return
+    try:
+        with tempfile.TemporaryDirectory() as folder, _deprecation_is_known():
+            alias = Path(folder, "archive.pt")
+            alias.symlink_to(target)
+            torch.jit.save(module, str(alias))
+    except OSError as error:
+        raise UsageError(f"cannot make a temporary folder: {error.strerror}") from None
+    except Exception as error:
+        raise ExportError(explain(str(error), "save")) from None
+
+
+def records(source: bytes | str) -> dict[str, bytes]:
+    """Return the records of a TorchScript zip, its bytes or its file, as LibTorch sees them.
+
+    Raises:
+        ArchiveError: LibTorch's reader refuses the zip.
+    """
+    found: dict[str, bytes] = {}
+    visit_records(source, lambda name, view: found.update({name: bytes(view)}))
+    return found
+
+
+def visit_records(
+    source: bytes | str,
+    visit: Callable[[str, memoryview], None],
+    wanted: Callable[[str], bool] = lambda name: True,
+) -> None:
+    """Show `visit` the name and the bytes of each wanted record, as LibTorch's own reader sees it.
+
+    Two zip readers may see two contents in the same damaged bytes, so that what is checked has to
+    be what is loaded. (LibTorch's takes one bit of a record's file attributes for "this is a
+    folder" and then returns memory that was never written.) One record is in memory at a time,
+    and once: weights may be most of what there is.
+
+    Args:
+        source: the bytes of the zip, or the name of its file.
+        visit: what to do with each; it shall not keep the view.
+        wanted: which records, by name; all when it is left out.
+
+    Raises:
+        ArchiveError: LibTorch's reader refuses the zip, or `visit` the record.
+    """
+    try:
+        reader = torch._C.PyTorchFileReader(_readable(source))
+        for name in reader.get_all_records():
+            if wanted(name):
+                visit(name, _view(reader, name))
+    except TorchShipError:
+        raise
+    except Exception as error:
+        raise _refused("read the zip", error) from None
+
+
+def _view(reader: torch._C.PyTorchFileReader, name: str) -> memoryview:
+    tensor = reader.get_storage_from_record(name, reader.get_record_size(name), torch.uint8)
+    data = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage()).numpy().data
+    return data.cast("B")
+
+
+def _readable(source: bytes | str) -> io.BytesIO | str:
+    return io.BytesIO(source) if isinstance(source, bytes) else source
+
+
+def is_scarcity(text: str) -> bool:
+    """Whether what LibTorch says is that the machine has no memory, or no file, left for it."""
+    return re.search(r"(alloc\w*|enough|out of) memory|Too many open files", text) is not None
+
+
+def _refused(what: str, error: Exception) -> TorchShipError:
+    if ran_out(error):
+        return OutOfMemoryError(f"no memory to {what}{amount(error)}")
+    kind = UnreadableError if is_scarcity(str(error)) else ArchiveError
+    return kind(f"LibTorch cannot {what}: {_first_line(error)}")
+
+
+def load_library(path: Path) -> None:
+    """Load a library of operators, and so run its code.
+
+    Raises:
+        OSError: it cannot be loaded; the message says why.
+    """
+    with kept_mode():  # one that was compiled with -ffast-math sets another
+        torch.ops.load_library(path)  # type: ignore[no-untyped-call]
+
+
+def has_operator(name: str) -> bool:
+    """Whether an operator, such as `aten::relu`, is registered in this process."""
+    return bool(torch._C._jit_get_schemas_for_operator(name))
+
+
+def load(
+    source: bytes | str,
+    device: str | torch.device = DEFAULTS.device,
+    freeze: bool = DEFAULTS.freeze,
+) -> torch.jit.ScriptModule:
+    """Load a module from a TorchScript zip, its bytes or the name of its file, frozen if asked.
+
+    Raises:
+        ArchiveError: LibTorch refuses it.
+        OutOfMemoryError: there is no memory for it.
+    """
+    try:
+        print_handler.install()
+        with _deprecation_is_known(), default_mode():
+            module = torch.jit.load(  # type: ignore[no-untyped-call]
+                _readable(source), map_location=device
+            )
+            if freeze:
+                others = [name for name in method_names(module) if name != "forward"]
+                module = torch.jit.freeze(module.eval(), preserved_attrs=others)
+    except Exception as error:
+        raise _refused("load the archive", error) from None
+    assert isinstance(module, torch.jit.ScriptModule)
+    return module
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def raised_message(error: Exception) -> str:
+    """Return the first line of what a model raised, without TorchScript's own trace."""
+    text = str(error)
+    if "Traceback of TorchScript" in text:
+        # The kind and message stand below the trace: `builtins.ValueError: ...`.
+        kinds = list(re.finditer(r"(?m)^(?:\w+\.)*\w+(?:Error|Exception): ", text))
+        text = text[kinds[-1].end() :] if kinds else text.splitlines()[-1]
+        text = text.removeprefix("AssertionError: ")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,1 @@
+"""One loaded archive: its queue, its batches, its calls, and its proof before it answers."""

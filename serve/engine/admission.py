@@ -1,0 +1,88 @@
+"""Inputs checked before they wait, and what follows from them: symbols, rows, kind and size."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from typing import NamedTuple
+
+from torchship.script.format.manifest import Method
+from torchship.script.format.tree import Flat
+from torchship.script.runtime.batch import BATCH
+from torchship.script.runtime.program import check_inputs
+from torchship.serve.engine.batching import Batching, Kind
+from torchship.serve.engine.limits import Limits
+from torchship.serve.protocol.tensors import Packed
+from torchship.serve.protocol.wire_signature import Signature
+
+MOST_ADMITTED = 256  # names, dtypes and shapes that are remembered as fitting
+
+
+class Admitted(NamedTuple):
+    """What is to be known of a request's inputs, or of a part of them."""
+
+    symbols: Mapping[str, int]
+    """The sizes for which the signature's symbols stand."""
+    rows: int
+    kind: Kind | None
+    nbytes: int
+    rows_in_call: int
+    """How many such rows one call takes."""
+    whole: bool
+    """Whether one call takes them all."""
+
+
+class Admissions:
+    """Checks the inputs of one method's requests; remembers which names and shapes fit."""
+
+    def __init__(self, method: Method, batching: Batching, limits: Limits) -> None:
+        self._method = method
+        self._signature = Signature(method)
+        self._batching = batching
+        self._limits = limits
+        self._known: dict[Hashable, Admitted] = {}
+
+    def admit(self, inputs: Flat) -> Admitted:
+        """Check inputs and say what follows from them.
+
+        Raises:
+            InputError: they do not fit the signature.
+        """
+        key = tuple([(name, value.dtype, value.shape) for name, value in inputs.items()])
+        admitted = self._known.get(key)
+        if admitted is not None:
+            return admitted
+        symbols = check_inputs(self._method, inputs)
+        rows, kind, nbytes = self._batching.rows(inputs), self._batching.kind(inputs), _size(inputs)
+        most = self._limits.rows_in_call(rows, nbytes)
+        admitted = Admitted(symbols, rows, kind, nbytes, most, kind is None or rows <= most)
+        if self._batching.follows_from_shapes(inputs):
+            if len(self._known) >= MOST_ADMITTED:
+                self._known.clear()
+            self._known[key] = admitted
+        return admitted
+
+    def admit_packed(self, inputs: Mapping[str, Packed]) -> Admitted | None:
+        """Do as `admit` with inputs as they came; None if their values must be looked at.
+
+        Raises:
+            RequestError: an unknown input, or a string for what is none.
+            InputError: they do not fit the signature.
+        """
+        key = tuple([(name, value.dtype, value.shape) for name, value in inputs.items()])
+        admitted = self._known.get(key)
+        if admitted is None and self._batching.follows_from_shapes(inputs):
+            tensors = {name: value.tensor() for name, value in inputs.items()}
+            admitted = self.admit(self._signature.to_flat(tensors))
+        return admitted
+
+    def parts(self, inputs: Flat, whole: Admitted) -> Iterator[tuple[Flat, Admitted]]:
+        """Cut a request that is too large for one call; all that is known is of the part."""
+        for part in self._batching.cut(inputs, whole.rows_in_call):
+            rows = self._batching.rows(part)
+            symbols = {**whole.symbols, BATCH: rows}
+            nbytes = _size(part)
+            yield part, whole._replace(symbols=symbols, rows=rows, nbytes=nbytes, whole=True)
+
+
+def _size(inputs: Flat) -> int:
+    return sum([tensor.nbytes for tensor in inputs.values()])

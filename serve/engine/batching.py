@@ -1,0 +1,232 @@
+"""Which requests may run as one call, and how their tensors are put together and taken apart.
+
+Rows are independent along `batch` (the exporter has checked that), so a call of many requests' rows
+gives each request what it would have got alone, up to the rounding of another kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+
+import torch
+
+from torchship.script.format.manifest import Method
+from torchship.script.format.nodes import Dimension, Leaf, ScalarNode, TensorNode, leaves
+from torchship.script.format.tree import Flat, matches
+from torchship.script.runtime.batch import BATCH, axis_of, batch_axes
+from torchship.script.runtime.output_check import (
+    OutputCheck,
+    input_symbols,
+    sizes_follow_from_shapes,
+)
+from torchship.script.runtime.program import with_state
+from torchship.serve.engine.input_buffers import Frame, Frames, Given, are_packed, fits
+from torchship.serve.protocol.tensors import Packed, join_packed, pack, split_packed
+
+Kind = Hashable
+"""Requests of one kind may run as one call."""
+
+
+class Batching:
+    """The batch dimension of one method: what is joined, and what must be alike."""
+
+    def __init__(self, method: Method) -> None:
+        self._method = method
+        self._inputs = batch_axes(method)
+        self._outputs = {
+            leaf.name: leaf.shape.index(BATCH)
+            for leaf in leaves(method.outputs)
+            if isinstance(leaf, TensorNode) and BATCH in leaf.shape
+        }
+        # A tensor of rows by rows cannot be cut, nor put together, along both dimensions. An output
+        # that is as large as the data says would be as large as a neighbour's data says.
+        self.possible = (
+            bool(self._inputs)
+            and all(leaf.name in self._outputs for leaf in leaves(method.outputs))
+            and all(_shape(leaf).count(BATCH) <= 1 for leaf in _leaves(method))
+            and sizes_follow_from_shapes(method)
+        )
+        self._starts = {state.input for state in method.state if state.start == "zeros"}
+        self._allowed: set[frozenset[str]] | None = None
+        known = input_symbols(method.inputs)
+        used = {size for leaf in leaves(method.outputs) for size in _shape(leaf)}
+        self._sources = [known[size] for size in used & known.keys() if isinstance(size, str)]
+        self._fixed = all(
+            isinstance(leaf, TensorNode)
+            and all(isinstance(size, int) or size == BATCH for size in leaf.shape)
+            for argument in method.inputs
+            for leaf in leaves(argument.value)
+        )
+        self._numbers = frozenset(
+            leaf.name
+            for argument in method.inputs
+            for leaf in leaves(argument.value)
+            if isinstance(leaf, ScalarNode)
+        )
+
+        self.check = OutputCheck(method).check
+        self.frames = Frames()
+        # Rows of a later dimension do not lie one after the other.
+        self._framed = self.possible and not any(self._inputs.values())
+
+    def allow(self, calls: Iterable[Flat]) -> None:
+        """Join requests from now on that give the same inputs as one of these calls, beside state.
+
+        That state starts with zeros if it is left out is as good as zeros that are given.
+        """
+        self._allowed = {frozenset(call) - self._starts for call in calls}
+
+    def forbid(self) -> None:
+        """Have every request run alone from now on; nothing may wait yet."""
+        self.possible = False
+
+    @property
+    def only(self) -> bool:
+        """Whether the batch is all that differs between calls: how long one takes is known then."""
+        return self.possible and self._fixed
+
+    def follows_from_shapes(self, inputs: Given) -> bool:
+        """Whether rows and kind follow from names, dtypes and shapes alone."""
+        return not self._numbers or self._numbers.isdisjoint(inputs)
+
+    def rows(self, inputs: Flat) -> int:
+        """Return how many rows the inputs have; 0 where there is no batch."""
+        for name, tensor in inputs.items():
+            axis = axis_of(name, self._inputs)
+            if axis is not None:
+                return tensor.shape[axis]
+        return 0
+
+    def kind(self, inputs: Flat) -> Kind | None:
+        """Return what must be equal for requests to run together; None for one that runs alone.
+
+        It is the names and the sizes beside the batch, and the values of numbers and strings.
+        Another tensor that has no batch dimension belongs to its own request alone.
+        """
+        if not self.possible or not self.rows(inputs):
+            return None
+        if self._allowed is not None and frozenset(inputs) - self._starts not in self._allowed:
+            return None  # nothing has shown that their rows are independent
+        parts: list[Hashable] = []
+        for name in sorted(inputs):
+            tensor = inputs[name]
+            axis = axis_of(name, self._inputs)
+            if axis is not None:
+                shape = tensor.shape
+                parts.append((name, shape[:axis], shape[axis + 1 :]))
+            elif name in self._numbers:
+                parts.append((name, tensor.dtype, pack(tensor).data))
+            else:
+                return None
+        for sources in self._sources:
+            if not any(matches(source, name) for source in sources for name in inputs):
+                return None  # an optional input that would say how large an output is
+        return tuple(parts)
+
+    def prepare(
+        self, requests: Sequence[Given], kind: Kind | None, symbols: Mapping[str, int]
+    ) -> Flat:
+        """Return what `join` does, of a small call in tensors that the next such call fills again.
+
+        One call at a time of a method. `symbols` are the sizes in the call, of all rows.
+        """
+        if kind is None or not self._framed:
+            return self.join(requests)
+        packed = are_packed(requests)
+        if packed is None:
+            return self.join(requests)
+        key = kind, symbols[BATCH]
+        if (filled := self.frames.fill(key, packed)) is not None:
+            return filled
+        inputs = self.join(requests)
+        if fits(inputs):
+            whole = with_state(self._method, inputs, symbols)
+            state = {name: whole[name] for name in whole.keys() - inputs.keys()}
+            self.frames.keep(key, Frame(inputs, state))
+        return inputs
+
+    def join(self, requests: Sequence[Given]) -> Flat:
+        """Return the inputs of one call with the rows of all requests, which are of one kind.
+
+        They are copies, with the allocator's alignment: the model may not write into a request,
+        and the rounding of some kernels depends on where their input starts.
+        """
+        joined: Flat = {}
+        for name, first in requests[0].items():
+            axis = axis_of(name, self._inputs)
+            parts = [first] if axis is None else [inputs[name] for inputs in requests]
+            if not axis:  # the first dimension, or one request's value for all
+                packed = [part for part in parts if isinstance(part, Packed)]
+                if len(packed) == len(parts):
+                    joined[name] = join_packed(packed)
+                    continue
+            tensors = [part.tensor() if isinstance(part, Packed) else part for part in parts]
+            joined[name] = (
+                tensors[0].clone() if len(tensors) == 1 else torch.cat(tensors, axis or 0)
+            )
+        return joined
+
+    def cut(self, inputs: Flat, most: int) -> Iterator[Flat]:
+        """Cut a large request into requests of at most `most` rows; `kind` was not None."""
+        rows = self.rows(inputs)
+        axes = {name: axis_of(name, self._inputs) for name in inputs}
+        for start in range(0, rows, most):
+            count = min(most, rows - start)
+            yield {
+                name: tensor if (axis := axes[name]) is None else tensor.narrow(axis, start, count)
+                for name, tensor in inputs.items()
+            }
+
+    def merge(self, outputs: Sequence[Flat]) -> Flat:
+        """Return the outputs of a request that was cut."""
+        merged: Flat = {}
+        for name in outputs[0]:
+            axis = axis_of(name, self._outputs)
+            assert axis is not None, "a method that is cut has the batch in every output"
+            merged[name] = torch.cat([part[name] for part in outputs], axis)
+        return merged
+
+    def split(
+        self,
+        outputs: Flat,
+        rows: Sequence[int],
+        symbols: Mapping[str, int],
+        wanted: frozenset[str] | None = None,
+    ) -> list[dict[str, Packed]]:
+        """Return each request's outputs, given how many rows each had.
+
+        They are copies, since the model might write into its own again. `symbols` are the sizes in
+        the call, of all rows. Outputs that are not `wanted` are left out; all are when None.
+
+        Raises:
+            SignatureError: an output, wanted or not, has another dtype or shape than the signature
+                says, such as another number of rows: nobody knows which are whose.
+        """
+        asked = outputs if wanted is None else {n: o for n, o in outputs.items() if n in wanted}
+        if len(rows) == 1:
+            packed = {name: pack(tensor) for name, tensor in asked.items()}
+            # To read the shapes of tensors once more would take longer.
+            self.check(packed if len(packed) == len(outputs) else outputs, symbols)
+            return [packed]
+        self.check(outputs, symbols)
+        parts: list[dict[str, Packed]] = [{} for _ in rows]
+        for name, tensor in asked.items():
+            axis = axis_of(name, self._outputs)
+            assert axis is not None, "a method that is joined has the batch in every output"
+            if axis:
+                pieces = [pack(piece) for piece in torch.split(tensor, list(rows), axis)]
+            else:
+                pieces = split_packed(pack(tensor), rows)
+            for part, piece in zip(parts, pieces, strict=True):
+                part[name] = piece
+        return parts
+
+
+def _leaves(method: Method) -> Iterator[Leaf]:
+    for argument in method.inputs:
+        yield from leaves(argument.value)
+    yield from leaves(method.outputs)
+
+
+def _shape(leaf: Leaf) -> tuple[Dimension, ...]:
+    return leaf.shape if isinstance(leaf, TensorNode) else ()

@@ -1,0 +1,85 @@
+"""Whether a call of a model that runs in a thread of its own takes too long.
+
+The event loop looks now and then, so that no request pays for it and no other thread is needed. A
+model on the event loop itself is watched by another process, through the process's own pulse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable, Mapping
+
+import torch
+
+from torchship.script.format.golden import Call
+from torchship.script.format.tree import Flat
+from torchship.serve.system.heartbeat import Pulse
+
+SHORTEST_LOOK = 0.05  # seconds between two looks
+
+
+class CallWatch:
+    """Looks at one engine's pulse and tells when a call has taken too long."""
+
+    def __init__(self, number: int, seconds: float) -> None:
+        """Allow the engine of that number so many seconds for a call."""
+        self.pulse = Pulse()
+        """Of the engine's thread."""
+        self.doing = "a call"
+        """What runs now, as messages name it."""
+        self._number = number
+        self._seconds = seconds
+        self._pause = max(seconds / 4, SHORTEST_LOOK)
+        self._began = 0.0  # of the call that ran at the last look; 0 for none
+        self._looks = 0  # since, at which the same call ran
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, late: Callable[[str], None]) -> None:
+        """Look from now on, on the event loop that runs; tell `late` once what took too long.
+
+        `late` is a method, whose object is not kept alive.
+        """
+        self._plan(weakref.WeakMethod(late))
+
+    def _plan(self, late: weakref.WeakMethod[Callable[[str], None]]) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._pause, self._look, late)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self, late: weakref.WeakMethod[Callable[[str], None]]) -> None:
+        told = late()
+        if told is None:
+            return
+        shown = self.pulse.shown()
+        began = shown.began if shown.call else 0.0
+        # Looks are counted, not seconds: a process that was stopped for a while, or whose event
+        # loop was busy, is no fault of the model's.
+        self._looks = self._looks + 1 if began and began == self._began else 0
+        self._began = began
+        if self._looks * self._pause >= self._seconds:
+            self._timer = None
+            told(f"{self.doing} took longer than {self._seconds:g} s")
+        else:
+            self._plan(late)
+
+    def marked(self, call: Call) -> Call:
+        """Return `call`, which shows in the thread's pulse for as long as it runs."""
+        return marked(call, self.pulse, self._number)
+
+
+def marked(call: Call, pulse: Pulse, number: int) -> Call:
+    """Return `call`, which shows in a pulse for as long as it runs."""
+
+    def shown(method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
+        pulse.enter(number)
+        try:
+            return call(method, inputs)
+        finally:
+            pulse.leave()
+
+    return shown

@@ -1,0 +1,152 @@
+"""Calls of golden cases made as clients make theirs: through the bytes of request and answer.
+
+What a client is told is made by decoding, admitting, joining, splitting and encoding too. A model
+whose numbers are right and cannot be encoded would be ready, and answer nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+
+import torch
+
+from torchship.script.format.golden import Call
+from torchship.script.format.manifest import Manifest
+from torchship.script.format.tree import Flat
+from torchship.script.runtime.program import Program
+from torchship.serve.engine.admission import Admissions, Admitted
+from torchship.serve.engine.batching import Batching
+from torchship.serve.engine.execution import Runner
+from torchship.serve.engine.input_buffers import Given
+from torchship.serve.engine.limits import Limits
+from torchship.serve.engine.queue import Job
+from torchship.serve.errors import DisagreementError
+from torchship.serve.protocol.drafts import LARGE_JSON, Draft
+from torchship.serve.protocol.messages import (
+    InferRequest,
+    decode_packed,
+    decode_response,
+    encode_outputs,
+    encode_request,
+)
+from torchship.serve.protocol.request_header import WantedOutput
+from torchship.serve.protocol.tensors import (
+    WITHOUT_JSON,
+    Packed,
+    Strings,
+    Wire,
+    datatype_of,
+    pack,
+    tensors_of,
+    to_binary,
+    unpacked,
+)
+from torchship.serve.protocol.wire_signature import Signature
+from torchship.serve.system.heartbeat import Pulse
+
+
+class Rehearsal:
+    """The way of a request through one engine's parts, in the thread that calls."""
+
+    def __init__(
+        self, manifest: Manifest, batchings: Mapping[str, Batching], limits: Limits, number: int
+    ) -> None:
+        """Take what the engine has, and its number for pulses."""
+        self._manifest = manifest
+        self._batchings = batchings
+        self._methods = {
+            name: (Signature(method), Admissions(method, batchings[name], limits))
+            for name, method in manifest.methods.items()
+        }
+        self._runner = Runner(batchings, number)
+
+    def of(self, program: Program, pulse: Pulse) -> Call:
+        """Return what makes a program's calls this way; each shows in the pulse while it runs."""
+
+        def call(method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
+            signature, _ = self._methods[method]
+            sent = signature.to_wire(inputs)
+            came = _sent(sent, method, binary=True)
+            if sum(value.nbytes for value in inputs.values()) <= LARGE_JSON:
+                _check_alike("input", came, _sent(sent, method, binary=False))
+            outputs = self._run(method, came, lambda: program, pulse)
+            answered = self._answered(outputs, method, binary=True)
+            if sum(value.nbytes for value in outputs.values()) <= LARGE_JSON:
+                _check_alike("output", answered, self._answered(outputs, method, binary=False))
+            return {name: v for name, v in answered.items() if isinstance(v, torch.Tensor)}
+
+        return call
+
+    def _run(
+        self,
+        method: str,
+        inputs: Mapping[str, Packed | Strings],
+        ready: Callable[[], Program],
+        pulse: Pulse,
+    ) -> Mapping[str, Packed]:
+        """Do as `Engine.enter` does, and as `Engine.call` where that does not do.
+
+        Raises:
+            TorchShipError: what a client would be told.
+        """
+        signature, admissions = self._methods[method]
+
+        def run(given: Given, known: Admitted) -> Mapping[str, Packed]:
+            job = Job(method, given, known.rows, known.kind, Future(), known.symbols)
+            ((_, outcome),) = self._runner.run([job], ready, pulse, [])
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        packed = {name: value for name, value in inputs.items() if isinstance(value, Packed)}
+        if len(packed) == len(inputs):
+            known = admissions.admit_packed(packed)
+            if known is not None and known.whole:
+                return run(packed, known)
+        flat = signature.to_flat({name: unpacked(value) for name, value in inputs.items()})
+        admitted = admissions.admit(flat)
+        if admitted.whole:
+            return run(flat, admitted)
+        parts = [run(part, known) for part, known in admissions.parts(flat, admitted)]
+        merged = self._batchings[method].merge([tensors_of(part) for part in parts])
+        return {name: pack(tensor) for name, tensor in merged.items()}
+
+    def _answered(
+        self, outputs: Mapping[str, Packed], method: str, *, binary: bool
+    ) -> Mapping[str, Wire]:
+        """Return what a client reads in the answer with these outputs."""
+        form = {name: binary or _without_json(output) for name, output in outputs.items()}
+        wanted = tuple(WantedOutput(name, form[name]) for name in outputs)
+        request = InferRequest({}, wanted, parameters={"method": method, "non_finite": "string"})
+        manifest = self._manifest
+        made = encode_outputs(request, manifest.name, manifest.version, outputs, None)
+        content, length = made.finish() if isinstance(made, Draft) else made
+        return decode_response(content, None if length is None else str(length)).outputs
+
+
+def _sent(
+    inputs: Mapping[str, Wire], method: str, *, binary: bool
+) -> Mapping[str, Packed | Strings]:
+    """Return what the server reads in a request with these inputs."""
+    values = {name: value for name, value in inputs.items() if not isinstance(value, Packed)}
+    request = InferRequest(values, parameters={"method": method})
+    body, length = encode_request(
+        request, lambda name: binary or _without_json(values[name]), "string"
+    )
+    return decode_packed(body, None if length is None else str(length))[1]
+
+
+def _without_json(value: Wire) -> bool:
+    return datatype_of(value) in WITHOUT_JSON
+
+
+def _check_alike(what: str, a: Mapping[str, Wire], b: Mapping[str, Wire]) -> None:
+    """Compare what came as binary data with what came as JSON.
+
+    Raises:
+        DisagreementError: a tensor differs.
+    """
+    for name in a.keys() | b.keys():
+        if name not in a or name not in b or to_binary(a[name]) != to_binary(b[name]):
+            raise DisagreementError(f"{what} '{name}' in JSON is another than in binary data")

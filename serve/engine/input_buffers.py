@@ -1,0 +1,104 @@
+"""Input tensors of small calls, kept from one call to the next and filled anew.
+
+For a small model, making its input tensors takes as long as a good part of the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import cast
+
+import torch
+
+from torchship.script.format.tree import Flat
+from torchship.serve.protocol.tensors import Packed
+
+LARGEST = 1 << 16  # bytes of one call's inputs; beyond, making them is nothing beside the call
+MOST_BYTES = 1 << 20  # of all frames of one method
+
+Given = Mapping[str, torch.Tensor] | Mapping[str, Packed]
+"""A request's inputs by flat name, as tensors or as they came."""
+
+
+class Frame:
+    """The inputs of one call, of some names, dtypes and shapes; one call at a time uses it.
+
+    They hold what came until the next call, and may be returned as outputs: those must be copied
+    before it. A model that writes to them in place may have changed more than their values, such as
+    their shape: then they are not used again.
+    """
+
+    def __init__(self, inputs: Flat, started: Flat) -> None:
+        """Keep the tensors that requests fill, and those with which the state starts, zeros."""
+        self.inputs = {**inputs, **started}
+        self.nbytes = sum([tensor.nbytes for tensor in self.inputs.values()])
+        self._versions = [(tensor, tensor._version) for tensor in self.inputs.values()]
+        self._filled = [(name, _bytes_of(tensor)) for name, tensor in inputs.items()]
+        self._zeros = [(view, bytes(len(view))) for view in map(_bytes_of, started.values())]
+
+    def fill(self, requests: Sequence[Mapping[str, Packed]]) -> Flat | None:
+        """Return the inputs with the rows of all requests; None if a call has written to them."""
+        for tensor, version in self._versions:
+            if tensor._version != version:
+                return None
+        if len(requests) == 1:
+            only = requests[0]
+            for name, view in self._filled:
+                view[:] = only[name].data
+        else:
+            for name, view in self._filled:
+                view[:] = b"".join([inputs[name].data for inputs in requests])
+        for view, zeros in self._zeros:
+            view[:] = zeros
+        return self.inputs
+
+
+class Frames:
+    """The frames of one method, by the kind and the rows of the calls that they are for.
+
+    Clients choose sizes and numbers, so there may be any number of kinds: the oldest frames make
+    room for new ones.
+    """
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+        """Of all frames."""
+        self._frames: dict[Hashable, Frame] = {}
+
+    def fill(self, key: Hashable, requests: Sequence[Mapping[str, Packed]]) -> Flat | None:
+        """Return the inputs of a call with the rows of all requests; None if there is no frame."""
+        frame = self._frames.get(key)
+        return None if frame is None else frame.fill(requests)
+
+    def keep(self, key: Hashable, frame: Frame) -> None:
+        """Use a frame for such calls from now on."""
+        self._drop(key)
+        self._frames[key] = frame
+        self.nbytes += frame.nbytes
+        while self.nbytes > MOST_BYTES:
+            self._drop(next(iter(self._frames)))
+
+    def _drop(self, key: Hashable) -> None:
+        dropped = self._frames.pop(key, None)
+        self.nbytes -= 0 if dropped is None else dropped.nbytes
+
+
+def are_packed(requests: Sequence[Given]) -> Sequence[Mapping[str, Packed]] | None:
+    """Return requests all of which are as they came; None if one of them is not.
+
+    The inputs of a request are all as they came, or none of them is.
+    """
+    for inputs in requests:
+        if type(next(iter(inputs.values()), None)) is not Packed:
+            return None
+    return cast("Sequence[Mapping[str, Packed]]", requests)
+
+
+def fits(inputs: Flat) -> bool:
+    """Whether a call is small enough for a frame."""
+    sizes = [tensor.nbytes for tensor in inputs.values()]
+    return min(sizes, default=0) > 0 and sum(sizes) <= LARGEST
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    return tensor.view(-1).view(torch.uint8).numpy().data

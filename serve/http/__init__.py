@@ -1,0 +1,1 @@
+"""The ASGI application: routes, errors as answers, who may ask and how often."""

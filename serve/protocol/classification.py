@@ -1,0 +1,66 @@
+"""Outputs as their largest classes: the `classification` parameter of a requested output.
+
+Source: Triton's classification extension. An output `[..., classes]` becomes BYTES `[..., k]`, each
+element `value:index`, or `value:index:label` where the archive has labels, the largest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from torchship.script.format.dtypes import BY_TORCH
+from torchship.script.runtime.program import shape_text
+from torchship.serve.errors import RequestError
+from torchship.serve.protocol.request_header import WantedOutput
+from torchship.serve.protocol.tensors import Strings, Value
+
+
+def classified(
+    outputs: Mapping[str, Value],
+    wanted: Sequence[WantedOutput],
+    labels: Mapping[str, Sequence[str]],
+) -> dict[str, Value]:
+    """Return the outputs, those with `classes` in `wanted` as their largest classes.
+
+    Raises:
+        RequestError: such an output has no dimension of classes, or is no numbers.
+    """
+    found = dict(outputs)
+    for output in wanted:
+        value = found.get(output.name)
+        if output.classes and value is not None:
+            found[output.name] = largest(output.name, value, output.classes, labels)
+    return found
+
+
+def largest(name: str, value: Value, count: int, labels: Mapping[str, Sequence[str]]) -> Strings:
+    """Return the `count` largest classes of each row; all where there are not as many.
+
+    Of equal values the lower index comes first. NaN counts as the largest.
+
+    Raises:
+        RequestError: the output has no dimension of classes, or is no numbers.
+    """
+    if isinstance(value, Strings) or value.dtype is torch.bool or not value.dim():
+        came = (
+            f"BYTES{shape_text(value.shape)}"
+            if isinstance(value, Strings)
+            else f"{BY_TORCH[value.dtype].wire}{shape_text(tuple(value.shape))}"
+        )
+        raise RequestError(
+            f"output '{name}': classification needs numbers with a dimension of classes, got {came}"
+        )
+    size = value.shape[-1]
+    rows = value.reshape(-1, size) if value.numel() else value.reshape(0, size)
+    ranked = rows.sort(dim=-1, descending=True, stable=True)
+    best = ranked.values[:, :count].tolist(), ranked.indices[:, :count].tolist()
+    known = labels.get(name, ())
+    items = []
+    for numbers, indices in zip(*best, strict=True):
+        for number, index in zip(numbers, indices, strict=True):
+            text = f"{number:f}" if value.is_floating_point() else str(number)
+            label = f":{known[index]}" if index < len(known) else ""
+            items.append(f"{text}:{index}{label}".encode())
+    return Strings((*value.shape[:-1], min(count, size)), items)

@@ -1,0 +1,107 @@
+"""Messages on their way out: what is said is there, the JSON of their tensors' values not yet.
+
+To write the JSON of a few numbers takes a moment, and that of millions holds everybody up: who has
+a draft can finish it on the spot or have another process do it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import orjson
+import torch
+
+from torchship.serve.protocol.json_values import NonFinite
+from torchship.serve.protocol.tensors import (
+    Bytes,
+    Packed,
+    Strings,
+    Wire,
+    datatype_of,
+    to_binary,
+    to_json,
+)
+
+Body: TypeAlias = tuple[bytes, int | None]
+"""A message's bytes, and the length of the JSON at their beginning (None: JSON alone)."""
+
+LARGE_JSON = 1 << 18
+"""Bytes of JSON, or of tensors that become JSON, that are not for the event loop: it would be
+held up for more than a few milliseconds."""
+
+
+@dataclass(slots=True)  # frozen ones take several times as long to make
+class JsonTensor:
+    """A tensor whose values are to stand in a message's JSON, at `entry`."""
+
+    entry: dict[str, object]
+    what: str
+    value: Packed | torch.Tensor
+    non_finite: NonFinite
+
+
+@dataclass(slots=True)  # frozen ones take several times as long to make
+class Draft:
+    """A message whose JSON lacks the values of some tensors yet."""
+
+    head: dict[str, object]
+    tensors: list[JsonTensor]
+    chunks: list[Bytes]
+    """Binary data that follows the JSON."""
+
+    @property
+    def json_bytes(self) -> int:
+        """The size of the tensors that JSON is to be made of."""
+        return sum([tensor.value.nbytes for tensor in self.tensors])
+
+    def finish(self) -> Body:
+        """Return the message, and its header length (None: JSON alone).
+
+        Raises:
+            RequestError: JSON cannot carry a value.
+        """
+        for tensor in self.tensors:
+            tensor.entry["data"] = to_json(tensor.what, tensor.value, tensor.non_finite)
+        return self.join(orjson.dumps(self.head, option=orjson.OPT_SERIALIZE_NUMPY))
+
+    def join(self, text: Bytes) -> Body:
+        """Return the message with this JSON, and its header length (None: JSON alone)."""
+        if self.chunks:
+            return b"".join((text, *self.chunks)), len(text)
+        return bytes(text), None
+
+
+def draft_of(
+    head: dict[str, object],
+    kind: str,
+    tensors: Iterable[tuple[str, Wire]],
+    binary: Callable[[str], bool],
+    non_finite: Callable[[str], NonFinite] = lambda _: "error",
+) -> Draft:
+    """Return a message with these inputs or outputs (`kind`) besides what `head` has already.
+
+    `binary` says of each whether it travels as binary data, `non_finite` what becomes of values
+    that are not finite where it does not.
+
+    Raises:
+        RequestError: strings that JSON cannot carry.
+    """
+    entries = []
+    chunks: list[Bytes] = []
+    in_json: list[JsonTensor] = []
+    for name, value in tensors:
+        shape = list(value.shape) if isinstance(value, torch.Tensor) else value.shape
+        entry: dict[str, object] = {"name": name, "datatype": datatype_of(value), "shape": shape}
+        if binary(name):
+            chunks.append(to_binary(value))
+            entry["parameters"] = {"binary_data_size": len(chunks[-1])}
+        elif isinstance(value, Strings):
+            entry["data"] = to_json(f"{kind} '{name}'", value)
+        else:
+            entry["data"] = None
+            in_json.append(JsonTensor(entry, f"{kind} '{name}'", value, non_finite(name)))
+        entries.append(entry)
+    head[f"{kind}s"] = entries
+    return Draft(head, in_json, chunks)

@@ -1,0 +1,267 @@
+"""The JSON of a message of the Open Inference Protocol V2: read and checked, without tensor data.
+
+Sources: the protocol's "Inference" section and Triton's extensions of binary tensor data,
+classification, sequences and schedule policy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple, cast
+
+import orjson
+import torch
+
+from torchship.script.format.dtypes import BY_WIRE
+from torchship.serve.errors import RequestError
+from torchship.serve.protocol.json_errors import not_json
+from torchship.serve.protocol.json_values import NonFinite
+from torchship.serve.protocol.tensors import BYTES, MAX_STRINGS, check_datatype, check_shape, short
+
+# Parameters that change what an answer means: passing over them would answer another question.
+REFUSED = ("shared_memory_region",)
+
+MAX_ID = 256  # characters of a sequence id
+
+CACHED_HEAD = 2048  # bytes of a request's JSON that is kept for when it comes again
+
+# The type of each parameter that means something here, the largest number or length (0: any
+# length), and both in words.
+KNOWN: dict[str, tuple[type, int, str]] = {
+    "method": (str, 0, "a str"),
+    "binary_data_output": (bool, 0, "a bool"),
+    "priority": (int, 2, "1 or 2, or 0 for the default"),
+    "timeout": (int, (1 << 63) - 1, "microseconds, an integer from 0 (for none) on"),
+    "sequence_start": (bool, 0, "a bool"),
+    "sequence_end": (bool, 0, "a bool"),
+    "idempotency_key": (str, MAX_ID, f"a string of at most {MAX_ID} characters"),
+}
+
+
+NON_FINITE = ("error", "string", "null")
+"""What values that are not finite become in JSON: the parameter `non_finite`."""
+
+
+class WantedOutput(NamedTuple):
+    """An output that the client asks for; `binary` is None where it leaves the form open."""
+
+    name: str
+    binary: bool | None = None
+    classes: int = 0
+    """How many of the largest classes to give instead of the values; 0 for the values."""
+    non_finite: NonFinite | None = None
+    """What values become that are not finite, in JSON; None as the request says."""
+
+
+@dataclass(slots=True)  # frozen ones take several times as long to make
+class Announced:
+    """A tensor as the JSON announces it: `size` bytes of binary data, or `data` when None."""
+
+    name: str
+    what: str
+    datatype: str
+    shape: tuple[int, ...]
+    size: int | None
+    data: object
+
+
+@dataclass(slots=True)
+class Head:
+    """The JSON of a request, checked."""
+
+    inputs: tuple[Announced, ...]
+    outputs: tuple[WantedOutput, ...]
+    id: str | None
+    parameters: dict[str, object]
+
+
+def decode_head(text: bytes | bytearray | memoryview) -> Head:
+    """Read the JSON of a request.
+
+    Raises:
+        RequestError: it is not what the protocol says.
+    """
+    return read_head(json_object(text))
+
+
+def read_head(head: Mapping[str, object]) -> Head:
+    """Check the JSON object of a request.
+
+    Raises:
+        RequestError: it is not what the protocol says.
+    """
+    parameters = _parameters("the request", head)
+    if parameters:
+        _check_parameters(parameters)
+    wanted: list[WantedOutput] = []
+    for entry in entries_of("outputs", head) if head.get("outputs") is not None else ():
+        name = _name("output", entry)
+        said = _parameters(f"output '{name}'", entry)
+        binary, classes = said.get("binary_data"), said.get("classification", 0)
+        if binary is not None and not isinstance(binary, bool):
+            raise RequestError(f"output '{name}': expected binary_data true or false")
+        if type(classes) is not int or not 0 <= classes < 1 << 31:
+            raise RequestError(
+                f"output '{name}': expected classification to be a number of classes, "
+                f"got {short(classes)}"
+            )
+        if wanted and any(name == other.name for other in wanted):
+            raise RequestError(f"output '{name}' is asked for twice")
+        non_finite = said.get("non_finite")
+        if non_finite is not None:
+            _check_non_finite(f"output '{name}'", non_finite)
+        wanted.append(WantedOutput(name, binary, classes, cast("NonFinite | None", non_finite)))
+    inputs = announced("input", entries_of("inputs", head))
+    return Head(inputs, tuple(wanted), id_of(head), parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where in a request's binary data its inputs lie, if all of them do and fit their shapes."""
+
+    inputs: tuple[tuple[str, torch.dtype, tuple[int, ...], slice], ...]
+    """Name, dtype, shape and place of each."""
+    size: int
+    """Bytes of all."""
+
+
+@lru_cache(maxsize=256)
+def known_head(text: bytes) -> tuple[Head, Layout | None]:
+    """Do as `decode_head`, and tell the layout where the values need not be looked at.
+
+    A client that sends binary data says the same of it again and again: the JSON is read once.
+    """
+    head = decode_head(text)
+    places = []
+    end = 0
+    for one in head.inputs:
+        dtype = BY_WIRE.get(one.datatype)
+        if dtype is None or dtype.torch is torch.bool or one.size is None:
+            return head, None
+        if one.size != math.prod(one.shape) * dtype.size:
+            return head, None
+        places.append((one.name, dtype.torch, one.shape, slice(end, end + one.size)))
+        end += one.size
+    return head, Layout(tuple(places), end)
+
+
+def announced(kind: str, entries: Iterable[dict[str, object]]) -> tuple[Announced, ...]:
+    """Check what is said of tensors, without reading their data; `kind` is input or output.
+
+    Raises:
+        RequestError: a name is missing or given twice; a datatype, shape or size is none.
+    """
+    tensors: dict[str, Announced] = {}
+    for entry in entries:
+        name = _name(kind, entry)
+        what = f"{kind} '{name}'"
+        if name in tensors:
+            raise RequestError(f"{what} is given twice")
+        datatype = check_datatype(what, entry.get("datatype"))
+        shape = check_shape(what, entry.get("shape"))
+        if kind == "input" and datatype == BYTES and math.prod(shape) > MAX_STRINGS:
+            raise RequestError(f"{what}: expected at most {MAX_STRINGS} elements of BYTES")
+        size = _parameters(what, entry).get("binary_data_size")
+        if size is None and "data" not in entry:
+            raise RequestError(f"{what}: expected data or a binary_data_size")
+        if size is not None and "data" in entry:
+            raise RequestError(f"{what}: expected either data or a binary_data_size, got both")
+        if size is not None and (not isinstance(size, int) or type(size) is bool or size < 0):
+            raise RequestError(f"{what}: expected a binary_data_size from 0 on, got {short(size)}")
+        tensors[name] = Announced(name, what, datatype, shape, size, entry.get("data"))
+    return tuple(tensors.values())
+
+
+def json_object(text: bytes | bytearray | memoryview) -> dict[str, object]:
+    """Read the JSON object that a text is.
+
+    Raises:
+        RequestError: it is no JSON, or no object.
+    """
+    try:
+        head = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(not_json(error)) from None
+    if not isinstance(head, dict):
+        raise RequestError(f"expected a JSON object, got {type(head).__name__}")
+    return head
+
+
+def entries_of(key: str, head: Mapping[str, object]) -> list[dict[str, object]]:
+    """Return the objects listed under a key.
+
+    Raises:
+        RequestError: there is no list of objects.
+    """
+    entries = head.get(key)
+    if not isinstance(entries, list) or not {*map(type, entries)} <= {dict}:
+        raise RequestError(f"expected '{key}' to be a list of objects")
+    return entries
+
+
+def _name(what: str, entry: Mapping[str, object]) -> str:
+    name = entry.get("name")
+    if not isinstance(name, str):
+        raise RequestError(f"expected every {what} to have a name, got {short(name)}")
+    return name
+
+
+def id_of(head: Mapping[str, object]) -> str | None:
+    """Return a message's id; None when it has none.
+
+    Raises:
+        RequestError: the id is no string.
+    """
+    value = head.get("id")
+    if value is not None and not isinstance(value, str):
+        raise RequestError(f"expected the id to be a string, got {short(value)}")
+    return value
+
+
+def _parameters(what: str, entry: Mapping[str, object]) -> dict[str, object]:
+    parameters = entry.get("parameters")
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, dict):
+        raise RequestError(f"{what}: expected parameters to be an object")
+    for name in REFUSED:
+        if name in parameters:
+            raise RequestError(f"{what}: parameter '{name}' is not supported")
+    return parameters
+
+
+def _check_parameters(parameters: Mapping[str, object]) -> None:
+    """Raise RequestError unless each parameter that we know has a value of its kind."""
+    for name, value in parameters.items():
+        if name not in KNOWN:
+            continue
+        kind, largest, expected = KNOWN[name]
+        too_large = type(value) is int and not 0 <= value <= largest
+        too_long = type(value) is str and 0 < largest < len(value)
+        if type(value) is not kind or too_large or too_long:
+            raise RequestError(f"parameter '{name}': expected {expected}, got {short(value)}")
+    if "non_finite" in parameters:
+        _check_non_finite("parameter 'non_finite'", parameters["non_finite"])
+    if "sequence_id" in parameters:
+        _check_sequence_id(parameters["sequence_id"])
+
+
+def _check_non_finite(what: str, value: object) -> None:
+    if value not in NON_FINITE:
+        raise RequestError(
+            f"{what}: expected non_finite to be one of {', '.join(NON_FINITE)}, got {short(value)}"
+        )
+
+
+def _check_sequence_id(value: object) -> None:
+    fits = (type(value) is int and 0 <= value < 1 << 64) or (
+        isinstance(value, str) and len(value) <= MAX_ID
+    )
+    if not fits:
+        raise RequestError(
+            f"parameter 'sequence_id': expected a string of at most {MAX_ID} characters "
+            f"or an integer of 64 bits without sign, got {short(value)}"
+        )

@@ -1,0 +1,59 @@
+"""The JSON of answers with few values, written around the text that is known of it.
+
+Most answers of a model differ in their values alone: to build an object of each and serialise it
+would take longer than the values do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+
+import orjson
+import torch
+
+from torchship.script.format.dtypes import BY_TORCH
+from torchship.serve.protocol.json_values import NonFinite
+from torchship.serve.protocol.tensors import Packed, to_json
+
+
+@lru_cache(maxsize=256)
+def json_around(
+    model: str,
+    version: str,
+    names: tuple[str, ...],
+    said: tuple[tuple[torch.dtype, tuple[int, ...]], ...],
+) -> tuple[bytes, list[bytes]]:
+    """Return what the JSON begins with, and what comes before each output's values.
+
+    It is the same for most answers of a model.
+    """
+    entries = [
+        orjson.dumps({"name": name, "datatype": BY_TORCH[dtype].wire, "shape": shape})
+        for name, (dtype, shape) in zip(names, said, strict=True)
+    ]
+    before = [b"}," if place else b',"outputs":[' for place in range(len(names))]
+    lead_ins = [b'%b%b,"data":' % (b, entry[:-1]) for b, entry in zip(before, entries, strict=True)]
+    return orjson.dumps({"model_name": model, "model_version": version})[:-1], lead_ins
+
+
+def small_json(
+    text_around: tuple[bytes, list[bytes]],
+    number: str | None,
+    names: Iterable[str],
+    outputs: Iterable[Packed],
+    non_finite: Callable[[str], NonFinite],
+) -> bytes:
+    """Return the JSON of an answer; `text_around` is of the same outputs, `number` its id.
+
+    Raises:
+        RequestError: JSON cannot carry a value.
+    """
+    head, lead_ins = text_around
+    parts = [head]
+    if number is not None:
+        parts += b',"id":', orjson.dumps(number)
+    for lead_in, name, output in zip(lead_ins, names, outputs, strict=True):
+        values = to_json(f"output '{name}'", output, non_finite(name))
+        parts += lead_in, orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
+    return b"".join((*parts, b"}]}"))

@@ -1,0 +1,260 @@
+"""Tensor data on the wire: one tensor's bytes or JSON values, in and out.
+
+Source: Open Inference Protocol V2 ("Tensor Data", "Tensor Data Types") and Triton's binary tensor
+data extension. Byte order is little-endian on the wire, and this module assumes the same of the
+host, as LibTorch's own builds do.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from torchship.script.format.dtypes import BY_TORCH, BY_WIRE
+from torchship.script.format.plain_tensors import plain
+from torchship.serve.errors import RequestError
+from torchship.serve.protocol.json_values import BYTES as BYTES
+from torchship.serve.protocol.json_values import WITHOUT_JSON as WITHOUT_JSON
+from torchship.serve.protocol.json_values import Bytes as Bytes
+from torchship.serve.protocol.json_values import (
+    NonFinite,
+    ValuesError,
+    kind,
+    read_values,
+    write_values,
+)
+from torchship.serve.protocol.json_values import short as short
+
+DATATYPES = (*BY_WIRE, BYTES)
+
+MAX_RANK = 32  # of numpy 1
+# A tensor with elements is bounded by the body that brings them; an empty one could announce
+# any size in its other dimensions, and the model might allocate it.
+MAX_EMPTY = 1 << 20
+# Strings are read one by one; a model takes one for each argument that is text.
+MAX_STRINGS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Strings:
+    """A BYTES tensor: its shape and its elements in row-major order."""
+
+    shape: tuple[int, ...]
+    items: list[bytes]
+
+
+@dataclass(slots=True)  # not frozen, which would take longer to make than all the rest
+class Packed:
+    """A tensor's elements in row-major order as bytes: cheaper to cut and join than tensors."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    data: Bytes
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the data."""
+        return len(self.data)
+
+    def tensor(self) -> torch.Tensor:
+        """Return the tensor; it is a copy unless the data is a bytearray."""
+        if not self.data:
+            return torch.empty(self.shape, dtype=self.dtype)
+        data = self.data if isinstance(self.data, bytearray) else bytearray(self.data)
+        return torch.frombuffer(data, dtype=self.dtype).view(self.shape)
+
+
+def pack(tensor: torch.Tensor) -> Packed:
+    """Return a copy of a tensor of the CPU."""
+    dtype, shape = tensor.dtype, tuple(tensor.shape)
+    try:
+        if dtype is torch.bfloat16:  # which numpy does not know
+            elements = tensor.contiguous().reshape(-1).view(torch.uint8)
+            return Packed(dtype, shape, elements.numpy().tobytes())
+        return Packed(dtype, shape, tensor.numpy().tobytes())
+    except RuntimeError:  # numpy takes no gradients, nor what is still to be computed
+        settled = plain(tensor)
+        if settled is tensor:
+            raise
+        return pack(settled)
+
+
+def tensors_of(outputs: Mapping[str, Packed]) -> dict[str, torch.Tensor]:
+    """Return the tensors that were packed, by their names."""
+    return {name: value.tensor() for name, value in outputs.items()}
+
+
+def join_packed(parts: Sequence[Packed]) -> torch.Tensor:
+    """Return the rows of all, along the first dimension, in memory that the allocator aligned."""
+    first = parts[0]
+    data = first.data if len(parts) == 1 else b"".join([part.data for part in parts])
+    shape = first.shape
+    if len(parts) > 1:
+        shape = (sum(part.shape[0] for part in parts), *shape[1:])
+    if not data:
+        return torch.empty(shape, dtype=first.dtype)
+    whole = torch.empty(len(data), dtype=torch.uint8)
+    whole.numpy()[:] = np.frombuffer(data, np.uint8)
+    return whole.view(first.dtype).view(shape)
+
+
+def split_packed(whole: Packed, rows: Sequence[int]) -> list[Packed]:
+    """Return parts of so many rows each, along the first dimension; they share its memory."""
+    step = len(whole.data) // max(whole.shape[0], 1)
+    data = memoryview(whole.data)
+    parts = []
+    start = 0
+    for count in rows:
+        end = start + count
+        shape = (count, *whole.shape[1:])
+        parts.append(Packed(whole.dtype, shape, data[start * step : end * step]))
+        start = end
+    return parts
+
+
+Value = torch.Tensor | Strings
+Wire = Value | Packed
+
+
+def datatype_of(value: Wire) -> str:
+    """Return a value's datatype in the protocol's words, such as `FP32`."""
+    return BYTES if isinstance(value, Strings) else BY_TORCH[value.dtype].wire
+
+
+def check_datatype(what: str, datatype: object) -> str:
+    """Return `datatype` if the protocol knows it; `what` is named in the error.
+
+    Raises:
+        RequestError: it does not.
+    """
+    if not isinstance(datatype, str) or datatype not in DATATYPES:
+        raise RequestError(
+            f"{what}: expected a datatype out of {', '.join(DATATYPES)}, got {short(datatype)}"
+        )
+    return datatype
+
+
+def check_shape(what: str, shape: object) -> tuple[int, ...]:
+    """Return `shape` as a tuple of sizes.
+
+    Raises:
+        RequestError: it is no list of sizes, has too many dimensions, or is absurdly large.
+    """
+    if not isinstance(shape, list) or not {*map(type, shape)} <= {int} or min(shape, default=0) < 0:
+        raise RequestError(
+            f"{what}: expected a shape, a list of sizes from 0 on, got {short(shape)}"
+        )
+    if len(shape) > MAX_RANK:
+        raise RequestError(f"{what}: expected at most {MAX_RANK} dimensions, got {len(shape)}")
+    if 0 in shape and math.prod(size for size in shape if size) > MAX_EMPTY:
+        raise RequestError(
+            f"{what}: the shape {short(shape)} is too large for a tensor without elements"
+        )
+    return tuple(shape)
+
+
+def unpacked(value: Packed | Strings) -> Value:
+    """Return a value as tensor, if it is one."""
+    return value.tensor() if isinstance(value, Packed) else value
+
+
+def from_binary(
+    what: str, datatype: str, shape: tuple[int, ...], data: memoryview
+) -> Packed | Strings:
+    """Read one tensor's raw bytes: row-major elements, BYTES each after its 4-byte length.
+
+    The data is not copied.
+
+    Raises:
+        RequestError: the bytes are not what datatype and shape need.
+    """
+    if datatype == BYTES:
+        return Strings(shape, _split_strings(what, shape, data))
+    dtype = BY_WIRE[datatype]
+    expected = math.prod(shape) * dtype.size
+    if len(data) != expected:
+        raise RequestError(
+            f"{what}: expected {expected} bytes for {kind(datatype, shape)}, got {len(data)}"
+        )
+    if dtype.torch is torch.bool and (wrong := bytes(data).translate(None, b"\0\1")):
+        raise RequestError(f"{what}: expected BOOL bytes of 0 or 1, got {wrong[0]}")
+    return Packed(dtype.torch, shape, data)
+
+
+def _split_strings(what: str, shape: tuple[int, ...], data: memoryview) -> list[bytes]:
+    count = math.prod(shape)
+    items: list[bytes] = []
+    place = 0
+    while place < len(data) and len(items) < count:
+        if len(data) - place < 4:
+            break
+        (length,) = struct.unpack_from("<I", data, place)
+        if length > len(data) - place - 4:
+            raise RequestError(
+                f"{what}: element {len(items)} announces {length} bytes, "
+                f"and {len(data) - place - 4} are left"
+            )
+        items.append(bytes(data[place + 4 : place + 4 + length]))
+        place += 4 + length
+    if len(items) != count or place != len(data):
+        raise RequestError(
+            f"{what}: expected {count} elements for {kind(BYTES, shape)}, "
+            f"got {len(items)} and {len(data) - place} more bytes"
+        )
+    return items
+
+
+def from_json(
+    what: str, datatype: str, shape: tuple[int, ...], data: object, *, bools: bool = True
+) -> Packed | Strings:
+    """Read one tensor's JSON `data`: a list in row-major order, nested as the shape is, or flat.
+
+    `bools` is False when the text is known to have none: they need not be looked for then. What
+    was read before, elsewhere, is a memoryview of the tensor's raw bytes.
+
+    Raises:
+        RequestError: FP16 and BF16, which have no JSON form; values of another kind or outside
+            the datatype's range; another number of them, or another nesting.
+    """
+    if type(data) is memoryview:
+        return from_binary(what, datatype, shape, data)
+    try:
+        found = read_values(what, datatype, shape, data, bools=bools)
+    except ValuesError as error:
+        raise RequestError(str(error)) from None
+    if isinstance(found, list):
+        return Strings(shape, found)
+    return Packed(BY_WIRE[datatype].torch, shape, found)
+
+
+def to_binary(value: Wire) -> Bytes:
+    """Return a value's raw bytes."""
+    if isinstance(value, Packed):
+        return value.data
+    if isinstance(value, Strings):
+        return b"".join(struct.pack("<I", len(item)) + item for item in value.items)
+    return pack(value).data
+
+
+def to_json(what: str, value: Wire, non_finite: NonFinite = "error") -> object:
+    """Return a value's flat `data` for `orjson` with numpy; FP32 is widened to double, exactly.
+
+    Values that are not finite become what `non_finite` says.
+
+    Raises:
+        RequestError: JSON cannot carry it: FP16, BF16, NaN, an infinity, bytes that are no text.
+    """
+    if isinstance(value, Strings):
+        try:
+            return [item.decode() for item in value.items]
+        except UnicodeDecodeError:
+            raise RequestError(f"{what}: JSON carries UTF-8 text only, use binary data") from None
+    try:
+        return write_values(what, datatype_of(value), to_binary(value), non_finite)
+    except ValuesError as error:
+        raise RequestError(str(error)) from None

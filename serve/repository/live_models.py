@@ -1,0 +1,372 @@
+"""The models that are live: archives that are loaded, prove themselves, are replaced, let go."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
+from weakref import WeakValueDictionary
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from torchship.script.errors import (
+    ArchiveError,
+    OperatorError,
+    OutOfMemoryError,
+    TorchShipError,
+    UnreadableError,
+)
+from torchship.script.runtime.archive import Archive
+from torchship.script.runtime.malloc_trim import give_back
+from torchship.script.runtime.torchscript import is_scarcity
+from torchship.serve.engine.engine import Engine
+from torchship.serve.engine.limits import Limits
+from torchship.serve.errors import NotReadyError, OutOfServiceError, UnknownModelError
+from torchship.serve.protocol.tensors import short
+from torchship.serve.repository.catalogue import Catalogue, Entry
+from torchship.serve.repository.discovery import printable, version_order
+from torchship.serve.repository.engine_starts import Ending, Starting, check_name
+from torchship.serve.repository.loading import Work
+from torchship.serve.system.heartbeat import Pulse
+from torchship.serve.telemetry.records import Observer
+
+log = logging.getLogger(__name__)
+
+LONGEST_REASON = 1024  # characters
+
+
+class LiveModels:
+    """What becomes of each archive of a catalogue, and the engines that answer now.
+
+    Requests go on while archives are loaded: a new engine has proved itself before it takes the old
+    one's place, and the old one is closed when nobody holds it.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        keys: Sequence[Ed25519PublicKey],
+        limits: Limits | None,
+        quarantine: Mapping[str, str],
+        report: Callable[[str], None],
+        observer: Callable[[str, str], Observer] | None,
+        pulse: Pulse | None,
+    ) -> None:
+        """See `Repository`."""
+        self.verified_total = 0
+        """How often an archive was proved and went live."""
+        self.failed_total = 0
+        """How often an archive was refused."""
+        self._catalogue = catalogue
+        self._keys = keys
+        self._limits = limits
+        self._report = report
+        self._observer = observer
+        self._pulse = pulse or Pulse()
+        self._live: dict[str, dict[str, Engine]] = {}
+        self._proving: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._starting = Starting(quarantine)
+        self._ending = Ending()
+        self._loaded = False
+        self._closed = False
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Every archive, in the order they were given."""
+        return self._catalogue.entries
+
+    async def _take(self, entry: Entry, work: Work, name: str | None) -> None:
+        """Load an entry's file as it is now; if it is good, it is live, in the old one's place."""
+        entry.changed = False
+        if entry.engine is None and not entry.passing:
+            entry.state, entry.reason = "waiting", ""
+        try:
+            await self._replace(entry, work, name)
+        except NotReadyError:  # the server is shutting down
+            pass
+        except OutOfServiceError as error:
+            self._fail(entry, str(error), out=True)
+        except OperatorError as error:
+            self._fail(entry, str(error), told=error.public, passing=True)
+        except TorchShipError as error:
+            passing = isinstance(error, UnreadableError | OutOfMemoryError) or is_scarcity(
+                str(error)
+            )
+            self._fail(entry, str(error), passing=passing)
+        except Exception as error:
+            log.exception("loading %s", entry.shown)
+            self._fail(entry, f"{type(error).__name__}: {error}", foreseen=False, passing=True)
+
+    async def _replace(self, entry: Entry, work: Work, name: str | None) -> None:
+        content = await work.read(entry.path, self._keys)
+        if entry.engine is not None and entry.engine.digest == content.digest:
+            entry.well()
+            if name is not None:  # it was asked for, and this is the answer
+                self._say(logging.INFO, _is_live(entry.engine))
+            return
+        if name is not None:  # whoever asks for it knows why it was in quarantine
+            self._starting.pardon(content.digest)
+        if self._starting.in_quarantine(content.digest):
+            with suppress(ArchiveError):  # it may be no archive at all
+                manifest = await work.identify(entry.path, content)
+                self._check_key(entry, (manifest.name, manifest.version), name)
+            self._starting.refuse_quarantined(content.digest)
+        with self._loading_of(printable(entry.path.stem), content.digest):
+            archive = await work.check(entry.path, content)
+            del content
+            key = archive.vouched.name, archive.vouched.version
+            self._check_key(entry, key, name)
+            # One at a time, so that of two files of one model the second finds the first.
+            async with self._proving.setdefault(key[0], asyncio.Lock()):
+                later = self._rival(entry, key)
+                work.doing = "its golden cases are being run"
+                engine = await self._prove(archive)
+                del archive
+                self._go_live(entry, engine)
+                if later is not None:
+                    self._yield_to(entry, later)
+        await asyncio.to_thread(give_back)
+
+    def _loading_of(self, name: str, digest: str) -> AbstractContextManager[None]:
+        """Have it known, for the length of a `with`, which archive is checked and proved."""
+        return nullcontext()
+
+    def _check_key(self, entry: Entry, key: tuple[str, str], name: str | None) -> None:
+        """Refuse an archive that is not the model that it is to be, or that nobody could ask for.
+
+        Raises:
+            ArchiveError: it is.
+        """
+        if entry.found.key not in (None, key):
+            raise ArchiveError(
+                f"the archive is model '{key[0]}' version '{key[1]}': expected what its folders "
+                f"say, {' version '.join(repr(part) for part in entry.found.key or key)}"
+            )
+        if name not in (None, key[0]):
+            raise ArchiveError(f"'{entry.path.name}' is now model '{key[0]}'")
+        check_name(*key)
+        if entry.engine is None:
+            entry.key = key
+
+    def _rival(self, entry: Entry, key: tuple[str, str]) -> Entry | None:
+        """Return the entry that is live as the same model and comes after this one in order.
+
+        Of two files that are loaded together the first shall be the model, whichever is faster.
+
+        Raises:
+            ArchiveError: one comes before it, or was live before.
+        """
+        order = {known: number for number, known in enumerate(self.entries)}
+        for other in self.entries:
+            if other is not entry and not other.gone and other.engine and other.key == key:
+                if other.batch is entry.batch and order[other] > order.get(entry, len(order)):
+                    return other
+                entry.rivalled = key
+                raise ArchiveError(_is_in_already(key, other))
+        entry.rivalled = None
+        return None
+
+    def _yield_to(self, entry: Entry, later: Entry) -> None:
+        engine, later.engine = later.engine, None
+        if engine is not None and later.key is not None:
+            self._retire(engine)
+            later.rivalled = later.key
+            self._fail(later, _is_in_already(later.key, entry))
+
+    async def _prove(self, archive: Archive) -> Engine:
+        """Return the engine of an archive, which has proved itself.
+
+        Raises:
+            ArchiveError, DisagreementError: it did not.
+            OutOfServiceError: it is in quarantine.
+            NotReadyError: the server is shutting down.
+        """
+        engine = self._engine_of(archive)
+        try:
+            await self._starting.prove(engine)
+        except BaseException:
+            engine.close()
+            self._ending.end(engine)
+            raise
+        return engine
+
+    def _engine_of(self, archive: Archive) -> Engine:
+        """Return an engine that has not begun."""
+        manifest = archive.vouched
+        observer = self._observer and self._observer(manifest.name, manifest.version)
+        return Engine(archive, self._limits, observer, pulse=self._pulse, hung=self._has_hung)
+
+    def _has_hung(self, engine: Engine, reason: str) -> None:
+        """Take an engine out of service whose call never ended."""
+        self.take_out(engine, reason)
+
+    def quarantine_digest(self, digest: str, reason: str) -> None:
+        """Refuse an archive from now on, and take it out of service where it is live.
+
+        It is refused until its model is asked to be loaded; another file is another archive.
+
+        Args:
+            digest: SHA-256 of the archive's file, in hexadecimal digits.
+            reason: why.
+        """
+        self._starting.quarantine(digest, reason)
+        for engine in [e.engine for e in self.entries if e.engine and e.engine.digest == digest]:
+            self.take_out(engine, reason)
+
+    def take_out(self, engine: Engine, reason: str) -> None:
+        """Take an engine out of service at once, whatever its thread does.
+
+        Its entry has failed, with that reason; nobody is given the engine any more.
+        """
+        engine.close()
+        self._starting.refuse(engine, reason)
+        for entry in self.entries:
+            if entry.engine is engine:
+                entry.engine = None
+                self._forget(engine)
+                self._ending.end(engine)
+                self._fail(entry, reason, out=True)
+
+    def _go_live(self, entry: Entry, engine: Engine) -> None:
+        old = entry.engine
+        entry.engine, entry.state = engine, "live"
+        entry.well()
+        entry.key = name, version = engine.manifest.name, engine.manifest.version
+        versions = self._live.get(name, {}) | {version: engine}
+        newest_first = sorted(versions, key=version_order, reverse=True)
+        self._live[name] = {known: versions[known] for known in newest_first}
+        self.verified_total += 1
+        if old is not None:
+            self._retire(old)
+        self._say(logging.INFO, _is_live(engine))
+
+    def _fail(
+        self,
+        entry: Entry,
+        reason: str,
+        foreseen: bool = True,
+        told: str = "",
+        passing: bool = False,
+        out: bool = False,
+    ) -> None:
+        # What a model says may be of any length, and goes into lines, labels and answers.
+        reason = printable(" ".join(reason.split()))[:LONGEST_REASON]
+        again = entry.passing > 0 and passing and entry.reason == reason
+        entry.failed(reason, told, foreseen, passing, out)
+        if not again:  # it was told, and nothing has changed
+            self.failed_total += 1
+            self._say(logging.WARNING, f"failed: {entry.shown}: {entry.reason}")
+
+    def _unload(self, entries: Iterable[Entry], for_good: bool = False) -> None:
+        """Let entries go: until they are loaded again, or for good if their files are gone."""
+        for entry in list(entries):
+            engine, entry.engine = entry.engine, None
+            entry.well()
+            entry.state, entry.initial = "unloaded", False
+            if entry.work is not None:
+                entry.work.give_up()
+            if for_good:
+                self.entries.remove(entry)
+            if engine is not None:
+                self._retire(engine)
+
+    def _retire(self, engine: Engine) -> None:
+        """Give an engine to nobody any more, and close it when nobody holds it."""
+        name, version = engine.manifest.name, engine.manifest.version
+        if self._forget(engine):
+            line = f"unloaded: {name}/{version}"
+            self._ending.end(engine, partial(self._say, logging.INFO, line))
+        else:
+            self._ending.end(engine)
+
+    def _forget(self, engine: Engine) -> bool:
+        """Give an engine to nobody any more; return whether nothing took its place."""
+        name, version = engine.manifest.name, engine.manifest.version
+        if self._live.get(name, {}).get(version) is not engine:
+            return False
+        del self._live[name][version]
+        if not self._live[name]:
+            del self._live[name]
+        return True
+
+    def _say(self, level: int, line: str) -> None:
+        """Log a change; report it, unless it belongs to the start, which is told as a whole."""
+        if self._loaded:
+            self._report(line)
+        if self._loaded or level > logging.INFO:
+            log.log(level, "%s", line)
+
+    def find(self, name: str, version: str | None = None) -> Engine:
+        """Return the engine of a live model: of that version, or of the newest.
+
+        Hold it (`with engine:`) for as long as calls are made with it and others wait in between.
+
+        Raises:
+            NotReadyError: it is there and not live, or archives are still being checked.
+            OutOfServiceError: a call of it took too long.
+            UnknownModelError: the server does not have it, or it is not loaded.
+        """
+        versions = self._live.get(name, {})
+        if version is None and versions:
+            return next(iter(versions.values()))
+        if version in versions:
+            return versions[version]
+        what = f"model {short(name)}" + ("" if version is None else f" version {short(version)}")
+        for entry in self.entries:
+            if entry.key == (name, version or (entry.key or ("", ""))[1]):
+                if entry.state == "unloaded":
+                    raise UnknownModelError(f"{what} is not loaded")
+                if entry.out:
+                    raise OutOfServiceError(entry.reason)
+                why = "failed its checks" if entry.state == "failed" else "is being checked"
+                raise NotReadyError(f"{what} is not ready: it {why}")
+        if not self._loaded:
+            raise NotReadyError(f"{what} is not ready: archives are still being loaded")
+        known = sorted(versions or self._live)
+        having = "it has" if versions else "the server has"
+        raise UnknownModelError(
+            f"{what} is unknown: {having} " + (", ".join(f"'{k}'" for k in known) or "none")
+        )
+
+    def versions(self, name: str) -> list[str]:
+        """Return the live versions of a model, newest first."""
+        return list(self._live.get(name, {}))
+
+    def close(self) -> None:
+        """Be not ready from now on; nothing else, since a signal may call it at any point."""
+        self._closed = True
+
+    def halt(self) -> None:
+        """Give up what is being loaded: the server ends."""
+        self.close()
+        for entry in self.entries:
+            if entry.work is not None:
+                entry.work.give_up()
+        self._starting.close()
+
+    def release(self) -> None:
+        """Close every engine; requests still waiting for one are answered with an error."""
+        self.halt()
+        for engine in self._engines():
+            engine.close()
+
+    def join(self, seconds: float) -> bool:
+        """Wait at most so long for the threads of closed engines; return whether all ended."""
+        end = time.monotonic() + seconds
+        return all([engine.join(max(0.0, end - time.monotonic())) for engine in self._engines()])
+
+    def _engines(self) -> list[Engine]:
+        """Return every engine that may still have a thread."""
+        live = (entry.engine for entry in self.entries if entry.engine is not None)
+        return [*live, *self._starting.engines, *self._ending.engines]
+
+
+def _is_live(engine: Engine) -> str:
+    return f"live: {engine.manifest.name}/{engine.manifest.version}"
+
+
+def _is_in_already(key: tuple[str, str], other: Entry) -> str:
+    return f"model '{key[0]}' version '{key[1]}' is in '{other.path.name}' already"

@@ -1,0 +1,376 @@
+"""Sequences: steps of a recurrent model whose state stays on the server.
+
+A step is an ordinary call in which the state is among the inputs, so steps of different sequences
+run together as any requests do. Triton's sequence extension is the source of the parameters.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from math import inf
+
+import torch
+
+from torchship.script.errors import UsageError
+from torchship.script.format.manifest import Manifest
+from torchship.script.runtime.program import check_inputs, with_state
+from torchship.serve.engine.engine import Engine
+from torchship.serve.errors import (
+    DeadlineError,
+    LostSequenceError,
+    NoStateError,
+    RequestError,
+    UnknownModelError,
+)
+from torchship.serve.protocol.drafts import Body
+from torchship.serve.protocol.large_json import Codec
+from torchship.serve.protocol.messages import InferRequest
+from torchship.serve.protocol.output_encoding import encode_answer
+from torchship.serve.repository.repository import Repository
+from torchship.serve.sequences.memory_store import MemoryStore
+from torchship.serve.sequences.steps import fits, found, going_on, own
+from torchship.serve.sequences.store import (
+    NoStore,
+    SequenceKey,
+    SequenceState,
+    Store,
+    Turn,
+    read_state,
+)
+from torchship.serve.settings import Settings
+from torchship.serve.telemetry.records import Record
+
+IN_PROCESS = "memory"
+
+
+def needs_single_worker(manifest: Manifest) -> bool:
+    """Whether a model has state: with the in-process store only one worker can serve it."""
+    return any(method.state for method in manifest.methods.values())
+
+
+def open_store(settings: Settings) -> Store:
+    """Return the store that the settings name; it connects when it is first used.
+
+    Raises:
+        UsageError: it is Redis, and the package for it is not installed.
+    """
+    if settings.state == IN_PROCESS and settings.workers > 1:
+        return NoStore(settings.max_sequences, "each of its workers would remember its own only")
+    if settings.state == IN_PROCESS:
+        return MemoryStore(settings.sequence_idle_seconds, settings.max_sequences)
+    if settings.state == "none":
+        return NoStore(settings.max_sequences, "--state none")
+    try:
+        from torchship.serve.sequences.redis_store import RedisStore
+    except ImportError:
+        raise UsageError(
+            f"setting 'state': '{settings.state}' needs the package redis: "
+            "pip install 'torchship[redis]'"
+        ) from None
+    return RedisStore(settings.state, settings.sequence_idle_seconds, settings.max_sequences)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A sequence that one connection has to itself."""
+
+    sequences: Sequences
+    key: SequenceKey
+    version: str | None
+    """The one that was asked for."""
+    opened: str
+    """The one that would have run the first step when the stream was opened."""
+    turn: Turn
+
+    @property
+    def on_version(self) -> str:
+        """The version on which the sequence is, or was to begin."""
+        return self.turn.state.version if self.turn.state else self.opened
+
+    async def step(
+        self, request: InferRequest, gone: Callable[[], bool] | None, record: Record
+    ) -> Body:
+        """Run the next step; the first, and one after an end, starts the state.
+
+        `gone` and `record` are as in `Sequences.answer`.
+
+        Raises:
+            RequestError: the request names another sequence; otherwise as `Sequences.answer`.
+        """
+        if request.sequence_id is not None:
+            raise RequestError("parameter 'sequence_id': a stream is a sequence of its own")
+        # A lost state stays until a message says sequence_start: the messages that are under way
+        # already expect their sequence to go on, and must not begin another.
+        start = request.sequence_start or self.turn.state is None
+        return await self.sequences.step(
+            *(self.turn, self.key, self.version, request, start, request.timeout, gone, record)
+        )
+
+
+class Sequences:
+    """The sequences of all models of a repository.
+
+    A sequence is known by its model and id. It stays on the version on which it began. Its steps
+    may be of different methods if these have the same state.
+    """
+
+    def __init__(self, repository: Repository, store: Store, codec: Codec | None = None) -> None:
+        self._repository = repository
+        self._codec = codec or Codec()
+        self._store = store
+        # A stream's sequence is of use to its own connection only: it need not leave the process.
+        self._streams = store if isinstance(store, MemoryStore) else MemoryStore(inf, store.most)
+        self.most = store.most
+
+    async def live(self) -> int:
+        """Return how many sequences are live.
+
+        Raises:
+            StateStoreError: the store failed.
+        """
+        streams = 0 if self._streams is self._store else await self._streams.live()
+        return streams + await self._store.live()
+
+    async def close(self) -> None:
+        """Let go of the store."""
+        await self._store.close()
+        await self._streams.close()
+
+    async def answer(
+        self,
+        model: str,
+        version: str | None,
+        request: InferRequest,
+        gone: Callable[[], bool] | None = None,
+        record: Record | None = None,
+    ) -> Body:
+        """Run a step of a sequence, when it is its turn, and return the encoded answer.
+
+        `gone` says whether the client has left: then the step is not run. If anything goes wrong,
+        up to and including the encoding, the state is as it was. A request that has the idempotency
+        key of the sequence's last step is that step once more: it runs on the state that was before
+        it. `record` is told on which version the step ran, and when the outputs were there.
+
+        Raises:
+            UnknownSequenceError, ExpiredSequenceError, LostSequenceError: there is none to go on.
+            TooManySequencesError: one more cannot begin.
+            NoStateError, RequestError, InputError, ModelError: the request is wrong.
+            DeadlineError: the request's timeout passed before its turn.
+            StateStoreError: the store failed.
+        """
+        if request.sequence_id is None:
+            raise RequestError("expected a sequence_id with sequence_start or sequence_end")
+        key = SequenceKey(model, request.sequence_id)
+        came = time.monotonic()
+        async with self._turn(key, request.sequence_start) as turn:
+            timeout = request.timeout
+            if timeout is not None:
+                timeout -= time.monotonic() - came
+                if timeout <= 0:
+                    raise DeadlineError("the request waited longer than its timeout")
+            start = request.sequence_start
+            return await self.step(turn, key, version, request, start, timeout, gone, record)
+
+    @asynccontextmanager
+    async def stream(self, model: str, version: str | None) -> AsyncIterator[Stream]:
+        """Have a new sequence for as long as the block lasts.
+
+        Raises:
+            UnknownModelError, NotReadyError: there is no such model.
+            TooManySequencesError: one more cannot begin.
+        """
+        opened = self._repository.find(model, version).manifest.version
+        key = SequenceKey(model, f"stream-{uuid.uuid4().hex}")
+        async with self._streams.turn(key, opening=True) as turn:
+            try:
+                yield Stream(self, key, version, opened, turn)
+            finally:
+                turn.end()
+
+    async def step(
+        self,
+        turn: Turn,
+        key: SequenceKey,
+        version: str | None,
+        request: InferRequest,
+        start: bool,
+        timeout: float | None = None,
+        gone: Callable[[], bool] | None = None,
+        record: Record | None = None,
+    ) -> Body:
+        """Run one step in a turn that the caller has; see `answer`."""
+        if start:
+            engine = self._repository.find(key.model, version)
+        else:
+            engine = self._engine(turn, key, version)
+        record = record or Record()
+        record.model, record.version = engine.manifest.name, engine.manifest.version
+        signature = engine.signature(request.method)
+        method = signature.method
+        if not method.state:
+            raise NoStateError(
+                f"model '{key.model}' method '{request.method}' has no state: expected a request "
+                "without a sequence"
+            )
+        inputs = signature.to_flat(request.inputs)
+        if start:
+            inputs = with_state(method, inputs, check_inputs(method, inputs))
+        else:
+            inputs |= going_on(engine, key, turn, request, inputs)
+        wanted = signature.wanted(request.asked)
+        if wanted is not None:
+            wanted |= {state.output for state in method.state}
+        with engine:  # a newer version that takes over meanwhile leaves this step its engine
+            outputs = await engine.call(
+                request.method,
+                inputs,
+                wanted=wanted,
+                priority=request.priority,
+                timeout=timeout,
+                gone=gone,
+            )
+        record.answered = time.perf_counter()
+        content = await encode_answer(self._codec, engine.manifest, request, outputs)
+        if request.sequence_end:
+            turn.end()
+        else:
+            tensors = {
+                state.input: own(outputs[state.output])
+                for state in method.state
+                if state.output in outputs
+            }
+            kept = SequenceState(engine.manifest.version, request.method, tensors, engine.digest)
+            if request.idempotency_key and not start:  # a start is the same however often it comes
+                names = [state.input for state in method.state if state.input in inputs]
+                before = {name: inputs[name] for name in names}
+                kept = replace(kept, step=request.idempotency_key, before=before)
+            turn.keep(kept)
+        return content
+
+    def _engine(self, turn: Turn, key: SequenceKey, version: str | None) -> Engine:
+        """Return the engine on which a sequence goes on; the version asked for must be its own.
+
+        Raises:
+            LostSequenceError: the archive that made the state is gone, or another has its place.
+        """
+        state = found(turn, key)
+        if version not in (None, state.version):
+            raise RequestError(
+                f"{key} is on version '{state.version}': expected that or none, got '{version}'"
+            )
+        try:
+            engine = self._repository.find(key.model, state.version)
+        except UnknownModelError:
+            raise LostSequenceError(
+                f"{key} has ended: it was on version '{state.version}', which is gone; start anew"
+            ) from None
+        if state.digest != engine.digest:
+            raise LostSequenceError(
+                f"{key} has ended: its state was made by another archive of version "
+                f"'{state.version}' than the one that is served now; start anew"
+            )
+        known = engine.signatures.get(state.method)
+        if known is None or not fits(known.method, state.tensors):
+            raise LostSequenceError(
+                f"{key} has ended: what is stored is no state of that model; start anew"
+            )
+        return engine
+
+    @asynccontextmanager
+    async def _turn(self, key: SequenceKey, opening: bool) -> AsyncIterator[Turn]:
+        """Have a turn at the store; a sequence that proves to be lost is freed."""
+        async with self._store.turn(key, opening) as turn:
+            try:
+                yield turn
+            except LostSequenceError:
+                turn.end()
+                raise
+
+    async def export(self, model: str, id: str) -> bytes:
+        """Return a sequence's state as safetensors.
+
+        Its metadata are `version` and `method`, and as `digest` the SHA-256 of the archive.
+
+        Raises:
+            UnknownSequenceError, ExpiredSequenceError, LostSequenceError: there is none.
+            StateStoreError: the store failed.
+        """
+        async with self._turn_of(model, id) as (_, _, state):
+            return replace(state, step="", before={}).to_bytes()
+
+    async def put(self, model: str, id: str, data: bytes) -> None:
+        """Set the state of a sequence, which begins if it is not there.
+
+        Version and method are those in the metadata; without, the newest version and forward. A
+        state without a digest is taken to be of the archive that is served: a client made it.
+
+        Raises:
+            LostSequenceError: the digest is of another archive.
+            RequestError, InputError: the bytes are no state of that method.
+            NoStateError: the method has none.
+            UnknownModelError, NotReadyError: the version is not there.
+            TooManySequencesError: one more cannot begin.
+            StateStoreError: the store failed.
+        """
+        tensors, metadata = read_state(data)
+        name = metadata.get("method", "forward")
+        engine = self._repository.find(model, metadata.get("version"))
+        method = engine.signature(name).method
+        if not method.state:
+            raise NoStateError(f"model '{model}' method '{name}' has no state")
+        names = {state.input for state in method.state}
+        if not fits(method, tensors):
+            raise RequestError(
+                f"the state: expected {_listed(names)}, got {_listed(tensors) or 'none'}"
+            )
+        version, digest = engine.manifest.version, engine.digest
+        if metadata.get("digest", digest) != digest:
+            raise LostSequenceError(
+                f"the state was made by another archive of model '{model}' version '{version}' "
+                f"than the one that is served now: expected digest {digest}; start anew"
+            )
+        check_inputs(method, tensors)
+        async with self._turn(SequenceKey(model, id), opening=True) as turn:
+            turn.keep(SequenceState(version, name, tensors, digest))
+
+    async def reset(self, model: str, id: str) -> None:
+        """Put a sequence's state to where the manifest says that it starts.
+
+        Raises:
+            UnknownSequenceError, ExpiredSequenceError, LostSequenceError: there is none.
+            StateStoreError: the store failed.
+        """
+        async with self._turn_of(model, id) as (key, turn, state):
+            method = self._engine(turn, key, None).signature(state.method).method
+            zeros = {
+                name: torch.zeros_like(state.tensors[name])
+                for name in (part.input for part in method.state if part.start == "zeros")
+            }
+            turn.keep(replace(state, tensors=zeros, step="", before={}))
+
+    async def end(self, model: str, id: str) -> None:
+        """Free a sequence's state.
+
+        Raises:
+            UnknownSequenceError, ExpiredSequenceError, LostSequenceError: there is none.
+            StateStoreError: the store failed.
+        """
+        async with self._turn_of(model, id) as (_, turn, _):
+            turn.end()
+
+    @asynccontextmanager
+    async def _turn_of(
+        self, model: str, id: str
+    ) -> AsyncIterator[tuple[SequenceKey, Turn, SequenceState]]:
+        """Have a turn of a sequence that is there."""
+        key = SequenceKey(model, id)
+        async with self._turn(key, opening=False) as turn:
+            yield key, turn, found(turn, key)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(names))

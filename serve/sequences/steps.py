@@ -1,0 +1,80 @@
+"""What a step of a sequence takes from the state that was kept, and what it leaves of its own."""
+
+from __future__ import annotations
+
+import torch
+
+from torchship.script.format.manifest import Method
+from torchship.script.format.nodes import leaves
+from torchship.script.format.tree import Flat
+from torchship.serve.engine.engine import Engine
+from torchship.serve.errors import (
+    ExpiredSequenceError,
+    LostSequenceError,
+    RequestError,
+    UnknownSequenceError,
+)
+from torchship.serve.protocol.messages import InferRequest
+from torchship.serve.sequences.store import SequenceKey, SequenceState, Turn
+
+
+def found(turn: Turn, key: SequenceKey) -> SequenceState:
+    """Return the state that a sequence has.
+
+    Raises:
+        UnknownSequenceError, ExpiredSequenceError: it has none.
+        LostSequenceError: the store holds something else in its place.
+    """
+    if turn.state is not None:
+        return turn.state
+    if turn.damaged:
+        raise LostSequenceError(
+            f"{key} has ended: what the store holds of it cannot be read; start anew"
+        )
+    if turn.expired:
+        raise ExpiredSequenceError(f"{key} has expired: it was not used for too long; start anew")
+    raise UnknownSequenceError(
+        f"{key} is unknown: expected sequence_start with its first request; "
+        "it was never started, or has ended"
+    )
+
+
+def going_on(
+    engine: Engine, key: SequenceKey, turn: Turn, request: InferRequest, inputs: Flat
+) -> Flat:
+    """Return the state inputs of a step that is not the first.
+
+    Raises:
+        RequestError: the request brings some itself, or its method has another state.
+    """
+    state, method = found(turn, key), request.method
+    asked, begun = engine.signature(method).method, engine.signature(state.method).method
+    if asked is not begun and _layout(asked) != _layout(begun):
+        raise RequestError(
+            f"{key} began with method '{state.method}', whose state is another than that of "
+            f"'{method}'"
+        )
+    for part in asked.state:
+        if part.input in inputs:
+            raise RequestError(
+                f"input '{part.input}' is state of {key}: expected it with sequence_start only"
+            )
+    retried = request.idempotency_key and request.idempotency_key == state.step
+    return state.before if retried else state.tensors
+
+
+def fits(method: Method, tensors: Flat) -> bool:
+    """Return whether these are the tensors of a method's state, by their names."""
+    needed = {state.input for state in method.state if state.start == "zeros"}
+    return needed <= tensors.keys() <= {state.input for state in method.state}
+
+
+def _layout(method: Method) -> object:
+    """Return what must be equal for two methods to step one sequence."""
+    nodes = {leaf.name: leaf for argument in method.inputs for leaf in leaves(argument.value)}
+    return {state.input: (nodes[state.input], state.start) for state in method.state}
+
+
+def own(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor that holds no more memory than it needs: not the whole batch it was in."""
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor

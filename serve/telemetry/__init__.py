@@ -1,0 +1,1 @@
+"""What requests and batches cost: metrics, statistics, logs and traces."""

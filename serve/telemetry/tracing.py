@@ -1,0 +1,92 @@
+"""OpenTelemetry traces: a span for each inference, with one each for its parts.
+
+Nothing here runs, nor is it imported, unless the setting `otel_endpoint` is given. Spans are made
+when a request has ended, from the times in its record, so that nothing is in the way before.
+"""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import PackageNotFoundError, version
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from starlette.types import Scope
+
+from torchship.serve.telemetry.records import Record, Timing
+
+INFER, STREAM = "/v2/models/{model}/infer", "/v2/models/{model}/stream"
+PROPAGATED = (b"traceparent", b"tracestate")
+
+
+class Tracer:
+    """Sends the traces of one application to a collector; a slow one loses traces, not time."""
+
+    def __init__(self, endpoint: str) -> None:
+        """Take the collector's address, such as `http://127.0.0.1:4318/v1/traces`."""
+        resource = Resource.create({"service.name": "torchship", "service.version": _version()})
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
+        self._tracer = self._provider.get_tracer("torchship.serve")
+        self._propagator = TraceContextTextMapPropagator()
+
+    def trace(self, scope: Scope, record: Record, ended: float) -> None:
+        """Make the spans of an inference that has ended, under the trace its request names."""
+        if not record.wanted:  # no inference, or none that began
+            return
+        past = time.time_ns() - round(time.perf_counter() * 1e9)
+
+        def at(moment: float) -> int:
+            return past + round(moment * 1e9)
+
+        carrier = {
+            name.decode("ascii"): value.decode("latin-1")
+            for name, value in scope["headers"]
+            if name in PROPAGATED
+        }
+        stream = scope["type"] == "websocket"  # of which this is one message
+        verb, route = ("GET", STREAM) if stream else ("POST", INFER)
+        server = self._tracer.start_span(
+            f"{verb} {route}",
+            self._propagator.extract(carrier),
+            SpanKind.SERVER,
+            {
+                "http.request.method": verb,
+                "http.route": route,
+                "http.response.status_code": record.status,
+                "torchship.model": record.model,
+                "torchship.version": record.version,
+                "torchship.request_id": record.request_id.decode("ascii"),
+            },
+            start_time=at(record.started),
+        )
+        if record.status >= 500:
+            server.set_status(Status(StatusCode.ERROR))
+        context = set_span_in_context(server)
+        timing = record.timing or Timing()
+        parts = {
+            "decode": (record.wanted, record.decoded),
+            "queue": (timing.entered, timing.began),
+            "infer": (timing.began, timing.ended),
+            "encode": (timing.ended, record.encoded),
+        }
+        for name, (began, until) in parts.items():
+            if began and until:
+                span = self._tracer.start_span(name, context, start_time=at(began))
+                span.end(at(until))
+        server.end(at(ended))
+
+    def close(self) -> None:
+        """Send what is left, and end the thread that sends."""
+        self._provider.shutdown()
+
+
+def _version() -> str:
+    try:
+        return version("torchship")
+    except PackageNotFoundError:  # run from a checkout
+        return "0"

@@ -1,0 +1,274 @@
+"""A connection as uvicorn has it, with each answer in one write.
+
+uvicorn writes an answer's head and its body separately, which is a system call and a packet each;
+for small answers that costs more than all of the decoding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
+
+import httptools
+import orjson
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+from torchship.serve.system.body_memory import HOLD_KEY, Hold, Inflight, hold_of
+from torchship.serve.transport.framing import HeadError, check_head
+from torchship.serve.transport.lingering_close import Lingering
+
+UPGRADING = (b"upgrade", b"http2-settings")  # header fields of an upgrade, and `Connection`'s words
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 protocol over a transport that keeps a head back until its body comes."""
+
+    first: RequestResponseCycle | None = None
+    """The request whose turn it is or last was; those that came behind it wait in `pipeline`."""
+
+    inflight = Inflight(1 << 62)
+    """What all connections of the process hold."""
+
+    refused = 0
+    """The status that `refuse` ended the connection with."""
+
+    _declined = False  # what comes asks for an upgrade that is not made
+    _fault: HeadError | None = None  # of the head that the parser was stopped at
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to serve a client."""
+        one_write = OneWrite(transport, self.loop, self.linger)
+        super().connection_made(cast("asyncio.Transport", one_write))
+
+    def linger(self, transport: asyncio.Transport) -> bool:
+        """Take a connection that is to be closed on reading, if its client may be sending still."""
+        cycle = self.cycle
+        sending = cycle is not None and cycle.more_body
+        if not (sending or self.refused or self.flow.read_paused or self.pipeline):
+            return False
+        self.connections.discard(self)  # the server's end need not wait for it
+        Lingering(self, transport, self.loop)
+        return True
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came.
+
+        An upgrade that is not made is passed over (RFC 9110, 7.8): some clients offer HTTP/2 with
+        whatever they ask. The parser leaves the body of such a request out; it is given it again.
+        """
+        self._unset_keepalive_if_required()
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserError:
+                fault = self._fault or HeadError(400, "invalid http request received")
+                self.refuse(fault.status, str(fault))
+            except httptools.HttpParserUpgrade as upgrade:
+                if self._declined:
+                    data = self._without_upgrade() + data[upgrade.args[0] :]
+                    continue
+                if self._should_upgrade():
+                    self.handle_websocket_upgrade()
+            return
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field of a head; the space around its value is no part of it (RFC 9112, 5.1)."""
+        self.headers.append((name.lower(), value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        """Take the end of a request's head; a `HeadError` stops the parser."""
+        try:
+            check_head(self.parser.get_http_version(), self.headers)
+        except HeadError as fault:
+            self._fault = fault
+            raise
+        self.expect_100_continue = (b"expect", b"100-continue") in (
+            (name, value.lower()) for name, value in self.headers
+        )
+        self._declined = (
+            self.parser.should_upgrade()
+            and self.parser.get_method() != b"CONNECT"
+            and not self._should_upgrade()
+        )
+        if self._declined:
+            return
+        cast("dict[str, object]", self.scope)[HOLD_KEY] = Hold(self.inflight)
+        super().on_headers_complete()
+        if not self.parser.should_upgrade():
+            # The scope has the list. Fields that come after the body, its trailers, are dropped:
+            # who checked the head has not seen them (RFC 9110, 6.5.1).
+            self.headers = cast("list[tuple[bytes, bytes]]", deque(maxlen=0))
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a request's body."""
+        if not self.cycle.response_complete:
+            hold_of(self.cycle.scope).add(len(body))
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Take the end of a request."""
+        if not self._declined:
+            super().on_message_complete()
+
+    def _without_upgrade(self) -> bytes:
+        """Return the head that came, without its wish; begin to parse anew."""
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        for name, value in self.headers:
+            if name == b"connection":
+                tokens = [token.strip() for token in value.split(b",")]
+                value = b", ".join(token for token in tokens if token.lower() not in UPGRADING)
+            if name not in UPGRADING and (value or name != b"connection"):
+                lines.append(b"%b: %b" % (name, value))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        return b"\r\n".join((*lines, b"", b""))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self.first = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def last_whole(self) -> RequestResponseCycle | None:
+        """Return the last request that came whole and is not answered; None if there is none."""
+        first, last = self.first, self.cycle
+        if first is None or first.more_body or first.response_complete:
+            return None
+        if last.more_body:
+            return self.pipeline[1][0] if len(self.pipeline) > 1 else first
+        return last
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take note that the client has left; uvicorn tells the last request only."""
+        super().connection_lost(exc)
+        if self.first is not None and not self.first.response_complete:
+            self.first.disconnected = True
+            self.first.message_event.set()
+        for cycle, _ in self.pipeline:  # nobody will begin to answer them
+            hold_of(cycle.scope).release()
+
+    def send_400_response(self, msg: str) -> None:
+        """Say, in the form of every error, that what came is no HTTP; the connection ends."""
+        self.refuse(400, msg)
+
+    def refuse(self, status: int, message: str) -> None:
+        """Answer what came with an error, and end the connection.
+
+        A client takes what is said next for the answer to what it asked first: where a request is
+        not answered yet, the connection ends with its answer.
+        """
+        if (last := self.last_whole()) is not None:
+            last.keep_alive = False
+            self.flow.pause_reading()
+            return
+        cycle = self.cycle
+        coming = cycle if cycle is not None and cycle.more_body else None
+        self.refused = status
+        if coming is None or not coming.response_started:
+            self._say(status, message, coming)
+        self.transport.close()
+
+    def _say(self, status: int, message: str, coming: RequestResponseCycle | None) -> None:
+        body = orjson.dumps({"error": message})
+        lines = b"".join(b"%b: %b\r\n" % field for field in self.refusal_headers(coming))
+        self.transport.write(
+            b"%bcontent-type: application/json\r\ncontent-length: %d\r\n%b"
+            b"connection: close\r\n\r\n%b" % (STATUS_LINE[status], len(body), lines, body)
+        )
+        if coming is None:
+            self.count_refusal(status)
+        else:
+            self.abandon(coming, status)
+
+    def abandon(self, coming: RequestResponseCycle, status: int) -> None:
+        """Tell who reads a request's body that the client has left, and was told `status`."""
+        coming.refused = status  # type: ignore[attr-defined]
+        coming.disconnected = True
+        coming.message_event.set()
+
+    def refusal_headers(self, coming: RequestResponseCycle | None) -> list[tuple[bytes, bytes]]:
+        """Return what a refusal of this request, or of none, says besides."""
+        return []
+
+    def count_refusal(self, status: int) -> None:
+        """Take note of an answer to what never became a request."""
+
+
+class OneWrite:
+    """A transport that joins the first write of a turn of the event loop with the second."""
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        linger: Callable[[asyncio.Transport], bool] = lambda _: False,
+    ) -> None:
+        """Write to `transport`; `linger` may take it over where it is to be closed."""
+        self._transport = transport
+        self._loop = loop
+        self._linger = linger
+        self._lingers = False
+        self._held: bytes | None = None
+        self.is_closing = transport.is_closing
+        self.get_extra_info = transport.get_extra_info
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what else the transport has; what is held goes out before anything else is done.
+
+        `set_protocol` (an upgrade to WebSocket), `write_eof` and `abort` come this way.
+        """
+        self.flush()
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Write what is held and this together; hold it, to the turn's end, if it is the first."""
+        if self._held is None:
+            self._held = data
+            self._loop.call_soon(self.flush)
+        else:
+            self._transport.write(self._held + data)
+            self._held = None
+
+    def write_whole(self, data: bytes) -> None:
+        """Write an answer that is complete."""
+        self.flush()
+        self._transport.write(data)
+
+    def flush(self) -> None:
+        """Write what is held."""
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._transport.write(held)
+
+    def close(self) -> None:
+        """Close the connection when all is written."""
+        self.flush()
+        if not self._lingers:
+            self._lingers = self._linger(self._transport)
+        if self._lingers:
+            self.is_closing = lambda: True
+        else:
+            self._transport.close()
+
+
+LEFT_OVER = 1 << 20
+"""Bytes of a body that are read after its answer, so that the connection can go on."""
+
+
+def end_early(cycle: object) -> None:
+    """Have an answer that begins now be the connection's last, if it leaves too much unread.
+
+    That is a body of which too much may come, or none ever: a client that waits for `100 Continue`
+    and gets another answer may leave it out (RFC 9110, 10.1.1).
+    """
+    if not isinstance(cycle, RequestResponseCycle) or not cycle.more_body:
+        return
+    length = next((v for n, v in cycle.scope["headers"] if n == b"content-length"), b"")
+    # The parser has seen to it that it is below 2^64: what stands before the last digits is zeros.
+    if cycle.waiting_for_100_continue or not length or int(length[-20:]) > LEFT_OVER:
+        cycle.keep_alive = False

@@ -1,0 +1,174 @@
+"""Clients that are slow, that stop, or that close one side: how long a connection has for what."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Literal, cast
+
+from torchship.serve.transport.connection import Connection, OneWrite
+from torchship.serve.transport.send_timeout import Sending
+
+LOOK_SECONDS = 0.02  # between two looks whether a client that closed its side is still there
+TCP_CLOSE = 7  # the state of a connection that was reset; linux/include/net/tcp_states.h
+LONGEST_HEAD = 1 << 16  # bytes
+PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+Stage = Literal["begun", "head", "body", "idle"]
+
+
+class Patient(Sending, Connection):
+    """A connection whose client has a limited time for each step.
+
+    The time is for the whole of a head or a body: a byte now and then does not prolong it.
+    """
+
+    header_seconds = 10.0
+    body_seconds = 60.0
+
+    at: Stage | None = "head"  # what is coming in, or None while the application works
+
+    _stage: Stage | None = None  # what the clock is for
+    _until: float | None = None  # when it has run out, on the event loop's clock
+    _timer: asyncio.TimerHandle | None = None  # looks at the clock, no later than it runs out
+    _head_bytes = 0  # of a head or of trailers, but for those that came with their beginning
+    _got_body = False  # since data came last: it was not trailers alone
+    _one_way = False  # the client has closed its sending side
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to serve a client, which is to send a head."""
+        super().connection_made(transport)
+        self._follow()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, and start or stop the clock."""
+        super().data_received(data)
+        if self.at is not self._stage:
+            self._follow()
+        elif self.at == "head" or self.at == "body":  # which goes on
+            self._head_bytes = 0 if self._got_body else self._head_bytes + len(data)
+            self._got_body = False
+            if self._head_bytes > LONGEST_HEAD and not self.transport.is_closing():
+                what = "head is" if self.at == "head" else "trailers are"
+                self.refuse(431, f"the {what} too long: expected at most {LONGEST_HEAD} bytes")
+
+    def began(self) -> None:
+        """Take note that a request begins."""
+        self._stage = "begun"  # whatever clock runs is of another request
+        self.at = "head"
+
+    def on_message_begin(self) -> None:
+        """Take the beginning of a request."""
+        self.began()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Take the end of a request's head."""
+        self.at = "body"
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a request's body: what came was no trailer."""
+        self._got_body = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Take the end of a request."""
+        self.at = None
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Go on after an answer: with what is there already, or wait for a while."""
+        if self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+            return
+        # As uvicorn does, but for a timer that is made and cancelled for each request.
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        if self.at is None:
+            self.at = "idle"
+            self._follow()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over; WebSockets have their own clock."""
+        self.at = None
+        super().handle_websocket_upgrade()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock."""
+        self.at = None
+        self._follow()
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _follow(self) -> None:
+        """Set the clock to what is coming in now; the timer need not be touched most times."""
+        self._stage = self.at
+        if self.at is None:
+            self._until = None
+            return
+        self._head_bytes = 0
+        now = self.loop.time()
+        self._until = now + self._seconds(self.at)
+        if self._timer is not None:
+            if self._timer.when() <= self._until:
+                return
+            self._timer.cancel()
+        self._timer = self.loop.call_later(self._until - now, self._look_at_clock)
+
+    def _seconds(self, stage: Stage) -> float:
+        if stage == "idle":
+            return self.timeout_keep_alive
+        return self.body_seconds if stage == "body" else self.header_seconds
+
+    def _look_at_clock(self) -> None:
+        self._timer = None
+        if self._until is None:
+            return
+        left = self._until - self.loop.time()
+        if left > 0:
+            self._timer = self.loop.call_later(left, self._look_at_clock)
+        elif self.flow.read_paused or self.last_whole() is not None:  # it is we who are slow
+            self._follow()
+        elif self.transport.is_closing():
+            return
+        elif self.at == "body":
+            what = f"expected the whole body within {self.body_seconds:g} s"
+            self.refuse(408, f"the body is late: {what}")
+        else:
+            self.transport.close()
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Take the end of what the client sends; True keeps the connection for the answer.
+
+        A client that has only closed its sending side waits for the answer; one that has left
+        looks the same until something is sent to it, so it is sent an interim response (RFC 9110,
+        15.2: a client can take one that it did not ask for). One that has left resets.
+        """
+        cycle = self.last_whole()
+        if (
+            self.scheme == "https"  # TLS has no half-closed connection
+            or cycle is None
+            or not hasattr(socket, "TCP_INFO")
+        ):
+            return None
+        if not self._one_way:  # uvloop says so again when it begins to read again
+            self._one_way = True
+            cycle.keep_alive = False
+            # In between the answers to pipelined requests it would be taken for a part of one.
+            alone = not self.pipeline and not cycle.response_started
+            if alone and cycle.scope["http_version"] == "1.1":
+                self.transport.write(PROBE)
+                cast("OneWrite", self.transport).flush()
+            self._look()
+        return True
+
+    def _look(self) -> None:
+        if self.transport.is_closing():
+            return
+        connection = self.transport.get_extra_info("socket")
+        if connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE:
+            self._abort()
+        else:
+            self.loop.call_later(LOOK_SECONDS, self._look)

@@ -1,0 +1,155 @@
+"""A WebSocket as uvicorn has it, but for how it ends."""
+
+from __future__ import annotations
+
+from asyncio import BaseTransport
+from collections import deque
+from http import HTTPStatus
+from typing import TYPE_CHECKING, ClassVar
+
+import orjson
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+
+from torchship.serve.http.middleware import Front
+from torchship.serve.http.proxies import Proxies
+from torchship.serve.system.body_memory import Hold, Inflight
+from torchship.serve.transport.send_timeout import Sending
+
+if TYPE_CHECKING:
+    from torchship.serve.http.app import Application
+    from torchship.serve.settings import Settings
+
+DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
+TRY_AGAIN_LATER = 1013  # of RFC 6455's registry of close codes
+SWITCHING = HTTPStatus.SWITCHING_PROTOCOLS
+
+
+class Socket(Sending, WebSocketsSansIOProtocol):
+    """uvicorn's protocol, which answers the message that it has before the server ends.
+
+    It takes a handshake that was answered with a status as complete. uvicorn itself does so for a
+    plain close only, and logs anything else as a fault of the application.
+    """
+
+    front: ClassVar[Front]
+    proxies = Proxies()
+
+    inflight = Inflight(1 << 62)
+    """What all connections of the process hold."""
+
+    _answering = False  # the application has a message, and has not come back for the next
+    _ending = False
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came; refuse a handshake of which uvicorn is told nothing."""
+        super().data_received(data)
+        self._hold.add(self._framed + len(self.conn.reader.buffer) - self._hold.size)
+        if self.inflight.held > self.inflight.most:
+            self._overload()
+        error = self.conn.handshake_exc
+        if error is not None and not self.handshake_initiated:
+            body = orjson.dumps({"error": f"the WebSocket's handshake: {error}"})
+            self.transport.write(
+                b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+                b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
+            )
+            self.transport.close()
+            self._count(400)
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        """Begin to serve a client."""
+        self._hold = Hold(self.inflight)
+        self._framed = 0  # bytes of frames, inflated, of messages that are not answered
+        self._sizes: deque[int] = deque()  # of messages for which the application has not come
+        self._taken = 0  # bytes of the message that it has
+        super().connection_made(transport)
+
+    def handle_events(self) -> None:
+        """Take the frames that came, and count them."""
+        for event in self.conn.events:
+            if isinstance(event, Frame) and event.opcode in DATA:
+                self._framed += len(event.data)
+        super().handle_events()
+
+    def send_receive_event_to_app(self) -> None:
+        """Take the end of a message."""
+        self._sizes.append(sum(map(len, self.frames)))
+        super().send_receive_event_to_app()
+
+    def _overload(self) -> None:
+        """End the connection: there is no room for what comes."""
+        if self.handshake_complete and not self.close_sent:
+            self.conn.fail(TRY_AGAIN_LATER, "the server has no room for the message")
+            self.handle_parser_exception()
+            self._count(HTTPStatus.SERVICE_UNAVAILABLE, self.request)
+        self.transport.close()
+
+    async def run_asgi(self) -> None:
+        """Run the application; what its messages held is free when it has ended."""
+        try:
+            await super().run_asgi()
+        finally:
+            self._hold.release()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take note that the client has left."""
+        super().connection_lost(exc)
+        if not self._answering:
+            self._hold.release()
+
+    def handle_connect(self, event: Request) -> None:
+        """Begin with a handshake, or count its refusal by the protocol's own rules."""
+        super().handle_connect(event)
+        if self.response.status_code != SWITCHING:
+            self._count(self.response.status_code, event)
+
+    def _count(self, status: int, event: Request | None = None) -> None:
+        fields = [] if event is None else event.headers.raw_items()
+        headers = [(k.lower().encode(), v.encode("latin-1")) for k, v in fields]
+        record = self.front.begin(headers)
+        record.status = status
+        path = "" if event is None else event.path
+        client = self.proxies.client(self.client, headers)
+        self.front.ended({"type": "websocket", "path": path, "client": client}, record)
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """Give the application the next message; none when the server ends."""
+        self._answering = False
+        self._framed -= self._taken
+        self._hold.add(-min(self._taken, self._hold.size))
+        self._taken = 0
+        if self._ending:
+            self.shutdown()
+            return {"type": "websocket.disconnect", "code": 1012}
+        message = await super().receive()
+        self._answering = message["type"] == "websocket.receive"
+        if self._answering:
+            self._taken = self._sizes.popleft()
+        return message
+
+    def shutdown(self) -> None:
+        """End the connection, when the message that it is about is answered."""
+        self._ending = True
+        if not self._answering:
+            super().shutdown()
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send what the application says."""
+        await super().send(message)
+        if self.close_sent:
+            self.handshake_complete = True
+
+
+def websocket(settings: Settings, app: Application) -> type[Socket]:
+    """Return the protocol class of an application, with the times of the settings."""
+
+    class Timed(Socket):
+        front = app.front
+        proxies = app.proxies
+        inflight = app.inflight
+        send_seconds = settings.send_seconds
+
+    return Timed

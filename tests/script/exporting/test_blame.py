@@ -1,0 +1,34 @@
+"""Whose fault an error is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import zoo
+from torchship.script.errors import ExportError, UsageError
+from torchship.script.exporting.blame import blamed_on_the_module
+from torchship.script.runtime.batch import row_count
+
+
+def test_what_torch_raises_is_explained_in_one_line() -> None:
+    with pytest.raises(ExportError) as caught, blamed_on_the_module():
+        torch.ones(2).view(3)
+    assert str(caught.value).startswith("the module cannot become an archive: RuntimeError: shape")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_the_user_s_code_raises_is_explained_in_one_line() -> None:
+    said = "archive: RuntimeError: no examples today"
+    with pytest.raises(ExportError, match=said), blamed_on_the_module():
+        zoo.failing_examples()
+
+
+def test_an_error_for_the_user_stays_what_it_is() -> None:
+    with pytest.raises(UsageError, match="as it is"), blamed_on_the_module():
+        raise UsageError("as it is")
+
+
+def test_a_fault_of_ours_stays_a_fault() -> None:
+    with pytest.raises(AttributeError), blamed_on_the_module():
+        row_count({"x": 3}, {"x": 0})  # type: ignore[dict-item]
