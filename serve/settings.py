@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -20,7 +21,6 @@ from pydantic_settings import (
 )
 
 from torchship.script.errors import UsageError
-from torchship.serve.http.proxies import read_networks
 
 PREFIX = "TORCHSHIP_SERVE_"
 PASSWORD = re.compile(r"(?<=://)[^/@\s]*@")  # the user and password of a URL
@@ -30,6 +30,20 @@ ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 AccessLog = Literal["none", "errors", "all"]
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def read_networks(text: str) -> list[Network]:
+    """Return the networks that a setting lists, with commas between; `*` is all there are.
+
+    Raises:
+        ValueError: one of them is neither an address nor a network.
+    """
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    if "*" in parts:
+        parts = ["0.0.0.0/0", "::/0"]
+    return [ipaddress.ip_network(part) for part in parts]
 
 
 class Settings(BaseSettings):

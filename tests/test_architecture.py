@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,30 @@ MAY_IMPORT = {
     "cpp_runner": {"cpp_runner", "script"},
 }
 
+# From leaf to root: a layer may import itself and those before it. A layer is a folder, or a module
+# that lies beside the folders.
+LAYERS = {
+    "models": ["errors", "training", "*", "snake", "registry", "cli"],
+    "script": ["errors", "format", "runtime", "exporting", "cli"],
+    "serve": [
+        *("settings", "errors", "system", "protocol", "client", "telemetry", "engine"),
+        *("repository", "sequences", "http", "transport", "process", "cli"),
+    ],
+}
 
-def modules(room: str) -> list[Path]:
-    return sorted((ROOT / room).glob("*.py"))
+
+def modules(package: str) -> dict[str, Path]:
+    """Every module of a package by its dotted name, however deep it lies."""
+    found = {}
+    for file in sorted((ROOT / package).rglob("*.py")):
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        if parts[1] not in ("tests", "examples"):
+            found[".".join(parts).removesuffix(".__init__")] = file
+    return found
 
 
 def imported(source: str) -> set[str]:
-    """Every dotted name that a module imports."""
+    """Every dotted name that a module imports, for type checking too."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -34,14 +52,75 @@ def imported(source: str) -> set[str]:
     return names
 
 
+def imports_within(package: str) -> dict[str, set[str]]:
+    """The modules of the same package that each module imports."""
+    known = modules(package)
+    found: dict[str, set[str]] = {}
+    for module, file in known.items():
+        names = {name.removeprefix("torchship.") for name in imported(file.read_text())}
+        targets = {name if name in known else name.rpartition(".")[0] for name in names}
+        found[module] = {name for name in targets if name in known} - {module}
+    return found
+
+
+def circles(graph: Mapping[str, Iterable[str]]) -> set[str]:
+    """The nodes that lie on a circle, or between two."""
+    left = {node: set(to) for node, to in graph.items()}
+    while ends := {node for node, to in left.items() if not to & left.keys()}:
+        left = {node: to for node, to in left.items() if node not in ends}
+    while left:
+        reached = set().union(*left.values())
+        starts = left.keys() - reached
+        if not starts:
+            break
+        left = {node: to for node, to in left.items() if node not in starts}
+    return set(left)
+
+
+def layer(package: str, module: str) -> str:
+    """The layer of a module; that of a package itself is ""."""
+    name = module.split(".")[1] if "." in module else ""
+    return name if not name or name in LAYERS[package] else "*"
+
+
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_imports_go_from_leaf_to_root(room: str) -> None:
-    assert modules(room)
-    for file in modules(room):
+    assert len(modules(room)) > 5
+    for module, file in modules(room).items():
         for name in imported(file.read_text()):
             parts = name.split(".")
             if parts[0] == "torchship":
-                assert parts[1] in MAY_IMPORT[room], f"{file.name} imports {name}"
+                assert parts[1] in MAY_IMPORT[room], f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_layers_import_only_those_before_them(package: str) -> None:
+    order = LAYERS[package]
+    for module, targets in imports_within(package).items():
+        if layer(package, module):  # `script` itself names what users import
+            for target in targets:
+                place = order.index(layer(package, target))
+                assert place <= order.index(layer(package, module)), f"{module} imports {target}"
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_no_module_is_on_a_circle_of_imports(package: str) -> None:
+    assert circles(imports_within(package)) == set()
+
+
+def test_a_circle_is_seen() -> None:
+    graph = {"a": ["b"], "b": ["c"], "c": ["b", "d"], "d": [], "e": ["a"]}
+    assert circles(graph) == {"b", "c"}
+    assert circles({"a": ["b", "c"], "b": ["c"], "c": []}) == set()
+
+
+@pytest.mark.parametrize("package", ["script", "serve"])
+def test_every_module_has_a_line_on_the_map(package: str) -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    for module, file in modules(package).items():
+        if file.name != "__init__.py":
+            name = module.rpartition(".")[2]
+            assert f"`{name}`" in page, f"docs/architecture.md: no `{name}` of {module}"
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
@@ -53,10 +132,10 @@ def test_the_links_of_the_namespace_resolve(room: str) -> None:
 
 def test_one_module_knows_how_to_make_and_load_torchscript() -> None:
     calls = re.compile(r"torch\.jit\.(script|trace\w*|load|save|freeze)\b|torch\._C\b")
+    files = [file for room in MAY_IMPORT for file in modules(room).values()]
     knowing = {
         file.relative_to(ROOT).as_posix()
-        for folder in (*MAY_IMPORT, "src/torchship")
-        for file in (ROOT / folder).glob("*.py")
+        for file in (*files, *(ROOT / "src/torchship").glob("*.py"))
         if calls.search(re.sub(r"(?s)\"\"\".*?\"\"\"|#[^\n]*|`[^`]*`", "", file.read_text()))
     }
     assert knowing == {"script/runtime/torchscript.py"}

@@ -26,7 +26,7 @@ from torchship.serve.http.inference import Inference, infer_target, read_small_b
 from torchship.serve.http.middleware import ErrorBoundary, Front, answer, error_response
 from torchship.serve.http.openapi import INFER_PATHS, OpenApi, answers, takes
 from torchship.serve.http.origins import OriginGuard, Origins
-from torchship.serve.http.proxies import ForwardedHeaders, Proxies, read_networks
+from torchship.serve.http.proxies import ForwardedHeaders, Proxies
 from torchship.serve.http.rate_limit import RateTable
 from torchship.serve.http.repository_routes import add_repository_routes
 from torchship.serve.http.sequence_routes import add_sequence_routes
@@ -37,7 +37,7 @@ from torchship.serve.protocol.wire_signature import describe, describe_config
 from torchship.serve.repository.catalogue import IndexEntry
 from torchship.serve.repository.repository import Repository
 from torchship.serve.sequences.sequences import Sequences, open_store
-from torchship.serve.settings import Settings
+from torchship.serve.settings import Settings, read_networks
 from torchship.serve.system.body_memory import Inflight
 from torchship.serve.telemetry.logs import AccessLine, access_line
 from torchship.serve.telemetry.metrics import Metrics
@@ -90,7 +90,12 @@ def create_app(
     metrics.live_sequences = sequences.live
     infer = Inference(repository, sequences, settings, codec)
     app = Application(
-        infer, metrics, settings, access_line(settings.access_log), open_tracer(settings)
+        repository,
+        infer,
+        metrics,
+        settings,
+        access_line(settings.access_log),
+        open_tracer(settings),
     )
     app.state.sequences = sequences
     add_sequence_routes(app, sequences, settings, answer, codec)
@@ -106,7 +111,7 @@ def create_app(
 
     @app.get("/metrics", response_class=Response, responses=FIGURES)
     async def prometheus(request: Request) -> Response:
-        families = await metrics.all(repository)
+        families = await metrics.all(repository.status())
         accept = request.headers.get("accept", "")
         content, content_type = await asyncio.to_thread(expose, families, accept)
         return Response(content, headers={"Content-Type": content_type})
@@ -128,7 +133,7 @@ def create_app(
     @app.get("/v2/models/stats", responses=answers(schemas.Statistics))
     async def statistics_of_all() -> Response:
         live = [(e.name, e.version) for e in repository.index() if e.state == "READY"]
-        families = await metrics.all(repository)
+        families = await metrics.all(repository.status())
         return _json(statistics(figures_of(families), live))
 
     def model_routes(path: str, model: type[BaseModel]) -> Callable[[Handler], Handler]:
@@ -160,7 +165,7 @@ def create_app(
         model = named(request).manifest.name
         version = request.path_params.get("version")
         versions = repository.versions(model) if version is None else [version]
-        families = await metrics.all(repository)
+        families = await metrics.all(repository.status())
         return _json(statistics(figures_of(families), [(model, known) for known in versions]))
 
     @app.post(
@@ -223,6 +228,7 @@ class Application(FastAPI):
 
     def __init__(
         self,
+        repository: Repository,
         infer: Inference,
         metrics: Metrics,
         settings: Settings,
@@ -236,6 +242,7 @@ class Application(FastAPI):
             openapi_url=None,
             redirect_slashes=False,
         )
+        self.repository = repository
         self.infer = infer
         self.tracer = tracer
         self.guard: Guard | None = None

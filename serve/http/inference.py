@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
@@ -30,15 +29,12 @@ from torchship.serve.protocol.drafts import LARGE_JSON
 from torchship.serve.protocol.large_json import Codec
 from torchship.serve.protocol.output_encoding import encode_answer
 from torchship.serve.protocol.raw_request import decode_raw
-from torchship.serve.protocol.tensors import Packed, Strings, Wire
+from torchship.serve.protocol.tensors import Strings, Wire
 from torchship.serve.repository.repository import Repository
 from torchship.serve.sequences.sequences import Sequences
 from torchship.serve.settings import Settings
 from torchship.serve.system.body_memory import Hold, hold_of
 from torchship.serve.telemetry.records import SCOPE_KEY, Record
-
-if TYPE_CHECKING:
-    from torchship.serve.transport.exchange import Exchange
 
 HEADER_LENGTH = protocol.HEADER_LENGTH.lower().encode()
 JSON = (b"content-type", b"application/json")
@@ -81,24 +77,6 @@ class Inference:
         with suppress(TorchShipError):
             manifest = self._repository.find(*target).manifest
             record.model, record.version = manifest.name, manifest.version
-
-    def enter(self, exchange: Exchange, body: bytes) -> bool:
-        """Let a request wait for its model; False for a sequence, and what takes several calls.
-
-        Raises:
-            TorchShipError: the request cannot be answered.
-        """
-        exchange.record.wanted = time.perf_counter()
-        engine = self._repository.find(*exchange.target)
-        request, inputs = protocol.decode_packed(body, exchange.header_length)
-        if request.in_sequence or any(output.classes for output in request.outputs):
-            return False
-        tensors = {name: value for name, value in inputs.items() if isinstance(value, Packed)}
-        if len(tensors) < len(inputs):
-            return False
-        if self._max_tensor_bytes is not None:
-            check_sizes(tensors, self._max_tensor_bytes)
-        return exchange.run(engine, request, tensors)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from torchship.script.errors import OutOfMemoryError
 from torchship.serve.errors import NotReadyError, OverloadError, RateError, status_of
+from torchship.serve.http.client_connection import end_early, has_left, left_with
 from torchship.serve.http.origins import Origins
 from torchship.serve.http.websocket_session import (
     CLIENT_LEFT,
@@ -38,7 +39,6 @@ from torchship.serve.system.body_memory import hold_of
 from torchship.serve.telemetry.logs import AccessLine
 from torchship.serve.telemetry.metrics import Metrics
 from torchship.serve.telemetry.records import SCOPE_KEY, SOURCE, TIMING, Record, Timing
-from torchship.serve.transport.connection import end_early
 
 if TYPE_CHECKING:  # an extra, loaded by who asks for it
     from torchship.serve.telemetry.tracing import Tracer
@@ -106,7 +106,7 @@ class Front:
                     *self.origins.headers(scope["headers"]),
                     (REQUEST_ID, record.request_id),
                 ]
-                end_early(getattr(receive, "__self__", None))
+                end_early(receive)
             await send(message)
 
         try:
@@ -183,21 +183,6 @@ class ErrorBoundary:
             if record is None or record.status:
                 raise
             await answer(error, record)(scope, receive, send)
-
-
-def has_left(receive: Receive) -> bool:
-    """Return whether the client has left, where uvicorn tells: ASGI has no word for a look."""
-    return getattr(getattr(receive, "__self__", None), "disconnected", False)
-
-
-def left_with(receive: Receive) -> int:
-    """Return how a request ended before its answer; 0 if it has not.
-
-    499 if the client left, and the status with which the connection was refused otherwise.
-    """
-    if not has_left(receive):
-        return 0
-    return getattr(getattr(receive, "__self__", None), "refused", CLIENT_LEFT)
 
 
 def answer(error: Exception, record: Record | None = None) -> Response:

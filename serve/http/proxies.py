@@ -12,25 +12,14 @@ from typing import TypeAlias
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from torchship.serve.settings import Network
+
 FORWARDED_HOST = "torchship.host"
 """Where a request's ASGI scope has the host that a believed proxy was asked for."""
 
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 Client: TypeAlias = tuple[str, int]
 
 SCHEMES = (b"http", b"https", b"ws", b"wss")
-
-
-def read_networks(text: str) -> list[Network]:
-    """Return the networks that a setting lists, with commas between; `*` is all there are.
-
-    Raises:
-        ValueError: one of them is neither an address nor a network.
-    """
-    parts = [part.strip() for part in text.split(",")] if text.strip() else []
-    if "*" in parts:
-        parts = ["0.0.0.0/0", "::/0"]
-    return [ipaddress.ip_network(part) for part in parts]
 
 
 class Proxies:

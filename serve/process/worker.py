@@ -136,7 +136,7 @@ class Worker(Server):
         task.add_done_callback(self._tasks.discard)
 
     async def _tell_figures(self, id: str) -> None:
-        families = await self.metrics.own(self.repository)
+        families = await self.metrics.own(self.repository.status())
         figures = messages.Figures(id=id, families=families)
         self.channel.send(await asyncio.to_thread(figures.encoded))
 

@@ -19,7 +19,7 @@ from torchship.serve.protocol.tensors import short
 from torchship.serve.repository.catalogue import Catalogue, Entry, IndexEntry
 from torchship.serve.repository.live_models import LiveModels
 from torchship.serve.system.heartbeat import Pulse
-from torchship.serve.telemetry.records import Observer
+from torchship.serve.telemetry.records import Observer, RepositoryStatus
 
 log = logging.getLogger(__name__)
 
@@ -245,6 +245,18 @@ class Repository(LiveModels):
         for entry in chosen:
             entry.batch = batch
         await self._catalogue.work_on(chosen, partial(self._take, name=name))
+
+    def status(self) -> RepositoryStatus:
+        """Return what the metrics say of it."""
+        index = self.index()
+        ready = [(entry.name, entry.version) for entry in index if entry.state == "READY"]
+        refused = [known.public() for known in self.entries if known.reason]
+        return RepositoryStatus(
+            waiting_rows={key: self.find(*key).waiting_rows for key in ready},
+            verified=self.verified,
+            failed=self.failed,
+            refused=frozenset((entry.name, entry.version) for entry in refused),
+        )
 
     def index(self) -> list[IndexEntry]:
         """Return every archive, in the order they were given, and what became of it."""

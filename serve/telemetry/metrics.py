@@ -14,8 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.process_collector import ProcessCollector
 
 from torchship.script.errors import TorchShipError
-from torchship.serve.repository.repository import Repository
-from torchship.serve.telemetry.records import BatchReport, Observer, Record
+from torchship.serve.telemetry.records import BatchReport, Observer, Record, RepositoryStatus
 from torchship.serve.telemetry.samples import Family, families_of
 
 log = logging.getLogger(__name__)
@@ -104,22 +103,15 @@ class Metrics:
         """Return what an engine of that model tells its batches."""
         return self.model(name, version).batch
 
-    async def refresh(self, repository: Repository) -> None:
+    async def refresh(self, repository: RepositoryStatus) -> None:
         """Set what is a state rather than a count to what it is now."""
         self._flush()
         waiting = dict.fromkeys((key for key in self._models if key[0]), 0)
-        for entry in repository.index():
-            if entry.state == "READY":
-                rows = repository.find(entry.name, entry.version).waiting_rows
-                waiting[entry.name, entry.version] = rows
-        for (name, version), rows in waiting.items():
+        for (name, version), rows in {**waiting, **repository.waiting_rows}.items():
             self._waiting.labels(name, version).set(rows)
         self._states.labels("verified").set(repository.verified)
         self._states.labels("failed").set(repository.failed)
-        refused = {
-            (entry.name, entry.version)
-            for entry in (known.public() for known in repository.entries if known.reason)
-        }
+        refused = repository.refused
         for failure in self._known_failures | refused:
             self._failures.labels(*failure).set(failure in refused)
         self._known_failures |= refused
@@ -135,7 +127,7 @@ class Metrics:
         for model in self._models.values():
             model.flush()
 
-    async def own(self, repository: Repository) -> list[Family]:
+    async def own(self, repository: RepositoryStatus) -> list[Family]:
         """Return the figures of this process as they are now.
 
         Of hundreds of models they are collected for a long time: elsewhere than on the event loop.
@@ -143,7 +135,7 @@ class Metrics:
         await self.refresh(repository)
         return await asyncio.to_thread(families_of, self._registry)
 
-    async def all(self, repository: Repository) -> list[Family]:
+    async def all(self, repository: RepositoryStatus) -> list[Family]:
         """Return the figures of all processes that serve together."""
         return await (self.own(repository) if self.gather is None else self.gather())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -91,3 +91,17 @@ class Record:
         self.encoded = 0.0
         self.timing: Timing | None = None
         """Filled in by the engine, for a request that is traced."""
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryStatus:
+    """What a repository is now, for the metrics."""
+
+    waiting_rows: Mapping[tuple[str, str], int]
+    """By name and version of each live model."""
+    verified: int
+    """How many archives are live."""
+    failed: int
+    """How many files are refused as they are."""
+    refused: frozenset[tuple[str, str]]
+    """Names and versions of what is refused."""

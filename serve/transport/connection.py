@@ -254,21 +254,3 @@ class OneWrite:
             self.is_closing = lambda: True
         else:
             self._transport.close()
-
-
-LEFT_OVER = 1 << 20
-"""Bytes of a body that are read after its answer, so that the connection can go on."""
-
-
-def end_early(cycle: object) -> None:
-    """Have an answer that begins now be the connection's last, if it leaves too much unread.
-
-    That is a body of which too much may come, or none ever: a client that waits for `100 Continue`
-    and gets another answer may leave it out (RFC 9110, 10.1.1).
-    """
-    if not isinstance(cycle, RequestResponseCycle) or not cycle.more_body:
-        return
-    length = next((v for n, v in cycle.scope["headers"] if n == b"content-length"), b"")
-    # The parser has seen to it that it is below 2^64: what stands before the last digits is zeros.
-    if cycle.waiting_for_100_continue or not length or int(length[-20:]) > LEFT_OVER:
-        cycle.keep_alive = False

@@ -5,27 +5,51 @@ from __future__ import annotations
 from collections.abc import Mapping
 from time import perf_counter
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from torchship.serve.engine.engine import Engine
 from torchship.serve.errors import ClientGoneError
-from torchship.serve.http.inference import HEADER_LENGTH
-from torchship.serve.http.middleware import answer
+from torchship.serve.http.inference import HEADER_LENGTH, Inference, check_sizes
+from torchship.serve.http.middleware import Front, answer
 from torchship.serve.http.websocket_session import CLIENT_LEFT, REQUEST_ID
 from torchship.serve.protocol.drafts import Draft
-from torchship.serve.protocol.messages import InferRequest, encode_outputs
+from torchship.serve.protocol.messages import InferRequest, decode_packed, encode_outputs
 from torchship.serve.protocol.tensors import Packed
+from torchship.serve.repository.repository import Repository
+from torchship.serve.system.body_memory import Inflight
 from torchship.serve.telemetry.records import Record
-
-if TYPE_CHECKING:
-    from torchship.serve.transport.fast_path import Direct
 
 JSON = b"content-type: application/json\r\n"
 BINARY = b"content-type: application/octet-stream\r\n" + HEADER_LENGTH + b": %d\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\n%b%bcontent-length: %d\r\nx-request-id: %b\r\n%b\r\n"
 CLOSE = b"connection: close\r\n"
+
+
+class AnsweringConnection(Protocol):
+    """What an exchange needs of the connection that it came on."""
+
+    repository: ClassVar[Repository]
+    inference: ClassVar[Inference]
+    front: ClassVar[Front]
+    inflight: Inflight
+    max_tensor_bytes: ClassVar[int | None]
+    connections: set[Any]
+    url: bytes
+    refused: int
+
+    def finish_later(self, exchange: Exchange, draft: Draft) -> None:
+        """Answer when the JSON of a large answer is made."""
+
+    def default_head(self) -> bytes:
+        """Return the header lines that every answer has."""
+
+    def send(self, data: bytes, keep_alive: bool) -> None:
+        """Send an answer."""
+
+    def on_response_complete(self) -> None:
+        """Go on with the connection."""
 
 
 class Exchange:
@@ -53,7 +77,7 @@ class Exchange:
 
     def __init__(
         self,
-        connection: Direct,
+        connection: AnsweringConnection,
         target: tuple[str, str | None],
         record: Record,
         header_length: str | None,
@@ -73,8 +97,24 @@ class Exchange:
         self.disconnected = False
         self.response_complete = False
 
-    def run(self, engine: Engine, request: InferRequest, inputs: Mapping[str, Packed]) -> bool:
-        """Let the request wait for the engine; return False if it is not as simple as that."""
+    def start(self, body: bytes) -> bool:
+        """Let the request wait for its model; False for what the application must answer.
+
+        That is a sequence, class labels, strings, and what takes several calls.
+
+        Raises:
+            TorchShipError: the request cannot be answered.
+        """
+        self.record.wanted = perf_counter()
+        engine = self.protocol.repository.find(*self.target)
+        request, given = decode_packed(body, self.header_length)
+        if request.in_sequence or any(output.classes for output in request.outputs):
+            return False
+        inputs = {name: value for name, value in given.items() if isinstance(value, Packed)}
+        if len(inputs) < len(given):
+            return False
+        if self.protocol.max_tensor_bytes is not None:
+            check_sizes(inputs, self.protocol.max_tensor_bytes)
         signature = engine.signature(request.method)
         self.request = request
         self.engine = engine.__enter__()

@@ -21,6 +21,7 @@ from torchship.serve.http.proxies import Proxies
 from torchship.serve.http.websocket_session import REQUEST_ID
 from torchship.serve.protocol.compression import OFFERED
 from torchship.serve.protocol.drafts import Draft
+from torchship.serve.repository.repository import Repository
 from torchship.serve.settings import Settings
 from torchship.serve.transport.connection import OneWrite
 from torchship.serve.transport.exchange import Exchange
@@ -98,6 +99,8 @@ class Direct(Patient):
 
     inference: ClassVar[Inference]
     front: ClassVar[Front]
+    repository: ClassVar[Repository]
+    max_tensor_bytes: ClassVar[int | None] = None
     guarded = False
     largest = LARGEST
     proxies = Proxies()
@@ -172,7 +175,7 @@ class Direct(Patient):
         self.at = None
         body, self._body = self._body, b""
         try:
-            entered = self.inference.enter(exchange, body)
+            entered = exchange.start(body)
         except Exception:  # the application will raise it again, and answer for it
             if exchange.response_complete:
                 log.exception("after the answer to %s", exchange.record.request_id.decode())
@@ -276,6 +279,8 @@ def direct(settings: Settings, app: Application) -> type[Direct]:
     class Timed(Direct):
         inference = app.infer
         front = app.front
+        repository = app.repository
+        max_tensor_bytes = settings.max_tensor_bytes
         inflight = app.inflight
         proxies = app.proxies
         root = settings.root_path.encode()

@@ -54,7 +54,8 @@ def test_only_models_with_a_recipe_can_be_trained() -> None:
 def test_each_module_can_be_imported_first() -> None:
     """An import cycle shows only in the module that is imported first."""
     package = Path(torchship.models.__file__).parent
-    modules = sorted(path.stem for path in package.glob("*.py"))
+    files = sorted(path.relative_to(package) for path in package.rglob("*.py"))
+    modules = [".".join(file.with_suffix("").parts) for file in files]
     code = f"""
 import importlib, sys
 for name in {modules!r}:

@@ -69,7 +69,7 @@ def test_with_leave_every_warning_is_told_and_recorded(tmp_path: Path) -> None:
     assert first.code == 'assert x.shape[2] == 3, "three features"'
     assert second.code == "if x.abs().max() > 1e6:"
     for warning in (first, second):
-        assert warning.file == "script/test_trace_warnings.py", "below a folder of sys.path"
+        assert warning.file == "script/runtime/test_trace_warnings.py", "below a folder of sys.path"
         line = Path(__file__).read_text().splitlines()[warning.line - 1]
         assert line.strip() == warning.code
         assert warning.message.startswith("converting a tensor to a Python boolean might cause")

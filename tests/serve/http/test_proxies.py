@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from torchship.script.errors import UsageError
-from torchship.serve.http.proxies import Proxies, read_networks
-from torchship.serve.settings import read_settings
+from torchship.serve.http.proxies import Proxies
+from torchship.serve.settings import read_networks, read_settings
 from wire import ask, post, row
 
 Launch = Callable[..., Any]

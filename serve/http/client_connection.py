@@ -1,0 +1,44 @@
+"""What an application may know of a client's connection, beyond what ASGI has words for.
+
+With uvicorn `receive` is a method of the request's cycle; with another server nothing is known.
+"""
+
+from __future__ import annotations
+
+from starlette.types import Receive
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from torchship.serve.http.websocket_session import CLIENT_LEFT
+
+LEFT_OVER = 1 << 20
+"""Bytes of a body that are read after its answer, so that the connection can go on."""
+
+
+def end_early(receive: Receive) -> None:
+    """Have an answer that begins now be the connection's last, if it leaves too much unread.
+
+    That is a body of which too much may come, or none ever: a client that waits for `100 Continue`
+    and gets another answer may leave it out (RFC 9110, 10.1.1).
+    """
+    cycle = getattr(receive, "__self__", None)
+    if not isinstance(cycle, RequestResponseCycle) or not cycle.more_body:
+        return
+    length = next((v for n, v in cycle.scope["headers"] if n == b"content-length"), b"")
+    # The parser has seen to it that it is below 2^64: what stands before the last digits is zeros.
+    if cycle.waiting_for_100_continue or not length or int(length[-20:]) > LEFT_OVER:
+        cycle.keep_alive = False
+
+
+def has_left(receive: Receive) -> bool:
+    """Return whether the client has left, where uvicorn tells: ASGI has no word for a look."""
+    return getattr(getattr(receive, "__self__", None), "disconnected", False)
+
+
+def left_with(receive: Receive) -> int:
+    """Return how a request ended before its answer; 0 if it has not.
+
+    499 if the client left, and the status with which the connection was refused otherwise.
+    """
+    if not has_left(receive):
+        return 0
+    return getattr(getattr(receive, "__self__", None), "refused", CLIENT_LEFT)
