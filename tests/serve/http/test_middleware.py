@@ -116,7 +116,7 @@ def ended(app: App, cycle: Uvicorn | None = None) -> dict[str, float]:
         await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(run())
-    figures = figures_of(asyncio.run(metrics.own(Repository([]))))
+    figures = figures_of(asyncio.run(metrics.own(Repository([]).status())))
     counted = (one for one in figures if one.name == "torchship_requests_total")
     return {one.labels["code"]: one.value for one in counted}
 

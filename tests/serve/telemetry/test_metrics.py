@@ -167,7 +167,7 @@ def test_sizes_that_clients_choose_are_no_labels(archives: dict[str, Path]) -> N
 
 
 def own(metrics: Metrics) -> list[Family]:
-    return asyncio.run(metrics.own(Repository([])))
+    return asyncio.run(metrics.own(Repository([]).status()))
 
 
 def test_two_applications_in_one_process_count_for_themselves() -> None:
