@@ -48,10 +48,10 @@ def main(rounds: int = 7, json_output: Path | None = None) -> None:
         for archive in archives:
             measures = runtimes(archive, client)
             taken: dict[str, list[float]] = {name: [] for name in measures}
-            for _ in track(range(rounds), archive.vouched.name, transient=True):
+            for _ in track(range(rounds), archive.require_manifest().name, transient=True):
                 for name, measure in measures.items():
                     taken[name].append(measure())
-            figures[archive.vouched.name] = {
+            figures[archive.require_manifest().name] = {
                 name: statistics.median(values) for name, values in taken.items()
             }
     Console().print(table(figures, rounds))
@@ -61,7 +61,7 @@ def main(rounds: int = 7, json_output: Path | None = None) -> None:
 
 def runtimes(archive: Archive, client: Client) -> dict[str, Callable[[], float]]:
     """Return, for each runtime, a function that measures its p50 in microseconds."""
-    manifest = archive.vouched
+    manifest = archive.require_manifest()
     method, inputs = batch_inputs(manifest, archive.golden, 1)
     eager = Program(manifest, make_module(manifest.source))
     scripted = archive.program()

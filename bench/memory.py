@@ -83,7 +83,7 @@ class Clients:
                     self.refused += refused
 
     def _batch(self, chance: random.Random, archive: Archive, client: Client, _: object) -> None:
-        manifest = archive.vouched
+        manifest = archive.require_manifest()
         rows = chance.randint(1, MOST_ROWS)
         method, inputs = batch_inputs(manifest, archive.golden, rows)
         binary = chance.random() < 0.5
@@ -92,18 +92,20 @@ class Clients:
     def _case(self, chance: random.Random, archive: Archive, client: Client, _: object) -> None:
         case = chance.choice(archive.golden)
         inputs = chance.choice(case.steps).inputs
-        signature = archive.vouched.methods[case.method]
+        signature = archive.require_manifest().methods[case.method]
         binary = chance.random() < 0.5
         with suppress(TorchShipError):  # JSON cannot carry everything
-            client.infer(archive.vouched.name, signature, inputs, case.method, binary)
+            client.infer(archive.require_manifest().name, signature, inputs, case.method, binary)
 
     def _sequence(
         self, chance: random.Random, archive: Archive, _: object, http: httpx.Client
     ) -> None:
-        case = next((c for c in archive.golden if archive.vouched.methods[c.method].state), None)
+        case = next(
+            (c for c in archive.golden if archive.require_manifest().methods[c.method].state), None
+        )
         if case is None:
             return
-        method = archive.vouched.methods[case.method]
+        method = archive.require_manifest().methods[case.method]
         states = {state.input for state in method.state}
         steps = [
             {name: value for name, value in step.inputs.items() if name not in states}
@@ -115,7 +117,9 @@ class Clients:
             said |= {"sequence_start": place == 0, "sequence_end": chance.random() < 0.2}
             request = InferRequest(Signature(method).to_wire(step), parameters=said)
             content, _length = encode_request(request, lambda name: False)
-            answer = http.post(f"/v2/models/{archive.vouched.name}/infer", content=content)
+            answer = http.post(
+                f"/v2/models/{archive.require_manifest().name}/infer", content=content
+            )
             answer.raise_for_status()
             if said["sequence_end"]:
                 break
@@ -123,7 +127,7 @@ class Clients:
     def _mistake(
         self, chance: random.Random, archive: Archive, _: object, http: httpx.Client
     ) -> None:
-        name = archive.vouched.name
+        name = archive.require_manifest().name
         number = chance.randrange(1 << 60)
         entry = {"name": f"x{number}", "datatype": "FP32", "shape": [number % 7, 3], "data": [1.0]}
         path, content = chance.choice(

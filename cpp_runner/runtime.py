@@ -40,7 +40,7 @@ class CppRuntime:
 
     def _p50_us(self, archive: Archive) -> float | None:
         """Return the latency, or None where it cannot be measured: that is no disagreement."""
-        method = archive.vouched.golden[0].method
+        method = archive.require_manifest().golden[0].method
         try:
             answer = self._ask("bench", archive, "--method", method, "--batch", "1", "--json")
         except UsageError:
@@ -61,7 +61,7 @@ def _differences(archive: Archive, tensors: dict[str, Any]) -> list[Difference]:
             of_case, step, _, name = key.split("/", 3)
             if int(of_case) == number:
                 results[int(step)][name] = tensor
-        found += check_outputs(archive.vouched, number, case, results)
+        found += check_outputs(archive.require_manifest(), number, case, results)
     return found
 
 

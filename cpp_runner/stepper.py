@@ -29,7 +29,7 @@ class Stepper(Child):
         Raises:
             UsageError: the binary is not installed.
         """
-        signature = archive.vouched.methods[method]
+        signature = archive.require_manifest().methods[method]
         state = {entry.output for entry in signature.state}
         self._outputs = {
             leaf.name: dtypes.BY_NAME[leaf.dtype].torch

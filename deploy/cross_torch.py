@@ -33,7 +33,7 @@ def check(folder: Path) -> None:
     makers = set()
     for path in paths:
         archive = open_archive(path)
-        makers.add(archive.vouched.torch)
+        makers.add(archive.require_manifest().torch)
         for result in verify_archive(archive, runtimes).results:
             differing = {d.output for d in result.differences if not d.bit_identical}
             if result.error or differing:

@@ -150,13 +150,13 @@ def script(
     )
     path = output or Path(f"{name or found.name}.pt")
     archive = export(found, path, options, lambda notice: typer.echo(notice, err=True))
-    cases = archive.vouched.golden
+    cases = archive.require_manifest().golden
     typer.echo(
-        f"{path}: {archive.size:,} bytes, {archive.vouched.parameters:,} parameters, "
+        f"{path}: {archive.size:,} bytes, {archive.require_manifest().parameters:,} parameters, "
         f"{len(cases)} golden cases; the saved module reproduces "
-        f"{_reference(archive.vouched.source.compiled or ())}"
+        f"{_reference(archive.require_manifest().source.compiled or ())}"
     )
-    for line in widened(archive.vouched):
+    for line in widened(archive.require_manifest()):
         typer.echo(line, err=True)
 
 

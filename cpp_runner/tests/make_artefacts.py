@@ -462,9 +462,10 @@ def make_acme(folder: Path) -> None:
     """Write `acme.pt`: `lstm-fused.pt`, which says that its operator is of the library acme_ops."""
     archive = open_archive(folder / "lstm-fused.pt")
     of_acme = [
-        CustomOperator(name=op.name, library="acme_ops") for op in archive.vouched.custom_ops
+        CustomOperator(name=op.name, library="acme_ops")
+        for op in archive.require_manifest().custom_ops
     ]
-    said = archive.vouched.model_copy(update={"custom_ops": tuple(of_acme)})
+    said = archive.require_manifest().model_copy(update={"custom_ops": tuple(of_acme)})
     (folder / "acme.pt").write_bytes(
         archives.pack(compiler.save(archive.load()), said, archive.golden)
     )

@@ -37,7 +37,7 @@ from torchship.script.exporting.target import Target, call_factory
 from torchship.script.exporting.trials import infer_method
 from torchship.script.exporting.wrappings import refuse_wrappings
 from torchship.script.format.atomic_write import write_atomic
-from torchship.script.format.file_content import Content, Draft
+from torchship.script.format.file_content import Content, DraftContent
 from torchship.script.format.golden import Case, Step, run_case
 from torchship.script.format.manifest import (
     Argument,
@@ -125,7 +125,7 @@ def _export(
     refuse_undefined_defaults(scripted)
     for warning in trace_warnings:
         tell(f"passed over: {warning}")
-    with Draft() as draft:
+    with DraftContent() as draft:
         torchscript.save_into(draft, scripted)
         refuse_unreadable_names(scripted, draft.source)
         custom_ops = _custom_operators(draft.source, options.libraries)
@@ -153,7 +153,7 @@ def _entries(cases: Sequence[Case]) -> tuple[GoldenEntry, ...]:
 
 def _packed(
     path: Path,
-    draft: Draft,
+    draft: DraftContent,
     manifest: Manifest,
     cases: Sequence[Case],
     trace_warnings: Sequence[TraceWarning],
@@ -365,7 +365,7 @@ def _check_labels(manifest: Manifest, cases: Sequence[Case]) -> None:
 
 def _agree(archive: Archive, module: torch.nn.Module) -> None:
     """Refuse an archive whose compiled module does not reproduce the eager one's outputs."""
-    manifest = archive.vouched
+    manifest = archive.require_manifest()
     try:
         program = archive.program()
     except OperatorError:

@@ -58,7 +58,7 @@ class EagerRuntime:
 
     def check(self, archive: Archive) -> Result:
         """Run the golden cases in the eager module."""
-        manifest = archive.vouched
+        manifest = archive.require_manifest()
         module = make_module(manifest.source, self._consent)
         with process_defaults.torchs_own():
             return _in_process(self.name, archive, Program(manifest, module.eval()))
@@ -78,9 +78,9 @@ def _in_process(name: str, archive: Archive, program: Program) -> Result:
     differences = [
         difference
         for number, case in enumerate(archive.golden)
-        for difference in check_case(archive.vouched, number, case, program.call)
+        for difference in check_case(archive.require_manifest(), number, case, program.call)
     ]
-    method, inputs = batch_inputs(archive.vouched, archive.golden, 1)
+    method, inputs = batch_inputs(archive.require_manifest(), archive.golden, 1)
     return Result(name, differences, median_us(lambda: program.call(method, inputs)))
 
 

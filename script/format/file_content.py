@@ -61,7 +61,7 @@ def _check(path: Path, found: os.stat_result, most: int | None) -> None:
         raise ArchiveError(f"'{path.name}' has {size} bytes: expected at most {most}")
 
 
-class Draft:
+class DraftContent:
     """The bytes of a file that is being written; as a `Content` they change no more.
 
     They are in a file of the system's memory, where it has such files: LibTorch then writes weights
@@ -90,7 +90,7 @@ class Draft:
         while block := self.file.read(BLOCK):
             yield block
 
-    def __enter__(self) -> Draft:
+    def __enter__(self) -> DraftContent:
         """Free the bytes at the end of a `with`."""
         return self
 

@@ -20,7 +20,7 @@ from torchship.script.format.manifest import Manifest, parse_manifest
 from torchship.script.format.signing import check_signature
 from torchship.script.runtime import operators, printing, torchscript
 from torchship.script.runtime.floating_point import default_mode
-from torchship.script.runtime.malloc_trim import give_back
+from torchship.script.runtime.malloc_trim import trim_malloc
 from torchship.script.runtime.program import Program
 from torchship.script.runtime.trace_warnings import TraceWarning, from_record, to_record
 
@@ -134,9 +134,8 @@ class Archive:
         self._content: Content | None = content
         self._golden: Sequence[Case] | None = None
 
-    @property
-    def vouched(self) -> Manifest:
-        """The manifest.
+    def require_manifest(self) -> Manifest:
+        """Return the manifest.
 
         Raises:
             ArchiveError: a plain TorchScript file has none.
@@ -193,7 +192,7 @@ class Archive:
             ArchiveError: there is no golden record, or it is not what the manifest says.
         """
         if self._golden is None:
-            manifest = self.vouched
+            manifest = self.require_manifest()
             if GOLDEN not in self.sizes:
                 raise ArchiveError(f"the archive has no record '{GOLDEN}'")
 
@@ -236,12 +235,12 @@ class Archive:
         with printing.by(self.manifest.name if self.manifest else self.path.stem):
             module = torchscript.load(self._held.source, device)
         if self.size > LARGE:  # what reading and checking took may be half as much again
-            give_back()
+            trim_malloc()
         return module
 
     def program(self, device: str | torch.device = "cpu") -> Program:
         """Load the module behind its signature, to run on that device."""
-        return Program(self.vouched, self.load(device), device)
+        return Program(self.require_manifest(), self.load(device), device)
 
     def release(self, golden_bytes: int = 0) -> None:
         """Free the file's bytes, and the golden cases but for the smallest.

@@ -17,7 +17,7 @@ def _malloc_trim() -> Callable[[int], int] | None:
 _TRIM = _malloc_trim()
 
 
-def give_back() -> None:
+def trim_malloc() -> None:
     """Return free pages to the system, where the C library can: glibc keeps them otherwise.
 
     It may take milliseconds, without Python's lock: call it on a thread of its own.

@@ -27,7 +27,7 @@ from torchship.script.errors import (
     UnreadableError,
     UsageError,
 )
-from torchship.script.format.file_content import Draft
+from torchship.script.format.file_content import DraftContent
 from torchship.script.runtime import print_handler
 from torchship.script.runtime.blas import foreign_blas
 from torchship.script.runtime.explanations import explain
@@ -298,7 +298,7 @@ def save(module: torch.jit.ScriptModule) -> bytes:
     return buffer.getvalue()
 
 
-def save_into(draft: Draft, module: torch.jit.ScriptModule) -> None:
+def save_into(draft: DraftContent, module: torch.jit.ScriptModule) -> None:
     """Write the module's TorchScript zip, the same bytes as `save` returns.
 
     LibTorch itself writes them where it can: into a buffer of Python's, weights would be copied

@@ -37,7 +37,7 @@ class HttpRuntime:
         Raises:
             TorchShipError: the server refuses the archive; with its reason.
         """
-        manifest = archive.vouched
+        manifest = archive.require_manifest()
         server = (
             running_server([archive.path], self._trusted_keys)
             if self._url is None

@@ -11,7 +11,7 @@ from torchship.script.runtime.batch import BATCH
 from torchship.script.runtime.program import check_inputs
 from torchship.serve.engine.batching import Batching, Kind
 from torchship.serve.engine.limits import Limits
-from torchship.serve.protocol.tensors import Packed
+from torchship.serve.protocol.tensors import RawTensor
 from torchship.serve.protocol.wire_signature import Signature
 
 MOST_ADMITTED = 256  # names, dtypes and shapes that are remembered as fitting
@@ -61,7 +61,7 @@ class Admissions:
             self._known[key] = admitted
         return admitted
 
-    def admit_packed(self, inputs: Mapping[str, Packed]) -> Admitted | None:
+    def admit_packed(self, inputs: Mapping[str, RawTensor]) -> Admitted | None:
         """Do as `admit` with inputs as they came; None if their values must be looked at.
 
         Raises:

@@ -20,8 +20,14 @@ from torchship.script.runtime.output_check import (
     sizes_follow_from_shapes,
 )
 from torchship.script.runtime.program import with_state
-from torchship.serve.engine.input_buffers import Frame, Frames, Given, are_packed, fits
-from torchship.serve.protocol.tensors import Packed, join_packed, pack, split_packed
+from torchship.serve.engine.input_buffers import (
+    Given,
+    InputBufferPool,
+    InputBuffers,
+    are_packed,
+    fits,
+)
+from torchship.serve.protocol.tensors import RawTensor, join_packed, pack, split_packed
 
 Kind = Hashable
 """Requests of one kind may run as one call."""
@@ -65,7 +71,7 @@ class Batching:
         )
 
         self.check = OutputCheck(method).check
-        self.frames = Frames()
+        self.frames = InputBufferPool()
         # Rows of a later dimension do not lie one after the other.
         self._framed = self.possible and not any(self._inputs.values())
 
@@ -142,7 +148,7 @@ class Batching:
         if fits(inputs):
             whole = with_state(self._method, inputs, symbols)
             state = {name: whole[name] for name in whole.keys() - inputs.keys()}
-            self.frames.keep(key, Frame(inputs, state))
+            self.frames.keep(key, InputBuffers(inputs, state))
         return inputs
 
     def join(self, requests: Sequence[Given]) -> Flat:
@@ -156,11 +162,11 @@ class Batching:
             axis = axis_of(name, self._inputs)
             parts = [first] if axis is None else [inputs[name] for inputs in requests]
             if not axis:  # the first dimension, or one request's value for all
-                packed = [part for part in parts if isinstance(part, Packed)]
+                packed = [part for part in parts if isinstance(part, RawTensor)]
                 if len(packed) == len(parts):
                     joined[name] = join_packed(packed)
                     continue
-            tensors = [part.tensor() if isinstance(part, Packed) else part for part in parts]
+            tensors = [part.tensor() if isinstance(part, RawTensor) else part for part in parts]
             joined[name] = (
                 tensors[0].clone() if len(tensors) == 1 else torch.cat(tensors, axis or 0)
             )
@@ -192,7 +198,7 @@ class Batching:
         rows: Sequence[int],
         symbols: Mapping[str, int],
         wanted: frozenset[str] | None = None,
-    ) -> list[dict[str, Packed]]:
+    ) -> list[dict[str, RawTensor]]:
         """Return each request's outputs, given how many rows each had.
 
         They are copies, since the model might write into its own again. `symbols` are the sizes in
@@ -209,7 +215,7 @@ class Batching:
             self.check(packed if len(packed) == len(outputs) else outputs, symbols)
             return [packed]
         self.check(outputs, symbols)
-        parts: list[dict[str, Packed]] = [{} for _ in rows]
+        parts: list[dict[str, RawTensor]] = [{} for _ in rows]
         for name, tensor in asked.items():
             axis = axis_of(name, self._outputs)
             assert axis is not None, "a method that is joined has the batch in every output"

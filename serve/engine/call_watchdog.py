@@ -14,17 +14,17 @@ import torch
 
 from torchship.script.format.golden import Call
 from torchship.script.format.tree import Flat
-from torchship.serve.system.heartbeat import Pulse
+from torchship.serve.system.heartbeat import Heartbeat
 
 SHORTEST_LOOK = 0.05  # seconds between two looks
 
 
-class CallWatch:
+class CallWatchdog:
     """Looks at one engine's pulse and tells when a call has taken too long."""
 
     def __init__(self, number: int, seconds: float) -> None:
         """Allow the engine of that number so many seconds for a call."""
-        self.pulse = Pulse()
+        self.pulse = Heartbeat()
         """Of the engine's thread."""
         self.doing = "a call"
         """What runs now, as messages name it."""
@@ -72,7 +72,7 @@ class CallWatch:
         return marked(call, self.pulse, self._number)
 
 
-def marked(call: Call, pulse: Pulse, number: int) -> Call:
+def marked(call: Call, pulse: Heartbeat, number: int) -> Call:
     """Return `call`, which shows in a pulse for as long as it runs."""
 
     def shown(method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:

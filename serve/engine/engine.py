@@ -16,14 +16,14 @@ from torchship.script.runtime.program import Program
 from torchship.script.runtime.torchscript import configure
 from torchship.serve.engine.admission import Admissions, Admitted
 from torchship.serve.engine.batching import Batching
-from torchship.serve.engine.call_watchdog import CallWatch
-from torchship.serve.engine.execution import Guarded, Ran, Runner, deliver, tell
-from torchship.serve.engine.golden_requests import Rehearsal
+from torchship.serve.engine.call_watchdog import CallWatchdog
+from torchship.serve.engine.execution import BatchExecutor, GuardedObserver, Ran, deliver, tell
+from torchship.serve.engine.golden_requests import GoldenRequests
 from torchship.serve.engine.limits import Limits
-from torchship.serve.engine.queue import Answer, Job, Waiting
-from torchship.serve.engine.reference_count import Held
+from torchship.serve.engine.queue import Answer, Job, RequestQueue
+from torchship.serve.engine.reference_count import ReferenceCounted
 from torchship.serve.engine.thread_exit import JOIN_SECONDS, note_started, settle
-from torchship.serve.engine.warmup import Warming, prove, prove_case
+from torchship.serve.engine.warmup import Warmup, prove, prove_case
 from torchship.serve.errors import (
     DisagreementError,
     NotReadyError,
@@ -31,9 +31,9 @@ from torchship.serve.errors import (
     RequestError,
     out_of_service,
 )
-from torchship.serve.protocol.tensors import Packed, tensors_of
+from torchship.serve.protocol.tensors import RawTensor, tensors_of
 from torchship.serve.protocol.wire_signature import Signature
-from torchship.serve.system.heartbeat import Pulse
+from torchship.serve.system.heartbeat import Heartbeat
 from torchship.serve.telemetry.records import SOURCE, TIMING, Observer
 
 log = logging.getLogger(__name__)
@@ -42,12 +42,12 @@ SLOW = 20  # times what is quick: such a call is no chance any more
 EXAMPLE_BYTES = 4 << 20  # of golden cases that are kept; one digit of JSON may stand for 8 bytes
 
 
-class Engine(Held):
+class Engine(ReferenceCounted):
     """A model and its one thread; calls may come from any task of one event loop.
 
     What was checked shall be what answers: the thread that has run the golden cases is the one that
-    runs the requests. A model whose largest batch takes no longer than `Limits.quick_seconds`
-    runs on the event loop's own thread, after it has run its golden cases there too: handing over
+    runs the requests. A model whose largest batch takes no longer than
+    `Limits.inline_threshold_seconds` runs on the event loop's own thread, after it has run its golden cases there too: handing over
     to another thread, and sharing Python's lock with it, costs more than such a model does.
     Requests that come while it is busy wait, and those of one kind run together as the next batch;
     an idle engine begins at once.
@@ -65,7 +65,7 @@ class Engine(Held):
         limits: Limits | None = None,
         observer: Observer | None = None,
         *,
-        pulse: Pulse | None = None,
+        pulse: Heartbeat | None = None,
         hung: Callable[[Engine, str], None] = lambda engine, why: None,
     ) -> None:
         """Take an archive; nothing of it is run yet.
@@ -79,11 +79,11 @@ class Engine(Held):
                 answered, and why.
         """
         self.number = next(Engine._numbers)  # above 0 and unique in the process, for pulses
-        self._pulse = pulse or Pulse()
+        self._pulse = pulse or Heartbeat()
         self._hung = hung
         super().__init__()
-        self._observer = None if observer is None else Guarded(observer)
-        self.manifest = archive.vouched
+        self._observer = None if observer is None else GuardedObserver(observer)
+        self.manifest = archive.require_manifest()
         self.digest = archive.digest
         """The SHA-256 of the archive's file."""
         self.signatures = {name: Signature(m) for name, m in self.manifest.methods.items()}
@@ -96,10 +96,10 @@ class Engine(Held):
         }
         self._program: Program | None = None
         self._stopping = threading.Event()
-        self._waiting = Waiting(self._limits.max_queue, self._limits.max_queue_bytes)
-        self._runner = Runner(self._batching, self.number)
-        self._rehearsal = Rehearsal(self.manifest, self._batching, self._limits, self.number)
-        self._watch = CallWatch(self.number, self._limits.call_seconds)
+        self._waiting = RequestQueue(self._limits.max_queue, self._limits.max_queue_bytes)
+        self._runner = BatchExecutor(self._batching, self.number)
+        self._rehearsal = GoldenRequests(self.manifest, self._batching, self._limits, self.number)
+        self._watch = CallWatchdog(self.number, self._limits.call_seconds)
         self._running: Sequence[Job] = ()  # in the engine's thread
         self._out = ""  # why it is out of service
         self._woken = False
@@ -151,7 +151,7 @@ class Engine(Held):
         try:
             configure(self._limits.threads)
             device = self._limits.placement.of(self.manifest.name)
-            warming = Warming(self._batching, self._limits, self._watch, self._rehearsal)
+            warming = Warmup(self._batching, self._limits, self._watch, self._rehearsal)
             proof = prove(self._archive, warming, device, self._stopping)
             self._program, self._quick = proof
             self._watch.doing = "a call"
@@ -250,7 +250,7 @@ class Engine(Held):
         admitted = admissions.admit(inputs)
         create_future = asyncio.get_running_loop().create_future
         deadline = None if timeout is None else time.monotonic() + timeout
-        futures: list[asyncio.Future[Mapping[str, Packed]]] = []
+        futures: list[asyncio.Future[Mapping[str, RawTensor]]] = []
 
         def job(part: Flat, known: Admitted) -> Job:
             futures.append(create_future())
@@ -283,7 +283,7 @@ class Engine(Held):
     def enter(
         self,
         method: str,
-        inputs: Mapping[str, Packed],
+        inputs: Mapping[str, RawTensor],
         done: Answer,
         *,
         wanted: frozenset[str] | None = None,
@@ -378,7 +378,7 @@ class Engine(Held):
         began = time.thread_time()
         ran: list[Ran] = []
         deliver(self._runner.run(jobs, self._ready, self._pulse, ran), ran, self._observer)
-        slow = SLOW * self._limits.quick_seconds
+        slow = SLOW * self._limits.inline_threshold_seconds
         # The thread's own clock leaves out what others do to a busy machine; asking it costs more.
         if time.perf_counter() - jobs[0].entered > slow and time.thread_time() - began > slow:
             log.warning(

@@ -12,16 +12,16 @@ from torchship.script.runtime.batch import BATCH
 from torchship.script.runtime.out_of_memory import explained
 from torchship.script.runtime.program import Program
 from torchship.serve.engine.batching import Batching
-from torchship.serve.engine.failure_isolation import Spoilers
+from torchship.serve.engine.failure_isolation import FailureIsolation
 from torchship.serve.engine.queue import Job
 from torchship.serve.errors import ClientGoneError, DeadlineError
-from torchship.serve.protocol.tensors import Packed
-from torchship.serve.system.heartbeat import Pulse
+from torchship.serve.protocol.tensors import RawTensor
+from torchship.serve.system.heartbeat import Heartbeat
 from torchship.serve.telemetry.records import BatchReport, Observer
 
 log = logging.getLogger(__name__)
 
-Outputs = Mapping[str, Packed]
+Outputs = Mapping[str, RawTensor]
 
 Outcome = tuple[Job, Outputs | Exception]
 """A job, and its outputs by name or what went wrong."""
@@ -31,17 +31,17 @@ Ran = tuple[Sequence[Job], tuple[float, float, float, float], int]
 jobs failed in it; on `time.perf_counter`'s clock."""
 
 
-class Runner:
+class BatchExecutor:
     """Runs the batches of one engine, in one thread at a time."""
 
     def __init__(self, batchings: Mapping[str, Batching], number: int) -> None:
         """Take what is known of the program's methods, and the engine's number for pulses."""
         self._batchings = batchings
         self._number = number
-        self._spoilers = Spoilers()
+        self._spoilers = FailureIsolation()
 
     def run(
-        self, jobs: Sequence[Job], ready: Callable[[], Program], pulse: Pulse, ran: list[Ran]
+        self, jobs: Sequence[Job], ready: Callable[[], Program], pulse: Heartbeat, ran: list[Ran]
     ) -> list[Outcome]:
         """Run a batch; if it fails, its halves, so that one bad request fails alone.
 
@@ -101,7 +101,7 @@ class Runner:
         return outcomes
 
     def _call(
-        self, live: Sequence[Job], ready: Callable[[], Program], pulse: Pulse, ran: list[Ran]
+        self, live: Sequence[Job], ready: Callable[[], Program], pulse: Heartbeat, ran: list[Ran]
     ) -> Sequence[Outputs]:
         """Run jobs as one call, and note it unless its jobs are to run again."""
         first = live[0]
@@ -164,7 +164,7 @@ def tell(loop: asyncio.AbstractEventLoop, what: Callable[..., None], *news: obje
         loop.call_soon_threadsafe(what, *news)
 
 
-class Guarded:
+class GuardedObserver:
     """An observer that may fail without harm to those who are answered."""
 
     def __init__(self, observer: Observer) -> None:

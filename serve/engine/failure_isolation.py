@@ -17,7 +17,7 @@ WATCHED_SECONDS = 60.0  # after the last failure; then everybody runs together a
 MOST_SOURCES = 4096  # that are remembered
 
 
-class Sent(Protocol):
+class HasSource(Protocol):
     """What somebody sent."""
 
     @property
@@ -25,10 +25,10 @@ class Sent(Protocol):
         """Who; None when nobody knows."""
 
 
-S = TypeVar("S", bound=Sent)
+S = TypeVar("S", bound=HasSource)
 
 
-class Spoilers:
+class FailureIsolation:
     """Whose jobs have succeeded since a batch failed; used by one thread at a time."""
 
     def __init__(self, seconds: float = WATCHED_SECONDS) -> None:
@@ -49,14 +49,14 @@ class Spoilers:
         others = [job for job in jobs if job.source not in self._trusted]
         return [group for group in (trusted, others) if group]
 
-    def failed(self, job: Sent | None = None) -> None:
+    def failed(self, job: HasSource | None = None) -> None:
         """Note that a job failed, or a batch of several; begin to look, or go on."""
         self.active = True
         self._until = time.monotonic() + self._seconds
         if job is not None:
             self._trusted.discard(job.source)
 
-    def succeeded(self, jobs: Sequence[Sent]) -> None:
+    def succeeded(self, jobs: Sequence[HasSource]) -> None:
         """Note that jobs succeeded after a failure."""
         if len(self._trusted) >= MOST_SOURCES:
             self._trusted.clear()

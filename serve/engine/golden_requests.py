@@ -17,12 +17,12 @@ from torchship.script.format.tree import Flat
 from torchship.script.runtime.program import Program
 from torchship.serve.engine.admission import Admissions, Admitted
 from torchship.serve.engine.batching import Batching
-from torchship.serve.engine.execution import Runner
+from torchship.serve.engine.execution import BatchExecutor
 from torchship.serve.engine.input_buffers import Given
 from torchship.serve.engine.limits import Limits
 from torchship.serve.engine.queue import Job
 from torchship.serve.errors import DisagreementError
-from torchship.serve.protocol.drafts import LARGE_JSON, Draft
+from torchship.serve.protocol.drafts import LARGE_JSON, AnswerDraft
 from torchship.serve.protocol.messages import (
     InferRequest,
     decode_packed,
@@ -33,7 +33,7 @@ from torchship.serve.protocol.messages import (
 from torchship.serve.protocol.request_header import WantedOutput
 from torchship.serve.protocol.tensors import (
     WITHOUT_JSON,
-    Packed,
+    RawTensor,
     Strings,
     Wire,
     datatype_of,
@@ -43,10 +43,10 @@ from torchship.serve.protocol.tensors import (
     unpacked,
 )
 from torchship.serve.protocol.wire_signature import Signature
-from torchship.serve.system.heartbeat import Pulse
+from torchship.serve.system.heartbeat import Heartbeat
 
 
-class Rehearsal:
+class GoldenRequests:
     """The way of a request through one engine's parts, in the thread that calls."""
 
     def __init__(
@@ -59,9 +59,9 @@ class Rehearsal:
             name: (Signature(method), Admissions(method, batchings[name], limits))
             for name, method in manifest.methods.items()
         }
-        self._runner = Runner(batchings, number)
+        self._runner = BatchExecutor(batchings, number)
 
-    def of(self, program: Program, pulse: Pulse) -> Call:
+    def of(self, program: Program, pulse: Heartbeat) -> Call:
         """Return what makes a program's calls this way; each shows in the pulse while it runs."""
 
         def call(method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
@@ -81,10 +81,10 @@ class Rehearsal:
     def _run(
         self,
         method: str,
-        inputs: Mapping[str, Packed | Strings],
+        inputs: Mapping[str, RawTensor | Strings],
         ready: Callable[[], Program],
-        pulse: Pulse,
-    ) -> Mapping[str, Packed]:
+        pulse: Heartbeat,
+    ) -> Mapping[str, RawTensor]:
         """Do as `Engine.enter` does, and as `Engine.call` where that does not do.
 
         Raises:
@@ -92,14 +92,14 @@ class Rehearsal:
         """
         signature, admissions = self._methods[method]
 
-        def run(given: Given, known: Admitted) -> Mapping[str, Packed]:
+        def run(given: Given, known: Admitted) -> Mapping[str, RawTensor]:
             job = Job(method, given, known.rows, known.kind, Future(), known.symbols)
             ((_, outcome),) = self._runner.run([job], ready, pulse, [])
             if isinstance(outcome, Exception):
                 raise outcome
             return outcome
 
-        packed = {name: value for name, value in inputs.items() if isinstance(value, Packed)}
+        packed = {name: value for name, value in inputs.items() if isinstance(value, RawTensor)}
         if len(packed) == len(inputs):
             known = admissions.admit_packed(packed)
             if known is not None and known.whole:
@@ -113,7 +113,7 @@ class Rehearsal:
         return {name: pack(tensor) for name, tensor in merged.items()}
 
     def _answered(
-        self, outputs: Mapping[str, Packed], method: str, *, binary: bool
+        self, outputs: Mapping[str, RawTensor], method: str, *, binary: bool
     ) -> Mapping[str, Wire]:
         """Return what a client reads in the answer with these outputs."""
         form = {name: binary or _without_json(output) for name, output in outputs.items()}
@@ -121,15 +121,15 @@ class Rehearsal:
         request = InferRequest({}, wanted, parameters={"method": method, "non_finite": "string"})
         manifest = self._manifest
         made = encode_outputs(request, manifest.name, manifest.version, outputs, None)
-        content, length = made.finish() if isinstance(made, Draft) else made
+        content, length = made.finish() if isinstance(made, AnswerDraft) else made
         return decode_response(content, None if length is None else str(length)).outputs
 
 
 def _sent(
     inputs: Mapping[str, Wire], method: str, *, binary: bool
-) -> Mapping[str, Packed | Strings]:
+) -> Mapping[str, RawTensor | Strings]:
     """Return what the server reads in a request with these inputs."""
-    values = {name: value for name, value in inputs.items() if not isinstance(value, Packed)}
+    values = {name: value for name, value in inputs.items() if not isinstance(value, RawTensor)}
     request = InferRequest(values, parameters={"method": method})
     body, length = encode_request(
         request, lambda name: binary or _without_json(values[name]), "string"

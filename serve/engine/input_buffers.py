@@ -11,16 +11,16 @@ from typing import cast
 import torch
 
 from torchship.script.format.tree import Flat
-from torchship.serve.protocol.tensors import Packed
+from torchship.serve.protocol.tensors import RawTensor
 
 LARGEST = 1 << 16  # bytes of one call's inputs; beyond, making them is nothing beside the call
 MOST_BYTES = 1 << 20  # of all frames of one method
 
-Given = Mapping[str, torch.Tensor] | Mapping[str, Packed]
+Given = Mapping[str, torch.Tensor] | Mapping[str, RawTensor]
 """A request's inputs by flat name, as tensors or as they came."""
 
 
-class Frame:
+class InputBuffers:
     """The inputs of one call, of some names, dtypes and shapes; one call at a time uses it.
 
     They hold what came until the next call, and may be returned as outputs: those must be copied
@@ -36,7 +36,7 @@ class Frame:
         self._filled = [(name, _bytes_of(tensor)) for name, tensor in inputs.items()]
         self._zeros = [(view, bytes(len(view))) for view in map(_bytes_of, started.values())]
 
-    def fill(self, requests: Sequence[Mapping[str, Packed]]) -> Flat | None:
+    def fill(self, requests: Sequence[Mapping[str, RawTensor]]) -> Flat | None:
         """Return the inputs with the rows of all requests; None if a call has written to them."""
         for tensor, version in self._versions:
             if tensor._version != version:
@@ -53,7 +53,7 @@ class Frame:
         return self.inputs
 
 
-class Frames:
+class InputBufferPool:
     """The frames of one method, by the kind and the rows of the calls that they are for.
 
     Clients choose sizes and numbers, so there may be any number of kinds: the oldest frames make
@@ -63,14 +63,14 @@ class Frames:
     def __init__(self) -> None:
         self.nbytes = 0
         """Of all frames."""
-        self._frames: dict[Hashable, Frame] = {}
+        self._frames: dict[Hashable, InputBuffers] = {}
 
-    def fill(self, key: Hashable, requests: Sequence[Mapping[str, Packed]]) -> Flat | None:
+    def fill(self, key: Hashable, requests: Sequence[Mapping[str, RawTensor]]) -> Flat | None:
         """Return the inputs of a call with the rows of all requests; None if there is no frame."""
         frame = self._frames.get(key)
         return None if frame is None else frame.fill(requests)
 
-    def keep(self, key: Hashable, frame: Frame) -> None:
+    def keep(self, key: Hashable, frame: InputBuffers) -> None:
         """Use a frame for such calls from now on."""
         self._drop(key)
         self._frames[key] = frame
@@ -83,15 +83,15 @@ class Frames:
         self.nbytes -= 0 if dropped is None else dropped.nbytes
 
 
-def are_packed(requests: Sequence[Given]) -> Sequence[Mapping[str, Packed]] | None:
+def are_packed(requests: Sequence[Given]) -> Sequence[Mapping[str, RawTensor]] | None:
     """Return requests all of which are as they came; None if one of them is not.
 
     The inputs of a request are all as they came, or none of them is.
     """
     for inputs in requests:
-        if type(next(iter(inputs.values()), None)) is not Packed:
+        if type(next(iter(inputs.values()), None)) is not RawTensor:
             return None
-    return cast("Sequence[Mapping[str, Packed]]", requests)
+    return cast("Sequence[Mapping[str, RawTensor]]", requests)
 
 
 def fits(inputs: Flat) -> bool:

@@ -15,8 +15,8 @@ class Limits:
     """What one engine may use: intra-op threads, rows in one call, rows that wait, devices.
 
     Rows wait at most `delay_seconds` for others to come. A model whose largest batch takes at most
-    `quick_seconds` runs on the event loop; none does when 0. One call takes at most `call_seconds`
-    by the clock on the wall, and `max_batch_bytes` of inputs unless a single row has more.
+    `inline_threshold_seconds` runs on the event loop; none does when 0. One call takes at most
+    `call_seconds` by the clock on the wall, and `max_batch_bytes` of inputs unless a single row has more.
     """
 
     threads: int = 1
@@ -24,7 +24,7 @@ class Limits:
     max_queue: int = 4096
     placement: Placement = field(default_factory=Placement)
     delay_seconds: float = 0.0
-    quick_seconds: float = 0.0
+    inline_threshold_seconds: float = 0.0
     call_seconds: float = 30.0
     max_batch_bytes: int = 64 << 20
 

@@ -13,7 +13,7 @@ from typing import Protocol
 from torchship.serve.engine.batching import Kind
 from torchship.serve.engine.input_buffers import Given
 from torchship.serve.errors import QueueFullError
-from torchship.serve.protocol.tensors import Packed
+from torchship.serve.protocol.tensors import RawTensor
 from torchship.serve.telemetry.records import Timing
 
 PRIORITIES = (1, 2)
@@ -29,7 +29,7 @@ class Answer(Protocol):
     def cancelled(self) -> bool:
         """Return whether whoever waited has given up."""
 
-    def set_result(self, outputs: Mapping[str, Packed], /) -> None:
+    def set_result(self, outputs: Mapping[str, RawTensor], /) -> None:
         """Take the outputs."""
 
     def set_exception(self, error: Exception, /) -> None:
@@ -74,7 +74,7 @@ class Job:
         return self.deadline is not None and time.monotonic() > self.deadline
 
 
-class Waiting:
+class RequestQueue:
     """Jobs in the order they came; the event loop puts them in, the engine's thread takes them."""
 
     def __init__(self, limit: int, byte_limit: int) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TypeVar
 
-H = TypeVar("H", bound="Held")
+H = TypeVar("H", bound="ReferenceCounted")
 
 
-class Held:
+class ReferenceCounted:
     """What `with` holds; used from one event loop."""
 
     def __init__(self) -> None:

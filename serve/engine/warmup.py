@@ -21,8 +21,8 @@ from torchship.script.runtime.archive import Archive
 from torchship.script.runtime.batch import BATCH, batch_axes, resize
 from torchship.script.runtime.program import Program
 from torchship.serve.engine.batching import Batching
-from torchship.serve.engine.call_watchdog import CallWatch
-from torchship.serve.engine.golden_requests import Rehearsal
+from torchship.serve.engine.call_watchdog import CallWatchdog
+from torchship.serve.engine.golden_requests import GoldenRequests
 from torchship.serve.engine.limits import Limits
 from torchship.serve.errors import DisagreementError, NotReadyError, RequestError
 
@@ -30,18 +30,18 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Warming:
+class Warmup:
     """The batches that can come, and who watches that no call takes too long."""
 
     batchings: Mapping[str, Batching]
     """Of the methods, by name; those whose rows are not independent are forbidden to join."""
     limits: Limits
-    watch: CallWatch
-    rehearsal: Rehearsal
+    watch: CallWatchdog
+    rehearsal: GoldenRequests
 
 
 def prove(
-    archive: Archive, warming: Warming, device: str, stopping: threading.Event
+    archive: Archive, warming: Warmup, device: str, stopping: threading.Event
 ) -> tuple[Program, bool]:
     """Load an archive, run its golden cases and warm it up; on the thread that will answer.
 
@@ -80,10 +80,10 @@ def prove_case(call: Call, archive: Archive, number: int) -> None:
     """
     case = archive.golden[number]
     where = f"golden case {number} ('{case.name}')"
-    if case.method not in archive.vouched.methods:
+    if case.method not in archive.require_manifest().methods:
         raise DisagreementError(f"{where} is of a method '{case.method}' that is not there")
     try:
-        differences = check_case(archive.vouched, number, case, call)
+        differences = check_case(archive.require_manifest(), number, case, call)
     except (InputError, ModelError, RequestError, DisagreementError) as error:
         raise DisagreementError(f"{where}: {error}") from None
     wrong = [difference for difference in differences if not difference.agreed]
@@ -98,7 +98,7 @@ def prove_case(call: Call, archive: Archive, number: int) -> None:
 
 
 def _warm_up(
-    program: Program, archive: Archive, warming: Warming, stopping: threading.Event
+    program: Program, archive: Archive, warming: Warmup, stopping: threading.Event
 ) -> bool:
     """Run every batch size that can come, twice, with rows of the golden cases and like them.
 
@@ -106,7 +106,7 @@ def _warm_up(
     be independent, whatever its archive says, has each request run alone.
 
     Returns:
-        Whether each method's largest batch took at most `Limits.quick_seconds`.
+        Whether each method's largest batch took at most `Limits.inline_threshold_seconds`.
     """
     call = warming.watch.marked(program.call)
 
@@ -117,7 +117,7 @@ def _warm_up(
 
     given = {
         name: [case.steps[0].inputs for case in archive.golden if case.method == name]
-        for name in archive.vouched.methods
+        for name in archive.require_manifest().methods
     }
     rows: dict[str, Rows | None] = {}
     for name, batching in warming.batchings.items():
@@ -131,15 +131,15 @@ def _warm_up(
         seconds = math.inf
         if given[name]:
             seconds = _warm_method(wanted, archive, warming, name, given[name][0], rows[name])
-        quick = quick and batching.only and seconds <= warming.limits.quick_seconds
+        quick = quick and batching.only and seconds <= warming.limits.inline_threshold_seconds
     return quick
 
 
 def _independent_rows(
-    call: Call, archive: Archive, warming: Warming, name: str, given: Sequence[Flat]
+    call: Call, archive: Archive, warming: Warmup, name: str, given: Sequence[Flat]
 ) -> Rows | None:
     """Return as many rows as one call may have; None where there are none, or not independent."""
-    method, rows_in_call = archive.vouched.methods[name], warming.limits.rows_in_call
+    method, rows_in_call = archive.require_manifest().methods[name], warming.limits.rows_in_call
     try:
         return independent_rows(
             call, name, method, BATCH, given, lambda size: rows_in_call(1, size)
@@ -152,19 +152,19 @@ def _independent_rows(
 def _forbid(archive: Archive, name: str, batching: Batching, why: Exception) -> None:
     log.warning(
         "model '%s' method '%s': each request runs alone, since its rows are not independent: %s",
-        *(archive.vouched.name, name, why),
+        *(archive.require_manifest().name, name, why),
     )
     batching.forbid()
 
 
 def _warm_method(
-    call: Call, archive: Archive, warming: Warming, name: str, given: Flat, rows: Rows | None
+    call: Call, archive: Archive, warming: Warmup, name: str, given: Flat, rows: Rows | None
 ) -> float:
     """Run a method at every batch size, and return the seconds that the last took.
 
     Of the two calls of a size one has the rows of a golden case, which no size may spoil.
     """
-    axes = batch_axes(archive.vouched.methods[name])
+    axes = batch_axes(archive.require_manifest().methods[name])
     row_bytes = sum(tensor.nbytes for tensor in resize(given, axes, 1).values())
     seconds = math.inf
     for size in range(1, warming.limits.rows_in_call(1, row_bytes) + 1):

@@ -23,7 +23,7 @@ from torchship.serve.engine.engine import Engine
 from torchship.serve.http import schemas
 from torchship.serve.http.auth import ApiKey, Guard, read_api_keys
 from torchship.serve.http.inference import Inference, infer_target, read_small_body
-from torchship.serve.http.middleware import ErrorBoundary, Front, answer, error_response
+from torchship.serve.http.middleware import ErrorBoundary, Middleware, answer, error_response
 from torchship.serve.http.openapi import INFER_PATHS, OpenApi, answers, takes
 from torchship.serve.http.origins import OriginGuard, Origins
 from torchship.serve.http.proxies import ForwardedHeaders, Proxies
@@ -31,14 +31,14 @@ from torchship.serve.http.rate_limit import RateTable
 from torchship.serve.http.repository_routes import add_repository_routes
 from torchship.serve.http.sequence_routes import add_sequence_routes
 from torchship.serve.protocol import messages as protocol
-from torchship.serve.protocol.large_json import Codec
+from torchship.serve.protocol.large_json import LargeJsonCodec
 from torchship.serve.protocol.tensors import short
 from torchship.serve.protocol.wire_signature import describe, describe_config
 from torchship.serve.repository.catalogue import IndexEntry
 from torchship.serve.repository.repository import Repository
 from torchship.serve.sequences.sequences import Sequences, open_store
 from torchship.serve.settings import Settings, read_networks
-from torchship.serve.system.body_memory import Inflight
+from torchship.serve.system.body_memory import BodyMemory
 from torchship.serve.telemetry.logs import AccessLine, access_line
 from torchship.serve.telemetry.metrics import Metrics
 from torchship.serve.telemetry.samples import expose, figures_of
@@ -85,7 +85,7 @@ def create_app(
     settings = settings or Settings()
     metrics = metrics or Metrics()
     max_body_bytes = settings.max_body_bytes
-    codec = Codec()
+    codec = LargeJsonCodec()
     sequences = Sequences(repository, open_store(settings), codec)
     metrics.live_sequences = sequences.live
     infer = Inference(repository, sequences, settings, codec)
@@ -247,10 +247,10 @@ class Application(FastAPI):
         self.tracer = tracer
         self.guard: Guard | None = None
         """What lets requests through that bring an API key, if they must."""
-        self.inflight = Inflight(settings.max_inflight_bytes)
+        self.inflight = BodyMemory(settings.max_inflight_bytes)
         self.proxies = Proxies(read_networks(settings.forwarded_allow_ips))
         origins = Origins(settings.cors_origin, settings.host)
-        self.front = Front(self._route, metrics, line, tracer, origins, settings.root_path)
+        self.front = Middleware(self._route, metrics, line, tracer, origins, settings.root_path)
 
     def put_in_front(self, wrap: Callable[[ASGIApp], ASGIApp]) -> None:
         """Wrap everything, inference too, but for the ids and the counting of requests."""

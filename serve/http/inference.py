@@ -26,14 +26,14 @@ from torchship.serve.protocol.compression import (
     largest_inflated,
 )
 from torchship.serve.protocol.drafts import LARGE_JSON
-from torchship.serve.protocol.large_json import Codec
+from torchship.serve.protocol.large_json import LargeJsonCodec
 from torchship.serve.protocol.output_encoding import encode_answer
 from torchship.serve.protocol.raw_request import decode_raw
 from torchship.serve.protocol.tensors import Strings, Wire
 from torchship.serve.repository.repository import Repository
 from torchship.serve.sequences.sequences import Sequences
 from torchship.serve.settings import Settings
-from torchship.serve.system.body_memory import Hold, hold_of
+from torchship.serve.system.body_memory import BodyHold, hold_of
 from torchship.serve.telemetry.records import SCOPE_KEY, Record
 
 HEADER_LENGTH = protocol.HEADER_LENGTH.lower().encode()
@@ -56,7 +56,11 @@ class Inference:
     """Answers `POST /v2/models/{model}[/versions/{version}]/infer`."""
 
     def __init__(
-        self, repository: Repository, sequences: Sequences, settings: Settings, codec: Codec
+        self,
+        repository: Repository,
+        sequences: Sequences,
+        settings: Settings,
+        codec: LargeJsonCodec,
     ) -> None:
         self.codec = codec
         self._repository = repository
@@ -106,7 +110,7 @@ class Inference:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         hold = hold_of(scope)
         body = await read_body(headers, receive, self._max_body_bytes, hold)
-        record.wanted = time.perf_counter()
+        record.decode_started = time.perf_counter()
         encoding = headers.get(b"content-encoding")
         if encoding is not None:  # in another thread: a large body must not hold up the others
             name = encoding_of(encoding.decode("latin-1"))
@@ -164,7 +168,7 @@ def _watch(receive: Receive) -> Callable[[], bool] | None:
 
 
 async def _run(
-    codec: Codec,
+    codec: LargeJsonCodec,
     engine: Engine,
     request: protocol.InferRequest,
     record: Record,
@@ -181,12 +185,12 @@ async def _run(
         timeout=request.timeout,
         gone=gone,
     )
-    record.answered = time.perf_counter()
+    record.inference_finished = time.perf_counter()
     return await encode_answer(codec, engine.manifest, request, outputs)
 
 
 async def read_body(
-    headers: Mapping[bytes, bytes], receive: Receive, limit: int, hold: Hold | None = None
+    headers: Mapping[bytes, bytes], receive: Receive, limit: int, hold: BodyHold | None = None
 ) -> bytes | bytearray:
     """Return the request's body, of at most `limit` bytes; `hold` is told what else there is.
 

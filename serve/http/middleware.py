@@ -59,7 +59,7 @@ SERVICE_RESTART = 1012  # of a WebSocket; what uvicorn says of a server that end
 _SANE = re.compile(rb"[\x21-\x7e]{1,128}").fullmatch
 
 
-class Front:
+class Middleware:
     """Gives each request its id and its record, answers for errors, counts what became of it."""
 
     def __init__(

@@ -28,7 +28,7 @@ from torchship.serve.http.openapi import OCTETS, answers
 from torchship.serve.http.schemas import Error, SequenceCount
 from torchship.serve.http.websocket_session import account_of
 from torchship.serve.protocol.drafts import Body
-from torchship.serve.protocol.large_json import Codec
+from torchship.serve.protocol.large_json import LargeJsonCodec
 from torchship.serve.protocol.tensors import short
 from torchship.serve.sequences.sequences import Sequences, Stream
 from torchship.serve.settings import Settings
@@ -58,7 +58,7 @@ class SequenceRoute(APIRoute):
 
 
 def add_sequence_routes(
-    app: FastAPI, sequences: Sequences, settings: Settings, answer: Answer, codec: Codec
+    app: FastAPI, sequences: Sequences, settings: Settings, answer: Answer, codec: LargeJsonCodec
 ) -> None:
     """Add the routes; `answer` says what a client is told of an error."""
     max_body_bytes = settings.max_body_bytes
@@ -147,7 +147,7 @@ class _Stream:
         steps: Stream,
         max_tensor_bytes: int | None,
         answer: Answer,
-        codec: Codec,
+        codec: LargeJsonCodec,
     ) -> None:
         self._codec = codec
         self._socket = socket
@@ -162,7 +162,7 @@ class _Stream:
         while (message := await self._socket.receive())["type"] != "websocket.disconnect":
             with self._account.message() as record:
                 record.model, record.version = self._steps.key.model, self._steps.on_version
-                record.wanted = record.started
+                record.decode_started = record.started
                 try:
                     reply = await self._step(message, record)
                     record.status = 200

@@ -24,7 +24,7 @@ def _manifests(settings: Settings, keys: Keys) -> Iterator[Manifest | None]:
     """Yield the manifest of each archive; None for one that will be refused, with the reason."""
     for file in find_archives(settings.paths, empty=settings.mode != "fixed"):
         try:
-            yield open_archive(file, keys).vouched
+            yield open_archive(file, keys).require_manifest()
         except ArchiveError:
             yield None
 

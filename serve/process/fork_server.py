@@ -28,7 +28,7 @@ REQUEST = b"fork"
 LONGEST_WORD = 1 << 12
 
 
-class Nursery:
+class ForkServer:
     """The supervisor's side; for use from one event loop."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from torchship.script.errors import TorchShipError
 from torchship.serve import errors
-from torchship.serve.telemetry.samples import Family
+from torchship.serve.telemetry.samples import MetricFamily
 
 
 class _Message(BaseModel):
@@ -129,19 +129,19 @@ class Quarantine(_Message):
     reason: str
 
 
-class FiguresWanted(_Message):
+class SamplesWanted(_Message):
     """A worker wants the figures of all, or the supervisor those of a worker."""
 
     kind: Literal["figures_wanted"] = "figures_wanted"
     id: str
 
 
-class Figures(_Message):
+class Samples(_Message):
     """The figures of a worker, or of all."""
 
     kind: Literal["figures"] = "figures"
     id: str
-    families: list[Family]
+    families: list[MetricFamily]
 
 
 class Refused(_Message):
@@ -201,7 +201,7 @@ class Hung(_Message):
     reason: str
 
 
-ToWorker = Start | Listen | Change | Outcome | Renew | Quarantine | FiguresWanted | Figures
+ToWorker = Start | Listen | Change | Outcome | Renew | Quarantine | SamplesWanted | Samples
 FromWorker = (
     Refused
     | Listening
@@ -212,8 +212,8 @@ FromWorker = (
     | OnLoop
     | Proving
     | Hung
-    | FiguresWanted
-    | Figures
+    | SamplesWanted
+    | Samples
 )
 
 _TO_WORKER: TypeAdapter[ToWorker] = TypeAdapter(Annotated[ToWorker, Field(discriminator="kind")])

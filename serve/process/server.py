@@ -28,10 +28,10 @@ from torchship.serve.process.sockets import BACKLOG
 from torchship.serve.repository.repository import Repository
 from torchship.serve.sequences.sequences import Sequences
 from torchship.serve.settings import Settings
-from torchship.serve.system.heartbeat import Pulse
+from torchship.serve.system.heartbeat import Heartbeat
 from torchship.serve.telemetry.metrics import Metrics
-from torchship.serve.transport.fast_path import Direct, direct
-from torchship.serve.transport.websocket import websocket
+from torchship.serve.transport.fast_path import FastPathProtocol, fast_path_protocol
+from torchship.serve.transport.websocket import websocket_protocol
 
 if TYPE_CHECKING:
     from torchship.serve.telemetry.tracing import Tracer
@@ -48,7 +48,7 @@ BEATS = 8  # in the time that a process may be silent
 class Shared:
     """What a process is given by the one that started it."""
 
-    pulse: Pulse = field(default_factory=Pulse)
+    pulse: Heartbeat = field(default_factory=Heartbeat)
     rates: RateTable | None = None
     credentials: Credentials = field(default_factory=Credentials)
 
@@ -57,7 +57,7 @@ class Server(uvicorn.Server):
     """uvicorn, for which a signal is a normal end, and which can wait before it ends."""
 
     def __init__(self, config: uvicorn.Config, application: Application, settings: Settings,
-                 repository: Repository, metrics: Metrics, pulse: Pulse) -> None:  # fmt: skip
+                 repository: Repository, metrics: Metrics, pulse: Heartbeat) -> None:  # fmt: skip
         super().__init__(config)
         self.application = application
         self.settings = settings
@@ -99,7 +99,7 @@ class Server(uvicorn.Server):
             self.loading.cancel()
         await super().shutdown(sockets)
         for connection in list(self.server_state.connections):
-            if isinstance(connection, Direct):
+            if isinstance(connection, FastPathProtocol):
                 connection.give_up()
         self.application.infer.codec.close()
         await self.sequences.close()
@@ -160,7 +160,7 @@ def make_repository(
         max_queue=settings.max_queue,
         placement=read_placement(settings.device, settings.place),
         delay_seconds=settings.max_delay_us / 1e6,
-        quick_seconds=settings.quick_us / 1e6,
+        inline_threshold_seconds=settings.quick_us / 1e6,
         call_seconds=settings.call_seconds,
         max_batch_bytes=settings.max_batch_bytes,
     )
@@ -196,8 +196,8 @@ def make_server(
     )
     config = uvicorn.Config(
         app,
-        http=direct(settings, app),
-        ws=websocket(settings, app),
+        http=fast_path_protocol(settings, app),
+        ws=websocket_protocol(settings, app),
         ws_max_size=settings.max_body_bytes,
         lifespan="off",
         log_config=None,

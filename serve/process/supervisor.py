@@ -30,16 +30,16 @@ from torchship.serve.http.rate_limit import TABLE_BYTES
 from torchship.serve.process import messages
 from torchship.serve.process.changes import Changes
 from torchship.serve.process.credentials import read_credentials
-from torchship.serve.process.fork_server import Nursery
+from torchship.serve.process.fork_server import ForkServer
 from torchship.serve.process.sockets import bind, reserve
 from torchship.serve.process.watchdog import LOOK_SECONDS, Watchdog
-from torchship.serve.process.worker_slot import Backoff, Place, share_cores
+from torchship.serve.process.worker_slot import Backoff, WorkerSlot, share_cores
 from torchship.serve.settings import Settings
 from torchship.serve.system.daemon_threads import on_thread
 from torchship.serve.system.shared_memory import shared_file
 from torchship.serve.system.standard_streams import drain_all
 from torchship.serve.telemetry.logs import configure_logging
-from torchship.serve.telemetry.samples import Family, Totals
+from torchship.serve.telemetry.samples import MetricFamily, Totals
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class Supervisor:
         self._rates = rates
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
         shares = share_cores(cores, settings.workers, settings.threads)
-        self._places = [Place(number, share) for number, share in enumerate(shares)]
+        self._places = [WorkerSlot(number, share) for number, share in enumerate(shares)]
         self._watchdog = Watchdog(settings.call_seconds, settings.stall_seconds)
         self._changes = Changes(settings.load, self._tell, self._live_numbers)
         self._totals = Totals(settings.workers > 1)
@@ -105,7 +105,7 @@ class Supervisor:
     async def run(self) -> None:
         """Keep the workers until a signal comes, then wait for their end."""
         loop = asyncio.get_running_loop()
-        self._nursery = Nursery()
+        self._nursery = ForkServer()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end, number)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._run(self._renew()))
@@ -157,7 +157,7 @@ class Supervisor:
             self._tell(place.number, messages.Renew(credentials=self._credentials))
         log.info("keys and certificates were read again")
 
-    async def _keep(self, place: Place) -> None:
+    async def _keep(self, place: WorkerSlot) -> None:
         """Run one worker after the other in a place, until the end."""
         backoff = Backoff()
         while not self._ending.is_set():
@@ -184,7 +184,7 @@ class Supervisor:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._ending.wait(), pause)
 
-    async def _run_one(self, place: Place) -> int:
+    async def _run_one(self, place: WorkerSlot) -> int:
         """Start a worker, hear it until its end, and return its exit code."""
         listener = None if self._settings.workers > 1 else self._bound.fileno()
         await place.begin(
@@ -217,7 +217,7 @@ class Supervisor:
         finally:
             self._left(place)
 
-    def _left(self, place: Place) -> None:
+    def _left(self, place: WorkerSlot) -> None:
         """Take note that the worker of a place has ended."""
         if place.code < 0 and not self._ending.is_set():
             self._suspect(place)
@@ -229,7 +229,7 @@ class Supervisor:
                 complete.set()
         place.leave()
 
-    def _suspect(self, place: Place) -> None:
+    def _suspect(self, place: WorkerSlot) -> None:
         """Keep an archive out that is always being loaded when a worker dies."""
         for digest, name in place.proving.items():
             deaths = self._loading_deaths[digest] = self._loading_deaths.get(digest, 0) + 1
@@ -264,7 +264,7 @@ class Supervisor:
                     self._put_away(digest, out_of_service(name, complaint))
                 place.signal(signal.SIGKILL)
 
-    def _hear(self, place: Place, data: bytes) -> None:
+    def _hear(self, place: WorkerSlot, data: bytes) -> None:
         message = messages.from_worker(data)
         match message:
             case messages.Refused(text=text):
@@ -297,13 +297,13 @@ class Supervisor:
                     self._loading_deaths.pop(digest, None)
             case messages.Hung(digest=digest, reason=reason):
                 self._put_away(digest, reason)
-            case messages.FiguresWanted(id=id):
+            case messages.SamplesWanted(id=id):
                 self._run(self._figures(place.number, id))
-            case messages.Figures(id=id, families=families):
+            case messages.Samples(id=id, families=families):
                 self._take_figures(place, id, families)
         self._tell_start()
 
-    def _listens(self, place: Place, url: str) -> None:
+    def _listens(self, place: WorkerSlot, url: str) -> None:
         place.listening = True
         if not self._told_url:
             self._told_url = True
@@ -313,7 +313,7 @@ class Supervisor:
         elif self._started:
             _say(f"worker {place.number} is back")
 
-    def _has_loaded(self, place: Place, message: messages.Loaded) -> None:
+    def _has_loaded(self, place: WorkerSlot, message: messages.Loaded) -> None:
         place.loaded = True
         self._pin(message.live | self._pinned)
         if not self._started:
@@ -353,15 +353,15 @@ class Supervisor:
         self._gathering[part] = missing, complete
         for place in self._places:
             if place.pid in missing:
-                self._tell(place.number, messages.FiguresWanted(id=part))
+                self._tell(place.number, messages.SamplesWanted(id=part))
         try:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(complete.wait(), FIGURES_SECONDS)
         finally:
             del self._gathering[part]
-        self._tell(asked, messages.Figures(id=id, families=self._totals.merged()))
+        self._tell(asked, messages.Samples(id=id, families=self._totals.merged()))
 
-    def _take_figures(self, place: Place, id: str, families: list[Family]) -> None:
+    def _take_figures(self, place: WorkerSlot, id: str, families: list[MetricFamily]) -> None:
         self._totals.heard(place.pid, families)
         if id in self._gathering:
             missing, complete = self._gathering[id]

@@ -31,14 +31,14 @@ from torchship.serve.process.server import (
     trusted_keys_of,
 )
 from torchship.serve.process.sockets import bind, url_of
-from torchship.serve.process.worker_repository import SharedRepository
+from torchship.serve.process.worker_repository import WorkerRepository
 from torchship.serve.repository.discovery import find_archives, printable
 from torchship.serve.settings import Settings
-from torchship.serve.system.heartbeat import Pulse
+from torchship.serve.system.heartbeat import Heartbeat
 from torchship.serve.system.standard_streams import take_over
 from torchship.serve.telemetry.logs import configure_logging
 from torchship.serve.telemetry.metrics import Metrics
-from torchship.serve.telemetry.samples import Family
+from torchship.serve.telemetry.samples import MetricFamily
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Worker(Server):
     """A server that ends with its supervisor, and listens when it is told to."""
 
     channel: Channel
-    repository: SharedRepository
+    repository: WorkerRepository
     early = False
     bound: socket.socket
     _loaded: messages.Loaded | None = None
@@ -74,7 +74,7 @@ class Worker(Server):
         """Load the archives; wait for the word to listen, unless this worker is early."""
         self._word = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._wanted: dict[str, asyncio.Future[list[Family]]] = {}
+        self._wanted: dict[str, asyncio.Future[list[MetricFamily]]] = {}
         self.metrics.gather = self._gather
         self._nowhere = os.open(os.devnull, os.O_WRONLY)
         self._heartbeat()
@@ -123,9 +123,9 @@ class Worker(Server):
                 self.renew(credentials)
             case messages.Quarantine(digest=digest, reason=reason):
                 self.repository.quarantine_digest(digest, reason)
-            case messages.FiguresWanted(id=id):
+            case messages.SamplesWanted(id=id):
                 self._run(self._tell_figures(id))
-            case messages.Figures(id=id, families=families):
+            case messages.Samples(id=id, families=families):
                 wanted = self._wanted.get(id)
                 if wanted is not None and not wanted.done():
                     wanted.set_result(families)
@@ -137,16 +137,16 @@ class Worker(Server):
 
     async def _tell_figures(self, id: str) -> None:
         families = await self.metrics.own(self.repository.status())
-        figures = messages.Figures(id=id, families=families)
+        figures = messages.Samples(id=id, families=families)
         self.channel.send(await asyncio.to_thread(figures.encoded))
 
-    async def _gather(self) -> list[Family]:
+    async def _gather(self) -> list[MetricFamily]:
         """Return the figures of all workers, which the supervisor collects."""
         id = uuid.uuid4().hex
         wanted = self._wanted[id] = asyncio.get_running_loop().create_future()
-        self.tell(messages.FiguresWanted(id=id))
+        self.tell(messages.SamplesWanted(id=id))
         try:
-            families: list[Family] = await wanted
+            families: list[MetricFamily] = await wanted
             return families
         finally:
             del self._wanted[id]
@@ -191,7 +191,7 @@ def run(given: Descriptors) -> None:
     configure_logging(settings.log_format, settings.log_level)
     printing.install(_log_print)
     operators.allow(settings.operators)
-    shared = Shared(Pulse.at(given.pulse), RateTable(given.rates), start.credentials)
+    shared = Shared(Heartbeat.at(given.pulse), RateTable(given.rates), start.credentials)
     try:
         server = _make(settings, start, shared, channel)
         server.bound = (
@@ -215,7 +215,7 @@ def _make(settings: Settings, start: messages.Start, shared: Shared, channel: Ch
             check_workers(settings, keys)
     metrics = Metrics()
     repository = make_repository(
-        *(settings, shared, metrics, SharedRepository),
+        *(settings, shared, metrics, WorkerRepository),
         channel=channel,
         pulse=shared.pulse,
         pinned=start.pinned,

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 LONGEST_NAME = 1024  # characters; longer ones are no model's
 
 
-class SharedRepository(Repository):
+class WorkerRepository(Repository):
     """A repository that asks the supervisor for each change, and makes those that it is told."""
 
     def __init__(
@@ -64,8 +64,8 @@ class SharedRepository(Repository):
         Raises:
             ArchiveError: also if the other workers serve another archive as this model.
         """
-        name, digest = archive.vouched.name, archive.digest
-        if self._pinned.get(f"{name}/{archive.vouched.version}", digest) != digest:
+        name, digest = archive.require_manifest().name, archive.digest
+        if self._pinned.get(f"{name}/{archive.require_manifest().version}", digest) != digest:
             raise ArchiveError(
                 "the file has changed since the other workers loaded it: restart the server to "
                 "serve the new one, or use --mode poll"
@@ -76,7 +76,7 @@ class SharedRepository(Repository):
 
     def _engine_of(self, archive: Archive) -> Engine:
         engine = super()._engine_of(archive)
-        name, digest = archive.vouched.name, archive.digest
+        name, digest = archive.require_manifest().name, archive.digest
         self._tell(messages.OnLoop(engine=engine.number, name=name, digest=digest))
         return engine
 

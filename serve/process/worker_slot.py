@@ -10,8 +10,8 @@ import socket
 from collections.abc import Callable
 
 from torchship.serve.process.channel import Channel
-from torchship.serve.process.fork_server import Nursery
-from torchship.serve.system.heartbeat import PULSE_BYTES, Pulse, Shown
+from torchship.serve.process.fork_server import ForkServer
+from torchship.serve.system.heartbeat import PULSE_BYTES, Heartbeat, Shown
 from torchship.serve.system.shared_memory import shared_file
 
 STEADY_SECONDS = 10  # a worker that lived so long was well
@@ -19,7 +19,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 EXIT_SECONDS = 5.0  # for the exit code of a worker whose channel is closed
 
 
-class Place:
+class WorkerSlot:
     """A number, cores, and the worker that has them now."""
 
     def __init__(self, number: int, cores: tuple[int, ...]) -> None:
@@ -40,7 +40,7 @@ class Place:
         """Names of the models that it is loading, by digest."""
         self._exit: asyncio.Future[int] | None = None
         self._channel: Channel | None = None
-        self._pulse: Pulse | None = None
+        self._pulse: Heartbeat | None = None
 
     @property
     def lives(self) -> bool:
@@ -48,7 +48,7 @@ class Place:
         return self._channel is not None
 
     async def begin(
-        self, nursery: Nursery, rates: int, listener: int | None, heard: Callable[[bytes], None]
+        self, nursery: ForkServer, rates: int, listener: int | None, heard: Callable[[bytes], None]
     ) -> None:
         """Have a worker started, and hear it.
 
@@ -62,7 +62,7 @@ class Place:
             with given:
                 more = [] if listener is None else [listener]
                 self.pid, self._exit = await nursery.start([given.fileno(), pulse, rates, *more])
-            self._pulse = Pulse.at(pulse)
+            self._pulse = Heartbeat.at(pulse)
         except BaseException:
             own.close()
             raise

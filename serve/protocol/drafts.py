@@ -16,7 +16,7 @@ import torch
 from torchship.serve.protocol.json_values import NonFinite
 from torchship.serve.protocol.tensors import (
     Bytes,
-    Packed,
+    RawTensor,
     Strings,
     Wire,
     datatype_of,
@@ -38,12 +38,12 @@ class JsonTensor:
 
     entry: dict[str, object]
     what: str
-    value: Packed | torch.Tensor
+    value: RawTensor | torch.Tensor
     non_finite: NonFinite
 
 
 @dataclass(slots=True)  # frozen ones take several times as long to make
-class Draft:
+class AnswerDraft:
     """A message whose JSON lacks the values of some tensors yet."""
 
     head: dict[str, object]
@@ -79,7 +79,7 @@ def draft_of(
     tensors: Iterable[tuple[str, Wire]],
     binary: Callable[[str], bool],
     non_finite: Callable[[str], NonFinite] = lambda _: "error",
-) -> Draft:
+) -> AnswerDraft:
     """Return a message with these inputs or outputs (`kind`) besides what `head` has already.
 
     `binary` says of each whether it travels as binary data, `non_finite` what becomes of values
@@ -104,4 +104,4 @@ def draft_of(
             in_json.append(JsonTensor(entry, f"{kind} '{name}'", value, non_finite(name)))
         entries.append(entry)
     head[f"{kind}s"] = entries
-    return Draft(head, in_json, chunks)
+    return AnswerDraft(head, in_json, chunks)

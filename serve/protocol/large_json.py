@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from torchship.serve.errors import OverloadError, RequestError
-from torchship.serve.protocol.drafts import LARGE_JSON, Body, Draft
+from torchship.serve.protocol.drafts import LARGE_JSON, AnswerDraft, Body
 from torchship.serve.protocol.json_helper import FRAME
 from torchship.serve.protocol.messages import (
     InferRequest,
@@ -24,22 +24,25 @@ from torchship.serve.protocol.messages import (
     split_body,
 )
 from torchship.serve.protocol.tensors import Bytes, datatype_of, to_binary
-from torchship.serve.system.body_memory import Hold
+from torchship.serve.system.body_memory import BodyHold
 from torchship.serve.system.interpreter import command
 
 MOST = 2  # helpers; each has a few times the memory of the largest body, and a core
 SECONDS = 120.0  # for one message
 
 
-class Codec:
+class LargeJsonCodec:
     """Reads requests and writes answers; it has helpers once there was something large."""
 
     def __init__(self) -> None:
         self._free = asyncio.Semaphore(MOST)
-        self._idle: list[Helper] = []
+        self._idle: list[JsonHelper] = []
 
     async def decode(
-        self, body: bytes | bytearray, header_length: str | None = None, hold: Hold | None = None
+        self,
+        body: bytes | bytearray,
+        header_length: str | None = None,
+        hold: BodyHold | None = None,
     ) -> InferRequest:
         """Read a request as `decode_request` does; `hold` is told how large its tensors are.
 
@@ -61,11 +64,11 @@ class Codec:
             head["inputs"][place]["data"] = whole[start:end]
         return read_request(head, rest)
 
-    async def finish(self, draft: Draft) -> Body:
-        """Return the message that a draft becomes, as `Draft.finish` does.
+    async def finish(self, draft: AnswerDraft) -> Body:
+        """Return the message that a draft becomes, as `AnswerDraft.finish` does.
 
         Raises:
-            RequestError: as `Draft.finish`.
+            RequestError: as `AnswerDraft.finish`.
             OverloadError: a helper could not do it.
         """
         entries: list[object] = draft.head["outputs"]  # type: ignore[assignment]
@@ -106,13 +109,13 @@ class Codec:
             raise RequestError(said["error"])
         return said, data
 
-    def _take(self) -> Helper:
+    def _take(self) -> JsonHelper:
         while self._idle:
             helper = self._idle.pop()
             if helper.alive():
                 return helper
             helper.end()
-        return Helper()
+        return JsonHelper()
 
     def close(self) -> None:
         """End the helpers."""
@@ -120,7 +123,7 @@ class Codec:
             self._idle.pop().end()
 
 
-class Helper:
+class JsonHelper:
     """A process that runs `transcoder`, over a socket of its own; it ends with the socket."""
 
     def __init__(self) -> None:

@@ -18,11 +18,11 @@ import torch
 
 from torchship.script.format.dtypes import BY_TORCH
 from torchship.serve.errors import RequestError
-from torchship.serve.protocol.drafts import LARGE_JSON, Body, Draft, draft_of
+from torchship.serve.protocol.drafts import LARGE_JSON, AnswerDraft, Body, draft_of
 from torchship.serve.protocol.json_values import NonFinite
 from torchship.serve.protocol.request_header import (
     CACHED_HEAD,
-    Announced,
+    TensorHeader,
     WantedOutput,
     announced,
     decode_head,
@@ -34,7 +34,7 @@ from torchship.serve.protocol.request_header import (
 )
 from torchship.serve.protocol.small_json import json_around, small_json
 from torchship.serve.protocol.tensors import (
-    Packed,
+    RawTensor,
     Strings,
     Value,
     Wire,
@@ -156,14 +156,14 @@ def read_request(head: Mapping[str, object], rest: memoryview | None) -> InferRe
     return _unpacked(InferRequest({}, read.outputs, read.id, read.parameters), inputs)
 
 
-def _unpacked(request: InferRequest, inputs: Mapping[str, Packed | Strings]) -> InferRequest:
+def _unpacked(request: InferRequest, inputs: Mapping[str, RawTensor | Strings]) -> InferRequest:
     request.inputs.update((name, unpacked(value)) for name, value in inputs.items())
     return request
 
 
 def decode_packed(
     body: bytes | bytearray, header_length: str | None = None
-) -> tuple[InferRequest, dict[str, Packed | Strings]]:
+) -> tuple[InferRequest, dict[str, RawTensor | Strings]]:
     """Read a request without its inputs, and those as they came.
 
     Raises:
@@ -175,9 +175,9 @@ def decode_packed(
         head, layout = known_head(bytes(text))
     else:
         head = decode_head(text)
-    inputs: dict[str, Packed | Strings]
+    inputs: dict[str, RawTensor | Strings]
     if rest is not None and layout is not None and len(rest) == layout.size:
-        inputs = {n: Packed(dtype, shape, rest[at]) for n, dtype, shape, at in layout.inputs}
+        inputs = {n: RawTensor(dtype, shape, rest[at]) for n, dtype, shape, at in layout.inputs}
     else:
         inputs = _read_tensors(head.inputs, rest, bools=rest is not None or _has_bools(body))
     return InferRequest({}, head.outputs, head.id, head.parameters), inputs
@@ -220,7 +220,7 @@ def encode_response(request: InferRequest, response: InferResponse) -> tuple[byt
         RequestError: an output that was asked for is not there, or JSON cannot carry it.
     """
     made = encode_outputs(request, response.model, response.version, response.outputs, response.id)
-    return made.finish() if isinstance(made, Draft) else made
+    return made.finish() if isinstance(made, AnswerDraft) else made
 
 
 def encode_outputs(
@@ -229,7 +229,7 @@ def encode_outputs(
     version: str,
     found: Mapping[str, Wire],
     number: str | None,
-) -> Body | Draft:
+) -> Body | AnswerDraft:
     """Return the body that answers `request` with the outputs it asks for, and its header length.
 
     `number` is the answer's id. An answer with so much JSON that it would hold up the event loop
@@ -245,7 +245,7 @@ def encode_outputs(
                 f"unknown output '{name}': expected " + ", ".join(f"'{known}'" for known in found)
             )
     outputs = [found[name] for name in form]
-    packed = [output for output in outputs if type(output) is Packed]
+    packed = [output for output in outputs if type(output) is RawTensor]
     if len(packed) == len(outputs):
         said = tuple([(output.dtype, output.shape) for output in packed])
         if number is None and all(form.values()):
@@ -349,9 +349,9 @@ def split_body(
 
 
 def _read_tensors(
-    said: Iterable[Announced], rest: memoryview | None, bools: bool = True
-) -> dict[str, Packed | Strings]:
-    tensors: dict[str, Packed | Strings] = {}
+    said: Iterable[TensorHeader], rest: memoryview | None, bools: bool = True
+) -> dict[str, RawTensor | Strings]:
+    tensors: dict[str, RawTensor | Strings] = {}
     place = 0
     for one in said:
         what, size = one.what, one.size

@@ -7,13 +7,13 @@ import asyncio
 from torchship.script.format.manifest import Manifest
 from torchship.script.format.tree import Flat
 from torchship.serve.protocol.classification import classified
-from torchship.serve.protocol.drafts import LARGE_JSON, Body, Draft
-from torchship.serve.protocol.large_json import Codec
+from torchship.serve.protocol.drafts import LARGE_JSON, AnswerDraft, Body
+from torchship.serve.protocol.large_json import LargeJsonCodec
 from torchship.serve.protocol.messages import InferRequest, encode_outputs
 
 
 async def encode_answer(
-    codec: Codec, manifest: Manifest, request: InferRequest, outputs: Flat
+    codec: LargeJsonCodec, manifest: Manifest, request: InferRequest, outputs: Flat
 ) -> Body:
     """Return the body that answers a request, and its header length (None: JSON alone).
 
@@ -22,7 +22,7 @@ async def encode_answer(
         OverloadError: much JSON could not be made.
     """
 
-    def made() -> Body | Draft:
+    def made() -> Body | AnswerDraft:
         found = classified(outputs, request.outputs, manifest.labels)
         return encode_outputs(request, manifest.name, manifest.version, found, request.id)
 
@@ -32,4 +32,4 @@ async def encode_answer(
         answer = await asyncio.to_thread(made)
     else:
         answer = made()
-    return await codec.finish(answer) if isinstance(answer, Draft) else answer
+    return await codec.finish(answer) if isinstance(answer, AnswerDraft) else answer

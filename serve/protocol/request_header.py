@@ -57,7 +57,7 @@ class WantedOutput(NamedTuple):
 
 
 @dataclass(slots=True)  # frozen ones take several times as long to make
-class Announced:
+class TensorHeader:
     """A tensor as the JSON announces it: `size` bytes of binary data, or `data` when None."""
 
     name: str
@@ -69,16 +69,16 @@ class Announced:
 
 
 @dataclass(slots=True)
-class Head:
+class RequestHeader:
     """The JSON of a request, checked."""
 
-    inputs: tuple[Announced, ...]
+    inputs: tuple[TensorHeader, ...]
     outputs: tuple[WantedOutput, ...]
     id: str | None
     parameters: dict[str, object]
 
 
-def decode_head(text: bytes | bytearray | memoryview) -> Head:
+def decode_head(text: bytes | bytearray | memoryview) -> RequestHeader:
     """Read the JSON of a request.
 
     Raises:
@@ -87,7 +87,7 @@ def decode_head(text: bytes | bytearray | memoryview) -> Head:
     return read_head(json_object(text))
 
 
-def read_head(head: Mapping[str, object]) -> Head:
+def read_head(head: Mapping[str, object]) -> RequestHeader:
     """Check the JSON object of a request.
 
     Raises:
@@ -115,7 +115,7 @@ def read_head(head: Mapping[str, object]) -> Head:
             _check_non_finite(f"output '{name}'", non_finite)
         wanted.append(WantedOutput(name, binary, classes, cast("NonFinite | None", non_finite)))
     inputs = announced("input", entries_of("inputs", head))
-    return Head(inputs, tuple(wanted), id_of(head), parameters)
+    return RequestHeader(inputs, tuple(wanted), id_of(head), parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class Layout:
 
 
 @lru_cache(maxsize=256)
-def known_head(text: bytes) -> tuple[Head, Layout | None]:
+def known_head(text: bytes) -> tuple[RequestHeader, Layout | None]:
     """Do as `decode_head`, and tell the layout where the values need not be looked at.
 
     A client that sends binary data says the same of it again and again: the JSON is read once.
@@ -148,13 +148,13 @@ def known_head(text: bytes) -> tuple[Head, Layout | None]:
     return head, Layout(tuple(places), end)
 
 
-def announced(kind: str, entries: Iterable[dict[str, object]]) -> tuple[Announced, ...]:
+def announced(kind: str, entries: Iterable[dict[str, object]]) -> tuple[TensorHeader, ...]:
     """Check what is said of tensors, without reading their data; `kind` is input or output.
 
     Raises:
         RequestError: a name is missing or given twice; a datatype, shape or size is none.
     """
-    tensors: dict[str, Announced] = {}
+    tensors: dict[str, TensorHeader] = {}
     for entry in entries:
         name = _name(kind, entry)
         what = f"{kind} '{name}'"
@@ -171,7 +171,7 @@ def announced(kind: str, entries: Iterable[dict[str, object]]) -> tuple[Announce
             raise RequestError(f"{what}: expected either data or a binary_data_size, got both")
         if size is not None and (not isinstance(size, int) or type(size) is bool or size < 0):
             raise RequestError(f"{what}: expected a binary_data_size from 0 on, got {short(size)}")
-        tensors[name] = Announced(name, what, datatype, shape, size, entry.get("data"))
+        tensors[name] = TensorHeader(name, what, datatype, shape, size, entry.get("data"))
     return tuple(tensors.values())
 
 

@@ -14,7 +14,7 @@ import torch
 
 from torchship.script.format.dtypes import BY_TORCH
 from torchship.serve.protocol.json_values import NonFinite
-from torchship.serve.protocol.tensors import Packed, to_json
+from torchship.serve.protocol.tensors import RawTensor, to_json
 
 
 @lru_cache(maxsize=256)
@@ -41,7 +41,7 @@ def small_json(
     text_around: tuple[bytes, list[bytes]],
     number: str | None,
     names: Iterable[str],
-    outputs: Iterable[Packed],
+    outputs: Iterable[RawTensor],
     non_finite: Callable[[str], NonFinite],
 ) -> bytes:
     """Return the JSON of an answer; `text_around` is of the same outputs, `number` its id.

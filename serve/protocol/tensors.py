@@ -49,7 +49,7 @@ class Strings:
 
 
 @dataclass(slots=True)  # not frozen, which would take longer to make than all the rest
-class Packed:
+class RawTensor:
     """A tensor's elements in row-major order as bytes: cheaper to cut and join than tensors."""
 
     dtype: torch.dtype
@@ -69,14 +69,14 @@ class Packed:
         return torch.frombuffer(data, dtype=self.dtype).view(self.shape)
 
 
-def pack(tensor: torch.Tensor) -> Packed:
+def pack(tensor: torch.Tensor) -> RawTensor:
     """Return a copy of a tensor of the CPU."""
     dtype, shape = tensor.dtype, tuple(tensor.shape)
     try:
         if dtype is torch.bfloat16:  # which numpy does not know
             elements = tensor.contiguous().reshape(-1).view(torch.uint8)
-            return Packed(dtype, shape, elements.numpy().tobytes())
-        return Packed(dtype, shape, tensor.numpy().tobytes())
+            return RawTensor(dtype, shape, elements.numpy().tobytes())
+        return RawTensor(dtype, shape, tensor.numpy().tobytes())
     except RuntimeError:  # numpy takes no gradients, nor what is still to be computed
         settled = plain(tensor)
         if settled is tensor:
@@ -84,12 +84,12 @@ def pack(tensor: torch.Tensor) -> Packed:
         return pack(settled)
 
 
-def tensors_of(outputs: Mapping[str, Packed]) -> dict[str, torch.Tensor]:
+def tensors_of(outputs: Mapping[str, RawTensor]) -> dict[str, torch.Tensor]:
     """Return the tensors that were packed, by their names."""
     return {name: value.tensor() for name, value in outputs.items()}
 
 
-def join_packed(parts: Sequence[Packed]) -> torch.Tensor:
+def join_packed(parts: Sequence[RawTensor]) -> torch.Tensor:
     """Return the rows of all, along the first dimension, in memory that the allocator aligned."""
     first = parts[0]
     data = first.data if len(parts) == 1 else b"".join([part.data for part in parts])
@@ -103,7 +103,7 @@ def join_packed(parts: Sequence[Packed]) -> torch.Tensor:
     return whole.view(first.dtype).view(shape)
 
 
-def split_packed(whole: Packed, rows: Sequence[int]) -> list[Packed]:
+def split_packed(whole: RawTensor, rows: Sequence[int]) -> list[RawTensor]:
     """Return parts of so many rows each, along the first dimension; they share its memory."""
     step = len(whole.data) // max(whole.shape[0], 1)
     data = memoryview(whole.data)
@@ -112,13 +112,13 @@ def split_packed(whole: Packed, rows: Sequence[int]) -> list[Packed]:
     for count in rows:
         end = start + count
         shape = (count, *whole.shape[1:])
-        parts.append(Packed(whole.dtype, shape, data[start * step : end * step]))
+        parts.append(RawTensor(whole.dtype, shape, data[start * step : end * step]))
         start = end
     return parts
 
 
 Value = torch.Tensor | Strings
-Wire = Value | Packed
+Wire = Value | RawTensor
 
 
 def datatype_of(value: Wire) -> str:
@@ -158,14 +158,14 @@ def check_shape(what: str, shape: object) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def unpacked(value: Packed | Strings) -> Value:
+def unpacked(value: RawTensor | Strings) -> Value:
     """Return a value as tensor, if it is one."""
-    return value.tensor() if isinstance(value, Packed) else value
+    return value.tensor() if isinstance(value, RawTensor) else value
 
 
 def from_binary(
     what: str, datatype: str, shape: tuple[int, ...], data: memoryview
-) -> Packed | Strings:
+) -> RawTensor | Strings:
     """Read one tensor's raw bytes: row-major elements, BYTES each after its 4-byte length.
 
     The data is not copied.
@@ -183,7 +183,7 @@ def from_binary(
         )
     if dtype.torch is torch.bool and (wrong := bytes(data).translate(None, b"\0\1")):
         raise RequestError(f"{what}: expected BOOL bytes of 0 or 1, got {wrong[0]}")
-    return Packed(dtype.torch, shape, data)
+    return RawTensor(dtype.torch, shape, data)
 
 
 def _split_strings(what: str, shape: tuple[int, ...], data: memoryview) -> list[bytes]:
@@ -211,7 +211,7 @@ def _split_strings(what: str, shape: tuple[int, ...], data: memoryview) -> list[
 
 def from_json(
     what: str, datatype: str, shape: tuple[int, ...], data: object, *, bools: bool = True
-) -> Packed | Strings:
+) -> RawTensor | Strings:
     """Read one tensor's JSON `data`: a list in row-major order, nested as the shape is, or flat.
 
     `bools` is False when the text is known to have none: they need not be looked for then. What
@@ -229,12 +229,12 @@ def from_json(
         raise RequestError(str(error)) from None
     if isinstance(found, list):
         return Strings(shape, found)
-    return Packed(BY_WIRE[datatype].torch, shape, found)
+    return RawTensor(BY_WIRE[datatype].torch, shape, found)
 
 
 def to_binary(value: Wire) -> Bytes:
     """Return a value's raw bytes."""
-    if isinstance(value, Packed):
+    if isinstance(value, RawTensor):
         return value.data
     if isinstance(value, Strings):
         return b"".join(struct.pack("<I", len(item)) + item for item in value.items)

@@ -14,8 +14,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from torchship.script.errors import OutOfMemoryError, TorchShipError, UnreadableError
 from torchship.serve.engine.engine import Engine
-from torchship.serve.repository.discovery import Found, Seen, look_at, printable, scan, unique
-from torchship.serve.repository.loading import STALLED_SECONDS, Work
+from torchship.serve.repository.discovery import (
+    DiscoveredArchive,
+    FileState,
+    look_at,
+    printable,
+    scan,
+    unique,
+)
+from torchship.serve.repository.loading import STALLED_SECONDS, ArchiveLoad
 from torchship.serve.system.daemon_threads import on_thread
 
 log = logging.getLogger(__name__)
@@ -41,14 +48,14 @@ class Entry:
     the file was before.
     """
 
-    found: Found
+    found: DiscoveredArchive
     state: Literal["waiting", "live", "failed", "unloaded"] = "waiting"
     initial: bool = False
     """Whether the server is ready only with it."""
     reason: str = ""
-    told: str = ""
+    public_message: str = ""
     """The reason as clients may have it, if that is another."""
-    foreseen: bool = True
+    is_user_error: bool = True
     out: bool = False
     """Whether it is out of service, whatever its file holds."""
     key: tuple[str, str] | None = None
@@ -58,7 +65,7 @@ class Entry:
     """Whether the file is not the one that was looked into last."""
     gone: bool = False
     """Whether it is live without a file, until it is known that no other file is its successor."""
-    work: Work | None = None
+    work: ArchiveLoad | None = None
     """What is being done with the file now."""
     batch: object = None
     """The same for entries whose loading began together."""
@@ -86,26 +93,29 @@ class Entry:
 
     @property
     def public_reason(self) -> str:
-        """The reason without folders, and without what was not foreseen: the log has those."""
+        """The reason without folders, and without what no user could cause: the log has those."""
         if self.state == "unloaded":
             return "not loaded"
         if self.work is not None and (self.state == "waiting" or self.work.stalled):
             return self.work.doing
-        if not self.foreseen:
+        if not self.is_user_error:
             return "internal error while loading"
-        return (self.told or self.reason).replace(self.shown, printable(self.path.name))
+        return (self.public_message or self.reason).replace(self.shown, printable(self.path.name))
 
     def public(self) -> IndexEntry:
         """Return what a client may know of it."""
         name, version = self.key or (printable(self.path.stem), "")
         return IndexEntry(name, version, STATES[self.state], self.public_reason)
 
-    def failed(self, reason: str, told: str, foreseen: bool, passing: bool, out: bool) -> None:
+    def failed(
+        self, reason: str, public_message: str, is_user_error: bool, passing: bool, out: bool
+    ) -> None:
         """Note why the file as it is now was refused, and when it is to be tried again.
 
         What may pass is tried at the next look, and more and more seldom as it goes on.
         """
-        self.reason, self.told, self.foreseen, self.out = reason, told, foreseen, out
+        self.reason, self.public_message = reason, public_message
+        self.is_user_error, self.out = is_user_error, out
         self.passing = self.passing + 1 if passing else 0
         self.looks = min(1 << (self.passing - 1), MOST_LOOKS) if passing else 0
         if self.engine is None:
@@ -113,7 +123,7 @@ class Entry:
 
     def well(self) -> None:
         """Note that nothing is wrong with the file as it is now."""
-        self.reason, self.told, self.foreseen, self.out = "", "", True, False
+        self.reason, self.public_message, self.is_user_error, self.out = "", "", True, False
         self.passing, self.looks, self.rivalled = 0, 0, None
 
     def due(self) -> bool:
@@ -147,7 +157,7 @@ class Catalogue:
         `loads` is how many files are worked on at the same time.
         """
         self._roots = {path: path.is_dir() for path in paths}
-        self._looks: dict[Path, asyncio.Future[Seen]] = {}
+        self._looks: dict[Path, asyncio.Future[FileState]] = {}
         self._problems: set[str] = set()
         self._keys = keys
         self._only_known = only_known
@@ -157,7 +167,7 @@ class Catalogue:
         for entry in self.entries:
             entry.initial = not only_known
 
-    def _entry(self, found: Found) -> Entry:
+    def _entry(self, found: DiscoveredArchive) -> Entry:
         return Entry(found, "unloaded" if self._only_known else "waiting", key=found.key)
 
     def trust(self, keys: Sequence[Ed25519PublicKey]) -> None:
@@ -203,7 +213,7 @@ class Catalogue:
         self.entries = list(entries)
         return newly
 
-    async def _look(self) -> list[Seen]:
+    async def _look(self) -> list[FileState]:
         """Look at each path that was given; without those whose disks do not answer."""
         known = [entry.found for entry in self.entries if not entry.is_missing]
         for root, is_folder in self._roots.items():
@@ -224,7 +234,7 @@ class Catalogue:
         self._problems = set(problems)
         return seen
 
-    async def _identify(self, entry: Entry, work: Work) -> None:
+    async def _identify(self, entry: Entry, work: ArchiveLoad) -> None:
         """Learn which model a file is, where no folder says it."""
         entry.changed = False
         if entry.found.key is None:
@@ -238,7 +248,9 @@ class Catalogue:
                 entry.key = None  # loading it will say why
 
     async def work_on(
-        self, entries: Sequence[Entry], do: Callable[[Entry, Work], Coroutine[None, None, None]]
+        self,
+        entries: Sequence[Entry],
+        do: Callable[[Entry, ArchiveLoad], Coroutine[None, None, None]],
     ) -> None:
         """Do something with each file, the small ones first; return when none is or can be busy.
 
@@ -249,14 +261,14 @@ class Catalogue:
                 if not entry.changed:
                     continue  # it goes on, with the same file
                 entry.work.give_up()
-            work = Work(self._turns)
+            work = ArchiveLoad(self._turns)
             entry.work = work
             work.begin(do(entry, work), partial(self._ended, entry, work))
         for entry in entries:
             if entry.work is not None:
                 await entry.work.rested()
 
-    def _ended(self, entry: Entry, work: Work) -> None:
+    def _ended(self, entry: Entry, work: ArchiveLoad) -> None:
         if entry.work is work:
             entry.work = None
 
@@ -272,7 +284,7 @@ class Catalogue:
 
     def add_missing(self, name: str) -> Entry:
         """Return a new entry that stands for a model of which there is no file."""
-        self.entries.append(Entry(Found(Path(name), None, (None,)), key=(name, "")))
+        self.entries.append(Entry(DiscoveredArchive(Path(name), None, (None,)), key=(name, "")))
         return self.entries[-1]
 
     def missing(self, name: str) -> list[Entry]:

@@ -17,7 +17,7 @@ Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 @dataclass(frozen=True)
-class Found:
+class DiscoveredArchive:
     """A file: where it is, what its folders say it holds, and how to see that it has changed.
 
     `key` is the name and version that the folders say; None for a file that is just a file.
@@ -41,10 +41,10 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Seen:
+class FileState:
     """What a look at one of the paths given has found."""
 
-    found: Sequence[Found]
+    found: Sequence[DiscoveredArchive]
     gone: Collection[Path]
     """Those of the files asked for that are certainly not there any more."""
     problems: Sequence[str]
@@ -72,20 +72,20 @@ def find_archives(paths: Sequence[Path], empty: bool = False) -> list[Path]:
     return found
 
 
-def scan(paths: Sequence[Path]) -> list[Found]:
+def scan(paths: Sequence[Path]) -> list[DiscoveredArchive]:
     """Return the files of the paths given, each once; a named file also when it is not there."""
     return unique([file for path in paths for file in look_at(path, path.is_dir()).found])
 
 
-def unique(files: Sequence[Found]) -> list[Found]:
+def unique(files: Sequence[DiscoveredArchive]) -> list[DiscoveredArchive]:
     """Return files without those that an earlier path led to already."""
-    found: dict[str, Found] = {}
+    found: dict[str, DiscoveredArchive] = {}
     for file in files:
         found.setdefault(os.path.realpath(file.path), file)
     return list(found.values())
 
 
-def look_at(root: Path, is_folder: bool, known: Sequence[Found] = ()) -> Seen:
+def look_at(root: Path, is_folder: bool, known: Sequence[DiscoveredArchive] = ()) -> FileState:
     """Look at a path that was given, and which of the files known below it are gone.
 
     Nothing is raised when a folder cannot be listed: that says nothing about the files in it.
@@ -99,10 +99,10 @@ def look_at(root: Path, is_folder: bool, known: Sequence[Found] = ()) -> Seen:
     problems: list[str] = []
     top = root if is_folder else root.parent
     files = list(_files(root, problems)) if is_folder else [(root, None)]
-    found = [Found(file, key, _stamp(file), _devices(file, top)) for file, key in files]
+    found = [DiscoveredArchive(file, key, _stamp(file), _devices(file, top)) for file, key in files]
     there = {file.path for file in found if is_folder or file.there}
     gone = {file.path for file in known if file.path not in there and _is_gone(file, top)}
-    return Seen(found, gone, problems)
+    return FileState(found, gone, problems)
 
 
 def _files(root: Path, problems: list[str]) -> Iterator[tuple[Path, tuple[str, str] | None]]:
@@ -149,7 +149,7 @@ def _may_be(file: Path) -> bool:
     return True
 
 
-def _is_gone(file: Found, top: Path) -> bool:
+def _is_gone(file: DiscoveredArchive, top: Path) -> bool:
     """Whether a file is certainly not there any more.
 
     What is certain is what a listing says that succeeded: of its folder, or of the first folder

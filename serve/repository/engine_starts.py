@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 
 from torchship.script.errors import ArchiveError
-from torchship.script.runtime.malloc_trim import give_back
+from torchship.script.runtime.malloc_trim import trim_malloc
 from torchship.serve.engine.engine import Engine
 from torchship.serve.errors import NotReadyError, OutOfServiceError
 
@@ -32,7 +32,7 @@ def check_name(name: str, version: str) -> None:
         )
 
 
-class Starting:
+class EngineStarts:
     """The engines that prove themselves now; those of archives in quarantine may not."""
 
     def __init__(self, quarantine: Mapping[str, str]) -> None:
@@ -105,7 +105,7 @@ class Starting:
             engine.close()
 
 
-class Ending:
+class EngineEndings:
     """Engines that are given to nobody any more, until their threads have ended."""
 
     def __init__(self) -> None:
@@ -121,7 +121,7 @@ class Ending:
         await engine.retire()
         self.engines.discard(engine)
         del engine  # the last reference: its memory is free now
-        await asyncio.to_thread(give_back)
+        await asyncio.to_thread(trim_malloc)
         then()
 
     def spawn(self, doing: Coroutine[None, None, None]) -> asyncio.Task[None]:

@@ -20,7 +20,7 @@ from torchship.script.errors import (
     UnreadableError,
 )
 from torchship.script.runtime.archive import Archive
-from torchship.script.runtime.malloc_trim import give_back
+from torchship.script.runtime.malloc_trim import trim_malloc
 from torchship.script.runtime.torchscript import is_scarcity
 from torchship.serve.engine.engine import Engine
 from torchship.serve.engine.limits import Limits
@@ -28,9 +28,9 @@ from torchship.serve.errors import NotReadyError, OutOfServiceError, UnknownMode
 from torchship.serve.protocol.tensors import short
 from torchship.serve.repository.catalogue import Catalogue, Entry
 from torchship.serve.repository.discovery import printable, version_order
-from torchship.serve.repository.engine_starts import Ending, Starting, check_name
-from torchship.serve.repository.loading import Work
-from torchship.serve.system.heartbeat import Pulse
+from torchship.serve.repository.engine_starts import EngineEndings, EngineStarts, check_name
+from torchship.serve.repository.loading import ArchiveLoad
+from torchship.serve.system.heartbeat import Heartbeat
 from torchship.serve.telemetry.records import Observer
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class LiveModels:
         quarantine: Mapping[str, str],
         report: Callable[[str], None],
         observer: Callable[[str, str], Observer] | None,
-        pulse: Pulse | None,
+        pulse: Heartbeat | None,
     ) -> None:
         """See `Repository`."""
         self.verified_total = 0
@@ -65,11 +65,11 @@ class LiveModels:
         self._limits = limits
         self._report = report
         self._observer = observer
-        self._pulse = pulse or Pulse()
+        self._pulse = pulse or Heartbeat()
         self._live: dict[str, dict[str, Engine]] = {}
         self._proving: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._starting = Starting(quarantine)
-        self._ending = Ending()
+        self._starting = EngineStarts(quarantine)
+        self._ending = EngineEndings()
         self._loaded = False
         self._closed = False
 
@@ -78,7 +78,7 @@ class LiveModels:
         """Every archive, in the order they were given."""
         return self._catalogue.entries
 
-    async def _take(self, entry: Entry, work: Work, name: str | None) -> None:
+    async def _take(self, entry: Entry, work: ArchiveLoad, name: str | None) -> None:
         """Load an entry's file as it is now; if it is good, it is live, in the old one's place."""
         entry.changed = False
         if entry.engine is None and not entry.passing:
@@ -90,7 +90,7 @@ class LiveModels:
         except OutOfServiceError as error:
             self._fail(entry, str(error), out=True)
         except OperatorError as error:
-            self._fail(entry, str(error), told=error.public, passing=True)
+            self._fail(entry, str(error), public_message=error.public, passing=True)
         except TorchShipError as error:
             passing = isinstance(error, UnreadableError | OutOfMemoryError) or is_scarcity(
                 str(error)
@@ -98,9 +98,9 @@ class LiveModels:
             self._fail(entry, str(error), passing=passing)
         except Exception as error:
             log.exception("loading %s", entry.shown)
-            self._fail(entry, f"{type(error).__name__}: {error}", foreseen=False, passing=True)
+            self._fail(entry, f"{type(error).__name__}: {error}", is_user_error=False, passing=True)
 
-    async def _replace(self, entry: Entry, work: Work, name: str | None) -> None:
+    async def _replace(self, entry: Entry, work: ArchiveLoad, name: str | None) -> None:
         content = await work.read(entry.path, self._keys)
         if entry.engine is not None and entry.engine.digest == content.digest:
             entry.well()
@@ -117,7 +117,7 @@ class LiveModels:
         with self._loading_of(printable(entry.path.stem), content.digest):
             archive = await work.check(entry.path, content)
             del content
-            key = archive.vouched.name, archive.vouched.version
+            key = archive.require_manifest().name, archive.require_manifest().version
             self._check_key(entry, key, name)
             # One at a time, so that of two files of one model the second finds the first.
             async with self._proving.setdefault(key[0], asyncio.Lock()):
@@ -128,7 +128,7 @@ class LiveModels:
                 self._go_live(entry, engine)
                 if later is not None:
                     self._yield_to(entry, later)
-        await asyncio.to_thread(give_back)
+        await asyncio.to_thread(trim_malloc)
 
     def _loading_of(self, name: str, digest: str) -> AbstractContextManager[None]:
         """Have it known, for the length of a `with`, which archive is checked and proved."""
@@ -195,7 +195,7 @@ class LiveModels:
 
     def _engine_of(self, archive: Archive) -> Engine:
         """Return an engine that has not begun."""
-        manifest = archive.vouched
+        manifest = archive.require_manifest()
         observer = self._observer and self._observer(manifest.name, manifest.version)
         return Engine(archive, self._limits, observer, pulse=self._pulse, hung=self._has_hung)
 
@@ -247,15 +247,15 @@ class LiveModels:
         self,
         entry: Entry,
         reason: str,
-        foreseen: bool = True,
-        told: str = "",
+        is_user_error: bool = True,
+        public_message: str = "",
         passing: bool = False,
         out: bool = False,
     ) -> None:
         # What a model says may be of any length, and goes into lines, labels and answers.
         reason = printable(" ".join(reason.split()))[:LONGEST_REASON]
         again = entry.passing > 0 and passing and entry.reason == reason
-        entry.failed(reason, told, foreseen, passing, out)
+        entry.failed(reason, public_message, is_user_error, passing, out)
         if not again:  # it was told, and nothing has changed
             self.failed_total += 1
             self._say(logging.WARNING, f"failed: {entry.shown}: {entry.reason}")

@@ -20,7 +20,7 @@ STALLED_SECONDS = 5
 """After which a disk that has sent nothing is not waited for by others."""
 
 
-class Work:
+class ArchiveLoad:
     """What is being done with one file, for those who wait for it or ask what it waits for."""
 
     def __init__(self, turns: asyncio.Semaphore) -> None:

@@ -18,7 +18,7 @@ from torchship.serve.errors import LoadError, ModeError, NotReadyError, UnknownM
 from torchship.serve.protocol.tensors import short
 from torchship.serve.repository.catalogue import Catalogue, Entry, IndexEntry
 from torchship.serve.repository.live_models import LiveModels
-from torchship.serve.system.heartbeat import Pulse
+from torchship.serve.system.heartbeat import Heartbeat
 from torchship.serve.telemetry.records import Observer, RepositoryStatus
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Repository(LiveModels):
         quarantine: Mapping[str, str] | None = None,
         report: Callable[[str], None] = lambda line: None,
         observer: Callable[[str, str], Observer] | None = None,
-        pulse: Pulse | None = None,
+        pulse: Heartbeat | None = None,
     ) -> None:
         """Look at what is there; nothing is loaded yet.
 

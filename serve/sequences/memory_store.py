@@ -9,7 +9,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from math import inf
 
-from torchship.serve.sequences.store import Lines, SequenceKey, SequenceState, Store, Turn, too_many
+from torchship.serve.sequences.store import (
+    SequenceKey,
+    SequenceState,
+    Store,
+    Turn,
+    TurnQueue,
+    too_many,
+)
 
 # So many expired ids are remembered, to tell an expired sequence from one that never was.
 REMEMBERED = 4096
@@ -28,7 +35,7 @@ class MemoryStore(Store):
         self._idle: OrderedDict[SequenceKey, tuple[float, SequenceState]] = OrderedDict()
         self._busy = 0
         self._expired: OrderedDict[SequenceKey, None] = OrderedDict()
-        self._lines = Lines()
+        self._lines = TurnQueue()
         self._timer: asyncio.TimerHandle | None = None
 
     @asynccontextmanager

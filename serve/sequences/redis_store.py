@@ -40,7 +40,14 @@ from torchship.serve.sequences.redis_scripts import (
     TAKE_BACK,
     TURN,
 )
-from torchship.serve.sequences.store import Lines, SequenceKey, SequenceState, Store, Turn, too_many
+from torchship.serve.sequences.store import (
+    SequenceKey,
+    SequenceState,
+    Store,
+    Turn,
+    TurnQueue,
+    too_many,
+)
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +117,7 @@ class RedisStore(Store):
         self._leave = self._redis.register_script(LEAVE)
         self._renew = self._redis.register_script(RENEW)
         self._take_back = self._redis.register_script(TAKE_BACK)
-        self._lines = Lines()
+        self._lines = TurnQueue()
         self._turns = 0
         self._failing = False
         # Turns that may have come, or written, though their clients were told that they failed.

@@ -27,7 +27,7 @@ from torchship.serve.errors import (
     UnknownModelError,
 )
 from torchship.serve.protocol.drafts import Body
-from torchship.serve.protocol.large_json import Codec
+from torchship.serve.protocol.large_json import LargeJsonCodec
 from torchship.serve.protocol.messages import InferRequest
 from torchship.serve.protocol.output_encoding import encode_answer
 from torchship.serve.repository.repository import Repository
@@ -118,9 +118,11 @@ class Sequences:
     may be of different methods if these have the same state.
     """
 
-    def __init__(self, repository: Repository, store: Store, codec: Codec | None = None) -> None:
+    def __init__(
+        self, repository: Repository, store: Store, codec: LargeJsonCodec | None = None
+    ) -> None:
         self._repository = repository
-        self._codec = codec or Codec()
+        self._codec = codec or LargeJsonCodec()
         self._store = store
         # A stream's sequence is of use to its own connection only: it need not leave the process.
         self._streams = store if isinstance(store, MemoryStore) else MemoryStore(inf, store.most)
@@ -233,7 +235,7 @@ class Sequences:
                 timeout=timeout,
                 gone=gone,
             )
-        record.answered = time.perf_counter()
+        record.inference_finished = time.perf_counter()
         content = await encode_answer(self._codec, engine.manifest, request, outputs)
         if request.sequence_end:
             turn.end()

@@ -118,7 +118,7 @@ class Turn:
         self.state, self.changed = None, True
 
 
-class Lines:
+class TurnQueue:
     """The requests of each sequence in this process, one behind the other."""
 
     def __init__(self) -> None:

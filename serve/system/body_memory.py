@@ -11,7 +11,7 @@ HOLD_KEY = "torchship.hold"
 """Where a request's ASGI scope has what it holds."""
 
 
-class Inflight:
+class BodyMemory:
     """The bytes that all requests of a process hold now; used from its event loop only."""
 
     __slots__ = ("held", "most")
@@ -33,12 +33,12 @@ class Inflight:
             )
 
 
-class Hold:
+class BodyHold:
     """The bytes that one request holds; who makes it releases it, however the request ends."""
 
     __slots__ = ("inflight", "size")
 
-    def __init__(self, inflight: Inflight) -> None:
+    def __init__(self, inflight: BodyMemory) -> None:
         self.inflight = inflight
         self.size = 0
 
@@ -62,7 +62,7 @@ class Hold:
         self.size = 0
 
 
-def hold_of(scope: Mapping[str, Any]) -> Hold:
+def hold_of(scope: Mapping[str, Any]) -> BodyHold:
     """Return what a request holds; without a limit where the connection is not ours."""
-    hold: Hold | None = scope.get(HOLD_KEY)
-    return Hold(Inflight(1 << 62)) if hold is None else hold
+    hold: BodyHold | None = scope.get(HOLD_KEY)
+    return BodyHold(BodyMemory(1 << 62)) if hold is None else hold

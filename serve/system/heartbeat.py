@@ -34,7 +34,7 @@ class Shown:
 PULSE_BYTES = 8 * CELLS
 
 
-class Pulse:
+class Heartbeat:
     """One process's numbers; the process writes them and its watchdog reads them."""
 
     def __init__(self, cells: MutableSequence[int] | memoryview[int] | None = None) -> None:
@@ -42,9 +42,9 @@ class Pulse:
         self._cells: MutableSequence[int] = [0] * CELLS if cells is None else cells  # type: ignore[assignment]
 
     @staticmethod
-    def at(descriptor: int) -> Pulse:
+    def at(descriptor: int) -> Heartbeat:
         """Return the pulse in the memory of an open file of `PULSE_BYTES`."""
-        return Pulse(memoryview(mmap.mmap(descriptor, PULSE_BYTES)).cast("q"))
+        return Heartbeat(memoryview(mmap.mmap(descriptor, PULSE_BYTES)).cast("q"))
 
     def beat(self) -> None:
         """Show that the event loop turns."""

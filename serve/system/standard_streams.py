@@ -19,7 +19,7 @@ MOST_BYTES = 1 << 20  # that wait to be written
 DRAIN_SECONDS = 1.0
 
 
-class Output(io.TextIOBase):
+class NonBlockingStream(io.TextIOBase):
     """A text stream to a descriptor, for `print`, `logging` and tracebacks of this process."""
 
     encoding = "utf-8"
@@ -97,7 +97,7 @@ class Output(io.TextIOBase):
             return
 
 
-_STREAMS: list[Output] = []
+_STREAMS: list[NonBlockingStream] = []
 
 
 def take_over(stdout: int) -> None:
@@ -105,8 +105,8 @@ def take_over(stdout: int) -> None:
 
     What they still hold at the process's end is written then, if somebody reads it.
     """
-    errors = Output(2)
-    output = errors if stdout == 2 else Output(stdout)
+    errors = NonBlockingStream(2)
+    output = errors if stdout == 2 else NonBlockingStream(stdout)
     sys.stdout, sys.stderr = output, errors
     _STREAMS[:] = [output, errors]
     atexit.unregister(drain_all)

@@ -15,7 +15,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from torchship.script.errors import TorchShipError
 from torchship.serve.telemetry.records import BatchReport, Observer, Record, RepositoryStatus
-from torchship.serve.telemetry.samples import Family, families_of
+from torchship.serve.telemetry.samples import MetricFamily, families_of
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Metrics:
     def __init__(self) -> None:
         self.live_sequences: Callable[[], Awaitable[int]] = _none
         """How many sequences have state now; set by who keeps them."""
-        self.gather: Callable[[], Awaitable[list[Family]]] | None = None
+        self.gather: Callable[[], Awaitable[list[MetricFamily]]] | None = None
         """Gets the figures of all processes that serve together; None where this is the only."""
         self._registry = own = CollectorRegistry()
         self._models: dict[tuple[str, str], ModelMetrics] = {}
@@ -127,7 +127,7 @@ class Metrics:
         for model in self._models.values():
             model.flush()
 
-    async def own(self, repository: RepositoryStatus) -> list[Family]:
+    async def own(self, repository: RepositoryStatus) -> list[MetricFamily]:
         """Return the figures of this process as they are now.
 
         Of hundreds of models they are collected for a long time: elsewhere than on the event loop.
@@ -135,7 +135,7 @@ class Metrics:
         await self.refresh(repository)
         return await asyncio.to_thread(families_of, self._registry)
 
-    async def all(self, repository: RepositoryStatus) -> list[Family]:
+    async def all(self, repository: RepositoryStatus) -> list[MetricFamily]:
         """Return the figures of all processes that serve together."""
         return await (self.own(repository) if self.gather is None else self.gather())
 
@@ -177,9 +177,9 @@ class ModelMetrics:
         if code >= 400:
             self._failed.inc(seconds)
             return
-        self._decoding += record.decoded - record.wanted
-        if record.answered:
-            self._encoding += record.encoded - record.answered
+        self._decoding += record.decoded - record.decode_started
+        if record.inference_finished:
+            self._encoding += record.encoded - record.inference_finished
 
     def batch(self, report: BatchReport) -> None:
         """Count a call of the model."""

@@ -63,16 +63,16 @@ class Record:
     """One HTTP request, from its first byte to its answer; times on `time.perf_counter`'s clock."""
 
     __slots__ = (
-        "answered",
+        "decode_started",
         "decoded",
         "encoded",
+        "inference_finished",
         "model",
         "request_id",
         "started",
         "status",
         "timing",
         "version",
-        "wanted",
     )
 
     def __init__(self, request_id: bytes = b"", started: float = 0.0) -> None:
@@ -83,10 +83,10 @@ class Record:
         self.model = ""
         """Of the model that was found, never a name that only the client knows."""
         self.version = ""
-        self.wanted = 0.0
+        self.decode_started = 0.0
         """When the body was there and decoding began."""
         self.decoded = 0.0
-        self.answered = 0.0
+        self.inference_finished = 0.0
         """When the model's outputs were there and encoding began."""
         self.encoded = 0.0
         self.timing: Timing | None = None

@@ -31,7 +31,7 @@ LASTING = ("torchship_last_inference_timestamp_seconds",)
 """The gauges that a worker which has ended still counts for."""
 
 
-class Figure(NamedTuple):
+class Sample(NamedTuple):
     """One number: its name, its labels, its value."""
 
     name: str
@@ -39,32 +39,32 @@ class Figure(NamedTuple):
     value: float
 
 
-class Family(NamedTuple):
+class MetricFamily(NamedTuple):
     """The figures of one metric, as Prometheus knows it."""
 
     name: str
     kind: str
     documentation: str
-    figures: list[Figure]
+    figures: list[Sample]
 
 
-def families_of(registry: CollectorRegistry) -> list[Family]:
+def families_of(registry: CollectorRegistry) -> list[MetricFamily]:
     """Return what a registry holds now."""
     return [
-        Family(
+        MetricFamily(
             *(metric.name, metric.type, metric.documentation),
-            [Figure(sample.name, sample.labels, sample.value) for sample in metric.samples],
+            [Sample(sample.name, sample.labels, sample.value) for sample in metric.samples],
         )
         for metric in registry.collect()
     ]
 
 
-def figures_of(families: Iterable[Family]) -> Iterator[Figure]:
+def figures_of(families: Iterable[MetricFamily]) -> Iterator[Sample]:
     """Yield every figure."""
     return (figure for family in families for figure in family.figures)
 
 
-def expose(families: Iterable[Family], accept: str = "") -> tuple[bytes, str]:
+def expose(families: Iterable[MetricFamily], accept: str = "") -> tuple[bytes, str]:
     """Return figures as text, and its content type, in the form that `accept` asks for."""
     registry = CollectorRegistry()
     registry.register(_Given(families))
@@ -73,7 +73,7 @@ def expose(families: Iterable[Family], accept: str = "") -> tuple[bytes, str]:
 
 
 class _Given(Collector):
-    def __init__(self, families: Iterable[Family]) -> None:
+    def __init__(self, families: Iterable[MetricFamily]) -> None:
         self._families = families
 
     def describe(self) -> list[Metric]:  # or the registry would collect to find the names
@@ -93,10 +93,10 @@ class Totals:
     def __init__(self, several: bool) -> None:
         """Begin with nothing; `several` workers each have their `pid` where `each` counts."""
         self._several = several
-        self._last: dict[int, list[Family]] = {}  # by pid
-        self._gone: list[Family] = []
+        self._last: dict[int, list[MetricFamily]] = {}  # by pid
+        self._gone: list[MetricFamily] = []
 
-    def heard(self, pid: int, families: list[Family]) -> None:
+    def heard(self, pid: int, families: list[MetricFamily]) -> None:
         """Take the figures of a worker as they are now."""
         self._last[pid] = families
 
@@ -106,11 +106,11 @@ class Totals:
             lasting = [f for f in families if f.kind != "gauge" or f.name in LASTING]
             self._gone = self._merge({0: self._gone, pid: lasting})
 
-    def merged(self) -> list[Family]:
+    def merged(self) -> list[MetricFamily]:
         """Return the figures of all."""
         return self._merge({0: self._gone, **self._last})
 
-    def _merge(self, by_pid: Mapping[int, list[Family]]) -> list[Family]:
+    def _merge(self, by_pid: Mapping[int, list[MetricFamily]]) -> list[MetricFamily]:
         kinds: dict[str, tuple[str, str]] = {}
         merged: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
         for pid, families in by_pid.items():
@@ -131,9 +131,9 @@ class Totals:
                             max(values[key], value) if how != "sum" else values[key] + value
                         )
         return [
-            Family(
+            MetricFamily(
                 *(name, *kinds[name]),
-                [Figure(figure, dict(labels), value) for (figure, labels), value in values.items()],
+                [Sample(figure, dict(labels), value) for (figure, labels), value in values.items()],
             )
             for name, values in merged.items()
         ]

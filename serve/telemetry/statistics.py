@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from torchship.serve.telemetry.samples import Figure
+from torchship.serve.telemetry.samples import Sample
 
 PHASES = {"compute_input": "input", "compute_infer": "infer", "compute_output": "output"}
 
 Json = dict[str, object]
 
 
-def statistics(samples: Iterable[Figure], models: Iterable[tuple[str, str]]) -> Json:
+def statistics(samples: Iterable[Sample], models: Iterable[tuple[str, str]]) -> Json:
     """Return the statistics of these names and versions, in this order."""
-    of: dict[tuple[str, str], list[Figure]] = defaultdict(list)
+    of: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     for sample in samples:
         of[sample.labels.get("model", ""), sample.labels.get("version", "")].append(sample)
     return {"model_stats": [_one(name, version, of[name, version]) for name, version in models]}
 
 
-def _one(name: str, version: str, samples: Iterable[Figure]) -> Json:
+def _one(name: str, version: str, samples: Iterable[Sample]) -> Json:
     plain: dict[str, float] = defaultdict(float)
     codes: dict[bool, float] = defaultdict(float)
     phases: dict[str, float] = defaultdict(float)

@@ -36,7 +36,7 @@ class Tracer:
 
     def trace(self, scope: Scope, record: Record, ended: float) -> None:
         """Make the spans of an inference that has ended, under the trace its request names."""
-        if not record.wanted:  # no inference, or none that began
+        if not record.decode_started:  # no inference, or none that began
             return
         past = time.time_ns() - round(time.perf_counter() * 1e9)
 
@@ -69,7 +69,7 @@ class Tracer:
         context = set_span_in_context(server)
         timing = record.timing or Timing()
         parts = {
-            "decode": (record.wanted, record.decoded),
+            "decode": (record.decode_started, record.decoded),
             "queue": (timing.entered, timing.began),
             "infer": (timing.began, timing.ended),
             "encode": (timing.ended, record.encoded),

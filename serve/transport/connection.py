@@ -19,9 +19,9 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from torchship.serve.system.body_memory import HOLD_KEY, Hold, Inflight, hold_of
+from torchship.serve.system.body_memory import HOLD_KEY, BodyHold, BodyMemory, hold_of
 from torchship.serve.transport.framing import HeadError, check_head
-from torchship.serve.transport.lingering_close import Lingering
+from torchship.serve.transport.lingering_close import LingeringClose
 
 UPGRADING = (b"upgrade", b"http2-settings")  # header fields of an upgrade, and `Connection`'s words
 
@@ -32,7 +32,7 @@ class Connection(HttpToolsProtocol):
     first: RequestResponseCycle | None = None
     """The request whose turn it is or last was; those that came behind it wait in `pipeline`."""
 
-    inflight = Inflight(1 << 62)
+    inflight = BodyMemory(1 << 62)
     """What all connections of the process hold."""
 
     refused = 0
@@ -53,7 +53,7 @@ class Connection(HttpToolsProtocol):
         if not (sending or self.refused or self.flow.read_paused or self.pipeline):
             return False
         self.connections.discard(self)  # the server's end need not wait for it
-        Lingering(self, transport, self.loop)
+        LingeringClose(self, transport, self.loop)
         return True
 
     def data_received(self, data: bytes) -> None:
@@ -98,7 +98,7 @@ class Connection(HttpToolsProtocol):
         )
         if self._declined:
             return
-        cast("dict[str, object]", self.scope)[HOLD_KEY] = Hold(self.inflight)
+        cast("dict[str, object]", self.scope)[HOLD_KEY] = BodyHold(self.inflight)
         super().on_headers_complete()
         if not self.parser.should_upgrade():
             # The scope has the list. Fields that come after the body, its trailers, are dropped:

@@ -12,13 +12,13 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from torchship.serve.engine.engine import Engine
 from torchship.serve.errors import ClientGoneError
 from torchship.serve.http.inference import HEADER_LENGTH, Inference, check_sizes
-from torchship.serve.http.middleware import Front, answer
+from torchship.serve.http.middleware import Middleware, answer
 from torchship.serve.http.websocket_session import CLIENT_LEFT, REQUEST_ID
-from torchship.serve.protocol.drafts import Draft
+from torchship.serve.protocol.drafts import AnswerDraft
 from torchship.serve.protocol.messages import InferRequest, decode_packed, encode_outputs
-from torchship.serve.protocol.tensors import Packed
+from torchship.serve.protocol.tensors import RawTensor
 from torchship.serve.repository.repository import Repository
-from torchship.serve.system.body_memory import Inflight
+from torchship.serve.system.body_memory import BodyMemory
 from torchship.serve.telemetry.records import Record
 
 JSON = b"content-type: application/json\r\n"
@@ -32,14 +32,14 @@ class AnsweringConnection(Protocol):
 
     repository: ClassVar[Repository]
     inference: ClassVar[Inference]
-    front: ClassVar[Front]
-    inflight: Inflight
+    front: ClassVar[Middleware]
+    inflight: BodyMemory
     max_tensor_bytes: ClassVar[int | None]
     connections: set[Any]
     url: bytes
     refused: int
 
-    def finish_later(self, exchange: Exchange, draft: Draft) -> None:
+    def finish_later(self, exchange: Exchange, draft: AnswerDraft) -> None:
         """Answer when the JSON of a large answer is made."""
 
     def default_head(self) -> bytes:
@@ -105,12 +105,12 @@ class Exchange:
         Raises:
             TorchShipError: the request cannot be answered.
         """
-        self.record.wanted = perf_counter()
+        self.record.decode_started = perf_counter()
         engine = self.protocol.repository.find(*self.target)
         request, given = decode_packed(body, self.header_length)
         if request.in_sequence or any(output.classes for output in request.outputs):
             return False
-        inputs = {name: value for name, value in given.items() if isinstance(value, Packed)}
+        inputs = {name: value for name, value in given.items() if isinstance(value, RawTensor)}
         if len(inputs) < len(given):
             return False
         if self.protocol.max_tensor_bytes is not None:
@@ -149,15 +149,15 @@ class Exchange:
 
     cancelled = done
 
-    def set_result(self, outputs: Mapping[str, Packed]) -> None:
+    def set_result(self, outputs: Mapping[str, RawTensor]) -> None:
         """Answer with the outputs of the model."""
         assert self.engine is not None and self.request is not None
         record = self.record
-        record.answered = perf_counter()
+        record.inference_finished = perf_counter()
         try:
             manifest, request = self.engine.manifest, self.request
             made = encode_outputs(request, manifest.name, manifest.version, outputs, request.id)
-            if isinstance(made, Draft):
+            if isinstance(made, AnswerDraft):
                 self.protocol.finish_later(self, made)
                 return
         except Exception as error:

@@ -16,17 +16,17 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from torchship.serve.errors import NotReadyError
 from torchship.serve.http.inference import DIGITS, HEADER_LENGTH, Inference, infer_target
-from torchship.serve.http.middleware import ENDING, Front
+from torchship.serve.http.middleware import ENDING, Middleware
 from torchship.serve.http.proxies import Proxies
 from torchship.serve.http.websocket_session import REQUEST_ID
 from torchship.serve.protocol.compression import OFFERED
-from torchship.serve.protocol.drafts import Draft
+from torchship.serve.protocol.drafts import AnswerDraft
 from torchship.serve.repository.repository import Repository
 from torchship.serve.settings import Settings
 from torchship.serve.transport.connection import OneWrite
 from torchship.serve.transport.exchange import Exchange
 from torchship.serve.transport.framing import VALID_HOST
-from torchship.serve.transport.timeouts import Patient
+from torchship.serve.transport.timeouts import TimeoutProtocol
 
 if TYPE_CHECKING:
     from torchship.serve.http.app import Application
@@ -94,11 +94,11 @@ def note(headers: Headers, largest: int) -> tuple[str | None, Headers] | None:
     return header_length, identified
 
 
-class Direct(Patient):
+class FastPathProtocol(TimeoutProtocol):
     """A connection that answers small and ordinary inference requests by itself."""
 
     inference: ClassVar[Inference]
-    front: ClassVar[Front]
+    front: ClassVar[Middleware]
     repository: ClassVar[Repository]
     max_tensor_bytes: ClassVar[int | None] = None
     guarded = False
@@ -198,13 +198,13 @@ class Direct(Patient):
         self.headers += headers  # the list is in the scope
         super().on_headers_complete()
 
-    def finish_later(self, exchange: Exchange, draft: Draft) -> None:
+    def finish_later(self, exchange: Exchange, draft: AnswerDraft) -> None:
         """Answer when the JSON of a large answer is made, which is not done here."""
         task = self.loop.create_task(self._finish(exchange, draft))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def _finish(self, exchange: Exchange, draft: Draft) -> None:
+    async def _finish(self, exchange: Exchange, draft: AnswerDraft) -> None:
         try:
             content, length = await self.inference.codec.finish(draft)
         except Exception as error:
@@ -217,10 +217,10 @@ class Direct(Patient):
     def default_head(self) -> bytes:
         """Return the header lines that every answer has; uvicorn renews them each second."""
         headers = self.server_state.default_headers
-        known, lines = Direct._default
+        known, lines = FastPathProtocol._default
         if headers is not known:
             lines = b"".join(b"%b: %b\r\n" % header for header in headers)
-            Direct._default = (headers, lines)
+            FastPathProtocol._default = (headers, lines)
         return lines
 
     def send(self, data: bytes, keep_alive: bool) -> None:
@@ -273,10 +273,10 @@ class Direct(Patient):
             self.first.set_exception(NotReadyError(ENDING))
 
 
-def direct(settings: Settings, app: Application) -> type[Direct]:
+def fast_path_protocol(settings: Settings, app: Application) -> type[FastPathProtocol]:
     """Return the protocol class of an application, with the times of the settings."""
 
-    class Timed(Direct):
+    class Timed(FastPathProtocol):
         inference = app.infer
         front = app.front
         repository = app.repository

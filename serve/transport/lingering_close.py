@@ -14,7 +14,7 @@ MOST_SECONDS = 30.0
 IDLE_SECONDS = 5.0  # without a byte
 
 
-class Lingering(asyncio.Protocol):
+class LingeringClose(asyncio.Protocol):
     """Takes a transport over from the protocol that had it, which is told how it ends."""
 
     def __init__(

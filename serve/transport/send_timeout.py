@@ -9,7 +9,7 @@ import struct
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger of socket(7): on, for no time
 
 
-class Sending(asyncio.Protocol):
+class SendTimeout(asyncio.Protocol):
     """A connection that is dropped when its client takes nothing for too long."""
 
     send_seconds = 60.0

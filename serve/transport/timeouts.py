@@ -7,7 +7,7 @@ import socket
 from typing import Literal, cast
 
 from torchship.serve.transport.connection import Connection, OneWrite
-from torchship.serve.transport.send_timeout import Sending
+from torchship.serve.transport.send_timeout import SendTimeout
 
 LOOK_SECONDS = 0.02  # between two looks whether a client that closed its side is still there
 TCP_CLOSE = 7  # the state of a connection that was reset; linux/include/net/tcp_states.h
@@ -17,7 +17,7 @@ PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
 Stage = Literal["begun", "head", "body", "idle"]
 
 
-class Patient(Sending, Connection):
+class TimeoutProtocol(SendTimeout, Connection):
     """A connection whose client has a limited time for each step.
 
     The time is for the whole of a head or a body: a byte now and then does not prolong it.

@@ -13,10 +13,10 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 
-from torchship.serve.http.middleware import Front
+from torchship.serve.http.middleware import Middleware
 from torchship.serve.http.proxies import Proxies
-from torchship.serve.system.body_memory import Hold, Inflight
-from torchship.serve.transport.send_timeout import Sending
+from torchship.serve.system.body_memory import BodyHold, BodyMemory
+from torchship.serve.transport.send_timeout import SendTimeout
 
 if TYPE_CHECKING:
     from torchship.serve.http.app import Application
@@ -27,17 +27,17 @@ TRY_AGAIN_LATER = 1013  # of RFC 6455's registry of close codes
 SWITCHING = HTTPStatus.SWITCHING_PROTOCOLS
 
 
-class Socket(Sending, WebSocketsSansIOProtocol):
+class WebSocketProtocol(SendTimeout, WebSocketsSansIOProtocol):
     """uvicorn's protocol, which answers the message that it has before the server ends.
 
     It takes a handshake that was answered with a status as complete. uvicorn itself does so for a
     plain close only, and logs anything else as a fault of the application.
     """
 
-    front: ClassVar[Front]
+    front: ClassVar[Middleware]
     proxies = Proxies()
 
-    inflight = Inflight(1 << 62)
+    inflight = BodyMemory(1 << 62)
     """What all connections of the process hold."""
 
     _answering = False  # the application has a message, and has not come back for the next
@@ -61,7 +61,7 @@ class Socket(Sending, WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Begin to serve a client."""
-        self._hold = Hold(self.inflight)
+        self._hold = BodyHold(self.inflight)
         self._framed = 0  # bytes of frames, inflated, of messages that are not answered
         self._sizes: deque[int] = deque()  # of messages for which the application has not come
         self._taken = 0  # bytes of the message that it has
@@ -143,10 +143,10 @@ class Socket(Sending, WebSocketsSansIOProtocol):
             self.handshake_complete = True
 
 
-def websocket(settings: Settings, app: Application) -> type[Socket]:
+def websocket_protocol(settings: Settings, app: Application) -> type[WebSocketProtocol]:
     """Return the protocol class of an application, with the times of the settings."""
 
-    class Timed(Socket):
+    class Timed(WebSocketProtocol):
         front = app.front
         proxies = app.proxies
         inflight = app.inflight

@@ -54,7 +54,7 @@ class Report:
 
     def to_json(self) -> dict[str, object]:
         """Return the report as a JSON object, the worst difference for each output."""
-        manifest = self.archive.vouched
+        manifest = self.archive.require_manifest()
         return {
             "archive": self.archive.path.name,
             "name": manifest.name,
@@ -130,8 +130,8 @@ def _locate(archive: Archive, consent: str | None, alike: str) -> str:
     """Name the first submodule in which the loaded module differs; `alike` if there is none."""
     try:
         program = archive.program()
-        eager = make_module(archive.vouched.source, consent).eval()
-        with printing.by(archive.vouched.name), process_defaults.torchs_own():
+        eager = make_module(archive.require_manifest().source, consent).eval()
+        with printing.by(archive.require_manifest().name), process_defaults.torchs_own():
             found = [first_difference(eager, program, case) for case in archive.golden]
     except TorchShipError:
         return ""
@@ -173,12 +173,12 @@ def verify(
         raise UsageError(f"--runtime '{unknown[0]}': expected one of {', '.join(RUNTIMES)}")
     opened = open_archive(archive, read_trusted_keys(trusted_keys) if trusted_keys else ())
     operators.allow(operator_folders or [])
-    operators.check_libraries(opened.vouched.custom_ops)
-    if opened.vouched.golden == ():
+    operators.check_libraries(opened.require_manifest().custom_ops)
+    if opened.require_manifest().golden == ():
         raise UsageError(f"'{archive}' has no golden case: nothing to verify")
     if trusted_keys is None:
         typer.echo("signatures are not checked: no --trusted-keys were given", err=True)
-    consent = opened.vouched.source.factory if trusted_keys else source
+    consent = opened.require_manifest().source.factory if trusted_keys else source
     known = all_runtimes(trusted_keys, consent)
     chosen = [known[name] for name in dict.fromkeys(runtime or RUNTIMES)]
     report = verify_archive(opened, chosen, consent)
@@ -191,7 +191,7 @@ def verify(
 
 
 def _print(report: Report, console: Console) -> None:
-    manifest = report.archive.vouched
+    manifest = report.archive.require_manifest()
     table = Table(
         *("runtime", "method", "output", "max abs", "max rel", "max ULP", "identical", "p50 µs"),
         title=f"{manifest.name} {manifest.version}: {len(manifest.golden)} golden cases",

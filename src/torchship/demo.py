@@ -90,7 +90,7 @@ def _table(reports: list[Report]) -> Table:
     for name in runtimes:
         table.add_column(f"p50\n{name}", justify="right", no_wrap=True)
     for report in reports:
-        manifest = report.archive.vouched
+        manifest = report.archive.require_manifest()
         table.add_row(
             manifest.name,
             f"{manifest.parameters:,}",
@@ -157,7 +157,7 @@ def _digits(path: Path, console: Console) -> bool:
 
 def _classifiers(archive: Archive) -> Mapping[str, Callable[[torch.Tensor], torch.Tensor]]:
     """Return bobnet in each runtime: images uint8[count,784] -> log-probabilities [count,10]."""
-    manifest = archive.vouched
+    manifest = archive.require_manifest()
 
     def in_process(program: Program) -> Callable[[torch.Tensor], torch.Tensor]:
         return lambda images: program.call("forward", {"x": images})["log_probs"]

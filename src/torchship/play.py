@@ -84,8 +84,8 @@ def session(archive: Archive, runtime: str, method: str) -> Iterator[Session]:
     elif runtime == "script":
         yield ProgramSession(archive.program(), method)
     else:
-        module = make_module(archive.vouched.source).eval()
-        yield ProgramSession(Program(archive.vouched, module), method)
+        module = make_module(archive.require_manifest().source).eval()
+        yield ProgramSession(Program(archive.require_manifest(), module), method)
 
 
 class Game:
@@ -222,7 +222,7 @@ def _inputs(archive: Archive, method: str) -> list[str]:
     Raises:
         UsageError: the archive's model is no policy that plays this game.
     """
-    signature = archive.vouched.methods.get(method)
+    signature = archive.require_manifest().methods.get(method)
     inputs = [argument.name for argument in signature.inputs] if signature else []
     if "obs" not in inputs or not {*inputs} <= {"obs", "reset", "h", "c", "key"}:
         raise UsageError(

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from served import Process
-from torchship.serve.system.standard_streams import Output
+from torchship.serve.system.standard_streams import NonBlockingStream
 
 MakeArchive = Callable[..., Path]
 ROW = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}]}
@@ -116,7 +116,7 @@ def test_closed_standard_streams_are_no_sockets(archives: dict[str, Path], free_
 
 def test_what_is_not_read_in_time_is_counted_and_the_rest_is_whole() -> None:
     reader, writer = os.pipe()
-    output = Output(writer, most=1000)
+    output = NonBlockingStream(writer, most=1000)
     line = "x" * 99 + "\n"
     pipe = 1 << 16
     for _ in range(pipe // 100 + 100):
@@ -138,7 +138,7 @@ def test_what_is_not_read_in_time_is_counted_and_the_rest_is_whole() -> None:
 
 def test_a_stream_whose_reader_is_gone_raises_nothing() -> None:
     reader, writer = os.pipe()
-    output = Output(writer)
+    output = NonBlockingStream(writer)
     os.close(reader)
     for _ in range(3):
         assert output.write("lost\n") == 5

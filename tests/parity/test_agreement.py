@@ -66,7 +66,7 @@ def test_all_four_runtimes_are_bit_identical(name: str, archives: Path, server: 
 @pytest.mark.parametrize("name", registry.names())
 def test_every_method_is_checked_at_one_two_and_more_rows(name: str, archives: Path) -> None:
     archive = open_archive(archives / f"{name}.pt")
-    for method_name, method in archive.vouched.methods.items():
+    for method_name, method in archive.require_manifest().methods.items():
         axes = batch_axes(method)
         if not axes:
             assert method_name == "generate"
@@ -111,7 +111,7 @@ def test_a_mismatch_ends_with_exit_code_1_in_both_commands(archives: Path, tmp_p
         if name.endswith("bias"):
             tensor += 0.01
     path = tmp_path / "wrong.pt"
-    path.write_bytes(pack(torchscript.save(module), archive.vouched, archive.golden))
+    path.write_bytes(pack(torchscript.save(module), archive.require_manifest(), archive.golden))
     done = torchship("verify", path, "--runtime", "script", "--runtime", "cpp")
     assert done.returncode == 1
     assert "NOT AGREED" in done.stdout

@@ -93,7 +93,7 @@ def test_golden_cases_have_the_bits_of_the_python_runtime(name: str, folder: Pat
         carried: Flat = {}
         for step in case.steps:
             expected = program.call(case.method, {**carried, **step.inputs})
-            states = python.vouched.methods[case.method].state
+            states = python.require_manifest().methods[case.method].state
             carried = {state.input: expected[state.output] for state in states}
             actual = session.step(arrays(step.inputs))
             assert_same_bits(actual, expected)
@@ -129,7 +129,7 @@ def test_outputs_may_be_the_next_inputs(folder: Path) -> None:
     path = folder / "lstm.pt"
     python, case = open_archive(path), open_archive(path).golden[0]
     first = case.steps[0].inputs
-    names = {s.output: s.input for s in python.vouched.methods[case.method].state}
+    names = {s.output: s.input for s in python.require_manifest().methods[case.method].state}
     carrying, handing = (Session(c_abi.Archive(path), case.method) for _ in range(2))
     data = [given(n, a) for n, a in arrays(first).items() if n not in names.values()]
     back: list[Tensor] = []
@@ -450,7 +450,7 @@ def test_statuses_are_the_exit_codes(folder: Path, tmp_path: Path) -> None:
         for c in python.golden
     ]
     edited_file = tmp_path / "edited.pt"
-    edited_file.write_bytes(pack(torchscript.save(python.load()), python.vouched, wrong))
+    edited_file.write_bytes(pack(torchscript.save(python.load()), python.require_manifest(), wrong))
     opened = c_abi.Archive(edited_file)
     status, message = failure(opened.verify)
     assert status == c_abi.MISMATCH

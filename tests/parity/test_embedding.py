@@ -254,9 +254,9 @@ def test_folders_of_operators(tmp_path: Path) -> None:
     shutil.copy(ours, tmp_path / "ops" / "libacme_ops.so")
     export(find_target("lstm-fused", None, {}), tmp_path / "fused.pt")
     fused = open_archive(tmp_path / "fused.pt")
-    [needed] = fused.vouched.custom_ops
+    [needed] = fused.require_manifest().custom_ops
     acme = CustomOperator(name=needed.name, library="acme_ops")
-    said = fused.vouched.model_copy(update={"custom_ops": (acme,)})
+    said = fused.require_manifest().model_copy(update={"custom_ops": (acme,)})
     path = tmp_path / "acme.pt"
     path.write_bytes(pack(torchscript.save(fused.load()), said, fused.golden))
 

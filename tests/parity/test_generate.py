@@ -41,7 +41,7 @@ def names_in_cpp(path: Path) -> list[str]:
 
 
 def names_over_http(archive: Archive, binary: bool) -> list[str]:
-    manifest = archive.vouched
+    manifest = archive.require_manifest()
     inputs = {name: torch.tensor(value) for name, value in ARGUMENTS.items()}
     with running_server([archive.path]) as url, Client(url) as client:
         method = manifest.methods["generate"]
@@ -50,7 +50,9 @@ def names_over_http(archive: Archive, binary: bool) -> list[str]:
 
 
 def test_one_seed_gives_the_same_names_everywhere(archive: Archive) -> None:
-    eager = names_in(Program(archive.vouched, make_module(archive.vouched.source)))
+    eager = names_in(
+        Program(archive.require_manifest(), make_module(archive.require_manifest().source))
+    )
     assert len(set(eager)) > 10
     assert all(0 < len(name) <= 12 for name in eager)
     assert names_in(archive.program()) == eager

@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         script = torchscript.save(torch.jit.script(host_zoo.Negating().eval()))
-    (made / "negating.pt").write_bytes(pack(script, plain.vouched, plain.golden))
+    (made / "negating.pt").write_bytes(pack(script, plain.require_manifest(), plain.golden))
     return made
 
 

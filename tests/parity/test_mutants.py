@@ -33,7 +33,7 @@ def forge(good: Archive, module: nn.Module, path: Path) -> Archive:
         if isinstance(module, torch.jit.ScriptModule)
         else torchscript.compile_module(module, "script", {})
     )
-    path.write_bytes(pack(torchscript.save(scripted), good.vouched, good.golden))
+    path.write_bytes(pack(torchscript.save(scripted), good.require_manifest(), good.golden))
     return open_archive(path)
 
 
@@ -105,7 +105,7 @@ def test_an_edited_golden_case_is_caught_by_all_four(good: Archive, tmp_path: Pa
     cases: list[Case] = [good.golden[0], replace(case, steps=(edited, *case.steps[1:]))]
     cases += good.golden[2:]
     path = tmp_path / "network.pt"
-    path.write_bytes(pack(torchscript.save(good.load()), good.vouched, cases))
+    path.write_bytes(pack(torchscript.save(good.load()), good.require_manifest(), cases))
     report = verify_archive(open_archive(path), list(all_runtimes().values()))
     assert [result.agreed for result in report.results] == [False] * 4
     for result in report.results[:3]:

@@ -60,7 +60,7 @@ def tampered(archives: Path) -> Path:
     with torch.no_grad():
         module.state_dict()["actor.bias"][0] += 0.05
     path = archives / "tampered.pt"
-    path.write_bytes(pack(torchscript.save(module), archive.vouched, archive.golden))
+    path.write_bytes(pack(torchscript.save(module), archive.require_manifest(), archive.golden))
     return path
 
 

@@ -276,7 +276,7 @@ def test_a_library_of_operators_that_prints_is_not_believed(acme: Path) -> None:
 def test_a_library_s_prints_are_no_answers_of_the_binary(acme: Path, tmp_path: Path) -> None:
     archive = export(find_target("fizzbuzz", None, {}), tmp_path / "fizzbuzz.pt")
     missing = CustomOperator(name="acme::nothing", library="acme_ops")
-    said = archive.vouched.model_copy(update={"custom_ops": (missing,)})
+    said = archive.require_manifest().model_copy(update={"custom_ops": (missing,)})
     (tmp_path / "acme.pt").write_bytes(pack(torchscript.save(archive.load()), said, archive.golden))
     done = subprocess.run(
         [runner_path(), "verify", tmp_path / "acme.pt", "--json", "--operators", acme],

@@ -79,7 +79,7 @@ def test_a_frozen_module_keeps_its_methods(tmp_path: Path) -> None:
     assert list(archive.load().parameters())
     assert not list(frozen.parameters())
     case = next(case for case in archive.golden if case.method == "act")
-    outputs = Program(archive.vouched, frozen).call("act", case.steps[0].inputs)
+    outputs = Program(archive.require_manifest(), frozen).call("act", case.steps[0].inputs)
     expected = archive.program().call("act", case.steps[0].inputs)
     assert outputs.keys() == expected.keys()
     for name, value in expected.items():

@@ -54,7 +54,7 @@ def test_a_model_of_ours_by_name(here: Path) -> None:
     result = run("script", "fizzbuzz", "-o", "fizzbuzz.pt")
     assert result.exit_code == 0, result.output
     assert "fizzbuzz.pt: " in result.output
-    manifest = open_archive(here / "fizzbuzz.pt").vouched
+    manifest = open_archive(here / "fizzbuzz.pt").require_manifest()
     assert manifest.source.factory == "torchship.models.fizzbuzz:fizzbuzz"
     assert manifest.labels == {"scores": ("number", "fizz", "buzz", "fizzbuzz")}
 
@@ -68,7 +68,7 @@ def test_a_module_of_the_current_folder_with_everything_said(here: Path) -> None
     )
     assert result.exit_code == 0, result.output
     archive = open_archive(here / "mine.pt")
-    manifest = archive.vouched
+    manifest = archive.require_manifest()
     assert (manifest.name, manifest.version, manifest.description) == ("mine", "7", "mine own")
     assert manifest.source.kwargs == {"factor": 3.0}
     assert manifest.methods["forward"].state[0].model_dump() == {

@@ -127,7 +127,7 @@ def test_what_every_call_changes_is_state(tmp_path: Path) -> None:
 
 def test_a_module_that_was_called_once_is_not_changed_by_a_call(tmp_path: Path) -> None:
     archive = export(zoo.target(called_once, pairs()), tmp_path / "a.pt", Options(mode="trace"))
-    assert archive.vouched.golden
+    assert archive.require_manifest().golden
 
 
 def test_numbers_of_numpy_are_named(tmp_path: Path) -> None:

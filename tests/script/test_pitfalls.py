@@ -57,7 +57,7 @@ def refusal(
 
 def shapes(archive: Archive) -> tuple[object, object]:
     """The shapes of the one input and the one output."""
-    method = archive.vouched.methods["forward"]
+    method = archive.require_manifest().methods["forward"]
     (x,), (y,) = leaves(method.inputs[0].value), leaves(method.outputs)
     assert isinstance(x, TensorNode)
     assert isinstance(y, TensorNode)
@@ -203,9 +203,9 @@ def test_golden_cases_see_the_wrong_layout_where_no_shape_can(tmp_path: Path) ->
     archive = export(target, tmp_path / "a.pt")
     assert shapes(archive)[0] == ("batch", CHANNELS, CHANNELS)
     for module, agree in ((channels_last(), True), (channels_second(), False)):
-        program = Program(archive.vouched, module)
+        program = Program(archive.require_manifest(), module)
         for number, case in enumerate(archive.golden):
-            (difference,) = check_case(archive.vouched, number, case, program.call)
+            (difference,) = check_case(archive.require_manifest(), number, case, program.call)
             assert difference.agreed is agree, case.name
 
 
@@ -506,8 +506,8 @@ class Everywhere:
 
     def _calls(self, name: str, inputs: Flat, folder: Path) -> dict[str, Callable[[], Flat]]:
         archive = self.archives[name]
-        eager = Program(archive.vouched, SERVED[name][0]())
-        signature = archive.vouched.methods["forward"]
+        eager = Program(archive.require_manifest(), SERVED[name][0]())
+        signature = archive.require_manifest().methods["forward"]
 
         def http(binary: bool) -> Flat:
             with Client(self.url) as client:

@@ -24,7 +24,7 @@ from torchship.serve.errors import (
 )
 from torchship.serve.process.channel import Channel
 from torchship.serve.process.messages import FromWorker, Proving, from_worker
-from torchship.serve.process.worker_repository import SharedRepository
+from torchship.serve.process.worker_repository import WorkerRepository
 from torchship.serve.repository.discovery import find_archives, scan
 from torchship.serve.repository.repository import Mode, Repository
 
@@ -457,7 +457,7 @@ def test_a_load_from_the_bytes_that_are_live_changes_nothing(
     run("explicit", test, tmp_path / "models", load=("memory",))
 
 
-@pytest.mark.parametrize("limits", [LIMITS, Limits(max_batch=1, quick_seconds=10)])
+@pytest.mark.parametrize("limits", [LIMITS, Limits(max_batch=1, inline_threshold_seconds=10)])
 def test_an_engine_that_is_taken_out_is_given_to_nobody_and_not_waited_for(
     place: MakeArchive, tmp_path: Path, limits: Limits
 ) -> None:
@@ -561,7 +561,7 @@ def test_the_supervisor_knows_an_archive_before_it_is_checked(
         with ours, theirs:
             paths = [file, damaged]
             channel = Channel(ours)
-            repository = SharedRepository(paths, limits=LIMITS, channel=channel, pinned={})
+            repository = WorkerRepository(paths, limits=LIMITS, channel=channel, pinned={})
             await repository.load()
             repository.release()
             ours.shutdown(socket.SHUT_WR)

@@ -125,7 +125,7 @@ def test_a_number_that_is_too_large_is_no_infinity(server: Any) -> None:
 
 def test_our_client_gets_back_what_it_sent(server: Any, archives: dict[str, Path]) -> None:
     """Bit for bit, but for a NaN's own bits, and -0.0 as it is."""
-    signature = open_archive(archives["exact"]).vouched.methods["forward"]
+    signature = open_archive(archives["exact"]).require_manifest().methods["forward"]
     f = torch.tensor([math.nan, math.inf, -math.inf, -0.0, 1e-45])
     inputs = {"f": f, "d": f.double(), "i": torch.ones(5, dtype=torch.int64)}
     inputs |= {"u": torch.ones(5, dtype=torch.uint8), "b": torch.ones(5, dtype=torch.bool)}

@@ -44,7 +44,7 @@ def test_clients_learn_what_is_missing_and_not_which_folders_there_are(
 ) -> None:
     monkeypatch.setenv(operators.VARIABLE, str(tmp_path / "secret"))
     nothing = CustomOperator(name="acme::nothing", library="acme_ops")
-    said = ours.vouched.model_copy(update={"custom_ops": (nothing,)})
+    said = ours.require_manifest().model_copy(update={"custom_ops": (nothing,)})
     path = tmp_path / "a.pt"
     path.write_bytes(pack(torchscript.save(ours.load()), said, ours.golden))
     [entry] = loaded(path).entries
@@ -62,9 +62,9 @@ def test_a_library_that_comes_later_is_found(
     """The archive does not change by it, and is tried again all the same."""
     of_acme = tuple(
         CustomOperator(name=operator.name, library="acme_ops")
-        for operator in ours.vouched.custom_ops
+        for operator in ours.require_manifest().custom_ops
     )
-    said = ours.vouched.model_copy(update={"custom_ops": of_acme})
+    said = ours.require_manifest().model_copy(update={"custom_ops": of_acme})
     (tmp_path / "a.pt").write_bytes(pack(torchscript.save(ours.load()), said, ours.golden))
     (tmp_path / "libraries").mkdir()
     options = ["--mode", "poll", "--poll-seconds", "0.05", "--operators", tmp_path / "libraries"]
@@ -86,9 +86,9 @@ def test_the_server_looks_in_the_folders_of_its_setting(ours: Archive, tmp_path:
     shutil.copy(operators.find("torchship_ops"), tmp_path / "libacme_ops.so")
     of_acme = tuple(
         CustomOperator(name=operator.name, library="acme_ops")
-        for operator in ours.vouched.custom_ops
+        for operator in ours.require_manifest().custom_ops
     )
-    said = ours.vouched.model_copy(update={"custom_ops": of_acme})
+    said = ours.require_manifest().model_copy(update={"custom_ops": of_acme})
     path = tmp_path / "a.pt"
     path.write_bytes(pack(torchscript.save(ours.load()), said, ours.golden))
     with pytest.raises(StartError, match=r"there is no 'libacme_ops\.so'"), running_server([path]):

@@ -93,16 +93,16 @@ async def together(
     return answers, [call.requests for call in calls]
 
 
-@pytest.mark.parametrize("quick_seconds", [0.0, 1.0])
+@pytest.mark.parametrize("inline_threshold_seconds", [0.0, 1.0])
 @pytest.mark.parametrize("width", [None, "width"])
 def test_no_request_gets_the_width_of_another(
-    width: Dimension, quick_seconds: float, tmp_path: Path
+    width: Dimension, inline_threshold_seconds: float, tmp_path: Path
 ) -> None:
     write(tmp_path / "longest.pt", longest(width), "longest")
     requests = [
         {"x": torch.ones(1, 4), "lengths": torch.tensor([length])} for length in (4, 2, 3, 2)
     ]
-    limits = Limits(quick_seconds=quick_seconds)
+    limits = Limits(inline_threshold_seconds=inline_threshold_seconds)
     answers, sizes = asyncio.run(together(tmp_path / "longest.pt", requests, limits))
     assert [tuple(answer["y"].shape) for answer in answers] == [(1, 4), (1, 2), (1, 3), (1, 2)]
     assert sizes == [1, 1, 1, 1]

@@ -13,12 +13,15 @@ from torchship.serve.engine.engine import Engine
 from torchship.serve.engine.limits import Limits
 
 
-@pytest.mark.parametrize("quick_seconds", [0.0, 1.0])
+@pytest.mark.parametrize("inline_threshold_seconds", [0.0, 1.0])
 def test_rows_that_a_model_leaves_out_are_nobody_elses(
-    make_archive: Callable[..., Path], quick_seconds: float
+    make_archive: Callable[..., Path], inline_threshold_seconds: float
 ) -> None:
     async def ask() -> list[object]:
-        engine = Engine(open_archive(make_archive("positive")), Limits(quick_seconds=quick_seconds))
+        engine = Engine(
+            open_archive(make_archive("positive")),
+            Limits(inline_threshold_seconds=inline_threshold_seconds),
+        )
         await engine.start()
         rows = [torch.tensor([[value]]) for value in (1.0, -1.0, 2.0, 3.0)]
         calls = (engine.call("forward", {"x": row}) for row in rows)

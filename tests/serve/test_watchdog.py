@@ -7,7 +7,7 @@ import os
 import pytest
 
 from torchship.serve.process.watchdog import LOADING, Watchdog
-from torchship.serve.system.heartbeat import PULSE_BYTES, Pulse, Shown
+from torchship.serve.system.heartbeat import PULSE_BYTES, Heartbeat, Shown
 from torchship.serve.system.shared_memory import shared_file
 
 DOG = Watchdog(call_seconds=3, stall_seconds=10)
@@ -37,7 +37,7 @@ def test_what_a_pulse_says(dog: Watchdog, shown: Shown, complaint: str | None) -
 
 def test_a_pulse_is_read_from_another_mapping() -> None:
     descriptor = shared_file(PULSE_BYTES)
-    pulse, seen = Pulse.at(descriptor), Pulse.at(descriptor)
+    pulse, seen = Heartbeat.at(descriptor), Heartbeat.at(descriptor)
     os.close(descriptor)
     assert seen.shown() == Shown(0, 0, 0, 0)
     pulse.beat()

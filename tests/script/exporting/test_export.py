@@ -54,7 +54,7 @@ def test_golden_outputs_are_the_eager_modules(tmp_path: Path) -> None:
 
 def test_every_kind_of_argument_and_result(tmp_path: Path) -> None:
     archive = export(zoo.target(zoo.everything, zoo.everything_examples), tmp_path / "a.pt")
-    method = archive.vouched.methods["forward"]
+    method = archive.require_manifest().methods["forward"]
     names = [leaf.name for argument in method.inputs for leaf in leaves(argument.value)]
     assert names == [
         *("x", "memory.h", "memory.c", "options.plus.0", "options.plus.1"),
@@ -66,7 +66,7 @@ def test_every_kind_of_argument_and_result(tmp_path: Path) -> None:
         *("output.2.0.h", "output.2.0.c", "output.2.1.h", "output.2.1.c"),
     ]
     assert [argument.required for argument in method.inputs] == [True] * 5 + [False] * 4
-    eager = Program(archive.vouched, zoo.everything())
+    eager = Program(archive.require_manifest(), zoo.everything())
     scripted = archive.program()
     for case in archive.golden:
         for program in (eager, scripted):
@@ -213,22 +213,22 @@ def test_examples_that_do_not_do(examples: object, expected: str, tmp_path: Path
 def test_one_size_is_enough_when_the_user_says_so(tmp_path: Path) -> None:
     target = zoo.target(zoo.linear, [{"x": zoo.noise(1, 2, 3)}])
     archive = export(target, tmp_path / "a.pt", Options(fixed=True))
-    (leaf,) = leaves(archive.vouched.methods["forward"].inputs[0].value)
+    (leaf,) = leaves(archive.require_manifest().methods["forward"].inputs[0].value)
     assert leaf.model_dump()["shape"] == (2, 3)
 
 
 def test_rows_that_depend_on_each_other_are_no_batch(tmp_path: Path) -> None:
     archive = export(zoo.target(zoo.coupling, zoo.rows), tmp_path / "a.pt")
-    (leaf,) = leaves(archive.vouched.methods["forward"].inputs[0].value)
+    (leaf,) = leaves(archive.require_manifest().methods["forward"].inputs[0].value)
     assert leaf.model_dump()["shape"] == ("x_0", 3)
     independent = export(zoo.target(zoo.linear, zoo.rows), tmp_path / "b.pt")
-    (leaf,) = leaves(independent.vouched.methods["forward"].inputs[0].value)
+    (leaf,) = leaves(independent.require_manifest().methods["forward"].inputs[0].value)
     assert leaf.model_dump()["shape"] == ("batch", 3)
 
 
 def test_rows_that_lean_on_each_other_a_little_are_no_batch(tmp_path: Path) -> None:
     archive = export(zoo.target(zoo.leaning, zoo.rows), tmp_path / "a.pt")
-    (leaf,) = leaves(archive.vouched.methods["forward"].inputs[0].value)
+    (leaf,) = leaves(archive.require_manifest().methods["forward"].inputs[0].value)
     assert leaf.model_dump()["shape"] == ("x_0", 3)
 
 
@@ -239,7 +239,7 @@ def test_what_the_user_says_goes_to_the_methods_that_it_fits(tmp_path: Path) -> 
         dims={"x.0": "batch"},
     )
     target = zoo.target(zoo.acting, zoo.acting_examples)
-    methods = export(target, tmp_path / "a.pt", options).vouched.methods
+    methods = export(target, tmp_path / "a.pt", options).require_manifest().methods
     assert [leaf.name for leaf in leaves(methods["act"].outputs)] == ["choice", "total"]
     for method in methods.values():
         (state,) = method.state
@@ -321,7 +321,7 @@ def test_a_trace_that_loses_a_loop(tmp_path: Path) -> None:
 
 def test_a_trace_without_branches(tmp_path: Path) -> None:
     archive = export(zoo.target(zoo.linear, zoo.rows), tmp_path / "a.pt", Options(mode="trace"))
-    assert archive.vouched.mode == "trace"
+    assert archive.require_manifest().mode == "trace"
 
 
 def test_a_compiler_that_changes_the_numbers(

@@ -165,7 +165,7 @@ DEPENDENT: dict[str, tuple[Callable[[], nn.Module], Examples]] = {
 
 
 def shapes(archive: Archive) -> dict[str, tuple[object, ...]]:
-    method = archive.vouched.methods["forward"]
+    method = archive.require_manifest().methods["forward"]
     nodes = [leaf for argument in method.inputs for leaf in leaves(argument.value)]
     return {
         leaf.name: leaf.shape

@@ -40,14 +40,14 @@ def choosing() -> nn.Module:
 
 
 def test_well_conditioned_outputs_keep_the_tolerance_of_their_dtype(tmp_path: Path) -> None:
-    manifest = export(zoo.target(zoo.linear, zoo.rows), tmp_path / "a.pt").vouched
+    manifest = export(zoo.target(zoo.linear, zoo.rows), tmp_path / "a.pt").require_manifest()
     for method in manifest.methods.values():
         assert method.tolerances == initial(method.outputs)
     assert widened(manifest) == []
 
 
 def test_cancellation_widens_a_tolerance_and_is_told(tmp_path: Path) -> None:
-    manifest = export(zoo.target(cancelling, zoo.rows), tmp_path / "a.pt").vouched
+    manifest = export(zoo.target(cancelling, zoo.rows), tmp_path / "a.pt").require_manifest()
     tolerance = manifest.methods["forward"].tolerances["output"]
     assert 1e-3 < tolerance.atol < 1e-1
     assert tolerance.rtol < 1e-2
@@ -58,13 +58,13 @@ def test_cancellation_widens_a_tolerance_and_is_told(tmp_path: Path) -> None:
 def test_a_choice_widens_nothing(tmp_path: Path) -> None:
     x = torch.full((2, 3), 0.3)  # the perturbed one is above
     examples = [{"x": x}, {"x": torch.full((3, 3), 0.3)}]
-    manifest = export(zoo.target(choosing, examples), tmp_path / "a.pt").vouched
+    manifest = export(zoo.target(choosing, examples), tmp_path / "a.pt").require_manifest()
     assert widened(manifest) == []
 
 
 @pytest.mark.parametrize("name", ["gru"])
 def test_what_was_widened_still_tells_wrong_numbers(name: str, tmp_path: Path) -> None:
-    manifest = export(find_target(name, None, {}), tmp_path / "a.pt").vouched
+    manifest = export(find_target(name, None, {}), tmp_path / "a.pt").require_manifest()
     for tolerance in manifest.methods["forward"].tolerances.values():
         assert tolerance.atol <= 1e-3
         assert tolerance.rtol <= 1e-3

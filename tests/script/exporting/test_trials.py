@@ -23,7 +23,7 @@ class Shipped(nn.Module):
 
 
 def outputs(archive: Archive) -> dict[str, tuple[object, ...]]:
-    nodes = leaves(archive.vouched.methods["forward"].outputs)
+    nodes = leaves(archive.require_manifest().methods["forward"].outputs)
     return {node.name: node.shape for node in nodes if isinstance(node, TensorNode)}
 
 
@@ -124,7 +124,7 @@ def ragged() -> Examples:
 
 def test_images_of_two_sizes_in_one_list_may_have_any(tmp_path: Path) -> None:
     archive = export(zoo.target(Listed, ragged()), tmp_path / "a.pt")
-    (argument,) = archive.vouched.methods["forward"].inputs
+    (argument,) = archive.require_manifest().methods["forward"].inputs
     (node,) = leaves(argument.value)
     assert isinstance(node, TensorNode)
     assert node.shape == (None, None)

@@ -33,14 +33,14 @@ json_values = st.recursive(
 @pytest.fixture(scope="module")
 def valid(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     path = tmp_path_factory.mktemp("manifest") / "a.pt"
-    return export(zoo.target(zoo.everything, zoo.everything_examples), path).vouched
+    return export(zoo.target(zoo.everything, zoo.everything_examples), path).require_manifest()
 
 
 @pytest.fixture(scope="module")
 def golden(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, bytes]:
     path: Path = tmp_path_factory.mktemp("golden") / "a.pt"
     archive = export(zoo.target(zoo.linear, zoo.rows), path)
-    return archive.vouched, archive.records[GOLDEN]
+    return archive.require_manifest(), archive.records[GOLDEN]
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -173,7 +173,7 @@ def test_the_callers_tensors_stay_as_they_were(eager: bool, tmp_path: Path) -> N
         state={"forward": state},
     )
     archive = export(target, tmp_path / "a.pt")
-    program = Program(archive.vouched, Clamping().eval()) if eager else archive.program()
+    program = Program(archive.require_manifest(), Clamping().eval()) if eager else archive.program()
     given = {name: torch.full((1, 2), -3.0) for name in ("x", "h")}
     given["many.0"] = torch.full((1, 2), 3.0)
     before = {name: tensor.clone() for name, tensor in given.items()}

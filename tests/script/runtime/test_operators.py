@@ -45,7 +45,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Archive:
 @pytest.fixture(scope="module")
 def acme(ours: Archive, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive that says its operator is of the library acme_ops."""
-    said = ours.vouched.model_copy(
+    said = ours.require_manifest().model_copy(
         update={"custom_ops": (CustomOperator(name=OURS.name, library="acme_ops"),)}
     )
     path = tmp_path_factory.mktemp("acme") / "acme.pt"
@@ -176,15 +176,15 @@ def test_a_namespace_that_a_newer_torch_has_brought_is_torch_s_own(
     monkeypatch.setattr(custom_operators, "BUILT_IN", custom_operators.BUILT_IN - {"_test"})
     assert custom_operators.used_by(code_of(of_torch())) == ["_test::leaky_relu"]
     archive = export(zoo.target(of_torch, zoo.rows), tmp_path / "of_torch.pt")
-    assert archive.vouched.custom_ops == ()
+    assert archive.require_manifest().custom_ops == ()
 
 
 # --- export ---
 
 
 def test_the_exporter_names_operators_and_libraries(ours: Archive) -> None:
-    assert ours.vouched.custom_ops == (OURS,)
-    assert open_archive(ours.path).vouched.custom_ops == (OURS,)
+    assert ours.require_manifest().custom_ops == (OURS,)
+    assert open_archive(ours.path).require_manifest().custom_ops == (OURS,)
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +244,7 @@ def test_a_library_of_the_user_is_named(tmp_path: Path, folder: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     named = CustomOperator(name=OURS.name, library="acme_ops")
-    assert open_archive(tmp_path / "a.pt").vouched.custom_ops == (named,)
+    assert open_archive(tmp_path / "a.pt").require_manifest().custom_ops == (named,)
 
 
 # --- loading ---
@@ -366,7 +366,7 @@ def test_what_is_registered_needs_no_library() -> None:
 
 def test_the_message_names_the_archive(ours: Archive, tmp_path: Path) -> None:
     nothing = CustomOperator(name="acme::nothing", library="acme_ops")
-    said = ours.vouched.model_copy(update={"custom_ops": (nothing,)})
+    said = ours.require_manifest().model_copy(update={"custom_ops": (nothing,)})
     path = tmp_path / "a.pt"
     path.write_bytes(archives.pack(torchscript.save(ours.load()), said, ours.golden))
     with pytest.raises(OperatorError, match=r"^'a\.pt': it needs the operator 'acme::nothing'"):
@@ -406,7 +406,7 @@ def test_every_runtime_takes_the_folders(acme: Path, folder: Path, by: str) -> N
 def test_a_library_of_another_torch_is_refused(ours: Archive, folder: Path, tmp_path: Path) -> None:
     shutil.copy(folder / "libacme_ops.so", tmp_path)
     (tmp_path / "libtorch-version").write_text("2.9\n")
-    said = ours.vouched.model_copy(
+    said = ours.require_manifest().model_copy(
         update={"custom_ops": (CustomOperator(name=OURS.name, library="acme_ops"),)}
     )
     path = tmp_path / "acme.pt"

@@ -59,7 +59,7 @@ def test_what_is_compiled_before_becomes_an_archive_that_says_so(kind: str, tmp_
     compiled = COMPILED[kind](tmp_path)
     export(zoo.target(lambda: compiled, zoo.rows), tmp_path / "a.pt")
     archive = open_archive(tmp_path / "a.pt")
-    assert archive.vouched.source.compiled == ("",)
+    assert archive.require_manifest().source.compiled == ("",)
     x = zoo.noise(9, 6, 3)
     with torch.no_grad():
         expected = compiled(x)  # type: ignore[operator]
@@ -85,7 +85,7 @@ def test_the_factory_s_module_takes_the_eager_one_s_place_in_verify(
     target = zoo.target(globals()[name], zoo.rows)
     target = type(target)(target.name, Source(factory=text), target.factory, target.examples)
     archive = export(target, tmp_path / "a.pt")
-    assert make_module(archive.vouched.source, text) is not None
+    assert make_module(archive.require_manifest().source, text) is not None
     for runtime in (EagerRuntime(text), ScriptRuntime()):
         assert runtime.check(archive).agreed
 
@@ -95,20 +95,20 @@ def test_parts_that_are_compiled_before_are_named(tmp_path: Path) -> None:
         return unshippable.Around(torch.jit.script(zoo.linear())).eval()
 
     archive = export(zoo.target(make, zoo.rows), tmp_path / "a.pt")
-    assert archive.vouched.source.compiled == ("body",)
+    assert archive.require_manifest().source.compiled == ("body",)
 
 
 def test_an_archive_of_eager_code_has_no_such_field(tmp_path: Path) -> None:
     archive = export(zoo.target(zoo.linear, zoo.rows), tmp_path / "a.pt")
-    assert archive.vouched.source.compiled is None
-    assert "compiled" not in json.loads(archive.vouched.to_json())["source"]
+    assert archive.require_manifest().source.compiled is None
+    assert "compiled" not in json.loads(archive.require_manifest().to_json())["source"]
 
 
 def test_all_methods_of_a_loaded_module(tmp_path: Path) -> None:
     loaded = saved(torch.jit.script(zoo.acting()), tmp_path)
     target = zoo.target(lambda: loaded, zoo.acting_examples)
     options = Options(state=[("total", "output.1", None)])
-    methods = export(target, tmp_path / "a.pt", options).vouched.methods
+    methods = export(target, tmp_path / "a.pt", options).require_manifest().methods
     assert set(methods) == {"forward", "act"}
     assert [state.input for state in methods["act"].state] == ["total"]
 
@@ -219,7 +219,7 @@ def test_a_plain_file_is_told_how_to_become_an_archive(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(zoo.linear()), tmp_path / "plain.pt")
     opened = open_archive(tmp_path / "plain.pt")
     with pytest.raises(Exception, match="or that loads this file"):
-        assert opened.vouched
+        assert opened.require_manifest()
 
 
 def test_a_difference_is_looked_for_around_compiled_parts(tmp_path: Path) -> None:

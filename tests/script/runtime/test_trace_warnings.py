@@ -73,7 +73,7 @@ def test_with_leave_every_warning_is_told_and_recorded(tmp_path: Path) -> None:
         line = Path(__file__).read_text().splitlines()[warning.line - 1]
         assert line.strip() == warning.code
         assert warning.message.startswith("converting a tensor to a Python boolean might cause")
-    assert TRACE_WARNINGS in archive.vouched.records
+    assert TRACE_WARNINGS in archive.require_manifest().records
     for length in (1, 9):
         x = zoo.noise(7, 3, length, 3)
         with torch.no_grad():

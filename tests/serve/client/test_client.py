@@ -22,7 +22,10 @@ def client(server: Any) -> Iterator[Client]:
 
 @pytest.fixture
 def signatures(archives: dict[str, Path]) -> dict[str, Method]:
-    return {name: open_archive(path).vouched.methods["forward"] for name, path in archives.items()}
+    return {
+        name: open_archive(path).require_manifest().methods["forward"]
+        for name, path in archives.items()
+    }
 
 
 @pytest.mark.parametrize("binary", [True, False])

@@ -10,16 +10,16 @@ import torch
 
 from torchship.script.format.tree import Flat
 from torchship.script.runtime.archive import open_archive
-from torchship.serve.engine.call_watchdog import CallWatch, marked
+from torchship.serve.engine.call_watchdog import CallWatchdog, marked
 from torchship.serve.engine.engine import Engine
 from torchship.serve.engine.limits import Limits
-from torchship.serve.system.heartbeat import Pulse
+from torchship.serve.system.heartbeat import Heartbeat
 
 MakeArchive = Callable[..., Path]
 
 
 def test_a_call_shows_in_the_pulse_also_if_it_fails() -> None:
-    pulse = Pulse()
+    pulse = Heartbeat()
     seen: list[int] = []
 
     def call(method: str, inputs: object) -> Flat:
@@ -39,7 +39,7 @@ def test_a_call_shows_in_the_pulse_also_if_it_fails() -> None:
 def test_a_call_that_takes_too_long_is_told_once() -> None:
     async def look() -> str:
         told: asyncio.Queue[str] = asyncio.Queue()
-        watch = CallWatch(3, 0.1)
+        watch = CallWatchdog(3, 0.1)
         watch.start(told.put_nowait)
         watch.doing = "a call of golden case 2 ('x')"
         watch.pulse.enter(3)
@@ -54,7 +54,7 @@ def test_a_call_that_takes_too_long_is_told_once() -> None:
 def test_time_in_which_the_process_did_not_run_does_not_count() -> None:
     async def look() -> bool:
         told: asyncio.Queue[str] = asyncio.Queue()
-        watch = CallWatch(3, 0.1)
+        watch = CallWatchdog(3, 0.1)
         watch.start(told.put_nowait)
         watch.pulse.enter(3)
         threading.Event().wait(0.5)  # as if stopped: the event loop does not turn
@@ -71,13 +71,15 @@ def test_a_model_on_the_event_loop_shows_in_the_pulse_of_the_process(
     make_archive: MakeArchive,
 ) -> None:
     """Another thread looks until it sees the call: the event loop itself cannot."""
-    pulse = Pulse()
+    pulse = Heartbeat()
     seen = threading.Event()
     done = threading.Event()
 
     async def ask() -> None:
         engine = Engine(
-            open_archive(make_archive("held")), Limits(max_batch=2, quick_seconds=10), pulse=pulse
+            open_archive(make_archive("held")),
+            Limits(max_batch=2, inline_threshold_seconds=10),
+            pulse=pulse,
         )
         other = Engine(open_archive(make_archive("held", version="2")), pulse=pulse)
         assert 0 < engine.number != other.number > 0
@@ -103,7 +105,7 @@ def test_a_model_on_the_event_loop_shows_in_the_pulse_of_the_process(
 
 
 def test_golden_cases_on_the_event_loop_show_in_the_pulse(make_archive: MakeArchive) -> None:
-    class Noted(Pulse):
+    class Noted(Heartbeat):
         """Keeps what it was told."""
 
         def __init__(self) -> None:
@@ -118,7 +120,7 @@ def test_golden_cases_on_the_event_loop_show_in_the_pulse(make_archive: MakeArch
     archive = open_archive(make_archive("memory"))
 
     async def start() -> int:
-        engine = Engine(archive, Limits(max_batch=2, quick_seconds=10), pulse=pulse)
+        engine = Engine(archive, Limits(max_batch=2, inline_threshold_seconds=10), pulse=pulse)
         await engine.start()
         await engine.retire()
         return engine.number

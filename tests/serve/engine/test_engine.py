@@ -418,7 +418,7 @@ def test_only_outputs_that_someone_wants_are_copied(archives: dict[str, Path]) -
         assert names <= set(answer)
 
 
-QUICK = Limits(max_batch=4, quick_seconds=10)
+QUICK = Limits(max_batch=4, inline_threshold_seconds=10)
 
 
 def test_a_quick_model_is_proved_on_the_event_loop_and_answers_there(
@@ -494,7 +494,7 @@ def test_a_model_that_turns_out_slow_goes_on_in_its_thread_for_good(
         return plain(self, method, inputs, symbols)
 
     async def ask() -> None:
-        limits = Limits(max_batch=2, quick_seconds=0.005)
+        limits = Limits(max_batch=2, inline_threshold_seconds=0.005)
         engine = Engine(open_archive(make_archive("held")), limits)
         await engine.start()
         monkeypatch.setattr(Program, "run", watched)
@@ -508,15 +508,17 @@ def test_a_model_that_turns_out_slow_goes_on_in_its_thread_for_good(
     assert "on the event loop: it goes on in a thread" in caplog.text
 
 
-@pytest.mark.parametrize("quick_seconds", [0, 10])
+@pytest.mark.parametrize("inline_threshold_seconds", [0, 10])
 @pytest.mark.parametrize(("rows", "batches"), [([1, 1], [2]), ([1, 1, 1, 1, 1], [4, 1])])
 def test_requests_may_wait_for_others_until_a_batch_is_full(
-    archives: dict[str, Path], quick_seconds: float, rows: list[int], batches: list[int]
+    archives: dict[str, Path], inline_threshold_seconds: float, rows: list[int], batches: list[int]
 ) -> None:
     reports: list[BatchReport] = []
 
     async def ask() -> None:
-        limits = Limits(max_batch=4, delay_seconds=0.2, quick_seconds=quick_seconds)
+        limits = Limits(
+            max_batch=4, delay_seconds=0.2, inline_threshold_seconds=inline_threshold_seconds
+        )
         engine = Engine(open_archive(archives["tiny"]), limits, reports.append)
         await engine.start()
 

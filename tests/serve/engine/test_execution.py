@@ -15,11 +15,11 @@ from torchship.script.runtime.program import Program
 from torchship.serve.engine.engine import Engine
 from torchship.serve.engine.limits import Limits
 from torchship.serve.errors import NotReadyError, OutOfServiceError
-from torchship.serve.protocol.tensors import Packed, pack
+from torchship.serve.protocol.tensors import RawTensor, pack
 from torchship.serve.telemetry.records import BatchReport
 
 MakeArchive = Callable[..., Path]
-QUICK = pytest.mark.parametrize("quick_seconds", [0.0, 10.0], ids=["thread", "loop"])
+QUICK = pytest.mark.parametrize("inline_threshold_seconds", [0.0, 10.0], ids=["thread", "loop"])
 
 
 class Waiter:
@@ -46,7 +46,7 @@ class Waiter:
         self._at("gone")
         return False
 
-    def set_result(self, outputs: Mapping[str, Packed]) -> None:
+    def set_result(self, outputs: Mapping[str, RawTensor]) -> None:
         self._at("set_result")
         self.told.append(outputs["y"].tensor().item())
 
@@ -60,9 +60,15 @@ def disk_full(report: BatchReport) -> None:
 
 @asynccontextmanager
 async def started(
-    path: Path, quick_seconds: float, observer: Callable[[BatchReport], None] | None = None
+    path: Path,
+    inline_threshold_seconds: float,
+    observer: Callable[[BatchReport], None] | None = None,
 ) -> AsyncIterator[Engine]:
-    engine = Engine(open_archive(path), Limits(max_batch=8, quick_seconds=quick_seconds), observer)
+    engine = Engine(
+        open_archive(path),
+        Limits(max_batch=8, inline_threshold_seconds=inline_threshold_seconds),
+        observer,
+    )
     await engine.start()
     yield engine
     await engine.retire()
@@ -80,14 +86,14 @@ def enter(engine: Engine, values: list[float], waiters: list[Waiter]) -> None:
 def test_one_that_raises_when_it_is_told_keeps_nobody_from_being_told(
     make_archive: MakeArchive,
     caplog: pytest.LogCaptureFixture,
-    quick_seconds: float,
+    inline_threshold_seconds: float,
     place: str,
     error: type[Exception],
 ) -> None:
     waiters = [Waiter(), Waiter(place, error), Waiter(), Waiter()]
 
     async def ask() -> float:
-        async with started(make_archive("picky"), quick_seconds) as engine:
+        async with started(make_archive("picky"), inline_threshold_seconds) as engine:
             enter(engine, [1.0, 2.0, 1000.0, 4.0], waiters)
             # What comes later is answered too: nothing has stopped.
             later = await asyncio.wait_for(engine.call("forward", {"x": torch.ones(1, 1)}), 60)
@@ -104,12 +110,12 @@ def test_one_that_raises_when_it_is_told_keeps_nobody_from_being_told(
 
 @QUICK
 def test_an_observer_that_raises_is_logged_once_and_everybody_is_told(
-    make_archive: MakeArchive, caplog: pytest.LogCaptureFixture, quick_seconds: float
+    make_archive: MakeArchive, caplog: pytest.LogCaptureFixture, inline_threshold_seconds: float
 ) -> None:
     waiters = [Waiter() for _ in range(6)]
 
     async def ask() -> None:
-        async with started(make_archive("picky"), quick_seconds, disk_full) as engine:
+        async with started(make_archive("picky"), inline_threshold_seconds, disk_full) as engine:
             for waiter in waiters:
                 enter(engine, [3.0], [waiter])
                 await asyncio.wait_for(engine.call("forward", {"x": torch.ones(1, 1)}), 60)

@@ -13,9 +13,9 @@ from torchship.script.format.tree import Flat
 from torchship.script.runtime.archive import open_archive
 from torchship.script.runtime.program import Program
 from torchship.serve.engine.engine import Engine
-from torchship.serve.engine.failure_isolation import MOST_SOURCES, Spoilers
+from torchship.serve.engine.failure_isolation import MOST_SOURCES, FailureIsolation
 from torchship.serve.engine.limits import Limits
-from torchship.serve.protocol.tensors import Packed, pack
+from torchship.serve.protocol.tensors import RawTensor, pack
 
 MakeArchive = Callable[..., Path]
 BAD = 1000.0
@@ -27,7 +27,7 @@ class Sent:
 
 
 def test_everybody_runs_together_until_a_batch_fails_and_again_later() -> None:
-    spoilers = Spoilers(seconds=1000)
+    spoilers = FailureIsolation(seconds=1000)
     good, bad, new, unknown = Sent("good"), Sent("bad"), Sent("new"), Sent(None)
     assert not spoilers.active
     spoilers.failed()
@@ -38,7 +38,7 @@ def test_everybody_runs_together_until_a_batch_fails_and_again_later() -> None:
     assert spoilers.groups([bad, new]) == [[bad, new]]
     spoilers.failed(good)
     assert spoilers.groups([bad, good]) == [[bad, good]]
-    short = Spoilers(seconds=-1)
+    short = FailureIsolation(seconds=-1)
     short.failed()
     short.succeeded([good])
     assert short.groups([bad, good]) == [[bad, good]]
@@ -46,7 +46,7 @@ def test_everybody_runs_together_until_a_batch_fails_and_again_later() -> None:
 
 
 def test_what_is_remembered_of_clients_is_bounded() -> None:
-    spoilers = Spoilers(seconds=1000)
+    spoilers = FailureIsolation(seconds=1000)
     spoilers.failed()
     for number in range(MOST_SOURCES + 1):
         spoilers.succeeded([Sent(number)])
@@ -66,7 +66,7 @@ class Caller:
         self.engine = Engine(open_archive(path), limits)
         self.rows: list[int] = []
         self._loop = threading.get_ident()
-        self._threaded = limits is None or not limits.quick_seconds
+        self._threaded = limits is None or not limits.inline_threshold_seconds
         self._busy = threading.Event()
         self._all_came = threading.Event()
         plain = Program.run
@@ -100,7 +100,9 @@ class Caller:
         else:
             await before
         self.rows.clear()
-        futures: list[asyncio.Future[Mapping[str, Packed]]] = [loop.create_future() for _ in sent]
+        futures: list[asyncio.Future[Mapping[str, RawTensor]]] = [
+            loop.create_future() for _ in sent
+        ]
         for (value, source), future in zip(sent, futures, strict=True):
             row = {"x": pack(torch.full((1, 1), value))}
             assert self.engine.enter("forward", row, future, source=source)
@@ -120,15 +122,15 @@ def right(answers: list[float | str], sent: list[tuple[float, Hashable]], said: 
     )
 
 
-QUICK = pytest.mark.parametrize("quick_seconds", [0.0, 10.0], ids=["thread", "loop"])
+QUICK = pytest.mark.parametrize("inline_threshold_seconds", [0.0, 10.0], ids=["thread", "loop"])
 
 
 @QUICK
 def test_one_bad_row_of_64_costs_a_dozen_calls_once(
-    make_archive: MakeArchive, monkeypatch: pytest.MonkeyPatch, quick_seconds: float
+    make_archive: MakeArchive, monkeypatch: pytest.MonkeyPatch, inline_threshold_seconds: float
 ) -> None:
     async def ask() -> None:
-        limits = Limits(quick_seconds=quick_seconds)
+        limits = Limits(inline_threshold_seconds=inline_threshold_seconds)
         caller = Caller(make_archive("picky"), monkeypatch, limits)
         await caller.start()
         sent: list[tuple[float, Hashable]] = [(float(n), f"client {n}") for n in range(64)]
@@ -186,13 +188,13 @@ def test_rows_that_fail_together_and_not_alone_are_answered(
 def test_rows_run_again_as_the_client_sent_them(
     make_archive: MakeArchive,
     monkeypatch: pytest.MonkeyPatch,
-    quick_seconds: float,
+    inline_threshold_seconds: float,
     rows: int,
 ) -> None:
     """The model has changed its inputs, and their shape, before it refuses them."""
 
     async def ask() -> None:
-        limits = Limits(max_batch=4, quick_seconds=quick_seconds)
+        limits = Limits(max_batch=4, inline_threshold_seconds=inline_threshold_seconds)
         caller = Caller(make_archive("picky"), monkeypatch, limits)
         await caller.start()
         good: list[tuple[float, Hashable]] = [(float(n + 1), n) for n in range(rows)]
@@ -209,7 +211,7 @@ def test_what_is_left_of_a_request_that_has_failed_is_not_run(
     make_archive: MakeArchive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def ask() -> None:
-        limits = Limits(max_batch=1, quick_seconds=10)
+        limits = Limits(max_batch=1, inline_threshold_seconds=10)
         caller = Caller(make_archive("picky"), monkeypatch, limits)
         await caller.start()
         caller.rows.clear()

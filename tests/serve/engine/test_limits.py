@@ -14,7 +14,7 @@ from torchship.script.runtime.archive import open_archive
 from torchship.script.runtime.program import Program
 from torchship.serve.engine.engine import Engine
 from torchship.serve.engine.limits import Limits
-from torchship.serve.protocol.tensors import Packed, pack
+from torchship.serve.protocol.tensors import RawTensor, pack
 
 SIZES = st.integers(1, 10_000)
 
@@ -35,9 +35,11 @@ def test_small_batches_make_no_small_queue() -> None:
     assert Limits(max_batch_bytes=1 << 30).max_queue_bytes == 4 << 30
 
 
-@pytest.mark.parametrize("quick_seconds", [0.0, 10.0])
+@pytest.mark.parametrize("inline_threshold_seconds", [0.0, 10.0])
 def test_batches_requests_and_the_warm_up_keep_to_the_bytes(
-    make_archive: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, quick_seconds: float
+    make_archive: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    inline_threshold_seconds: float,
 ) -> None:
     calls: list[int] = []
     plain = Program.run
@@ -50,7 +52,9 @@ def test_batches_requests_and_the_warm_up_keep_to_the_bytes(
 
     async def ask() -> None:
         # Three rows of 4 bytes each.
-        limits = Limits(max_batch=64, max_batch_bytes=14, quick_seconds=quick_seconds)
+        limits = Limits(
+            max_batch=64, max_batch_bytes=14, inline_threshold_seconds=inline_threshold_seconds
+        )
         engine = Engine(open_archive(make_archive("held")), limits)
         await engine.start()
         assert max(calls) == 3
@@ -61,7 +65,9 @@ def test_batches_requests_and_the_warm_up_keep_to_the_bytes(
         assert calls == [3, 3, 1]
         calls.clear()
         loop = asyncio.get_running_loop()
-        futures: list[asyncio.Future[Mapping[str, Packed]]] = [loop.create_future() for _ in rows]
+        futures: list[asyncio.Future[Mapping[str, RawTensor]]] = [
+            loop.create_future() for _ in rows
+        ]
         for row, future in zip(rows, futures, strict=True):
             assert engine.enter("forward", {"x": pack(row.unsqueeze(0))}, future)
         assert not engine.enter("forward", {"x": pack(rows)}, loop.create_future())

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchship.serve.engine.queue import Job, Waiting
+from torchship.serve.engine.queue import Job, RequestQueue
 from torchship.serve.errors import QueueFullError
-from torchship.serve.protocol.tensors import Packed
+from torchship.serve.protocol.tensors import RawTensor
 
 LOOP = asyncio.new_event_loop()  # for futures that nobody waits for
 LOOP.close()
@@ -19,12 +19,12 @@ BYTES = 1000
 
 
 def job(rows: int = 1, kind: str | None = "a", method: str = "forward", priority: int = 2) -> Job:
-    done: asyncio.Future[Mapping[str, Packed]] = asyncio.Future(loop=LOOP)
+    done: asyncio.Future[Mapping[str, RawTensor]] = asyncio.Future(loop=LOOP)
     return Job(method, {"x": torch.zeros(rows)}, rows, kind, done, priority=priority)
 
 
 def test_those_of_one_kind_come_together_in_their_order() -> None:
-    waiting = Waiting(100, BYTES)
+    waiting = RequestQueue(100, BYTES)
     first, other, second = job(), job(kind="b"), job()
     act, third = job(method="act"), job(2)
     waiting.put([first, other, second, act, third])
@@ -35,7 +35,7 @@ def test_those_of_one_kind_come_together_in_their_order() -> None:
 
 
 def test_jobs_without_a_kind_come_alone() -> None:
-    waiting = Waiting(100, BYTES)
+    waiting = RequestQueue(100, BYTES)
     jobs = [job(kind=None), job(kind=None)]
     waiting.put(jobs)
     assert waiting.take(64, BYTES) == jobs[:1]
@@ -46,7 +46,7 @@ def test_jobs_without_a_kind_come_alone() -> None:
 def test_a_batch_is_never_larger_than_allowed_and_nobody_is_lost(
     sizes: list[int], most: int
 ) -> None:
-    waiting = Waiting(1000, BYTES)
+    waiting = RequestQueue(1000, BYTES)
     jobs = [job(rows) for rows in sizes]
     waiting.put(jobs)
     taken = []
@@ -59,7 +59,7 @@ def test_a_batch_is_never_larger_than_allowed_and_nobody_is_lost(
 
 
 def test_the_first_priority_is_served_first_and_shares_its_batch() -> None:
-    waiting = Waiting(100, BYTES)
+    waiting = RequestQueue(100, BYTES)
     late, other, urgent = job(priority=2), job(kind="b", priority=2), job(priority=1)
     waiting.put([other, late])
     waiting.put([urgent])
@@ -68,7 +68,7 @@ def test_the_first_priority_is_served_first_and_shares_its_batch() -> None:
 
 
 def test_a_full_queue_refuses_with_both_figures() -> None:
-    waiting = Waiting(5, BYTES)
+    waiting = RequestQueue(5, BYTES)
     waiting.put([job(4)])
     with pytest.raises(QueueFullError, match="4 rows wait, 2 more would be over the limit of 5"):
         waiting.put([job(2)])
@@ -82,7 +82,7 @@ def test_a_full_queue_refuses_with_both_figures() -> None:
 
 
 def test_of_jobs_that_come_together_all_wait_or_none() -> None:
-    waiting = Waiting(5, BYTES)
+    waiting = RequestQueue(5, BYTES)
     waiting.put([job(1)])
     with pytest.raises(QueueFullError):
         waiting.put([job(2), job(3)])
@@ -90,7 +90,7 @@ def test_of_jobs_that_come_together_all_wait_or_none() -> None:
 
 
 def test_an_idle_engine_is_woken_and_a_closed_one_ends() -> None:
-    waiting = Waiting(5, BYTES)
+    waiting = RequestQueue(5, BYTES)
     taken: list[list[Job] | None] = []
     got = threading.Semaphore(0)
 
@@ -114,7 +114,7 @@ def test_an_idle_engine_is_woken_and_a_closed_one_ends() -> None:
 
 
 def test_closing_gives_back_those_that_waited() -> None:
-    waiting = Waiting(5, BYTES)
+    waiting = RequestQueue(5, BYTES)
     jobs = [job(priority=2), job(priority=1)]
     waiting.put(jobs)
     assert set(map(id, waiting.close())) == set(map(id, jobs))
@@ -132,7 +132,7 @@ def test_a_deadline_passes() -> None:
 
 
 def test_a_batch_has_no_more_bytes_than_allowed_unless_a_single_job_has() -> None:
-    waiting = Waiting(100, BYTES)
+    waiting = RequestQueue(100, BYTES)
     jobs = [job() for _ in range(6)]
     for one, nbytes in zip(jobs, (30, 50, 30, 200, 20, 90), strict=True):
         one.nbytes = nbytes
@@ -143,7 +143,7 @@ def test_a_batch_has_no_more_bytes_than_allowed_unless_a_single_job_has() -> Non
 
 
 def test_a_queue_is_bounded_in_bytes_too() -> None:
-    waiting = Waiting(100, 50)
+    waiting = RequestQueue(100, 50)
     large, small = job(), job()
     large.nbytes, small.nbytes = 80, 1
     waiting.put([large])  # larger than the limit, and nothing else waits
@@ -156,7 +156,7 @@ def test_a_queue_is_bounded_in_bytes_too() -> None:
 
 
 def test_a_job_without_rows_counts_as_one_wherever_rows_are_counted() -> None:
-    waiting = Waiting(100, BYTES)
+    waiting = RequestQueue(100, BYTES)
     waiting.put([job(0), job(1), job(0), job(1)])
     assert waiting.rows == 4
     assert len(waiting.batch(3, BYTES)) == 3

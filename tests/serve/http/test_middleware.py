@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 from torchship.serve.engine.engine import Engine
 from torchship.serve.errors import ClientGoneError, UnknownModelError
 from torchship.serve.http.app import create_app
-from torchship.serve.http.middleware import Front
+from torchship.serve.http.middleware import Middleware
 from torchship.serve.repository.repository import Repository
 from torchship.serve.telemetry.metrics import Metrics
 from torchship.serve.telemetry.samples import figures_of
@@ -109,7 +109,7 @@ def ended(app: App, cycle: Uvicorn | None = None) -> dict[str, float]:
     scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
 
     async def run() -> None:
-        task = asyncio.ensure_future(Front(app, metrics)(scope, cycle.receive, cycle.send))
+        task = asyncio.ensure_future(Middleware(app, metrics)(scope, cycle.receive, cycle.send))
         await asyncio.sleep(0)
         if not task.done():
             task.cancel()

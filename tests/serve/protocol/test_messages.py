@@ -21,7 +21,7 @@ from torchship.serve.protocol.messages import (
     encode_response,
 )
 from torchship.serve.protocol.request_header import WantedOutput
-from torchship.serve.protocol.tensors import Packed, Strings, pack
+from torchship.serve.protocol.tensors import RawTensor, Strings, pack
 
 X = {"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}
 RAW_X = {"name": "x", "datatype": "FP32", "shape": [2], "parameters": {"binary_data_size": 8}}
@@ -322,7 +322,7 @@ VALUES = {
 def test_json_is_the_same_however_many_values_there_are(number: str | None, repeats: int) -> None:
     outputs = {str(dtype): v.repeat(repeats, 1) for dtype, v in VALUES.items()}
     for request in (InferRequest({}), InferRequest({}, tuple(map(WantedOutput, outputs)))):
-        found: dict[str, Packed] = {name: pack(value) for name, value in outputs.items()}
+        found: dict[str, RawTensor] = {name: pack(value) for name, value in outputs.items()}
         made = encode_outputs(request, "m", "1", found, number)
         content, length = made if isinstance(made, tuple) else made.finish()
         assert length is None

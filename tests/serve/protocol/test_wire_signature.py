@@ -15,7 +15,7 @@ Load = Callable[[str], Manifest]
 
 @pytest.fixture
 def manifest(archives: dict[str, Path]) -> Load:
-    return lambda name: open_archive(archives[name]).vouched
+    return lambda name: open_archive(archives[name]).require_manifest()
 
 
 @pytest.fixture

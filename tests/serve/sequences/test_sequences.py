@@ -569,7 +569,7 @@ def test_a_record_is_told_where_a_step_ran_and_when(archives: dict[str, Path]) -
         record = Record()
         await sequences.answer("memory", None, asked("a", sequence_start=True), None, record)
         assert (record.model, record.version) == ("memory", "1")
-        assert record.answered > 0
+        assert record.inference_finished > 0
 
     use(check, archives["memory"])
 
@@ -597,5 +597,7 @@ def test_a_server_without_a_store_says_so(archives: dict[str, Path], launch: Lau
 
 
 def test_only_a_model_with_state_needs_a_single_worker(archives: dict[str, Path]) -> None:
-    needing = {n for n, p in archives.items() if needs_single_worker(open_archive(p).vouched)}
+    needing = {
+        n for n, p in archives.items() if needs_single_worker(open_archive(p).require_manifest())
+    }
     assert needing == {"memory"}

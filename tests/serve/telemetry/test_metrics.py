@@ -17,7 +17,7 @@ from torchship.serve.http.app import create_app
 from torchship.serve.repository.repository import Repository
 from torchship.serve.telemetry.metrics import Metrics
 from torchship.serve.telemetry.records import BatchReport, Record
-from torchship.serve.telemetry.samples import Family, expose
+from torchship.serve.telemetry.samples import MetricFamily, expose
 
 triton: Any = import_module("tritonclient.http")
 
@@ -166,7 +166,7 @@ def test_sizes_that_clients_choose_are_no_labels(archives: dict[str, Path]) -> N
     asyncio.run(check())
 
 
-def own(metrics: Metrics) -> list[Family]:
+def own(metrics: Metrics) -> list[MetricFamily]:
     return asyncio.run(metrics.own(Repository([]).status()))
 
 

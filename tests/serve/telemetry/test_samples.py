@@ -5,10 +5,10 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
-from torchship.serve.telemetry.samples import Family, Totals, expose, families_of, figures_of
+from torchship.serve.telemetry.samples import MetricFamily, Totals, expose, families_of, figures_of
 
 
-def counted(requests: int, seconds: list[float], waiting: int, last: float) -> list[Family]:
+def counted(requests: int, seconds: list[float], waiting: int, last: float) -> list[MetricFamily]:
     """The figures of a worker."""
     registry = CollectorRegistry()
     counter = Counter("torchship_requests", "Requests.", ["code"], registry=registry)

@@ -20,7 +20,7 @@ from uvicorn.server import ServerState
 from torchship.serve.http.app import create_app
 from torchship.serve.repository.repository import Repository
 from torchship.serve.settings import Settings
-from torchship.serve.transport.fast_path import LARGEST, direct
+from torchship.serve.transport.fast_path import LARGEST, fast_path_protocol
 
 PATH = "/v2/models/tiny/infer"
 UNUSUAL = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
@@ -104,7 +104,7 @@ def asked_application(
         loop = asyncio.get_running_loop()
         mine, theirs = socket.socketpair()
         config = uvicorn.Config(watched, lifespan="off", log_config=None, access_log=False)
-        protocol = direct(chosen, app)(config, ServerState(), {}, loop)
+        protocol = fast_path_protocol(chosen, app)(config, ServerState(), {}, loop)
         await loop.connect_accepted_socket(lambda: protocol, mine)
         reader, writer = await asyncio.open_connection(sock=theirs)
         answers = b""
