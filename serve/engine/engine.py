@@ -47,8 +47,9 @@ class Engine(ReferenceCounted):
 
     What was checked shall be what answers: the thread that has run the golden cases is the one that
     runs the requests. A model whose largest batch takes no longer than
-    `Limits.inline_threshold_seconds` runs on the event loop's own thread, after it has run its golden cases there too: handing over
-    to another thread, and sharing Python's lock with it, costs more than such a model does.
+    `Limits.inline_threshold_seconds` runs on the event loop's own thread, after it has run its
+    golden cases there too: handing over to another thread, and sharing Python's lock with it, costs
+    more than such a model does.
     Requests that come while it is busy wait, and those of one kind run together as the next batch;
     an idle engine begins at once.
 

@@ -16,7 +16,8 @@ class Limits:
 
     Rows wait at most `delay_seconds` for others to come. A model whose largest batch takes at most
     `inline_threshold_seconds` runs on the event loop; none does when 0. One call takes at most
-    `call_seconds` by the clock on the wall, and `max_batch_bytes` of inputs unless a single row has more.
+    `call_seconds` by the clock on the wall, and `max_batch_bytes` of inputs unless a single row has
+    more.
     """
 
     threads: int = 1
