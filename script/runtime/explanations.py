@@ -14,7 +14,7 @@ HINTS = (
         "annotate the argument's type: without one TorchScript takes it for a Tensor",
     ),
     (
-        r"Python function call|annotated to be ignored|call to ignored",
+        r"Python function call|annotated to be ignored|call to ignored|apply of FunctionMeta",
         "a function of Python (@torch.jit.ignore, @torch.jit.unused, autograd.Function) is not "
         "in the archive: write it with torch's operators, in a function that TorchScript compiles",
     ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,9 @@ from contextlib import contextmanager, suppress
 from threading import get_ident
 from typing import Any, TextIO, cast
 
+# The modules that we script and load are what torch.jit is still for. A DeprecationWarning in torch
+# 2.13, which Python hides; a FutureWarning in its successors.
+TORCH_JIT_IS_DEPRECATED = re.compile(r".*torch\.jit\.\w+.* is deprecated")
 LONGEST_LINE = 4096  # characters; a longer line is cut into several
 
 Tell = Callable[[str, str], None]
@@ -221,6 +225,8 @@ def _showing(show: Callable[..., None]) -> Callable[..., None]:
         line: str | None = None,
     ) -> None:
         model = running.get(get_ident())
+        if model is not None and TORCH_JIT_IS_DEPRECATED.match(str(message)):
+            return
         if model is None or file is not None:
             show(message, category, filename, lineno, file, line)
         else:

@@ -29,6 +29,7 @@ from torchship.script.errors import (
 )
 from torchship.script.format.file_content import DraftContent
 from torchship.script.runtime import print_handler
+from torchship.script.runtime.printing import TORCH_JIT_IS_DEPRECATED
 from torchship.script.runtime.blas import foreign_blas
 from torchship.script.runtime.explanations import explain
 from torchship.script.runtime.floating_point import default_mode, kept_mode
@@ -63,8 +64,7 @@ FUSION_STRATEGIES = {"static": ("STATIC", 2), "dynamic": ("DYNAMIC", 10)}
 def _deprecation_is_known() -> Iterator[None]:
     """Silence the notice that torch.jit is deprecated: this module is where we know it."""
     with warnings.catch_warnings():
-        # A DeprecationWarning in torch 2.13; its successors have a FutureWarning, which users see.
-        warnings.filterwarnings("ignore", message=r".*torch\.jit\.\w+.* is deprecated")
+        warnings.filterwarnings("ignore", message=TORCH_JIT_IS_DEPRECATED.pattern)
         yield
 
 

@@ -218,6 +218,9 @@ def test_no_gradients_are_kept_where_none_are_asked_for() -> None:
         assert all(item.is_inference() for item in fused(gates, c))
 
 
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor:UserWarning"
+)  # torch 2.14's own
 def test_torch_finds_nothing_wrong_with_it() -> None:
     for dtype in DTYPES:
         pair = tuple(item.requires_grad_() for item in drawn(1, 3, 5, dtype))

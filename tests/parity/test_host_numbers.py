@@ -18,6 +18,7 @@ import torch
 
 import c_abi
 import host_zoo
+import zoo
 from c_abi import Array, Session, given, room, taken
 from torchship.cpp_runner.binary import runner_path
 from torchship.script.exporting.export import export
@@ -40,7 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         export(target(), made / f"{name}.pt")
     plain = open_archive(made / "minus.pt")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        for category in zoo.TORCHSCRIPT_NOTICE:
+            warnings.simplefilter("ignore", category)
         script = torchscript.save(torch.jit.script(host_zoo.Negating().eval()))
     (made / "negating.pt").write_bytes(pack(script, plain.require_manifest(), plain.golden))
     return made

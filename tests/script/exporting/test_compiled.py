@@ -40,7 +40,8 @@ def test_functions_of_python_are_named_with_their_line(
     module: type[Any], name: str, line: str, tmp_path: Path
 ) -> None:
     message = refusal(module, zoo.rows, tmp_path)
-    assert f"Could not export Python function call '{name}'; a function of Python (@t" in message
+    assert name in message
+    assert "; a function of Python (@t" in message
     assert line in message
     number = int(message.split("unshippable.py:")[1].split(" ")[0].rstrip(":"))
     assert line in Path(unshippable.__file__).read_text().splitlines()[number - 1]

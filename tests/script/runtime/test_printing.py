@@ -143,6 +143,15 @@ warnings.warn("ours")
     assert said[2].endswith("UserWarning: ours")
 
 
+def test_that_torch_jit_is_deprecated_is_no_news() -> None:
+    """A factory that loads a file with torch.jit.load is what we advise."""
+    assert lines("""
+with printing.by("moba"):
+    warnings.warn("`torch.jit.load` is deprecated. Please switch.", FutureWarning)
+    warnings.warn("`torch.load` is deprecated", FutureWarning)
+""") == ["moba: warning: `torch.load` is deprecated"]
+
+
 @pytest.mark.parametrize("redirect", ["2>&-", "2>/dev/full", "1>&- 2>&-", "0<&- 2>&-"])
 def test_a_standard_error_that_is_closed_or_full_fails_no_call(redirect: str) -> None:
     done = program(
