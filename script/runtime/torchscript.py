@@ -29,11 +29,11 @@ from torchship.script.errors import (
 )
 from torchship.script.format.file_content import DraftContent
 from torchship.script.runtime import print_handler
-from torchship.script.runtime.printing import TORCH_JIT_IS_DEPRECATED
 from torchship.script.runtime.blas import foreign_blas
 from torchship.script.runtime.explanations import explain
 from torchship.script.runtime.floating_point import default_mode, kept_mode
 from torchship.script.runtime.out_of_memory import amount, ran_out
+from torchship.script.runtime.printing import TORCH_JIT_IS_DEPRECATED
 from torchship.script.runtime.trace_warnings import TraceWarning, found_in, refuse
 
 Mode = Literal["script", "trace"]
