@@ -24,7 +24,7 @@ from torchship.serve.system.standard_streams import take_over
 
 app = typer.Typer()
 
-# Types that the command line reads itself; the settings read others from text.
+# typer parses these types; all others reach the settings as text.
 READ = (int, float, bool, str, Path)
 
 
@@ -49,7 +49,7 @@ def serve(show_config: bool, json: bool, **flags: object) -> None:
         return
     from torchship.serve.process.supervisor import run
 
-    with suppress(UnsupportedOperation):  # who calls us has put a stream of its own there
+    with suppress(UnsupportedOperation):  # the caller replaced stdout by a stream without a file
         take_over(sys.stdout.fileno())
     run(settings)
 
@@ -67,7 +67,7 @@ def _print(settings: list[Shown], json: bool) -> None:
 
 
 def _parameters() -> Iterator[inspect.Parameter]:
-    """Yield the command's parameters: one for each setting, and how to show them."""
+    """Yield the command's parameters: one for each setting, and the two of `--show-config`."""
     for name, field in Settings.model_fields.items():
         yield parameter(name, field)
     for name, text in (
@@ -81,7 +81,7 @@ def _parameters() -> Iterator[inspect.Parameter]:
 
 
 def parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-    """Return the command line's parameter for a setting."""
+    """Return the command-line parameter for a setting."""
     text = field.description or name
     text = f"{text[0].upper()}{text[1:]}."
     default: bool | str = False
@@ -102,7 +102,7 @@ def parameter(name: str, field: FieldInfo) -> inspect.Parameter:
 
 
 def _read_as(annotation: object) -> object:
-    """Return the type as which the command line reads a setting: a list's items one by one."""
+    """Return the type with which typer parses a setting; a tuple becomes a repeated option."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (Union, types.UnionType):
         kinds = [kind for kind in arguments if kind is not type(None)]

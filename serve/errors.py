@@ -1,4 +1,4 @@
-"""What can go wrong with a request, and the one table from an error's kind to its HTTP status."""
+"""The errors of the server, and the one table that maps each to its HTTP status."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torchship.script.errors import (
 
 
 class RequestError(InputError):
-    """A request that does not follow the protocol, or asks for what is not there."""
+    """A request that does not follow the protocol, or names something that does not exist."""
 
     code = "bad_request"
 
@@ -30,19 +30,19 @@ class NotReadyError(TorchShipError):
 
 
 class OutOfServiceError(TorchShipError):
-    """A model whose call took too long or whose thread ended: nothing can run in it any more."""
+    """A model that cannot run any more: a call took too long, or its thread ended."""
 
     code = "out_of_service"
 
 
 class LoadError(TorchShipError):
-    """A model that was to be loaded and could not be; what was live before goes on."""
+    """A model that could not be loaded; the versions that were live before stay live."""
 
     code = "load_failed"
 
 
 class ModeError(TorchShipError):
-    """A wish to load or unload a model, to a server that is not in explicit mode."""
+    """A request to load or unload a model on a server that is not in explicit mode."""
 
     code = "wrong_mode"
 
@@ -60,25 +60,25 @@ class TensorTooLargeError(TorchShipError):
 
 
 class EncodingError(TorchShipError):
-    """A request body in a `Content-Encoding` that the server does not read."""
+    """A request body in a `Content-Encoding` that the server does not support."""
 
     code = "unsupported_encoding"
 
 
 class QueueFullError(TorchShipError):
-    """More rows wait for a model than its queue holds."""
+    """The model's queue has no room for the rows of this request."""
 
     code = "queue_full"
 
 
 class DeadlineError(TorchShipError):
-    """A request that had waited longer than its own timeout when its turn came."""
+    """A request that waited in the queue for longer than its own timeout."""
 
     code = "timeout"
 
 
 class ClientGoneError(TorchShipError):
-    """A request whose client had left when its turn came; nobody sees the answer."""
+    """A request whose client disconnected before it ran; nobody sees the answer."""
 
     code = "client_gone"
 
@@ -90,31 +90,31 @@ class UnknownSequenceError(TorchShipError):
 
 
 class ExpiredSequenceError(TorchShipError):
-    """A sequence whose state was freed since nobody used it for too long."""
+    """A sequence whose state was freed because it was idle for too long."""
 
     code = "expired_sequence"
 
 
 class LostSequenceError(TorchShipError):
-    """A sequence that ended with the model version on which it began."""
+    """A sequence that ended because the model version on which it began was unloaded."""
 
     code = "lost_sequence"
 
 
 class TooManySequencesError(TorchShipError):
-    """A sequence that is to begin where the most are live already."""
+    """A sequence that cannot begin because the largest number of sequences is live already."""
 
     code = "too_many_sequences"
 
 
 class NoStateError(RequestError):
-    """A sequence of a method that has no state to carry on."""
+    """A sequence request for a method that has no state."""
 
     code = "no_state"
 
 
 class StateStoreError(TorchShipError):
-    """The store of sequences cannot be reached, or took a sequence away meanwhile."""
+    """The sequence store cannot be reached, or lost the sequence during the step."""
 
     code = "state_store"
 
@@ -136,25 +136,25 @@ class RateError(TorchShipError):
 
 
 class OverloadError(TorchShipError):
-    """A request for which the server has no room now; it may come again a little later."""
+    """A request that the server has no memory or process for at present; a retry may succeed."""
 
     code = "overload"
 
 
 class OriginError(TorchShipError):
-    """A request of a web page that may not ask this server."""
+    """A request from a web page whose origin is not allowed."""
 
     code = "origin"
 
 
 class DisagreementError(ArchiveError):
-    """An archive that did not reproduce its own golden cases, or has none to reproduce."""
+    """An archive that did not reproduce its own golden cases, or has none."""
 
     code = "disagreement"
 
 
 class ServerError(TorchShipError):
-    """Raised by our client: the server answered with an error."""
+    """Raised by the client: the server answered with an error (`status` 0: it did not answer)."""
 
     code = "server"
 
@@ -164,7 +164,7 @@ class ServerError(TorchShipError):
 
 
 def out_of_service(model: str, why: str) -> str:
-    """Return what is said of a model that is out of service."""
+    """Return the message for a model that is out of service."""
     return f"model '{model}' is out of service: {why}"
 
 
@@ -196,5 +196,5 @@ STATUS: dict[type[Exception], int] = {
 
 
 def status_of(error: Exception) -> int:
-    """Return the HTTP status of an error: its own kind's or its nearest base's, else 500."""
+    """Return the HTTP status of an error: that of its class or of its nearest base, else 500."""
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)

@@ -23,7 +23,7 @@ from pydantic_settings import (
 from torchship.script.errors import UsageError
 
 PREFIX = "TORCHSHIP_SERVE_"
-PASSWORD = re.compile(r"(?<=://)[^/@\s]*@")  # the user and password of a URL
+PASSWORD = re.compile(r"(?<=://)[^/@\s]*@")  # the user and password in a URL
 
 ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
@@ -35,7 +35,7 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def read_networks(text: str) -> list[Network]:
-    """Return the networks that a setting lists, with commas between; `*` is all there are.
+    """Return the networks of a comma-separated list; `*` stands for all addresses.
 
     Raises:
         ValueError: one of them is neither an address nor a network.
@@ -47,10 +47,9 @@ def read_networks(text: str) -> list[Network]:
 
 
 class Settings(BaseSettings):
-    """Everything that can be set: as a flag, as `TORCHSHIP_SERVE_<NAME>`, or in a TOML file.
+    """All settings: each can be a flag, `TORCHSHIP_SERVE_<NAME>`, or a key of a TOML file.
 
-    In the environment lists are JSON. A file is named by `config`; a key in it that is no setting
-    is an error.
+    In the environment, lists are JSON. `config` names the file; an unknown key in it is an error.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
@@ -196,7 +195,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return where settings come from, the strongest first."""
+        """Return the sources of settings, in order of precedence."""
         file = (env_settings() | init_settings()).get("config")
         if file is None:
             return init_settings, env_settings
@@ -205,7 +204,7 @@ class Settings(BaseSettings):
 
 @dataclass(frozen=True)
 class Shown:
-    """One setting as `--show-config` shows it: no secrets, and where the value came from."""
+    """One setting as `--show-config` prints it: its source, and its value without secrets."""
 
     name: str
     value: object
@@ -214,14 +213,14 @@ class Shown:
 
 
 def read_settings(given: dict[str, object]) -> Settings:
-    """Return the settings, of which the command line has given some.
+    """Return the settings; `given` holds those from the command line.
 
     Raises:
-        UsageError: a value that does not fit, a file that is not there or no TOML, or a key in it
-            or a variable `TORCHSHIP_SERVE_…` that is no setting.
+        UsageError: a value is invalid, the file is missing or not TOML, or a key of it or a
+            variable `TORCHSHIP_SERVE_…` is not a setting.
     """
     for variable in os.environ:
-        name = variable.lower()  # as pydantic-settings reads them
+        name = variable.lower()  # pydantic-settings ignores case
         if name.startswith(PREFIX.lower()):
             _check_name(name.removeprefix(PREFIX.lower()), f"the environment's {variable}")
     try:
@@ -239,7 +238,7 @@ def read_settings(given: dict[str, object]) -> Settings:
 
 
 def _check_name(name: str, what: str) -> None:
-    """Refuse a name that is no setting's, with what it may have been meant to be."""
+    """Refuse an unknown setting, and suggest the closest known one."""
     if name not in Settings.model_fields:
         close = difflib.get_close_matches(name, Settings.model_fields, 1)
         meant = f" (did you mean '{close[0]}'?)" if close else ""
@@ -249,7 +248,7 @@ def _check_name(name: str, what: str) -> None:
 
 
 def show(settings: Settings, given: dict[str, object]) -> list[Shown]:
-    """Return every setting, and whether a flag, the environment, the file or nobody set it."""
+    """Return every setting with its source: a flag, the environment, the file or the default."""
     environment = EnvSettingsSource(Settings)()
     file = _toml(Settings, settings.config)() if settings.config else {}
     found = []
@@ -266,7 +265,7 @@ def show(settings: Settings, given: dict[str, object]) -> list[Shown]:
 
 
 def shown(value: object) -> object:
-    """Return a value as people may see it: URLs without the user and password in them."""
+    """Return a value that is safe to print: URLs lose their user and password."""
     return PASSWORD.sub("***@", value) if isinstance(value, str) else value
 
 
@@ -275,5 +274,5 @@ def _toml(settings_cls: type[BaseSettings], file: Path) -> TomlConfigSettingsSou
         raise UsageError(f"cannot read the settings: '{file}' is not a file")
     try:
         return TomlConfigSettingsSource(settings_cls, file)
-    except (OSError, ValueError) as error:  # tomllib's own is a ValueError
+    except (OSError, ValueError) as error:  # tomllib.TOMLDecodeError is a ValueError
         raise UsageError(f"cannot read the settings from '{file}': {error}") from None

@@ -1,4 +1,4 @@
-"""The other side: a client, a server for a `with` block, and the HTTP runtime of `verify`."""
+"""A client, a local server for the length of a `with` block, and the HTTP runtime of `verify`."""
 
 from torchship.serve.client.client import Client
 

@@ -1,4 +1,4 @@
-"""A small client of the Open Inference Protocol V2: values come back exactly as the model's."""
+"""A small client of the Open Inference Protocol V2 that returns the model's values exactly."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from torchship.serve.protocol.wire_signature import Signature
 
 
 class Client:
-    """A connection to a server at `base_url`; close it, or use it in a `with`."""
+    """A connection to a server at `base_url`; close it, or use it in a `with` statement."""
 
     def __init__(self, base_url: str, timeout: float = 60.0) -> None:
-        # Without trust_env a proxy of the environment would be asked for loopback addresses too.
+        # With trust_env, requests to a loopback address would go to the environment's proxy.
         self._http = httpx.Client(base_url=base_url, timeout=timeout, trust_env=False)
 
     def __enter__(self) -> Client:
@@ -58,13 +58,13 @@ class Client:
         binary: bool = True,
         version: str | None = None,
     ) -> Flat:
-        """Run a method of a model on the server; inputs and outputs are flat, as `Program.call`'s.
+        """Run a method of a model on the server; inputs and outputs are flat, as in `Program.call`.
 
         `binary` chooses the binary tensor extension or JSON. FP16 and BF16, which have no JSON
         form, are binary either way; values that are not finite are strings in JSON.
 
         Raises:
-            ServerError: the server cannot be reached, or answers with an error: its message.
+            ServerError: the server cannot be reached, or answers with an error.
             RequestError: JSON cannot carry an input, an input is unknown, or the answer does not
                 follow the protocol.
         """
@@ -110,7 +110,7 @@ class Client:
 
 
 def _half_precision(signature: Method) -> tuple[WantedOutput, ...]:
-    """Return the outputs to ask for by name when some have no JSON form; else none: all."""
+    """Return the outputs to ask for by name if some have no JSON form; else none, for all."""
     outputs = list(leaves(signature.outputs))
     binary = {
         leaf.name: isinstance(leaf, TensorNode) and BY_NAME[leaf.dtype].wire in WITHOUT_JSON

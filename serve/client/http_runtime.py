@@ -1,4 +1,4 @@
-"""The HTTP runtime: golden cases through a real server, over a real socket."""
+"""The HTTP runtime of `verify`: golden cases through a real server, over a real socket."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ NOT_IN_JSON = (torch.float16, torch.bfloat16)
 
 
 class HttpRuntime:
-    """`torchship serve` in a process of its own, asked as JSON and with binary tensors."""
+    """`torchship serve` in its own process; each case is sent as JSON and as binary tensors."""
 
     name = "HTTP"
 
     def __init__(self, trusted_keys: Path | None = None, url: str | None = None) -> None:
-        """Check archives on the server at `url`, or each on a server of its own."""
+        """Check archives on the server at `url`, or start a server for each."""
         self._trusted_keys = trusted_keys
         self._url = url
 
@@ -35,7 +35,7 @@ class HttpRuntime:
         """Run the golden cases over HTTP.
 
         Raises:
-            TorchShipError: the server refuses the archive; with its reason.
+            TorchShipError: the server refuses the archive; the message says why.
         """
         manifest = archive.require_manifest()
         server = (

@@ -1,4 +1,4 @@
-"""A server in a process of its own, for as long as a `with` block lasts."""
+"""A server in a process of its own, for the length of a `with` block."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def running_server(
 ) -> Iterator[str]:
     """Run `torchship serve` on a free port until the block ends; yield its base URL when ready.
 
-    `options` go on its command line.
+    `options` are further arguments of its command line.
 
     Raises:
         StartError: an archive was refused, or the process ended or did not become ready.
@@ -49,7 +49,7 @@ def running_server(
 
 
 def stop(process: subprocess.Popen[str]) -> None:
-    """End the process in good order, or by force when it does not end."""
+    """Terminate the process; kill it if it does not end in time."""
     process.terminate()
     try:
         process.wait(STOP_SECONDS)
@@ -62,7 +62,7 @@ def stop(process: subprocess.Popen[str]) -> None:
 
 def _wait_until_ready(process: subprocess.Popen[str], errors: IO[str]) -> str:
     assert process.stdout is not None
-    # The end of its output wakes the reader below, whether the process died or was killed here.
+    # The reader below ends with the process's output, so killing the process also ends the wait.
     watchdog = threading.Timer(START_SECONDS, process.kill)
     watchdog.start()
     try:

@@ -1,6 +1,7 @@
-"""The server as processes: one that supervises, one that starts workers, and the workers.
+"""The processes of the server: a supervisor, a fork server, and the workers.
 
-The supervisor (`supervisor`) has the port, the keys and no torch. The nursery (`nursery`) has
-imported everything once and forks workers, which share that memory. A worker (`worker`, `server`)
-has the models and answers. They talk over private channels (`channel`, `messages`).
+The supervisor (`supervisor`) owns the port and the keys and does not import torch. The fork server
+(`fork_server`) has imported everything once and forks workers, which share that memory. A worker
+(`worker`, `server`) loads the models and answers requests. Supervisor and workers exchange messages
+over private channels (`channel`, `messages`).
 """

@@ -1,7 +1,7 @@
-"""A private channel between two processes: whole messages over one end of a pair of sockets.
+"""A private channel between two processes: length-prefixed messages over a socket pair.
 
-Nothing else is written to it, so whatever a model prints stays out of it. A message is its length
-and its bytes; what they mean, and whether they are well formed, `messages` says.
+It is separate from standard output, to which a model may print. A message is a length and that many
+bytes; `messages` defines and validates their content.
 """
 
 from __future__ import annotations
@@ -20,51 +20,51 @@ CHUNK = 1 << 16
 
 
 class Channel:
-    """One end; used from one event loop, but for `receive`."""
+    """One end of the channel; all methods but `receive` are for one event loop."""
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._came = bytearray()
-        self._going = bytearray()
-        self._heard: Callable[[bytes], None] = lambda message: None
-        self._closed: Callable[[], None] = lambda: None
+        self._received = bytearray()
+        self._unsent = bytearray()
+        self._on_message: Callable[[bytes], None] = lambda message: None
+        self._on_closed: Callable[[], None] = lambda: None
 
     def receive(self) -> bytes | None:
-        """Wait for the next message, before `listen`; None when the other end is closed."""
+        """Block until the next message, before `listen`; None if the other end is closed."""
         self._end.setblocking(True)
         while (message := self._next()) is None:
             data = self._end.recv(CHUNK)
             if not data:
                 return None
-            self._came += data
+            self._received += data
         return message
 
-    def listen(self, heard: Callable[[bytes], None], closed: Callable[[], None]) -> None:
-        """Have each message told as it comes, and the end of the other end; on the running loop.
+    def listen(self, on_message: Callable[[bytes], None], on_closed: Callable[[], None]) -> None:
+        """Call back for each message, and when the other end closes, on the running event loop.
 
-        An exception of `heard` is logged: whatever one message does, the next ones are heard.
+        An exception in `on_message` is logged, so that later messages are still delivered.
         """
         self._loop = asyncio.get_running_loop()
-        self._heard, self._closed = heard, closed
+        self._on_message, self._on_closed = on_message, on_closed
         self._end.setblocking(False)
         self._loop.add_reader(self._end.fileno(), self._read)
-        self._loop.call_soon(self._tell)  # what came behind the last message that was received
+        self._loop.call_soon(self._deliver)  # messages that arrived together with an earlier one
 
     def send(self, message: bytes) -> None:
-        """Send a message; what the other end does not take at once goes out later.
+        """Send a message; what the socket does not accept now is sent later.
 
-        As much as possible goes out before this returns: the caller may be about to hang.
+        As much as possible is sent before this returns, because the caller may be about to hang.
         """
         if self._end.fileno() < 0:
             return
-        waiting = bool(self._going)
-        self._going += LENGTH.pack(len(message)) + message
+        waiting = bool(self._unsent)
+        self._unsent += LENGTH.pack(len(message)) + message
         if not waiting:
             self._write()
 
     def close(self) -> None:
-        """Let go of this end."""
+        """Close this end."""
         if self._end.fileno() < 0:
             return
         if self._loop is not None:
@@ -75,15 +75,15 @@ class Channel:
     def _write(self) -> None:
         try:
             self._end.setblocking(False)
-            while self._going:
-                sent = self._end.send(self._going)
-                del self._going[:sent]
+            while self._unsent:
+                sent = self._end.send(self._unsent)
+                del self._unsent[:sent]
         except BlockingIOError:
             if self._loop is not None:
                 self._loop.add_writer(self._end.fileno(), self._write)
             return
-        except OSError:  # the other process is gone: reading tells
-            self._going.clear()
+        except OSError:  # the other process has ended; `_read` reports that
+            self._unsent.clear()
         if self._loop is not None:
             self._loop.remove_writer(self._end.fileno())
 
@@ -96,36 +96,36 @@ class Channel:
             data = b""
         if not data:
             self.close()
-            self._closed()
+            self._on_closed()
             return
-        self._came += data
-        self._tell()
+        self._received += data
+        self._deliver()
 
-    def _tell(self) -> None:
+    def _deliver(self) -> None:
         try:
             while (message := self._next()) is not None:
                 try:
-                    self._heard(message)
+                    self._on_message(message)
                 except Exception:
                     log.exception("a message of another process")
         except ValueError:
             log.exception("what came over a channel")
             self.close()
-            self._closed()
+            self._on_closed()
 
     def _next(self) -> bytes | None:
-        """Return the next message that is there whole.
+        """Return the next complete message, or None.
 
         Raises:
-            ValueError: a message is larger than any may be.
+            ValueError: a message is larger than allowed.
         """
-        if len(self._came) < LENGTH.size:
+        if len(self._received) < LENGTH.size:
             return None
-        (length,) = LENGTH.unpack_from(self._came)
+        (length,) = LENGTH.unpack_from(self._received)
         if length > LARGEST:
             raise ValueError(f"a message of {length} bytes: expected at most {LARGEST}")
-        if len(self._came) < LENGTH.size + length:
+        if len(self._received) < LENGTH.size + length:
             return None
-        message = bytes(self._came[LENGTH.size : LENGTH.size + length])
-        del self._came[: LENGTH.size + length]
+        message = bytes(self._received[LENGTH.size : LENGTH.size + length])
+        del self._received[: LENGTH.size + length]
         return message

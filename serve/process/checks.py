@@ -1,4 +1,4 @@
-"""What is refused at start: settings that do not fit one another or the archives there are."""
+"""Checks at start: settings that contradict each other or do not fit the archives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Keys = Sequence[Ed25519PublicKey]
 
 
 def _manifests(settings: Settings, keys: Keys) -> Iterator[Manifest | None]:
-    """Yield the manifest of each archive; None for one that will be refused, with the reason."""
+    """Yield the manifest of each archive; None for one that loading will refuse."""
     for file in find_archives(settings.paths, empty=settings.mode != "fixed"):
         try:
             yield open_archive(file, keys).require_manifest()
@@ -30,10 +30,10 @@ def _manifests(settings: Settings, keys: Keys) -> Iterator[Manifest | None]:
 
 
 def check_places(settings: Settings, keys: Keys = ()) -> None:
-    """Refuse a device for a model of which there is no archive; warn where one may yet come.
+    """Refuse a device for a model without an archive; warn if an archive may still be added.
 
     Raises:
-        UsageError: in fixed mode, if every archive can be read.
+        UsageError: there is no such archive, in fixed mode and if every archive can be read.
     """
     placed = {text.partition("=")[0]: text for text in settings.place}
     if not placed:
@@ -49,10 +49,10 @@ def check_places(settings: Settings, keys: Keys = ()) -> None:
 
 
 def check_workers(settings: Settings, keys: Keys = ()) -> None:
-    """Refuse what several processes cannot do together.
+    """Refuse in-process sequence state with several workers.
 
     Raises:
-        UsageError: sequences would be in one worker's memory only.
+        UsageError: sequences would exist in one worker's memory only.
     """
     if settings.state != IN_PROCESS:
         return

@@ -1,7 +1,7 @@
-"""Keys and certificates: read once by the supervisor, checked, and handed to every worker.
+"""Keys and certificates: the supervisor reads and checks them, and sends them to every worker.
 
-A worker never opens these files. So a file that is edited, or broken for a moment, changes nothing
-until the supervisor is asked to read it again (SIGHUP), and then it changes in all workers or none.
+A worker never opens these files. An edited file therefore has no effect until SIGHUP makes the
+supervisor read it again, and then it takes effect in all workers or in none.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from torchship.serve.settings import Settings
 
 
 def read_credentials(settings: Settings, before: Credentials | None = None) -> Credentials:
-    """Read the files that the settings name, and check what is in them.
+    """Read and check the files that the settings name.
 
-    A key that was there before keeps the slot of its rate: what it has used up stays used up.
+    A key that existed in `before` keeps the slot of its rate limit, so that its used quota stays.
 
     Raises:
-        UsageError: a file cannot be read, or what it holds cannot be used; naming it.
+        UsageError: a file cannot be read or its content is invalid; the message names the file.
     """
     return Credentials(
         api_keys=_api_keys(settings.api_keys, before) if settings.api_keys else None,
@@ -36,25 +36,25 @@ def read_credentials(settings: Settings, before: Credentials | None = None) -> C
 
 
 def api_keys_of(keys: tuple[Key, ...]) -> list[ApiKey]:
-    """Return the keys as `auth` knows them."""
+    """Return the keys in the form that `auth` uses."""
     return [ApiKey(key.name, bytes.fromhex(key.digest), key.rate, key.slot) for key in keys]
 
 
 def use(certificate: Certificate, context: ssl.SSLContext) -> None:
-    """Have a TLS context use a certificate and key from now on.
+    """Load a certificate and key into a TLS context.
 
     Raises:
-        OSError, ValueError: they are no PEM, or do not belong together.
+        OSError, ValueError: they are not PEM, or do not belong together.
     """
     with ExitStack() as stack:
         chain = stack.enter_context(_file_of(certificate.chain))
         key = certificate.key and stack.enter_context(_file_of(certificate.key))
-        context.load_cert_chain(chain, key, password="")  # rather than to ask for one
+        context.load_cert_chain(chain, key, password="")  # without it OpenSSL would ask for one
 
 
 @contextmanager
 def _file_of(text: str) -> Iterator[str]:
-    """Have a text as a file, in memory if possible: Python's `ssl` takes certificates as paths."""
+    """Yield the path of a file with this text, in memory if possible: `ssl` accepts only paths."""
     if not hasattr(os, "memfd_create"):
         with tempfile.NamedTemporaryFile("w") as file:
             file.write(text)
@@ -88,11 +88,11 @@ def _slots(keys: list[ApiKey], before: Mapping[str, int | None]) -> dict[str, in
 
 
 def _certificate(settings: Settings) -> Certificate | None:
-    """Read a certificate and key, and refuse those that cannot be used, before anything begins.
+    """Read a certificate and key, and check that TLS can use them.
 
     Raises:
-        UsageError: a key without a certificate; a file that cannot be read, is no PEM, or does
-            not belong to the other.
+        UsageError: a key without a certificate; a file that cannot be read or is not PEM; a key
+            that does not belong to the certificate.
     """
     if settings.tls_cert is None:
         if settings.tls_key is not None:
@@ -115,7 +115,7 @@ def _certificate(settings: Settings) -> Certificate | None:
 
 def _trusted_keys(path: Path) -> tuple[str, ...]:
     from torchship.script.format.signing import (
-        read_trusted_keys,  # 10 MB that most servers do not need
+        read_trusted_keys,  # the import costs 10 MB, which most servers do not need
     )
 
     return tuple(key.public_bytes_raw().hex() for key in read_trusted_keys(path))

@@ -1,4 +1,4 @@
-"""What the supervisor and its workers say to each other: JSON, checked against these models."""
+"""The messages between the supervisor and its workers: JSON, validated by these models."""
 
 from __future__ import annotations
 
@@ -20,46 +20,46 @@ class _Message(BaseModel):
 
 
 class Key(_Message):
-    """An API key, known by its digest; `slot` is its place among all rates, None without one."""
+    """An API key, stored as its digest; `slot` is its index in the rate table, or None."""
 
     name: str
     digest: str
-    """SHA-256, in hexadecimal digits."""
+    """SHA-256 in hexadecimal digits."""
     rate: float | None
     slot: int | None
 
 
 class Certificate(_Message):
-    """A TLS certificate with those that vouch for it, and its private key, as PEM."""
+    """A TLS certificate chain and its private key, as PEM."""
 
     chain: str
     key: str | None
 
 
 class Credentials(_Message):
-    """What the supervisor has read from files, once for all workers, and checked."""
+    """The keys and certificates that the supervisor has read and checked for all workers."""
 
     api_keys: tuple[Key, ...] | None = None
     certificate: Certificate | None = None
     trusted_keys: tuple[str, ...] | None = None
-    """Ed25519 public keys, as the hexadecimal digits of their 32 bytes."""
+    """Ed25519 public keys: 32 bytes each, in hexadecimal digits."""
 
 
 class Failure(_Message):
-    """An error on its way to another process: its kind's code, and its text."""
+    """An error in a form that can be sent: the code of its class, and its text."""
 
     code: str
     text: str
 
     @staticmethod
     def of(error: Exception) -> Failure:
-        """Return what can be said of an error; of one that was not foreseen only that it was."""
+        """Return the failure for an error; unexpected ones get the code `internal`."""
         if isinstance(error, TorchShipError):
             return Failure(code=error.code, text=str(error))
         return Failure(code="internal", text=str(error))
 
     def error(self) -> Exception:
-        """Return the error that it was."""
+        """Return the error again, for the receiver to raise."""
         kind = _KINDS.get(self.code)
         return RuntimeError(self.text) if kind is None else kind(self.text)
 
@@ -73,30 +73,30 @@ _KINDS: dict[str, type[TorchShipError]] = {
 
 
 class Start(_Message):
-    """What a worker is told first."""
+    """The first message to a worker."""
 
     kind: Literal["start"] = "start"
     settings: str
-    """As a JSON text of its own: paths need not be UTF-8, and limits not be finite."""
+    """JSON as a string, because paths may not be UTF-8 and limits may not be finite."""
     number: int
     cores: tuple[int, ...]
     early: bool
-    """Listen before the archives are loaded, and check whether settings and archives fit."""
+    """Listen before the archives are loaded, and check that settings and archives fit."""
     pinned: dict[str, str]
-    """Digests of the archives that the other workers have, by `name/version`."""
+    """Digests of the archives that the other workers serve, by `name/version`."""
     quarantine: dict[str, str]
-    """Why archives of these digests are not served."""
+    """Why archives must not be served, by digest."""
     credentials: Credentials
 
 
 class Listen(_Message):
-    """The worker is to accept connections."""
+    """The worker must accept connections from now on."""
 
     kind: Literal["listen"] = "listen"
 
 
 class Change(_Message):
-    """A model is to be loaded or unloaded: asked by one worker, and then told to all."""
+    """A model must be loaded or unloaded: sent by one worker, and then to all of them."""
 
     kind: Literal["change"] = "change"
     id: str
@@ -105,24 +105,24 @@ class Change(_Message):
 
 
 class Outcome(_Message):
-    """What came of a change: in a worker, and then, over all, for the one that asked."""
+    """The result of a change: from each worker, and then of all for the worker that asked."""
 
     kind: Literal["outcome"] = "outcome"
     id: str
     failure: Failure | None
     digests: dict[str, str] = {}
-    """Of what a worker has now of the model, by `name/version`."""
+    """Digests of the archives that the worker now serves, by `name/version`."""
 
 
 class Renew(_Message):
-    """Keys and certificates have been read again."""
+    """Keys and certificates were read again."""
 
     kind: Literal["renew"] = "renew"
     credentials: Credentials
 
 
 class Quarantine(_Message):
-    """An archive is not to be served any more, wherever it is live."""
+    """An archive must not be served any more."""
 
     kind: Literal["quarantine"] = "quarantine"
     digest: str
@@ -130,22 +130,22 @@ class Quarantine(_Message):
 
 
 class SamplesWanted(_Message):
-    """A worker wants the figures of all, or the supervisor those of a worker."""
+    """A worker asks for the metrics of all workers, or the supervisor for those of one."""
 
-    kind: Literal["figures_wanted"] = "figures_wanted"
+    kind: Literal["samples_wanted"] = "samples_wanted"
     id: str
 
 
 class Samples(_Message):
-    """The figures of a worker, or of all."""
+    """The metrics of one worker, or of all."""
 
-    kind: Literal["figures"] = "figures"
+    kind: Literal["samples"] = "samples"
     id: str
     families: list[MetricFamily]
 
 
 class Refused(_Message):
-    """The worker cannot start: the settings, or what they name, are wrong."""
+    """The worker cannot start: a setting, or a file that one names, is invalid."""
 
     kind: Literal["refused"] = "refused"
     text: str
@@ -159,24 +159,24 @@ class Listening(_Message):
 
 
 class Loaded(_Message):
-    """All that was to be loaded at start is live, has failed, or waits for its disk."""
+    """The start is complete: each archive is live, has failed, or waits for its disk."""
 
     kind: Literal["loaded"] = "loaded"
     summary: tuple[str, ...]
     """Lines for the user."""
     live: dict[str, str]
-    """Digests of what is live, by `name/version`."""
+    """Digests of the live archives, by `name/version`."""
 
 
-class Said(_Message):
-    """A line for the user: a model went live, was unloaded, or failed."""
+class ReportLine(_Message):
+    """A line for the user: a model became live, was unloaded, or failed."""
 
-    kind: Literal["said"] = "said"
+    kind: Literal["report_line"] = "report_line"
     line: str
 
 
 class OnLoop(_Message):
-    """From now on the engine of that number may run on the event loop; see `pulse`."""
+    """An engine may run on the worker's event loop from now on; see `heartbeat`."""
 
     kind: Literal["on_loop"] = "on_loop"
     engine: int
@@ -184,17 +184,17 @@ class OnLoop(_Message):
     digest: str
 
 
-class Proving(_Message):
-    """An archive begins to be loaded and proved, or that has come to its end."""
+class ArchiveLoading(_Message):
+    """Loading and verifying an archive begins or has ended."""
 
-    kind: Literal["proving"] = "proving"
+    kind: Literal["archive_loading"] = "archive_loading"
     name: str
     digest: str
     begins: bool
 
 
 class Hung(_Message):
-    """A call took too long on a thread of its own: the model is out of service in this worker."""
+    """A call on a model's thread took too long: the model is out of service in this worker."""
 
     kind: Literal["hung"] = "hung"
     digest: str
@@ -206,11 +206,11 @@ FromWorker = (
     Refused
     | Listening
     | Loaded
-    | Said
+    | ReportLine
     | Change
     | Outcome
     | OnLoop
-    | Proving
+    | ArchiveLoading
     | Hung
     | SamplesWanted
     | Samples
@@ -223,11 +223,11 @@ _FROM_WORKER: TypeAdapter[FromWorker] = TypeAdapter(
 
 
 class MessageError(ValueError):
-    """What came over a channel is no message."""
+    """The bytes from a channel are not a valid message."""
 
 
 def to_worker(data: bytes) -> ToWorker:
-    """Read a message of the supervisor.
+    """Read a message from the supervisor.
 
     Raises:
         MessageError: it is none.
@@ -237,7 +237,7 @@ def to_worker(data: bytes) -> ToWorker:
 
 
 def from_worker(data: bytes) -> FromWorker:
-    """Read a message of a worker.
+    """Read a message from a worker.
 
     Raises:
         MessageError: it is none.

@@ -1,4 +1,4 @@
-"""The server in one process: uvicorn with our application, from its socket to its last answer."""
+"""The server of one process: uvicorn with our application."""
 
 from __future__ import annotations
 
@@ -38,32 +38,33 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-END_SECONDS = 1  # for what runs in a model when the limit on the shutdown has passed
+END_SECONDS = 1  # for calls that still run in a model when the shutdown's limit has passed
 KEEP_ALIVE = 75  # seconds that an idle connection stays open
 MOST_BEAT_SECONDS = 0.25
-BEATS = 8  # in the time that a process may be silent
+BEATS = 8  # heartbeats in the time after which the watchdog ends a silent process
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What a process is given by the one that started it."""
+    """What a worker gets from its supervisor."""
 
-    pulse: Heartbeat = field(default_factory=Heartbeat)
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
     rates: RateTable | None = None
     credentials: Credentials = field(default_factory=Credentials)
 
 
 class Server(uvicorn.Server):
-    """uvicorn, for which a signal is a normal end, and which can wait before it ends."""
+    """A uvicorn server that treats a signal as a normal end and can drain before it ends."""
 
     def __init__(self, config: uvicorn.Config, application: Application, settings: Settings,
-                 repository: Repository, metrics: Metrics, pulse: Heartbeat) -> None:  # fmt: skip
+                 repository: Repository, metrics: Metrics,
+                 heartbeat: Heartbeat) -> None:  # fmt: skip
         super().__init__(config)
         self.application = application
         self.settings = settings
         self.repository = repository
         self.metrics = metrics
-        self.pulse = pulse
+        self.heartbeat = heartbeat
         self.sequences: Sequences = application.state.sequences
         self.tracer: Tracer | None = application.tracer
         self.loading: asyncio.Task[None] | None = None
@@ -72,20 +73,20 @@ class Server(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def begin(self, loaded: Callable[[], None]) -> None:
-        """Begin to load the archives; `loaded` is called when all are live or have failed."""
+        """Start to load the archives; `loaded` is called when each is live or has failed."""
         self._loop = asyncio.get_running_loop()
         self._beat()
         self.loading = asyncio.create_task(self._load(loaded))
 
     def _beat(self) -> None:
-        self.pulse.beat()
+        self.heartbeat.beat()
         assert self._loop is not None
         self._beating = self._loop.call_later(self._beat_seconds, self._beat)
 
     async def _load(self, loaded: Callable[[], None]) -> None:
         await self.repository.load()
-        # What is there now stays: looking through all of it again and again for garbage, torch's
-        # own objects above all, would hold requests up for 100 ms at a time.
+        # The objects that exist now stay. Collecting them again and again, above all torch's, would
+        # delay requests by 100 ms each time.
         gc.collect()
         gc.freeze()
         loaded()
@@ -93,7 +94,7 @@ class Server(uvicorn.Server):
             await self.repository.watch(self.settings.poll_seconds)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Finish the requests in flight, then let the models go."""
+        """Finish the requests in flight, then release the models."""
         self.repository.halt()
         if self.loading is not None:
             self.loading.cancel()
@@ -108,10 +109,10 @@ class Server(uvicorn.Server):
         self.repository.release()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Take SIGTERM or SIGINT as the wish to end; a second one as haste.
+        """Begin the shutdown on SIGTERM or SIGINT; a second SIGINT ends the server at once.
 
-        For `drain_seconds` the server is not ready and answers all the same: a load balancer sees
-        that it is to send no more, before the port is closed.
+        For `drain_seconds` the server reports not ready but still answers, so that a load balancer
+        stops sending requests before the port is closed.
         """
         asked = self.repository.closed
         self.repository.close()
@@ -127,7 +128,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def renew(self, credentials: Credentials) -> None:
-        """Use keys and certificates that have been read again, for all that comes from now on."""
+        """Use new keys and certificates for all requests and connections from now on."""
         if self.application.guard is not None and credentials.api_keys is not None:
             self.application.guard.renew(api_keys_of(credentials.api_keys))
         self.repository.trust(trusted_keys_of(credentials))
@@ -136,7 +137,7 @@ class Server(uvicorn.Server):
 
 
 def trusted_keys_of(credentials: Credentials) -> list[Ed25519PublicKey]:
-    """Return the keys of which archives must be signed by one; none for any."""
+    """Return the keys that archives must be signed with; empty to accept any archive."""
     keys = credentials.trusted_keys or ()
     return [Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)) for key in keys]
 
@@ -148,10 +149,10 @@ def make_repository(
     kind: type[Repository] = Repository,
     **more: object,
 ) -> Repository:
-    """Return a repository of the archives that the settings name; `more` is for its constructor.
+    """Return a repository of the configured archives; `more` goes to the constructor of `kind`.
 
     Raises:
-        UsageError: a device that is not there.
+        UsageError: a device does not exist.
     """
     configure(settings.threads)
     limits = Limits(
@@ -183,10 +184,10 @@ def make_server(
     shared: Shared,
     kind: type[Server] = Server,
 ) -> Server:
-    """Return a server, of that class, which has not begun.
+    """Return a server of class `kind` that is not started yet.
 
     Raises:
-        UsageError: a package is missing that the settings need.
+        UsageError: a package that the settings need is missing.
     """
     keys = shared.credentials.api_keys
     app = create_app(
@@ -209,7 +210,7 @@ def make_server(
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
-    server = kind(config, app, settings, repository, metrics, shared.pulse)
+    server = kind(config, app, settings, repository, metrics, shared.heartbeat)
     if shared.credentials.certificate is not None:
         config.load()
         config.ssl = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -218,7 +219,7 @@ def make_server(
 
 
 def serve(server: Server, sockets: list[socket.socket]) -> None:
-    """Run a server on its sockets until a signal comes."""
+    """Run a server on its sockets until a signal arrives."""
     server.run(sockets)
     if not end_all(END_SECONDS):
         leave(0)

@@ -1,4 +1,4 @@
-"""Addresses: bound so that two servers never share a port by mistake."""
+"""Listening sockets, bound so that two servers never share a port by mistake."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ BACKLOG = 2048
 
 
 def bind(host: str, port: int, *, shared: bool = False, listening: bool = False) -> socket.socket:
-    """Return a socket that has the address, for itself or `shared` with other workers.
+    """Return a socket bound to the address; `shared` allows other workers to bind it too.
 
     Raises:
-        UsageError: the address is taken or is not this machine's.
+        UsageError: the address is in use, or not one of this machine.
     """
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
@@ -32,13 +32,13 @@ def bind(host: str, port: int, *, shared: bool = False, listening: bool = False)
 
 
 def reserve(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound and does not listen: it keeps the port for the workers.
+    """Return a bound socket that does not listen; it reserves the port for the workers.
 
     Raises:
-        UsageError: the address is taken or is not this machine's.
+        UsageError: the address is in use, or not one of this machine.
     """
     reserved = bind(host, port)
-    # From now on only sockets that ask to share: two servers shall not share a port by mistake.
+    # Now that the port is ours alone, allow it to be shared, but only by sockets that ask for it.
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     return reserved

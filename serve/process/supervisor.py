@@ -1,10 +1,10 @@
-"""The process that a user starts: it has the port and the keys, and keeps the workers alive.
+"""The process that the user starts: it owns the port and the keys, and keeps the workers alive.
 
-It imports no torch and runs no model, so nothing that a model, a file or a client does can hold it
-up. Several workers each have a listening socket of their own (SO_REUSEPORT), so the kernel shares
-connections out; a single worker listens on the supervisor's, where connections wait while another
-takes its place. A worker begins to listen when its archives are loaded; only the very first one
-listens before, so that a client is told what it has to wait for.
+It does not import torch or run a model, so no model, file or client can block it. Several workers
+each have a listening socket (SO_REUSEPORT), and the kernel distributes connections. A single worker
+listens on the supervisor's socket, where connections wait while the worker is replaced. A worker
+listens when its archives are loaded; only the first one listens before, so that clients get "not
+ready" instead of no connection.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ from torchship.serve.telemetry.samples import MetricFamily, Totals
 
 log = logging.getLogger(__name__)
 
-GRACE_SECONDS = 2.0  # beyond the time that requests in flight have
-FIGURES_SECONDS = 2.0  # for a worker to tell its figures; then those that it told last count
+GRACE_SECONDS = 2.0  # for workers to end, after the time for requests in flight
+SAMPLES_SECONDS = 2.0  # for a worker to send its metrics; after that its last ones count
 UNSIGNED = "signatures are not checked: no --trusted-keys were given"
 
 
 def run(settings: Settings) -> None:
-    """Serve until a signal comes and all workers have ended.
+    """Serve until a signal arrives and all workers have ended.
 
     Raises:
-        UsageError: the settings or what they name cannot be used, the address cannot be listened
-            on, or a worker ended before it was ready.
+        UsageError: a setting, or a file that one names, is invalid; the address cannot be bound;
+            or a worker ended before it was ready.
     """
     configure_logging(settings.log_format, settings.log_level)
     credentials = read_credentials(settings)
@@ -70,7 +70,7 @@ def run(settings: Settings) -> None:
 
 
 class Supervisor:
-    """Starts the workers, hears what they say, replaces those that die or hang, ends them all."""
+    """Starts the workers, handles their messages, replaces those that die or hang, ends them."""
 
     def __init__(
         self,
@@ -85,39 +85,39 @@ class Supervisor:
         self._rates = rates
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
         shares = share_cores(cores, settings.workers, settings.threads)
-        self._places = [WorkerSlot(number, share) for number, share in enumerate(shares)]
+        self._slots = [WorkerSlot(number, share) for number, share in enumerate(shares)]
         self._watchdog = Watchdog(settings.call_seconds, settings.stall_seconds)
-        self._changes = Changes(settings.load, self._tell, self._live_numbers)
+        self._changes = Changes(settings.load, self._send, self._live_numbers)
         self._totals = Totals(settings.workers > 1)
         self._quarantine: dict[str, str] = {}
         self._pinned: dict[str, str] = {}
         self._loading_deaths: dict[str, int] = {}
-        self._first: list[messages.Loaded] = []  # of each worker, until all were there once
+        self._first: list[messages.Loaded] = []  # of each worker, until all have started once
         self._tasks: set[asyncio.Task[None]] = set()
         self._gathering: dict[str, tuple[set[int], asyncio.Event]] = {}
         self._renewals = 0
-        self._told_url = False
-        self._started = False  # all were there once
-        self._early_is_over = False
+        self._printed_url = False
+        self._started = False  # all workers have been ready once
+        self._early_phase_ended = False
         self._ending = asyncio.Event()
         self._failure: UsageError | None = None
 
     async def run(self) -> None:
-        """Keep the workers until a signal comes, then wait for their end."""
+        """Keep the workers running until a signal arrives, then wait for their end."""
         loop = asyncio.get_running_loop()
-        self._nursery = ForkServer()
+        self._fork_server = ForkServer()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end, number)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._run(self._renew()))
-        keepers = [loop.create_task(self._keep(place)) for place in self._places]
+        keepers = [loop.create_task(self._keep(slot)) for slot in self._slots]
         watching = loop.create_task(self._watch())
         await self._ending.wait()
         settings = self._settings
-        patience = settings.drain_seconds + settings.shutdown_seconds + GRACE_SECONDS
-        _, late = await asyncio.wait(keepers, timeout=patience)
-        self._nursery.close()
-        for place in self._places if late else ():
-            place.signal(signal.SIGKILL)
+        timeout = settings.drain_seconds + settings.shutdown_seconds + GRACE_SECONDS
+        _, late = await asyncio.wait(keepers, timeout=timeout)
+        self._fork_server.close()
+        for slot in self._slots if late else ():
+            slot.signal(signal.SIGKILL)
         await asyncio.gather(*keepers)
         watching.cancel()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -126,11 +126,11 @@ class Supervisor:
             raise self._failure
 
     def _end(self, number: int) -> None:
-        """Take the first signal as the wish to end, a later SIGINT as haste."""
-        hasty = self._ending.is_set() and number == signal.SIGINT
+        """Shut down on the first signal; a later SIGINT ends the workers at once."""
+        at_once = self._ending.is_set() and number == signal.SIGINT
         self._ending.set()
-        for place in self._places:
-            place.signal(signal.SIGINT if hasty else signal.SIGTERM)
+        for slot in self._slots:
+            slot.signal(signal.SIGINT if at_once else signal.SIGTERM)
 
     def _fail(self, text: str) -> None:
         if self._failure is None:
@@ -138,9 +138,9 @@ class Supervisor:
         self._end(signal.SIGTERM)
 
     async def _renew(self) -> None:
-        """Read keys and certificates again; what cannot be used changes nothing.
+        """Read keys and certificates again; keep the present ones if the new ones are invalid.
 
-        A disk that does not answer holds up nobody, nor does it the next who asks for this.
+        A disk that does not answer blocks neither the supervisor nor a later renewal.
         """
         self._renewals += 1
         number = self._renewals
@@ -150,230 +150,230 @@ class Supervisor:
         except UsageError as error:
             log.error("keys and certificates stay as they are: %s", error)
             return
-        if number < self._renewals:  # what was read later is newer
+        if number < self._renewals:  # a later renewal has read newer files
             return
         self._credentials = credentials
-        for place in self._places:
-            self._tell(place.number, messages.Renew(credentials=self._credentials))
+        for slot in self._slots:
+            self._send(slot.number, messages.Renew(credentials=self._credentials))
         log.info("keys and certificates were read again")
 
-    async def _keep(self, place: WorkerSlot) -> None:
-        """Run one worker after the other in a place, until the end."""
+    async def _keep(self, slot: WorkerSlot) -> None:
+        """Run one worker after the other in a slot, until the shutdown."""
         backoff = Backoff()
         while not self._ending.is_set():
             began = time.monotonic()
             try:
-                code = await self._run_one(place)
-            except Exception as error:  # whatever it is, the place is kept
-                log.exception("starting worker %d", place.number)
-                code, place.why = 1, f"could not be started: {error}"
-            if place.number == 0:
-                self._end_early()
+                code = await self._run_one(slot)
+            except Exception as error:  # no error may leave the slot without a worker
+                log.exception("starting worker %d", slot.number)
+                code, slot.failure = 1, f"could not be started: {error}"
+            if slot.number == 0:
+                self._end_early_phase()
             if self._ending.is_set():
                 return
-            how = place.why or (
+            how = slot.failure or (
                 f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
             )
-            if code >= 0 and not self._started:  # its reason stands in its own output
-                self._fail(f"worker {place.number} {how} before it was ready")
+            if code >= 0 and not self._started:  # the worker has printed the reason
+                self._fail(f"worker {slot.number} {how} before it was ready")
                 return
             pause = backoff.pause(time.monotonic() - began)
             after = f" in {pause:g} s" if pause else ""
-            _say(f"worker {place.number} {how}; starting another{after}")
+            _print(f"worker {slot.number} {how}; starting another{after}")
             if pause:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._ending.wait(), pause)
 
-    async def _run_one(self, place: WorkerSlot) -> int:
-        """Start a worker, hear it until its end, and return its exit code."""
+    async def _run_one(self, slot: WorkerSlot) -> int:
+        """Start a worker, handle its messages until it ends, and return its exit code."""
         listener = None if self._settings.workers > 1 else self._bound.fileno()
-        await place.begin(
-            self._nursery, self._rates, listener, lambda data: self._hear(place, data)
+        await slot.start(
+            self._fork_server, self._rates, listener, lambda data: self._on_message(slot, data)
         )
         try:
             if self._ending.is_set():
-                place.signal(signal.SIGTERM)
-            early = place.number == 0 and not self._early_is_over
+                slot.signal(signal.SIGTERM)
+            early = slot.number == 0 and not self._early_phase_ended
             host, port = self._bound.getsockname()[:2]
-            said: dict[str, object] = {"config": None, "host": host, "port": port}
-            said["load"] = self._changes.wanted
-            if self._loading_deaths:  # one at a time, to see which one it is
-                said["loads"] = 1
-            settings = self._settings.model_dump(mode="json") | said
-            self._tell(
-                place.number,
+            overrides: dict[str, object] = {"config": None, "host": host, "port": port}
+            overrides["load"] = self._changes.wanted
+            if self._loading_deaths:  # load one at a time, to find the archive that ends workers
+                overrides["loads"] = 1
+            settings = self._settings.model_dump(mode="json") | overrides
+            self._send(
+                slot.number,
                 messages.Start(
                     settings=json.dumps(settings),
-                    number=place.number,
-                    cores=place.cores,
+                    number=slot.number,
+                    cores=slot.cores,
                     early=early,
                     pinned=self._pinned,
                     quarantine=self._quarantine,
                     credentials=self._credentials,
                 ),
             )
-            self._changes.joined(place.number)
-            return await place.ended()
+            self._changes.joined(slot.number)
+            return await slot.wait()
         finally:
-            self._left(place)
+            self._on_ended(slot)
 
-    def _left(self, place: WorkerSlot) -> None:
-        """Take note that the worker of a place has ended."""
-        if place.code < 0 and not self._ending.is_set():
-            self._suspect(place)
-        self._changes.left(place.number, comes_back=not self._ending.is_set())
-        self._totals.left(place.pid)
+    def _on_ended(self, slot: WorkerSlot) -> None:
+        """Record that the worker of a slot has ended."""
+        if slot.code < 0 and not self._ending.is_set():
+            self._suspect(slot)
+        self._changes.left(slot.number, comes_back=not self._ending.is_set())
+        self._totals.remove(slot.pid)
         for missing, complete in self._gathering.values():
-            missing.discard(place.pid)
+            missing.discard(slot.pid)
             if not missing:
                 complete.set()
-        place.leave()
+        slot.release()
 
-    def _suspect(self, place: WorkerSlot) -> None:
-        """Keep an archive out that is always being loaded when a worker dies."""
-        for digest, name in place.proving.items():
+    def _suspect(self, slot: WorkerSlot) -> None:
+        """Quarantine an archive if two workers died while they loaded it."""
+        for digest, name in slot.loading.items():
             deaths = self._loading_deaths[digest] = self._loading_deaths.get(digest, 0) + 1
-            if deaths > 1 and len(place.proving) == 1:
-                why = f"a process ended by signal {-place.code} twice while it loaded the archive"
-                self._put_away(digest, out_of_service(name, why))
+            if deaths > 1 and len(slot.loading) == 1:
+                why = f"a process ended by signal {-slot.code} twice while it loaded the archive"
+                self._quarantine_archive(digest, out_of_service(name, why))
 
-    def _put_away(self, digest: str, reason: str) -> None:
-        """Have no worker serve an archive any more, those that are yet to come included."""
+    def _quarantine_archive(self, digest: str, reason: str) -> None:
+        """Make all present and future workers stop serving an archive."""
         if digest not in self._quarantine:
             log.error("%s", reason)
             self._quarantine[digest] = reason
-            for place in self._places:
-                self._tell(place.number, messages.Quarantine(digest=digest, reason=reason))
+            for slot in self._slots:
+                self._send(slot.number, messages.Quarantine(digest=digest, reason=reason))
 
     async def _watch(self) -> None:
-        """End workers that hang. A pause of this process itself says nothing of the others."""
+        """End workers that hang; skip a check if this process itself was paused."""
         last = time.monotonic()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             now = time.monotonic()
             late, last = now - last > 4 * LOOK_SECONDS, now
-            for place in () if late else self._places:
-                shown = place.shown()
-                complaint = shown and self._watchdog.complaint(shown, now)
-                if not shown or not complaint or place.why:
+            for slot in () if late else self._slots:
+                heartbeat = slot.heartbeat()
+                complaint = heartbeat and self._watchdog.complaint(heartbeat, now)
+                if not heartbeat or not complaint or slot.failure:
                     continue
-                place.why = f"was ended: {complaint}"
-                log.error("worker %d: %s", place.number, complaint)
-                if shown.call in place.on_loop:
-                    name, digest = place.on_loop[shown.call]
-                    self._put_away(digest, out_of_service(name, complaint))
-                place.signal(signal.SIGKILL)
+                slot.failure = f"was ended: {complaint}"
+                log.error("worker %d: %s", slot.number, complaint)
+                if heartbeat.call in slot.on_loop:
+                    name, digest = slot.on_loop[heartbeat.call]
+                    self._quarantine_archive(digest, out_of_service(name, complaint))
+                slot.signal(signal.SIGKILL)
 
-    def _hear(self, place: WorkerSlot, data: bytes) -> None:
+    def _on_message(self, slot: WorkerSlot, data: bytes) -> None:
         message = messages.from_worker(data)
         match message:
             case messages.Refused(text=text):
                 if self._started:
-                    log.error("worker %d cannot start: %s", place.number, text)
+                    log.error("worker %d cannot start: %s", slot.number, text)
                 else:
                     self._fail(text)
             case messages.Listening(url=url):
-                self._listens(place, url)
+                self._on_listening(slot, url)
             case messages.Loaded():
-                self._has_loaded(place, message)
-            case messages.Said(line=line):
+                self._on_loaded(slot, message)
+            case messages.ReportLine(line=line):
                 several = self._settings.workers > 1
-                _say(f"worker {place.number}: {line}" if several else line)
+                _print(f"worker {slot.number}: {line}" if several else line)
             case messages.Change():
-                self._run(self._changes.make(place.number, message))
+                self._run(self._changes.apply(slot.number, message))
             case messages.Outcome():
-                self._changes.heard(place.number, message)
+                self._changes.finished(slot.number, message)
                 if message.failure is None:
                     self._pin(message.digests)
-                    for digest in message.digests.values():  # loaded again because it was asked for
+                    for digest in message.digests.values():  # the user asked to load it again
                         self._quarantine.pop(digest, None)
             case messages.OnLoop(engine=engine, name=name, digest=digest):
-                place.on_loop[engine] = name, digest
-            case messages.Proving(digest=digest, name=name, begins=begins):
+                slot.on_loop[engine] = name, digest
+            case messages.ArchiveLoading(digest=digest, name=name, begins=begins):
                 if begins:
-                    place.proving[digest] = name
+                    slot.loading[digest] = name
                 else:
-                    place.proving.pop(digest, None)
+                    slot.loading.pop(digest, None)
                     self._loading_deaths.pop(digest, None)
             case messages.Hung(digest=digest, reason=reason):
-                self._put_away(digest, reason)
+                self._quarantine_archive(digest, reason)
             case messages.SamplesWanted(id=id):
-                self._run(self._figures(place.number, id))
+                self._run(self._send_samples(slot.number, id))
             case messages.Samples(id=id, families=families):
-                self._take_figures(place, id, families)
-        self._tell_start()
+                self._take_samples(slot, id, families)
+        self._print_start()
 
-    def _listens(self, place: WorkerSlot, url: str) -> None:
-        place.listening = True
-        if not self._told_url:
-            self._told_url = True
+    def _on_listening(self, slot: WorkerSlot, url: str) -> None:
+        slot.listening = True
+        if not self._printed_url:
+            self._printed_url = True
             if self._settings.trusted_keys is None:
-                _note(UNSIGNED)
-            _say(f"listening on {url}")
+                _print_error(UNSIGNED)
+            _print(f"listening on {url}")
         elif self._started:
-            _say(f"worker {place.number} is back")
+            _print(f"worker {slot.number} is back")
 
-    def _has_loaded(self, place: WorkerSlot, message: messages.Loaded) -> None:
-        place.loaded = True
+    def _on_loaded(self, slot: WorkerSlot, message: messages.Loaded) -> None:
+        slot.loaded = True
         self._pin(message.live | self._pinned)
         if not self._started:
             self._first.append(message)
-        if self._early_is_over:
-            self._tell(place.number, messages.Listen())
-        elif place.number == 0:
-            self._end_early()
+        if self._early_phase_ended:
+            self._send(slot.number, messages.Listen())
+        elif slot.number == 0:
+            self._end_early_phase()
 
-    def _tell_start(self) -> None:
-        """Tell what is ready or has failed, once, when all workers are there for the first time."""
-        if self._started or not all(p.loaded and p.listening for p in self._places):
+    def _print_start(self) -> None:
+        """Print what is ready or has failed, once, when all workers have started."""
+        if self._started or not all(p.loaded and p.listening for p in self._slots):
             return
         self._started = True
         lines = dict.fromkeys(line for loaded in self._first for line in loaded.summary)
         bad = [line for line in lines if not line.startswith("ready:")]
         for line in bad or lines:
-            _say(line)
+            _print(line)
 
     def _pin(self, digests: dict[str, str]) -> None:
         if self._settings.mode != "poll" and self._settings.workers > 1:
             self._pinned = digests
 
-    def _end_early(self) -> None:
-        """Let the others listen, now that the first worker is ready or has died."""
-        if not self._early_is_over:
-            self._early_is_over = True
-            for place in self._places[1:]:
-                if place.loaded:
-                    self._tell(place.number, messages.Listen())
+    def _end_early_phase(self) -> None:
+        """Let the other workers listen, because the first one is ready or has died."""
+        if not self._early_phase_ended:
+            self._early_phase_ended = True
+            for slot in self._slots[1:]:
+                if slot.loaded:
+                    self._send(slot.number, messages.Listen())
 
-    async def _figures(self, asked: int, id: str) -> None:
-        """Tell a worker the figures of all."""
+    async def _send_samples(self, asked: int, id: str) -> None:
+        """Collect the metrics of all workers and send them to the worker that asked."""
         complete = asyncio.Event()
-        missing = {place.pid for place in self._places if place.loaded or place.number == asked}
+        missing = {slot.pid for slot in self._slots if slot.loaded or slot.number == asked}
         part = uuid.uuid4().hex
         self._gathering[part] = missing, complete
-        for place in self._places:
-            if place.pid in missing:
-                self._tell(place.number, messages.SamplesWanted(id=part))
+        for slot in self._slots:
+            if slot.pid in missing:
+                self._send(slot.number, messages.SamplesWanted(id=part))
         try:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(complete.wait(), FIGURES_SECONDS)
+                await asyncio.wait_for(complete.wait(), SAMPLES_SECONDS)
         finally:
             del self._gathering[part]
-        self._tell(asked, messages.Samples(id=id, families=self._totals.merged()))
+        self._send(asked, messages.Samples(id=id, families=self._totals.merged()))
 
-    def _take_figures(self, place: WorkerSlot, id: str, families: list[MetricFamily]) -> None:
-        self._totals.heard(place.pid, families)
+    def _take_samples(self, slot: WorkerSlot, id: str, families: list[MetricFamily]) -> None:
+        self._totals.update(slot.pid, families)
         if id in self._gathering:
             missing, complete = self._gathering[id]
-            missing.discard(place.pid)
+            missing.discard(slot.pid)
             if not missing:
                 complete.set()
 
     def _live_numbers(self) -> list[int]:
-        return [place.number for place in self._places if place.lives]
+        return [slot.number for slot in self._slots if slot.alive]
 
-    def _tell(self, number: int, message: messages.ToWorker) -> None:
-        self._places[number].tell(message.encoded())
+    def _send(self, number: int, message: messages.ToWorker) -> None:
+        self._slots[number].send(message.encoded())
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -381,11 +381,11 @@ class Supervisor:
         task.add_done_callback(self._tasks.discard)
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, flush=True)
 
 
-def _note(line: str) -> None:
-    """Say a line on standard error, before what comes next on standard output."""
+def _print_error(line: str) -> None:
+    """Print a line to standard error, before the next line on standard output."""
     print(line, file=sys.stderr, flush=True)
     drain_all()

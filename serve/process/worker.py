@@ -1,4 +1,4 @@
-"""One of the processes that have the models: what its supervisor says to it, and it to that."""
+"""A worker: a server process that is controlled by the supervisor's messages."""
 
 from __future__ import annotations
 
@@ -42,27 +42,27 @@ from torchship.serve.telemetry.samples import MetricFamily
 
 log = logging.getLogger(__name__)
 
-ORPHAN = 5  # times `stall_seconds`: then a process ends that hangs, and whose watchdog has died
+ORPHAN = 5  # factor on `stall_seconds`, after which a hung worker without a supervisor ends
 
 
 @dataclass(frozen=True)
 class Descriptors:
-    """What a worker is born with: open files, and the socket to listen on if there is one."""
+    """The open files that a worker inherits; `listener` is None if it must bind its own."""
 
     channel: int
-    pulse: int
+    heartbeat: int
     rates: int
     listener: int | None
 
     @staticmethod
     def of(numbers: list[int]) -> Descriptors:
-        """Return the descriptors in the order in which they are handed down."""
-        channel, pulse, rates, *listener = numbers
-        return Descriptors(channel, pulse, rates, listener[0] if listener else None)
+        """Return the descriptors from the list that `WorkerSlot.start` passes."""
+        channel, heartbeat, rates, *listener = numbers
+        return Descriptors(channel, heartbeat, rates, listener[0] if listener else None)
 
 
 class Worker(Server):
-    """A server that ends with its supervisor, and listens when it is told to."""
+    """A server that ends with its supervisor, and listens when the supervisor says so."""
 
     channel: Channel
     repository: WorkerRepository
@@ -71,20 +71,20 @@ class Worker(Server):
     _loaded: messages.Loaded | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Load the archives; wait for the word to listen, unless this worker is early."""
-        self._word = asyncio.Event()
+        """Load the archives; wait for permission to listen, unless this worker is early."""
+        self._may_listen = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._wanted: dict[str, asyncio.Future[list[MetricFamily]]] = {}
+        self._pending_samples: dict[str, asyncio.Future[list[MetricFamily]]] = {}
         self.metrics.gather = self._gather
-        self._nowhere = os.open(os.devnull, os.O_WRONLY)
-        self._heartbeat()
+        self._devnull = os.open(os.devnull, os.O_WRONLY)
+        self._restart_hang_timer()
         if self.early:
             await self._accept(sockets)
-        await self.begin(self._tell_loaded)
-        self.channel.listen(self._hear, self._orphaned)
+        await self.begin(self._report_loaded)
+        self.channel.listen(self._on_message, self._orphaned)
         if not self.early:
             if not self.should_exit:
-                await self._word.wait()
+                await self._may_listen.wait()
             if self.should_exit:
                 assert self.loading is not None
                 self.loading.cancel()
@@ -94,88 +94,88 @@ class Worker(Server):
 
     async def _accept(self, sockets: list[socket.socket] | None) -> None:
         await super().startup(sockets)
-        self.tell(messages.Listening(url=url_of(self.bound, self.config.ssl is not None)))
+        self.send(messages.Listening(url=url_of(self.bound, self.config.ssl is not None)))
 
-    def tell(self, message: messages.FromWorker) -> None:
-        """Tell the supervisor."""
+    def send(self, message: messages.FromWorker) -> None:
+        """Send a message to the supervisor."""
         self.channel.send(message.encoded())
 
-    def _heartbeat(self) -> None:
-        """Have the system end this process if it hangs and no supervisor is there to do it."""
+    def _restart_hang_timer(self) -> None:
+        """Restart the timer that ends this process if it hangs and its supervisor has died."""
         seconds = ORPHAN * self.settings.stall_seconds
-        faulthandler.dump_traceback_later(seconds, exit=True, file=self._nowhere)
-        asyncio.get_running_loop().call_later(self.settings.stall_seconds, self._heartbeat)
+        faulthandler.dump_traceback_later(seconds, exit=True, file=self._devnull)
+        asyncio.get_running_loop().call_later(self.settings.stall_seconds, self._restart_hang_timer)
 
-    def _tell_loaded(self) -> None:
+    def _report_loaded(self) -> None:
         summary = tuple(self.repository.summary())
-        self.tell(messages.Loaded(summary=summary, live=self.repository.digests()))
+        self.send(messages.Loaded(summary=summary, live=self.repository.digests()))
         self.repository.unpin()
 
-    def _hear(self, data: bytes) -> None:
+    def _on_message(self, data: bytes) -> None:
         match messages.to_worker(data):
             case messages.Listen():
-                self._word.set()
+                self._may_listen.set()
             case messages.Change() as change:
-                self._run(self.repository.make(change))
+                self._run(self.repository.make_change(change))
             case messages.Outcome() as outcome:
-                self.repository.answered(outcome)
+                self.repository.finish_change(outcome)
             case messages.Renew(credentials=credentials):
                 self.renew(credentials)
             case messages.Quarantine(digest=digest, reason=reason):
                 self.repository.quarantine_digest(digest, reason)
             case messages.SamplesWanted(id=id):
-                self._run(self._tell_figures(id))
+                self._run(self._send_samples(id))
             case messages.Samples(id=id, families=families):
-                wanted = self._wanted.get(id)
-                if wanted is not None and not wanted.done():
-                    wanted.set_result(families)
+                pending = self._pending_samples.get(id)
+                if pending is not None and not pending.done():
+                    pending.set_result(families)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _tell_figures(self, id: str) -> None:
+    async def _send_samples(self, id: str) -> None:
         families = await self.metrics.own(self.repository.status())
-        figures = messages.Samples(id=id, families=families)
-        self.channel.send(await asyncio.to_thread(figures.encoded))
+        samples = messages.Samples(id=id, families=families)
+        self.channel.send(await asyncio.to_thread(samples.encoded))
 
     async def _gather(self) -> list[MetricFamily]:
-        """Return the figures of all workers, which the supervisor collects."""
+        """Return the metrics of all workers, which the supervisor collects."""
         id = uuid.uuid4().hex
-        wanted = self._wanted[id] = asyncio.get_running_loop().create_future()
-        self.tell(messages.SamplesWanted(id=id))
+        pending = self._pending_samples[id] = asyncio.get_running_loop().create_future()
+        self.send(messages.SamplesWanted(id=id))
         try:
-            families: list[MetricFamily] = await wanted
+            families: list[MetricFamily] = await pending
             return families
         finally:
-            del self._wanted[id]
+            del self._pending_samples[id]
 
     def _orphaned(self) -> None:
         log.warning("the supervisor is gone: this worker ends")
         self.handle_exit(signal.SIGTERM, None)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End as every server does, and do not wait for the word any more."""
+        """Shut down as every server does, and stop waiting for permission to listen."""
         super().handle_exit(sig, frame)
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._word.set)
+            self._loop.call_soon_threadsafe(self._may_listen.set)
 
 
 def _log_print(model: str, line: str) -> None:
-    """Log a line that a model has printed."""
+    """Log a line that a model printed."""
     log.info("%s: %s", model, line, extra={"model": model})
 
 
 def name_process(name: str) -> None:
-    """Have `ps` and `top` show this process by a name of at most 15 characters, on Linux."""
+    """Set the name that `ps` and `top` show on Linux; at most 15 characters."""
     with suppress(OSError), open("/proc/self/comm", "w") as file:
         file.write(name)
 
 
 def run(given: Descriptors) -> None:
-    """Serve as the supervisor says, until a signal comes or the supervisor has gone."""
-    os.dup2(2, 1)  # what a library prints is no line of the server's
+    """Serve until a signal arrives or the supervisor ends."""
+    os.dup2(2, 1)  # standard output is the supervisor's: a library's prints go to standard error
     take_over(2)
     channel = Channel(socket.socket(fileno=given.channel))
     first = channel.receive()
@@ -191,7 +191,7 @@ def run(given: Descriptors) -> None:
     configure_logging(settings.log_format, settings.log_level)
     printing.install(_log_print)
     operators.allow(settings.operators)
-    shared = Shared(Heartbeat.at(given.pulse), RateTable(given.rates), start.credentials)
+    shared = Shared(Heartbeat.at(given.heartbeat), RateTable(given.rates), start.credentials)
     try:
         server = _make(settings, start, shared, channel)
         server.bound = (
@@ -217,7 +217,7 @@ def _make(settings: Settings, start: messages.Start, shared: Shared, channel: Ch
     repository = make_repository(
         *(settings, shared, metrics, WorkerRepository),
         channel=channel,
-        pulse=shared.pulse,
+        pulse=shared.heartbeat,
         pinned=start.pinned,
         quarantine=start.quarantine,
     )

@@ -1,4 +1,4 @@
-"""Outputs as their largest classes: the `classification` parameter of a requested output.
+"""The `classification` parameter of a requested output: its largest classes, not its values.
 
 Source: Triton's classification extension. An output `[..., classes]` becomes BYTES `[..., k]`, each
 element `value:index`, or `value:index:label` where the archive has labels, the largest first.
@@ -22,10 +22,10 @@ def classified(
     wanted: Sequence[WantedOutput],
     labels: Mapping[str, Sequence[str]],
 ) -> dict[str, Value]:
-    """Return the outputs, those with `classes` in `wanted` as their largest classes.
+    """Return the outputs, replacing those for which `wanted` sets `classes` by their classes.
 
     Raises:
-        RequestError: such an output has no dimension of classes, or is no numbers.
+        RequestError: such an output is not numeric, or has no dimension of classes.
     """
     found = dict(outputs)
     for output in wanted:
@@ -36,12 +36,12 @@ def classified(
 
 
 def largest(name: str, value: Value, count: int, labels: Mapping[str, Sequence[str]]) -> Strings:
-    """Return the `count` largest classes of each row; all where there are not as many.
+    """Return the `count` largest classes of each row, or all if there are fewer.
 
-    Of equal values the lower index comes first. NaN counts as the largest.
+    Among equal values the lower index comes first. NaN counts as the largest.
 
     Raises:
-        RequestError: the output has no dimension of classes, or is no numbers.
+        RequestError: the output is not numeric, or has no dimension of classes.
     """
     if isinstance(value, Strings) or value.dtype is torch.bool or not value.dim():
         came = (

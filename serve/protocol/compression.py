@@ -1,4 +1,4 @@
-"""Compressed bodies: `Content-Encoding` gzip and deflate, in with a cap on their size, and out.
+"""Compressed bodies: `Content-Encoding` gzip and deflate; inflating has a limit on the size.
 
 Sources: RFC 1950 (zlib), RFC 1951 (raw deflate), RFC 1952 (gzip), RFC 9110 section 8.4.
 """
@@ -12,21 +12,21 @@ from torchship.serve.protocol.tensors import short
 
 ACCEPTED = ("gzip", "deflate", "identity")
 
-# The values of `Accept-Encoding` that are answered so. The lists that many clients send of
-# themselves are answered uncompressed, which is always allowed: most models are faster than zlib.
+# Only these exact values of `Accept-Encoding` get a compressed answer. Many clients send a longer
+# list by default; they get an uncompressed answer, because most models are faster than zlib.
 OFFERED = frozenset({b"gzip", b"deflate"})
 
-LARGEST_RATIO = 1032  # to which zlib can inflate at most, as its documentation says
+LARGEST_RATIO = 1032  # zlib's largest ratio of inflated to compressed size, by its documentation
 
-# The window sizes by which zlib tells the formats apart.
+# zlib selects the format by these window sizes.
 _GZIP, _ZLIB, _RAW = 31, 15, -15
 
 
 def encoding_of(value: str) -> str:
-    """Return the encoding that a `Content-Encoding` names.
+    """Return the normalised name in a `Content-Encoding` header.
 
     Raises:
-        EncodingError: it is not accepted.
+        EncodingError: the encoding is not supported.
     """
     name = value.strip().lower()
     if name not in ACCEPTED:
@@ -35,19 +35,19 @@ def encoding_of(value: str) -> str:
 
 
 def largest_inflated(encoding: str, size: int, limit: int) -> int:
-    """Return how many bytes `inflate` may give besides the `size` bytes that it is given."""
+    """Return how many bytes `inflate` may allocate for a body of `size` bytes."""
     return 0 if encoding == "identity" else min(size * LARGEST_RATIO, limit)
 
 
 def inflate(encoding: str, body: bytes | bytearray, limit: int) -> bytes | bytearray:
-    """Return the content of a body; no more than `limit` bytes and one are ever inflated.
+    """Return the content of a body; at most `limit` + 1 bytes are ever inflated.
 
-    Deflate is zlib's format, as HTTP says, or raw deflate, as some send it.
+    Deflate is zlib's format, as HTTP defines it, or raw deflate, which some clients send.
 
     Raises:
-        EncodingError: an encoding that is not accepted.
-        BodyTooLargeError: there is more than `limit`.
-        RequestError: the body is cut short, is damaged, or goes on after its end.
+        EncodingError: the encoding is not supported.
+        BodyTooLargeError: the content is larger than `limit`.
+        RequestError: the body is truncated or damaged, or has bytes after the stream's end.
     """
     name = encoding_of(encoding)
     if name == "identity":
@@ -70,11 +70,11 @@ def inflate(encoding: str, body: bytes | bytearray, limit: int) -> bytes | bytea
 
 
 def deflate(encoding: bytes, content: bytes) -> bytes:
-    """Return the content compressed as `gzip` or `deflate`, quickly rather than tightly."""
+    """Return the content compressed as `gzip` or `deflate`, at zlib's fastest level."""
     stream = zlib.compressobj(1, wbits=_GZIP if encoding == b"gzip" else _ZLIB)
     return stream.compress(content) + stream.flush()
 
 
 def _has_zlib_header(body: bytes | bytearray) -> bool:
-    """Whether the first two bytes are zlib's; no compressor begins raw deflate with them."""
+    """Return whether a body begins with zlib's header, which raw deflate never does in practice."""
     return len(body) >= 2 and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0

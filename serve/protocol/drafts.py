@@ -1,7 +1,7 @@
-"""Messages on their way out: what is said is there, the JSON of their tensors' values not yet.
+"""Outgoing messages whose tensor values are not yet encoded as JSON.
 
-To write the JSON of a few numbers takes a moment, and that of millions holds everybody up: who has
-a draft can finish it on the spot or have another process do it.
+Encoding a few numbers is quick; encoding millions would block the event loop. The owner of a draft
+can finish it directly or have a helper process do it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ Body: TypeAlias = tuple[bytes, int | None]
 """A message's bytes, and the length of the JSON at their beginning (None: JSON alone)."""
 
 LARGE_JSON = 1 << 18
-"""Bytes of JSON, or of tensors that become JSON, that are not for the event loop: it would be
-held up for more than a few milliseconds."""
+"""Bytes of JSON, or of tensors to be encoded as JSON, above which the work leaves the event loop:
+it would block the loop for more than a few milliseconds."""
 
 
-@dataclass(slots=True)  # frozen ones take several times as long to make
+@dataclass(slots=True)  # creating a frozen one takes several times as long
 class JsonTensor:
-    """A tensor whose values are to stand in a message's JSON, at `entry`."""
+    """A tensor whose values are still missing in a message's JSON, at `entry["data"]`."""
 
     entry: dict[str, object]
     what: str
@@ -42,18 +42,18 @@ class JsonTensor:
     non_finite: NonFinite
 
 
-@dataclass(slots=True)  # frozen ones take several times as long to make
+@dataclass(slots=True)  # creating a frozen one takes several times as long
 class AnswerDraft:
-    """A message whose JSON lacks the values of some tensors yet."""
+    """A message whose JSON still lacks the values of some tensors."""
 
     head: dict[str, object]
     tensors: list[JsonTensor]
     chunks: list[Bytes]
-    """Binary data that follows the JSON."""
+    """Binary data after the JSON."""
 
     @property
     def json_bytes(self) -> int:
-        """The size of the tensors that JSON is to be made of."""
+        """The bytes of the tensors that are still to be encoded as JSON."""
         return sum([tensor.value.nbytes for tensor in self.tensors])
 
     def finish(self) -> Body:
@@ -80,10 +80,10 @@ def draft_of(
     binary: Callable[[str], bool],
     non_finite: Callable[[str], NonFinite] = lambda _: "error",
 ) -> AnswerDraft:
-    """Return a message with these inputs or outputs (`kind`) besides what `head` has already.
+    """Return a message with the content of `head` and these inputs or outputs (`kind`).
 
-    `binary` says of each whether it travels as binary data, `non_finite` what becomes of values
-    that are not finite where it does not.
+    `binary` returns whether a tensor is sent as binary data; `non_finite` returns how the values
+    that are not finite are encoded if it is sent as JSON.
 
     Raises:
         RequestError: strings that JSON cannot carry.

@@ -1,4 +1,4 @@
-"""What is said of a body that is no JSON; NaN and infinities are why many are not."""
+"""Messages for bodies that are not JSON; the usual cause is NaN or an infinity."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _TOO_LARGE = re.compile(r"[+-]?\d[\d.]*[eE]?[+-]?\d*")
 
 
 def for_a_number(value: object) -> str:
-    """Return how a NaN or an infinity can be sent, if a JSON value seems to stand for one."""
+    """Return a hint how to send NaN and infinities, if a JSON value seems to mean one; else ""."""
     meant = value is None or (isinstance(value, str) and _NO_NUMBER.fullmatch(value.strip()))
     return f"; for a NaN or an infinity {WAYS}" if meant else ""
 
 
 def not_json(error: orjson.JSONDecodeError) -> str:
-    """Return why a request is no JSON and, if a value of a tensor is, how it can be sent."""
+    """Return why a body is not JSON; if a number is the cause, with a hint how to send it."""
     start = error.pos - (error.doc[error.pos - 1 : error.pos] in ("-", "+"))
     place = f"line {error.lineno} column {error.colno + start - error.pos}"
     if found := _NO_NUMBER.match(error.doc, start):

@@ -1,9 +1,9 @@
-"""The helper process of `codec`: JSON to tensors' bytes and back, one message after another.
+"""The helper process of `large_json`: converts JSON to tensor bytes and back, message by message.
 
-It imports no torch, so that it is small and there at once. A message on its socket is the lengths
-of a JSON object and of the data behind it, then both. To read, the data is a request's JSON: the
-answer is the same object with the tensors' values taken out of it, and behind it their bytes. To
-write, the object is that of an answer and the data its tensors' bytes: the answer's data is text.
+It does not import torch, so that it is small and starts quickly. A message on its socket consists
+of two lengths, a JSON object and binary data. For `read`, the data is a request's JSON; the reply
+holds the same object without the tensors' values, and their bytes as data. For `write`, the object
+is an answer without its tensors' values and the data is their bytes; the reply's data is JSON text.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from torchship.serve.protocol.json_values import (
 )
 
 FRAME = struct.Struct("<QQ")
-LONGEST_HEAD = 1 << 18  # bytes of JSON without the tensors' values
+LONGEST_HEAD = 1 << 18  # bytes of a request's JSON without the tensors' values
 MAX_RANK = 32
 MAX_STRINGS = 1 << 16
-NICE = 5  # what is small goes before what is large
+NICE = 5  # small requests have priority over large ones
 
 
 def read(text: memoryview) -> tuple[dict[str, object], list[Bytes]]:
-    """Take the values of the inputs out of a request's JSON; what is wrong with it is told."""
+    """Return a request's JSON without the inputs' values, and those as bytes; or an error."""
     try:
         head = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -50,7 +50,7 @@ def read(text: memoryview) -> tuple[dict[str, object], list[Bytes]]:
         if not isinstance(entry, dict) or not isinstance(entry.get("data"), list):
             continue
         data = entry["data"]
-        entry["data"] = []  # which of what is wrong is said is for the reader of the head
+        entry["data"] = []  # errors in the rest of the entry are reported by the reader of the head
         if not _is_tensor(entry):
             continue
         try:
@@ -66,7 +66,7 @@ def read(text: memoryview) -> tuple[dict[str, object], list[Bytes]]:
         end += len(found)
     try:
         size = len(orjson.dumps(head))
-    except orjson.JSONEncodeError:  # it writes less deep JSON than it reads
+    except orjson.JSONEncodeError:  # orjson reads deeper nesting than it writes
         return {"error": "the request's JSON is nested too deeply"}, []
     if size > LONGEST_HEAD:
         expected = f"expected at most {LONGEST_HEAD} bytes of JSON besides the tensors' data"
@@ -92,7 +92,7 @@ def _is_tensor(entry: dict[str, Any]) -> bool:
 
 
 def write(control: dict[str, Any], data: memoryview) -> tuple[dict[str, object], list[Bytes]]:
-    """Put the values of the outputs into an answer's JSON."""
+    """Return an answer's JSON with the values of its outputs; or an error."""
     head = control["head"]
     start = 0
     for place, what, datatype, size, non_finite in control["tensors"]:
@@ -106,10 +106,10 @@ def write(control: dict[str, Any], data: memoryview) -> tuple[dict[str, object],
 
 
 def serve(connection: socket.socket) -> None:
-    """Answer messages until the other side closes.
+    """Answer messages until the server closes the socket.
 
     Raises:
-        EOFError, ConnectionError: it has.
+        EOFError, ConnectionError: the server closed the socket.
     """
     with connection.makefile("rb") as stream:
         while True:
@@ -117,14 +117,14 @@ def serve(connection: socket.socket) -> None:
             control = orjson.loads(_exactly(stream, length))
             data = memoryview(_exactly(stream, size))
             if control["do"] == "read":
-                said, chunks = read(data)
+                reply, chunks = read(data)
             else:
-                said, chunks = write(control, data)
-            text = orjson.dumps(said)
+                reply, chunks = write(control, data)
+            text = orjson.dumps(reply)
             connection.sendall(FRAME.pack(len(text), sum(map(len, chunks))) + text)
             for chunk in chunks:
                 connection.sendall(chunk)
-            del data, said, chunks  # while it waits for the next
+            del data, reply, chunks  # free the memory while waiting for the next message
 
 
 def _exactly(stream: IO[bytes], size: int) -> bytes:
@@ -135,7 +135,7 @@ def _exactly(stream: IO[bytes], size: int) -> bytes:
 
 
 def main() -> None:
-    """Serve the socket that is standard input; signals are for who started this."""
+    """Serve the socket on standard input; the server that started this handles the signals."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.nice(NICE)

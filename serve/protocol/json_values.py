@@ -1,6 +1,6 @@
-"""The values of one tensor in JSON, to bytes and back, without torch.
+"""Converts the JSON values of one tensor to bytes and back, without torch.
 
-A helper process that does only this for large messages need not import it.
+The helper process for large messages uses this module and must not have to import torch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NUMPY = {
     "INT8": "int8", "INT16": "int16", "INT32": "int32", "INT64": "int64",
     "FP32": "float32", "FP64": "float64",
 }  # fmt: skip
-"""The datatypes that are arrays of numbers in JSON, by numpy's names."""
+"""The datatypes with a numeric JSON form, and their numpy names."""
 
 # The type codes of `array` and `memoryview` have these sizes wherever LibTorch runs.
 _INTEGERS = {
@@ -36,13 +36,13 @@ _CODES: dict[str, Any] = {**_INTEGERS, "BOOL": "?", "FP32": "f", "FP64": "d"}
 FLOATS = ("FP32", "FP64")
 
 FEW_BYTES = 1 << 8
-"""Bytes of a tensor for which a list of Python numbers takes less time than numpy does."""
+"""Size of a tensor up to which a list of Python numbers is faster than numpy."""
 
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-"""Values that JSON has no numbers for, as the strings that stand for them."""
+"""The strings that stand for values that JSON numbers cannot express."""
 
 NonFinite: TypeAlias = Literal["error", "string", "null"]
-"""What becomes of such values in an answer."""
+"""How such values are encoded in an answer."""
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
 
@@ -51,16 +51,16 @@ _SHORT.maxstring = _SHORT.maxother = 40
 
 
 class ValuesError(ValueError):
-    """Values that are not what datatype and shape need, or that JSON cannot carry."""
+    """Values that do not fit their datatype and shape, or that JSON cannot carry."""
 
 
 def short(value: object) -> str:
-    """Return a value as an error message shows it: what came may be very long."""
+    """Return a value shortened for an error message."""
     return _SHORT.repr(value)
 
 
 def kind(datatype: str, shape: Sequence[int]) -> str:
-    """Return a datatype and a shape as an error message shows them."""
+    """Return a datatype and a shape for an error message, such as `FP32[2,3]`."""
     return f"{datatype}[{','.join(map(str, shape))}]"
 
 
@@ -69,8 +69,8 @@ def read_values(
 ) -> Bytes | list[bytes]:
     """Read one tensor's JSON `data`: a list in row-major order, nested as the shape is, or flat.
 
-    The elements of BYTES come as a list. `bools` is False when the text is known to have none:
-    they need not be looked for then.
+    The elements of BYTES are returned as a list. Pass `bools=False` if the JSON text is known to
+    contain no `true` or `false`: the values are then not searched for them.
 
     Raises:
         ValuesError: FP16 and BF16, which have no JSON form; values of another kind or outside
@@ -119,7 +119,7 @@ def _check_types(what: str, datatype: str, values: Sequence[object], allowed: se
 
 
 def _numbers(what: str, datatype: str, values: list[object], bools: bool) -> Bytes:
-    """Return the values one after another; `array` is quick, and refuses all but numbers."""
+    """Return the values as consecutive bytes; `array` is fast and accepts only numbers."""
     if datatype == "BOOL":
         _check_types(what, datatype, values, {bool})
         return bytearray(values)  # type: ignore[arg-type]
@@ -129,7 +129,7 @@ def _numbers(what: str, datatype: str, values: list[object], bools: bool) -> Byt
         _check_types(what, datatype, values, {int})
     try:
         if datatype == "UINT8":
-            return bytearray(cast("list[int]", values))  # several times as quick as `array`
+            return bytearray(cast("list[int]", values))  # several times as fast as `array`
         return memoryview(array(_INTEGERS[datatype], cast("list[int]", values))).cast("B")
     except TypeError:
         _check_types(what, datatype, values, {int})
@@ -145,7 +145,7 @@ def _numbers(what: str, datatype: str, values: list[object], bools: bool) -> Byt
 
 
 def _floats(what: str, datatype: str, values: list[object], bools: bool) -> Bytes:
-    named: NDArray[np.bool_] | None = None  # which were no numbers, but names of values
+    named: NDArray[np.bool_] | None = None  # which values came as strings such as "NaN"
     try:
         if bools:
             _check_types(what, datatype, values, {int, float})
@@ -179,17 +179,17 @@ def _narrow(
 
 
 def write_values(what: str, datatype: str, data: Bytes, non_finite: NonFinite) -> object:
-    """Return the elements that bytes hold for `orjson` with numpy; FP32 is widened, exactly.
+    """Return the elements of a tensor in a form that `orjson` encodes; FP32 is widened exactly.
 
     Raises:
-        ValuesError: FP16 and BF16, which have no JSON form; values that are not finite, where
-            `non_finite` does not say what they become.
+        ValuesError: FP16 and BF16, which have no JSON form; values that are not finite, if
+            `non_finite` is "error".
     """
     if datatype in WITHOUT_JSON:
         raise ValuesError(f"{what}: {datatype} has no JSON form, ask for it with binary_data")
     if len(data) <= FEW_BYTES:
         few: Sequence[float] = memoryview(data).cast(_CODES[datatype]).tolist()
-        # A sum is finite only if all that it is of is.
+        # A sum is finite only if every summand is.
         if datatype not in FLOATS or math.isfinite(sum(few)):
             return few
     flat = np.frombuffer(data, NUMPY[datatype])
@@ -198,7 +198,7 @@ def write_values(what: str, datatype: str, data: Bytes, non_finite: NonFinite) -
     finite = np.isfinite(flat)
     if finite.all():
         return flat.astype(np.float64, copy=False)
-    with np.errstate(invalid="ignore"):  # of signalling NaNs
+    with np.errstate(invalid="ignore"):  # signalling NaNs warn
         wide = flat.astype(np.float64, copy=False)
     if non_finite == "null":  # orjson writes them as null
         return wide

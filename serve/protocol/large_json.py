@@ -1,7 +1,7 @@
-"""Large JSON: read and written by helper processes, so that nobody else has to wait for it.
+"""Decodes and encodes large JSON in helper processes, so that no other request waits for it.
 
-To parse 60 MB of JSON takes seconds, and Python's lock is held for all of it: a thread would not
-help. What is small is done on the spot, which is quicker than to ask.
+Parsing 60 MB of JSON takes seconds and holds the GIL, so a thread would not help. Small JSON is
+handled in place, which is faster than asking a helper.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from torchship.serve.protocol.tensors import Bytes, datatype_of, to_binary
 from torchship.serve.system.body_memory import BodyHold
 from torchship.serve.system.interpreter import command
 
-MOST = 2  # helpers; each has a few times the memory of the largest body, and a core
-SECONDS = 120.0  # for one message
+MOST = 2  # helpers; each needs a core and a few times the memory of the largest body
+SECONDS = 120.0  # limit for one message
 
 
 class LargeJsonCodec:
-    """Reads requests and writes answers; it has helpers once there was something large."""
+    """Decodes requests and encodes answers; starts helpers when the first large message comes."""
 
     def __init__(self) -> None:
         self._free = asyncio.Semaphore(MOST)
@@ -44,23 +44,23 @@ class LargeJsonCodec:
         header_length: str | None = None,
         hold: BodyHold | None = None,
     ) -> InferRequest:
-        """Read a request as `decode_request` does; `hold` is told how large its tensors are.
+        """Read a request as `decode_request` does; `hold` grows by the size of its tensors.
 
         Raises:
             RequestError: as `decode_request`.
-            OverloadError: a helper could not do it.
+            OverloadError: a helper could not be started, or failed; or `hold` has no room.
         """
         if len(body) <= LARGE_JSON:
             return decode_request(body, header_length)
         text, rest = split_body(body, header_length)
         if len(text) <= LARGE_JSON:
             return decode_request(body, header_length)
-        said, data = await self._ask({"do": "read"}, [text])
+        reply, data = await self._ask({"do": "read"}, [text])
         if hold is not None:
             hold.grow(len(data))
-        head = said["head"]
+        head = reply["head"]
         whole = memoryview(data)
-        for place, start, end in said["parts"]:
+        for place, start, end in reply["parts"]:
             head["inputs"][place]["data"] = whole[start:end]
         return read_request(head, rest)
 
@@ -69,7 +69,7 @@ class LargeJsonCodec:
 
         Raises:
             RequestError: as `AnswerDraft.finish`.
-            OverloadError: a helper could not do it.
+            OverloadError: a helper could not be started, or failed.
         """
         entries: list[object] = draft.head["outputs"]  # type: ignore[assignment]
         tensors = []
@@ -79,8 +79,8 @@ class LargeJsonCodec:
             parts.append(to_binary(tensor.value))
             size = len(parts[-1])
             tensors.append((place, tensor.what, datatype_of(tensor.value), size, tensor.non_finite))
-        asked = {"do": "write", "head": draft.head, "tensors": tensors}
-        _, text = await self._ask(asked, parts)
+        control = {"do": "write", "head": draft.head, "tensors": tensors}
+        _, text = await self._ask(control, parts)
         return draft.join(text)
 
     async def _ask(
@@ -89,14 +89,14 @@ class LargeJsonCodec:
         async with self._free:
             try:
                 helper = self._take()
-            except OSError as error:  # no memory, too many files or processes
+            except OSError as error:  # out of memory, files or processes
                 raise OverloadError(
                     "no helper process for large JSON can be started: try again later, or send "
                     "and ask for binary data"
                 ) from error
             try:
-                said, data = await asyncio.wait_for(helper.ask(control, parts), SECONDS)
-            except BaseException as error:  # what it has still to say belongs to nobody
+                reply, data = await asyncio.wait_for(helper.ask(control, parts), SECONDS)
+            except BaseException as error:  # nobody reads this helper's reply: do not use it again
                 helper.end()
                 if isinstance(error, OSError | EOFError | asyncio.TimeoutError):
                     raise OverloadError(
@@ -105,9 +105,9 @@ class LargeJsonCodec:
                     ) from error
                 raise
             self._idle.append(helper)
-        if "error" in said:
-            raise RequestError(said["error"])
-        return said, data
+        if "error" in reply:
+            raise RequestError(reply["error"])
+        return reply, data
 
     def _take(self) -> JsonHelper:
         while self._idle:
@@ -124,7 +124,7 @@ class LargeJsonCodec:
 
 
 class JsonHelper:
-    """A process that runs `transcoder`, over a socket of its own; it ends with the socket."""
+    """A process that runs `json_helper`, reached through a socket; it ends when that closes."""
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
@@ -137,7 +137,7 @@ class JsonHelper:
             )
 
     def alive(self) -> bool:
-        """Return whether the process runs."""
+        """Return whether the process is running."""
         return self._process.poll() is None
 
     async def ask(
@@ -155,8 +155,8 @@ class JsonHelper:
         for part in parts:
             await loop.sock_sendall(self._socket, part)
         length, size = FRAME.unpack(await self._receive(FRAME.size))
-        said: dict[str, Any] = orjson.loads(await self._receive(length))
-        return said, await self._receive(size)
+        reply: dict[str, Any] = orjson.loads(await self._receive(length))
+        return reply, await self._receive(size)
 
     async def _receive(self, size: int) -> bytearray:
         loop = asyncio.get_running_loop()

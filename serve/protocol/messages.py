@@ -24,13 +24,13 @@ from torchship.serve.protocol.request_header import (
     CACHED_HEAD,
     TensorHeader,
     WantedOutput,
-    announced,
     decode_head,
     entries_of,
     id_of,
     json_object,
     known_head,
     read_head,
+    tensor_headers,
 )
 from torchship.serve.protocol.small_json import json_around, small_json
 from torchship.serve.protocol.tensors import (
@@ -52,7 +52,7 @@ DEFAULT_PRIORITY = 2
 
 @dataclass(slots=True)
 class InferRequest:
-    """A request: inputs by name, the outputs wanted (empty for all), and how they travel."""
+    """A request: inputs by name, the requested outputs (empty for all), id and parameters."""
 
     inputs: dict[str, Value]
     outputs: tuple[WantedOutput, ...] = ()
@@ -66,58 +66,58 @@ class InferRequest:
 
     @property
     def binary_output(self) -> bool:
-        """Whether outputs travel as binary data where nothing else was said."""
+        """Whether outputs are sent as binary data unless one says otherwise."""
         return self.parameters.get("binary_data_output") is True
 
     @property
     def non_finite(self) -> NonFinite:
-        """What values that are not finite become in JSON, where nothing else was said."""
+        """How values that are not finite are encoded in JSON, unless an output says otherwise."""
         return cast("NonFinite", self.parameters.get("non_finite", "error"))
 
     @property
     def priority(self) -> int:
-        """1 for a request that goes before others, else 2."""
+        """1 for a request that runs before others, else 2."""
         value = self.parameters.get("priority")
         return value if isinstance(value, int) and value else DEFAULT_PRIORITY
 
     @property
     def timeout(self) -> float | None:
-        """The seconds that the request may wait; None for as long as it takes."""
+        """The seconds that the request may wait in the queue; None for no limit."""
         value = self.parameters.get("timeout")
         return value / 1e6 if isinstance(value, int) and value else None
 
     @property
     def asked(self) -> frozenset[str]:
-        """The names of the outputs that are asked for; none for all."""
+        """The names of the requested outputs; empty for all."""
         return _names(self.outputs)
 
     @property
     def in_sequence(self) -> bool:
-        """Whether a parameter says that this is a step of a sequence."""
+        """Whether this is a step of a sequence."""
         return bool(self.parameters) and any(self.parameters.get(name) for name in SEQUENCE)
 
     @property
     def sequence_id(self) -> str | None:
-        """The sequence's id, numbers as their digits; None for 0 and the empty string too."""
+        """The sequence's id, an integer as its digits; None for none, 0 and the empty string."""
         value = self.parameters.get("sequence_id")
         return str(value) if value else None
 
     @property
     def sequence_start(self) -> bool:
-        """Whether the state is to start anew before this step."""
+        """Whether the sequence starts with this step."""
         return self.parameters.get("sequence_start") is True
 
     @property
     def sequence_end(self) -> bool:
-        """Whether the state is to be freed after this step."""
+        """Whether the sequence ends with this step, which frees its state."""
         return self.parameters.get("sequence_end") is True
 
     @property
     def idempotency_key(self) -> str:
-        """What names this step of a sequence, so that the server knows it again; "" for nothing.
+        """The client's name for this step of a sequence, which identifies a retry; "" for none.
 
-        The request's `id` is not used for this: the protocol does not ask that ids differ, and
-        clients exist that send the same one with each request.
+        The request's `id` is not used for this: the protocol does not require unique ids, and some
+        clients send the same one with each request.
         """
         return str(self.parameters.get("idempotency_key", ""))
 
@@ -135,18 +135,18 @@ class InferResponse:
 def decode_request(body: bytes | bytearray, header_length: str | None = None) -> InferRequest:
     """Read a request; `header_length` is the HTTP header `Inference-Header-Content-Length`.
 
-    Its tensors are copies: the request's bytes are not written to.
+    Its tensors are copies, so that a model cannot write to the body.
 
     Raises:
-        RequestError: the body is not what the protocol says, or not what it says of itself.
+        RequestError: the body does not follow the protocol, or contradicts itself.
     """
     return _unpacked(*decode_packed(body, header_length))
 
 
 def read_request(head: Mapping[str, object], rest: memoryview | None) -> InferRequest:
-    """Read a request of which the JSON was parsed; `data` may be a tensor's raw bytes.
+    """Read a request whose JSON is parsed already; `data` may be a tensor's raw bytes.
 
-    `rest` is what follows the JSON, None where no header length announces it.
+    `rest` is the binary data after the JSON; None if the request has no header length.
 
     Raises:
         RequestError: as `decode_request`.
@@ -164,7 +164,7 @@ def _unpacked(request: InferRequest, inputs: Mapping[str, RawTensor | Strings]) 
 def decode_packed(
     body: bytes | bytearray, header_length: str | None = None
 ) -> tuple[InferRequest, dict[str, RawTensor | Strings]]:
-    """Read a request without its inputs, and those as they came.
+    """Read a request; return it without inputs, and the inputs as raw tensors over the body.
 
     Raises:
         RequestError: as `decode_request`.
@@ -190,10 +190,10 @@ def _has_bools(body: bytes | bytearray) -> bool:
 def encode_request(
     request: InferRequest, binary: Callable[[str], bool], non_finite: NonFinite = "error"
 ) -> Body:
-    """Return a request's body and its header length; `binary` says how an input travels.
+    """Return a request's body and its header length; `binary` selects inputs sent as binary data.
 
-    The header length is None when there is no binary data: the body is JSON alone.
-    `non_finite` says what values become in it that are not finite.
+    The header length is None if there is no binary data: the body is JSON alone.
+    `non_finite` is how values that are not finite are encoded in JSON.
 
     Raises:
         RequestError: an input that JSON cannot carry.
@@ -214,10 +214,10 @@ def encode_request(
 def encode_response(request: InferRequest, response: InferResponse) -> tuple[bytes, int | None]:
     """Return the body that answers `request`, and its header length (None: JSON alone).
 
-    The outputs are those asked for, each in the form asked for.
+    It contains the requested outputs, each in the requested form.
 
     Raises:
-        RequestError: an output that was asked for is not there, or JSON cannot carry it.
+        RequestError: a requested output does not exist, or JSON cannot carry it.
     """
     made = encode_outputs(request, response.model, response.version, response.outputs, response.id)
     return made.finish() if isinstance(made, AnswerDraft) else made
@@ -230,10 +230,10 @@ def encode_outputs(
     found: Mapping[str, Wire],
     number: str | None,
 ) -> Body | AnswerDraft:
-    """Return the body that answers `request` with the outputs it asks for, and its header length.
+    """Return the body that answers `request` with its requested outputs, and its header length.
 
-    `number` is the answer's id. An answer with so much JSON that it would hold up the event loop
-    is returned as it is before that is made.
+    `number` is the answer's id. If encoding the JSON would block the event loop for too long, the
+    result is a draft that a helper process can finish.
 
     Raises:
         RequestError: as `encode_response`.
@@ -247,19 +247,19 @@ def encode_outputs(
     outputs = [found[name] for name in form]
     packed = [output for output in outputs if type(output) is RawTensor]
     if len(packed) == len(outputs):
-        said = tuple([(output.dtype, output.shape) for output in packed])
+        kinds = tuple([(output.dtype, output.shape) for output in packed])
         if number is None and all(form.values()):
-            text = _binary_head(model, version, tuple(form), said)
+            text = _binary_head(model, version, tuple(form), kinds)
             return b"".join([text, *[output.data for output in packed]]), len(text)
         small = sum([output.nbytes for output in packed]) <= LARGE_JSON
         if packed and small and not any(form.values()):
-            text_around = json_around(model, version, tuple(form), said)
+            text_around = json_around(model, version, tuple(form), kinds)
             return small_json(text_around, number, form, packed, _non_finite(request)), None
-    said_first: dict[str, object] = {"model_name": model, "model_version": version}
+    head: dict[str, object] = {"model_name": model, "model_version": version}
     if number is not None:
-        said_first["id"] = number
+        head["id"] = number
     chosen = zip(form, outputs, strict=True)
-    draft = draft_of(said_first, "output", chosen, form.__getitem__, _non_finite(request))
+    draft = draft_of(head, "output", chosen, form.__getitem__, _non_finite(request))
     return draft if draft.json_bytes > LARGE_JSON else draft.finish()
 
 
@@ -276,7 +276,7 @@ def _names(outputs: tuple[WantedOutput, ...]) -> frozenset[str]:
 
 @lru_cache(maxsize=256)
 def _form(outputs: tuple[WantedOutput, ...], binary: bool) -> Mapping[str, bool]:
-    """Return whether each output travels as binary data; `binary` where that was left open."""
+    """Return whether each output is sent as binary data; `binary` is the default."""
     return {o.name: binary if o.binary is None else o.binary for o in outputs}
 
 
@@ -285,9 +285,9 @@ def _binary_head(
     model: str,
     version: str,
     names: tuple[str, ...],
-    said: tuple[tuple[torch.dtype, tuple[int, ...]], ...],
+    kinds: tuple[tuple[torch.dtype, tuple[int, ...]], ...],
 ) -> bytes:
-    """Return the JSON of an answer whose outputs are all binary; it is the same most times."""
+    """Return the JSON of an answer with only binary outputs; cached, since it seldom changes."""
     outputs = [
         {
             "name": name,
@@ -295,7 +295,7 @@ def _binary_head(
             "shape": shape,
             "parameters": {"binary_data_size": math.prod(shape) * BY_TORCH[dtype].size},
         }
-        for name, (dtype, shape) in zip(names, said, strict=True)
+        for name, (dtype, shape) in zip(names, kinds, strict=True)
     ]
     return orjson.dumps({"model_name": model, "model_version": version, "outputs": outputs})
 
@@ -308,14 +308,14 @@ def decode_response(body: bytes | bytearray, header_length: str | None = None) -
     """
     text, rest = split_body(body, header_length)
     head = json_object(text)
-    found = _read_tensors(announced("output", entries_of("outputs", head)), rest)
+    found = _read_tensors(tensor_headers("output", entries_of("outputs", head)), rest)
     outputs = {name: unpacked(value) for name, value in found.items()}
     model, version = str(head.get("model_name", "")), str(head.get("model_version", ""))
     return InferResponse(model, version, outputs, id_of(head))
 
 
 def decode_index_request(body: bytes | bytearray) -> bool:
-    """Read the body of a repository index request, which may be empty: are ready ones wanted only?
+    """Read the body of a repository index request (may be empty): return its `ready` flag.
 
     Raises:
         RequestError: the body is not what the protocol says.
@@ -331,10 +331,10 @@ def decode_index_request(body: bytes | bytearray) -> bool:
 def split_body(
     body: bytes | bytearray, header_length: str | None
 ) -> tuple[bytes | bytearray | memoryview, memoryview | None]:
-    """Return the JSON text, and what follows it (None when no header length announces it).
+    """Return the JSON text and the data after it (None without a header length).
 
     Raises:
-        RequestError: the header length is none, or longer than the body.
+        RequestError: the header length is not a number, or longer than the body.
     """
     if header_length is None:
         return body, None
@@ -349,14 +349,16 @@ def split_body(
 
 
 def _read_tensors(
-    said: Iterable[TensorHeader], rest: memoryview | None, bools: bool = True
+    headers: Iterable[TensorHeader], rest: memoryview | None, bools: bool = True
 ) -> dict[str, RawTensor | Strings]:
     tensors: dict[str, RawTensor | Strings] = {}
     place = 0
-    for one in said:
-        what, size = one.what, one.size
+    for header in headers:
+        what, size = header.what, header.size
         if size is None:
-            tensors[one.name] = from_json(what, one.datatype, one.shape, one.data, bools=bools)
+            tensors[header.name] = from_json(
+                what, header.datatype, header.shape, header.data, bools=bools
+            )
             continue
         if rest is None:
             raise RequestError(f"{what} has a binary_data_size, and {HEADER_LENGTH} is missing")
@@ -364,7 +366,9 @@ def _read_tensors(
             raise RequestError(
                 f"{what}: binary_data_size is {size}, and {len(rest) - place} bytes are left"
             )
-        tensors[one.name] = from_binary(what, one.datatype, one.shape, rest[place : place + size])
+        tensors[header.name] = from_binary(
+            what, header.datatype, header.shape, rest[place : place + size]
+        )
         place += size
     if rest is not None and place != len(rest):
         raise RequestError(f"expected {place} bytes of binary data after the JSON, got {len(rest)}")

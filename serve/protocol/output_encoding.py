@@ -1,4 +1,4 @@
-"""From a model's outputs to the answer's bytes."""
+"""Encodes a model's outputs as the bytes of an answer."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ async def encode_answer(
     """Return the body that answers a request, and its header length (None: JSON alone).
 
     Raises:
-        RequestError: an output cannot be given in the form that was asked for.
-        OverloadError: much JSON could not be made.
+        RequestError: an output cannot be sent in the requested form.
+        OverloadError: no helper process could encode large JSON.
     """
 
     def made() -> Body | AnswerDraft:
@@ -28,7 +28,7 @@ async def encode_answer(
 
     ranked = [output.name for output in request.outputs if output.classes]
     if sum(outputs[name].nbytes for name in ranked if name in outputs) > LARGE_JSON:
-        # Sorting lets go of Python's lock; the rest is done an element at a time.
+        # Sorting releases the GIL, and the rest runs element by element, so a thread is enough.
         answer = await asyncio.to_thread(made)
     else:
         answer = made()

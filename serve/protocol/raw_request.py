@@ -1,4 +1,4 @@
-"""Raw requests: `Inference-Header-Content-Length: 0`, and the whole body is the one input's data.
+"""Raw requests: with `Inference-Header-Content-Length: 0`, the body is the data of the one input.
 
 Source: Triton's binary tensor data extension ("Raw Binary Request").
 """
@@ -18,9 +18,9 @@ from torchship.serve.protocol.wire_signature import optional_inputs, wire_inputs
 
 
 def decode_raw(method: Method, body: bytes | bytearray) -> InferRequest:
-    """Read a raw request; its outputs are to travel as binary data.
+    """Read a raw request; its outputs are sent as binary data.
 
-    The body's size says how large the dimension is that the signature leaves open.
+    The size of the one open dimension follows from the body's size.
 
     Raises:
         RequestError: the method needs more than one tensor, the tensor leaves more than one

@@ -1,4 +1,4 @@
-"""The JSON of a message of the Open Inference Protocol V2: read and checked, without tensor data.
+"""Reads and checks the JSON of a message of the Open Inference Protocol V2, without tensor data.
 
 Sources: the protocol's "Inference" section and Triton's extensions of binary tensor data,
 classification, sequences and schedule policy.
@@ -21,15 +21,14 @@ from torchship.serve.protocol.json_errors import not_json
 from torchship.serve.protocol.json_values import NonFinite
 from torchship.serve.protocol.tensors import BYTES, MAX_STRINGS, check_datatype, check_shape, short
 
-# Parameters that change what an answer means: passing over them would answer another question.
+# Parameters that change the meaning of a request; ignoring one would give a wrong answer.
 REFUSED = ("shared_memory_region",)
 
 MAX_ID = 256  # characters of a sequence id
 
-CACHED_HEAD = 2048  # bytes of a request's JSON that is kept for when it comes again
+CACHED_HEAD = 2048  # bytes up to which a request's parsed JSON is cached
 
-# The type of each parameter that means something here, the largest number or length (0: any
-# length), and both in words.
+# The known parameters: type, largest number or length (0: any length), and both as text.
 KNOWN: dict[str, tuple[type, int, str]] = {
     "method": (str, 0, "a str"),
     "binary_data_output": (bool, 0, "a bool"),
@@ -42,23 +41,23 @@ KNOWN: dict[str, tuple[type, int, str]] = {
 
 
 NON_FINITE = ("error", "string", "null")
-"""What values that are not finite become in JSON: the parameter `non_finite`."""
+"""The values of the parameter `non_finite`: how values that are not finite are encoded."""
 
 
 class WantedOutput(NamedTuple):
-    """An output that the client asks for; `binary` is None where it leaves the form open."""
+    """A requested output; `binary` is None if the request's default applies."""
 
     name: str
     binary: bool | None = None
     classes: int = 0
-    """How many of the largest classes to give instead of the values; 0 for the values."""
+    """How many of the largest classes to return instead of the values; 0 for the values."""
     non_finite: NonFinite | None = None
-    """What values become that are not finite, in JSON; None as the request says."""
+    """How values that are not finite are encoded in JSON; None for the request's default."""
 
 
-@dataclass(slots=True)  # frozen ones take several times as long to make
+@dataclass(slots=True)  # creating a frozen one takes several times as long
 class TensorHeader:
-    """A tensor as the JSON announces it: `size` bytes of binary data, or `data` when None."""
+    """The JSON entry of one tensor; its values are `size` bytes of binary data, or `data`."""
 
     name: str
     what: str
@@ -82,7 +81,7 @@ def decode_head(text: bytes | bytearray | memoryview) -> RequestHeader:
     """Read the JSON of a request.
 
     Raises:
-        RequestError: it is not what the protocol says.
+        RequestError: it does not follow the protocol.
     """
     return read_head(json_object(text))
 
@@ -91,7 +90,7 @@ def read_head(head: Mapping[str, object]) -> RequestHeader:
     """Check the JSON object of a request.
 
     Raises:
-        RequestError: it is not what the protocol says.
+        RequestError: it does not follow the protocol.
     """
     parameters = _parameters("the request", head)
     if parameters:
@@ -99,8 +98,8 @@ def read_head(head: Mapping[str, object]) -> RequestHeader:
     wanted: list[WantedOutput] = []
     for entry in entries_of("outputs", head) if head.get("outputs") is not None else ():
         name = _name("output", entry)
-        said = _parameters(f"output '{name}'", entry)
-        binary, classes = said.get("binary_data"), said.get("classification", 0)
+        options = _parameters(f"output '{name}'", entry)
+        binary, classes = options.get("binary_data"), options.get("classification", 0)
         if binary is not None and not isinstance(binary, bool):
             raise RequestError(f"output '{name}': expected binary_data true or false")
         if type(classes) is not int or not 0 <= classes < 1 << 31:
@@ -110,49 +109,49 @@ def read_head(head: Mapping[str, object]) -> RequestHeader:
             )
         if wanted and any(name == other.name for other in wanted):
             raise RequestError(f"output '{name}' is asked for twice")
-        non_finite = said.get("non_finite")
+        non_finite = options.get("non_finite")
         if non_finite is not None:
             _check_non_finite(f"output '{name}'", non_finite)
         wanted.append(WantedOutput(name, binary, classes, cast("NonFinite | None", non_finite)))
-    inputs = announced("input", entries_of("inputs", head))
+    inputs = tensor_headers("input", entries_of("inputs", head))
     return RequestHeader(inputs, tuple(wanted), id_of(head), parameters)
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where in a request's binary data its inputs lie, if all of them do and fit their shapes."""
+    """Where the inputs lie in a request's binary data, if all are binary and fit their shapes."""
 
     inputs: tuple[tuple[str, torch.dtype, tuple[int, ...], slice], ...]
-    """Name, dtype, shape and place of each."""
+    """Name, dtype, shape and byte range of each."""
     size: int
-    """Bytes of all."""
+    """Bytes of all inputs."""
 
 
 @lru_cache(maxsize=256)
 def known_head(text: bytes) -> tuple[RequestHeader, Layout | None]:
-    """Do as `decode_head`, and tell the layout where the values need not be looked at.
+    """Do as `decode_head`, and return the layout if no input's values need to be checked.
 
-    A client that sends binary data says the same of it again and again: the JSON is read once.
+    A client that sends binary data usually repeats the same JSON, so the result is cached.
     """
     head = decode_head(text)
     places = []
     end = 0
-    for one in head.inputs:
-        dtype = BY_WIRE.get(one.datatype)
-        if dtype is None or dtype.torch is torch.bool or one.size is None:
+    for tensor in head.inputs:
+        dtype = BY_WIRE.get(tensor.datatype)
+        if dtype is None or dtype.torch is torch.bool or tensor.size is None:
             return head, None
-        if one.size != math.prod(one.shape) * dtype.size:
+        if tensor.size != math.prod(tensor.shape) * dtype.size:
             return head, None
-        places.append((one.name, dtype.torch, one.shape, slice(end, end + one.size)))
-        end += one.size
+        places.append((tensor.name, dtype.torch, tensor.shape, slice(end, end + tensor.size)))
+        end += tensor.size
     return head, Layout(tuple(places), end)
 
 
-def announced(kind: str, entries: Iterable[dict[str, object]]) -> tuple[TensorHeader, ...]:
-    """Check what is said of tensors, without reading their data; `kind` is input or output.
+def tensor_headers(kind: str, entries: Iterable[dict[str, object]]) -> tuple[TensorHeader, ...]:
+    """Check the JSON entries of tensors without reading their data; `kind` is input or output.
 
     Raises:
-        RequestError: a name is missing or given twice; a datatype, shape or size is none.
+        RequestError: a name is missing or duplicate; a datatype, shape or size is invalid.
     """
     tensors: dict[str, TensorHeader] = {}
     for entry in entries:
@@ -176,10 +175,10 @@ def announced(kind: str, entries: Iterable[dict[str, object]]) -> tuple[TensorHe
 
 
 def json_object(text: bytes | bytearray | memoryview) -> dict[str, object]:
-    """Read the JSON object that a text is.
+    """Parse a JSON object.
 
     Raises:
-        RequestError: it is no JSON, or no object.
+        RequestError: the text is not JSON, or not an object.
     """
     try:
         head = orjson.loads(text)
@@ -191,10 +190,10 @@ def json_object(text: bytes | bytearray | memoryview) -> dict[str, object]:
 
 
 def entries_of(key: str, head: Mapping[str, object]) -> list[dict[str, object]]:
-    """Return the objects listed under a key.
+    """Return the list of objects under a key.
 
     Raises:
-        RequestError: there is no list of objects.
+        RequestError: the value is not a list of objects.
     """
     entries = head.get(key)
     if not isinstance(entries, list) or not {*map(type, entries)} <= {dict}:
@@ -210,10 +209,10 @@ def _name(what: str, entry: Mapping[str, object]) -> str:
 
 
 def id_of(head: Mapping[str, object]) -> str | None:
-    """Return a message's id; None when it has none.
+    """Return a message's id, or None.
 
     Raises:
-        RequestError: the id is no string.
+        RequestError: the id is not a string.
     """
     value = head.get("id")
     if value is not None and not isinstance(value, str):
@@ -234,7 +233,7 @@ def _parameters(what: str, entry: Mapping[str, object]) -> dict[str, object]:
 
 
 def _check_parameters(parameters: Mapping[str, object]) -> None:
-    """Raise RequestError unless each parameter that we know has a value of its kind."""
+    """Raise RequestError unless each known parameter has a valid value."""
     for name, value in parameters.items():
         if name not in KNOWN:
             continue

@@ -1,7 +1,7 @@
-"""The JSON of answers with few values, written around the text that is known of it.
+"""Encodes answers with few values around cached JSON text.
 
-Most answers of a model differ in their values alone: to build an object of each and serialise it
-would take longer than the values do.
+Most answers of a model differ only in their values. Building and encoding a whole object for each
+would take longer than encoding the values.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ def json_around(
     model: str,
     version: str,
     names: tuple[str, ...],
-    said: tuple[tuple[torch.dtype, tuple[int, ...]], ...],
+    kinds: tuple[tuple[torch.dtype, tuple[int, ...]], ...],
 ) -> tuple[bytes, list[bytes]]:
-    """Return what the JSON begins with, and what comes before each output's values.
+    """Return the beginning of the JSON, and the text before each output's values.
 
-    It is the same for most answers of a model.
+    Cached, because it is the same for most answers of a model.
     """
     entries = [
         orjson.dumps({"name": name, "datatype": BY_TORCH[dtype].wire, "shape": shape})
-        for name, (dtype, shape) in zip(names, said, strict=True)
+        for name, (dtype, shape) in zip(names, kinds, strict=True)
     ]
     before = [b"}," if place else b',"outputs":[' for place in range(len(names))]
     lead_ins = [b'%b%b,"data":' % (b, entry[:-1]) for b, entry in zip(before, entries, strict=True)]
@@ -44,7 +44,7 @@ def small_json(
     outputs: Iterable[RawTensor],
     non_finite: Callable[[str], NonFinite],
 ) -> bytes:
-    """Return the JSON of an answer; `text_around` is of the same outputs, `number` its id.
+    """Return an answer's JSON; `text_around` is `json_around` of the same outputs, `number` its id.
 
     Raises:
         RequestError: JSON cannot carry a value.

@@ -1,4 +1,4 @@
-"""Tensor data on the wire: one tensor's bytes or JSON values, in and out.
+"""Encodes and decodes the data of one tensor, as bytes or as JSON values.
 
 Source: Open Inference Protocol V2 ("Tensor Data", "Tensor Data Types") and Triton's binary tensor
 data extension. Byte order is little-endian on the wire, and this module assumes the same of the
@@ -33,10 +33,10 @@ from torchship.serve.protocol.json_values import short as short
 DATATYPES = (*BY_WIRE, BYTES)
 
 MAX_RANK = 32  # of numpy 1
-# A tensor with elements is bounded by the body that brings them; an empty one could announce
-# any size in its other dimensions, and the model might allocate it.
+# The body's size limits a tensor that has elements. An empty tensor could declare any size in its
+# other dimensions, and the model might allocate that much.
 MAX_EMPTY = 1 << 20
-# Strings are read one by one; a model takes one for each argument that is text.
+# Strings are read one by one; a model needs one per text argument, so few are enough.
 MAX_STRINGS = 1 << 16
 
 
@@ -48,9 +48,9 @@ class Strings:
     items: list[bytes]
 
 
-@dataclass(slots=True)  # not frozen, which would take longer to make than all the rest
+@dataclass(slots=True)  # creating a frozen one takes several times as long
 class RawTensor:
-    """A tensor's elements in row-major order as bytes: cheaper to cut and join than tensors."""
+    """A tensor's elements in row-major order as bytes, which are cheaper to cut and join."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -62,7 +62,7 @@ class RawTensor:
         return len(self.data)
 
     def tensor(self) -> torch.Tensor:
-        """Return the tensor; it is a copy unless the data is a bytearray."""
+        """Return the tensor; a copy, unless the data is a bytearray."""
         if not self.data:
             return torch.empty(self.shape, dtype=self.dtype)
         data = self.data if isinstance(self.data, bytearray) else bytearray(self.data)
@@ -70,14 +70,14 @@ class RawTensor:
 
 
 def pack(tensor: torch.Tensor) -> RawTensor:
-    """Return a copy of a tensor of the CPU."""
+    """Return a copy of a CPU tensor as a raw tensor."""
     dtype, shape = tensor.dtype, tuple(tensor.shape)
     try:
-        if dtype is torch.bfloat16:  # which numpy does not know
+        if dtype is torch.bfloat16:  # numpy has no such dtype
             elements = tensor.contiguous().reshape(-1).view(torch.uint8)
             return RawTensor(dtype, shape, elements.numpy().tobytes())
         return RawTensor(dtype, shape, tensor.numpy().tobytes())
-    except RuntimeError:  # numpy takes no gradients, nor what is still to be computed
+    except RuntimeError:  # numpy refuses gradients, and lazy negation and conjugation
         settled = plain(tensor)
         if settled is tensor:
             raise
@@ -85,12 +85,12 @@ def pack(tensor: torch.Tensor) -> RawTensor:
 
 
 def tensors_of(outputs: Mapping[str, RawTensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors that were packed, by their names."""
+    """Return raw tensors as tensors, by name."""
     return {name: value.tensor() for name, value in outputs.items()}
 
 
 def join_packed(parts: Sequence[RawTensor]) -> torch.Tensor:
-    """Return the rows of all, along the first dimension, in memory that the allocator aligned."""
+    """Concatenate along the first dimension, in memory with the allocator's alignment."""
     first = parts[0]
     data = first.data if len(parts) == 1 else b"".join([part.data for part in parts])
     shape = first.shape
@@ -104,7 +104,7 @@ def join_packed(parts: Sequence[RawTensor]) -> torch.Tensor:
 
 
 def split_packed(whole: RawTensor, rows: Sequence[int]) -> list[RawTensor]:
-    """Return parts of so many rows each, along the first dimension; they share its memory."""
+    """Split along the first dimension into parts of `rows` rows each, which share the memory."""
     step = len(whole.data) // max(whole.shape[0], 1)
     data = memoryview(whole.data)
     parts = []
@@ -122,15 +122,15 @@ Wire = Value | RawTensor
 
 
 def datatype_of(value: Wire) -> str:
-    """Return a value's datatype in the protocol's words, such as `FP32`."""
+    """Return a value's datatype as the protocol names it, such as `FP32`."""
     return BYTES if isinstance(value, Strings) else BY_TORCH[value.dtype].wire
 
 
 def check_datatype(what: str, datatype: object) -> str:
-    """Return `datatype` if the protocol knows it; `what` is named in the error.
+    """Return `datatype` if the protocol has it; `what` names the tensor in the error.
 
     Raises:
-        RequestError: it does not.
+        RequestError: the protocol has no such datatype.
     """
     if not isinstance(datatype, str) or datatype not in DATATYPES:
         raise RequestError(
@@ -143,7 +143,7 @@ def check_shape(what: str, shape: object) -> tuple[int, ...]:
     """Return `shape` as a tuple of sizes.
 
     Raises:
-        RequestError: it is no list of sizes, has too many dimensions, or is absurdly large.
+        RequestError: it is not a list of sizes, has too many dimensions, or is absurdly large.
     """
     if not isinstance(shape, list) or not {*map(type, shape)} <= {int} or min(shape, default=0) < 0:
         raise RequestError(
@@ -159,19 +159,19 @@ def check_shape(what: str, shape: object) -> tuple[int, ...]:
 
 
 def unpacked(value: RawTensor | Strings) -> Value:
-    """Return a value as tensor, if it is one."""
+    """Return a raw tensor as a tensor, and strings as they are."""
     return value.tensor() if isinstance(value, RawTensor) else value
 
 
 def from_binary(
     what: str, datatype: str, shape: tuple[int, ...], data: memoryview
 ) -> RawTensor | Strings:
-    """Read one tensor's raw bytes: row-major elements, BYTES each after its 4-byte length.
+    """Read one tensor's raw bytes: row-major elements; each of BYTES follows its 4-byte length.
 
     The data is not copied.
 
     Raises:
-        RequestError: the bytes are not what datatype and shape need.
+        RequestError: the bytes do not fit datatype and shape.
     """
     if datatype == BYTES:
         return Strings(shape, _split_strings(what, shape, data))
@@ -214,8 +214,8 @@ def from_json(
 ) -> RawTensor | Strings:
     """Read one tensor's JSON `data`: a list in row-major order, nested as the shape is, or flat.
 
-    `bools` is False when the text is known to have none: they need not be looked for then. What
-    was read before, elsewhere, is a memoryview of the tensor's raw bytes.
+    Pass `bools=False` if the JSON text is known to contain no `true` or `false`. Values that a
+    helper process has read already are a memoryview of the tensor's raw bytes.
 
     Raises:
         RequestError: FP16 and BF16, which have no JSON form; values of another kind or outside
@@ -242,12 +242,12 @@ def to_binary(value: Wire) -> Bytes:
 
 
 def to_json(what: str, value: Wire, non_finite: NonFinite = "error") -> object:
-    """Return a value's flat `data` for `orjson` with numpy; FP32 is widened to double, exactly.
+    """Return a value's flat `data` for `orjson` with numpy; FP32 is widened exactly to double.
 
-    Values that are not finite become what `non_finite` says.
+    `non_finite` is how values that are not finite are encoded.
 
     Raises:
-        RequestError: JSON cannot carry it: FP16, BF16, NaN, an infinity, bytes that are no text.
+        RequestError: JSON cannot carry it: FP16, BF16, NaN, an infinity, bytes that are not UTF-8.
     """
     if isinstance(value, Strings):
         try:

@@ -1,4 +1,4 @@
-"""A method's signature at the edge: wire tensors to flat leaves and back, and model metadata."""
+"""A method's signature in the protocol: wire tensors to flat leaves and back, and metadata."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ BACKEND = "torchship"
 
 
 class Signature:
-    """The leaves of a method, by name.
+    """Maps wire tensors to the flat leaves of a method, and back.
 
-    On the wire a number is a tensor of shape [1] or [], a string a BYTES tensor of one element;
-    inside, they are what docs/archive.md ("Values") says.
+    On the wire, a number is a tensor of shape [1] or [], a string a BYTES tensor of one element.
+    docs/archive.md ("Values") describes the flat leaves.
     """
 
     def __init__(self, method: Method) -> None:
@@ -33,10 +33,10 @@ class Signature:
         self._outputs = frozenset(leaf.name for leaf in leaves(method.outputs))
 
     def leaf(self, name: str) -> Leaf:
-        """Return the input leaf of that name.
+        """Return the input leaf with this name.
 
         Raises:
-            RequestError: there is none.
+            RequestError: the method has no such input.
         """
         found = self._exact.get(name)
         if found is None:
@@ -47,15 +47,15 @@ class Signature:
         return found
 
     def wanted(self, asked: frozenset[str]) -> frozenset[str] | None:
-        """Return the outputs that a request asks for; None for all, or if one is not known here."""
+        """Return the requested outputs; None if it is all of them, or if one is unknown."""
         return asked if asked and asked <= self._outputs else None
 
     def to_flat(self, values: Mapping[str, Value]) -> Flat:
-        """Return the flat leaves that the wire tensors stand for.
+        """Return wire tensors as flat leaves.
 
         Raises:
-            RequestError: an unknown name; a string for what is none, or the reverse. Other dtypes
-                and shapes are checked by `Program.call`.
+            RequestError: an unknown name; a string where a tensor is expected, or the reverse.
+                `Program.call` checks dtypes and shapes.
         """
         flat: Flat = {}
         for name, value in values.items():
@@ -75,7 +75,7 @@ class Signature:
         return flat
 
     def to_wire(self, flat: Mapping[str, torch.Tensor]) -> dict[str, Value]:
-        """Return the wire tensors of flat leaves: what a client sends.
+        """Return flat leaves as wire tensors, for a client to send.
 
         Raises:
             RequestError: an unknown name.
@@ -91,7 +91,7 @@ class Signature:
 
 
 def describe(manifest: Manifest, versions: Sequence[str]) -> dict[str, object]:
-    """Return the protocol's model metadata, with the methods other than forward under `methods`.
+    """Return the protocol's model metadata; `methods` holds the methods other than `forward`.
 
     A dimension of any size is -1. An input that may be left out has `"optional": true`.
     """
@@ -107,10 +107,10 @@ def describe(manifest: Manifest, versions: Sequence[str]) -> dict[str, object]:
 
 
 def describe_config(manifest: Manifest) -> dict[str, object]:
-    """Return the model configuration of `forward`, in Triton's words.
+    """Return Triton's model configuration of `forward`.
 
-    `max_batch_size` is 0, as Triton has it where the dimensions given are all there are: a
-    request may bring any number of rows, in the first dimension that is -1.
+    `max_batch_size` is 0, which in Triton means that the shapes include the batch dimension: a
+    request may have any number of rows in the first dimension that is -1.
     """
     forward = manifest.methods.get("forward")
     tensors = _tensors(forward) if forward else {"inputs": [], "outputs": []}
@@ -125,7 +125,7 @@ def describe_config(manifest: Manifest) -> dict[str, object]:
 
 
 def _config(tensor: Mapping[str, object]) -> dict[str, object]:
-    """Return a tensor of the metadata as the model configuration has it."""
+    """Return a tensor of the metadata in the form of the model configuration."""
     datatype = tensor["datatype"]
     return {
         "name": tensor["name"],
@@ -136,12 +136,12 @@ def _config(tensor: Mapping[str, object]) -> dict[str, object]:
 
 
 def wire_inputs(method: Method) -> list[Leaf]:
-    """Return the input leaves of a method, in order; a `*` stands for any key or number."""
+    """Return the input leaves of a method, in order; `*` in a name matches any key or number."""
     return [leaf for argument in method.inputs for leaf in leaves(argument.value)]
 
 
 def optional_inputs(method: Method) -> set[str]:
-    """Return the names of the inputs that may be left out, state among them."""
+    """Return the names of the inputs that may be left out, including state."""
     optional = {state.input for state in method.state}
     for argument in method.inputs:
         optional.update(leaf.name for leaf in omissible(argument.value, argument.required))
@@ -158,7 +158,7 @@ def _tensors(method: Method) -> dict[str, list[dict[str, object]]]:
 
 
 def describe_leaf(leaf: Leaf) -> dict[str, object]:
-    """Return a leaf as the metadata has it: name, datatype, and shape with -1 for an open size."""
+    """Return a leaf's metadata: name, datatype, and shape with -1 for an open size."""
     if isinstance(leaf, TensorNode):
         shape = [size if isinstance(size, int) else -1 for size in leaf.shape]
         return {"name": leaf.name, "datatype": BY_NAME[leaf.dtype].wire, "shape": shape}

@@ -1,1 +1,1 @@
-"""What is asked of the operating system: processes, threads, shared memory, standard streams."""
+"""Wrappers of the operating system: processes, threads, shared memory, standard streams."""

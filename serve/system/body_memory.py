@@ -1,4 +1,4 @@
-"""The memory of requests: how many bytes of their bodies the process holds, and how many it may."""
+"""A limit for the bytes of request bodies that one process holds in memory."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from torchship.serve.errors import OverloadError
 
 HOLD_KEY = "torchship.hold"
-"""Where a request's ASGI scope has what it holds."""
+"""The key of a request's `BodyHold` in its ASGI scope."""
 
 
 class BodyMemory:
-    """The bytes that all requests of a process hold now; used from its event loop only."""
+    """Counts the bytes that all requests of a process hold; used from the event loop only."""
 
     __slots__ = ("held", "most")
 
@@ -21,10 +21,10 @@ class BodyMemory:
         self.held = 0
 
     def check(self, more: int = 0) -> None:
-        """Refuse a request that would need `more` bytes than are held now.
+        """Refuse a request that needs `more` bytes if they would exceed the limit.
 
         Raises:
-            OverloadError: there is no room for them.
+            OverloadError: they would.
         """
         if self.held + more > self.most:
             raise OverloadError(
@@ -34,7 +34,7 @@ class BodyMemory:
 
 
 class BodyHold:
-    """The bytes that one request holds; who makes it releases it, however the request ends."""
+    """The bytes that one request holds; its creator must release it, however the request ends."""
 
     __slots__ = ("inflight", "size")
 
@@ -43,26 +43,26 @@ class BodyHold:
         self.size = 0
 
     def add(self, size: int) -> None:
-        """Hold `size` bytes more, or fewer if it is below 0."""
+        """Hold `size` bytes more, or fewer if `size` is negative."""
         self.size += size
         self.inflight.held += size
 
     def grow(self, size: int) -> None:
-        """Hold `size` bytes more if there is room for them.
+        """Hold `size` bytes more if they fit into the limit.
 
         Raises:
-            OverloadError: there is none.
+            OverloadError: they do not.
         """
         self.inflight.check(size)
         self.add(size)
 
     def release(self) -> None:
-        """Hold nothing any more."""
+        """Stop counting the bytes of this request."""
         self.inflight.held -= self.size
         self.size = 0
 
 
 def hold_of(scope: Mapping[str, Any]) -> BodyHold:
-    """Return what a request holds; without a limit where the connection is not ours."""
+    """Return a request's hold; one without a limit if our connection class did not make one."""
     hold: BodyHold | None = scope.get(HOLD_KEY)
     return BodyHold(BodyMemory(1 << 62)) if hold is None else hold

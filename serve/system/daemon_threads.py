@@ -1,4 +1,4 @@
-"""Work on threads that the end of the event loop does not wait for."""
+"""Run blocking work on a thread of its own, which the end of the event loop does not wait for."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ Kind = TypeVar("Kind")
 
 
 async def on_thread(work: Callable[[], Kind], daemon: bool = False) -> Kind:
-    """Return what work returns, done on a thread of its own.
+    """Run `work` on a new thread and return its result.
 
-    The event loop's end does not wait for it, as it does for the threads of `asyncio.to_thread`;
-    and the memory that it frees is there for the next such thread, or an engine's, since the C
-    library keeps it by thread.
+    `asyncio.to_thread` would not do: the event loop's end waits for its pool, and the C library
+    keeps freed memory per thread, so the pool's threads would hold on to it. The memory of a
+    thread that has ended is reused by the next one.
 
     Args:
-        work: what to do.
-        daemon: that the process's end does not wait for it either: for what may wait for a disk
-            without an end, and does not call LibTorch, in which a thread that Python ends aborts
-            the process.
+        work: the function to call.
+        daemon: whether the end of the process does not wait either. Use it for work that may wait
+            for a disk forever, and only if it does not call LibTorch: Python ends daemon threads
+            at exit, and one that is inside LibTorch then aborts the process.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Kind] = loop.create_future()
 
     def settle(result: Kind | None, error: BaseException | None) -> None:
-        if done.done():  # whoever waited was cancelled
+        if done.done():  # the caller was cancelled
             return
         if error is None:
             done.set_result(result)  # type: ignore[arg-type]
@@ -42,7 +42,7 @@ async def on_thread(work: Callable[[], Kind], daemon: bool = False) -> Kind:
             result = work()
         except BaseException as error:
             failure = error
-        with suppress(RuntimeError):  # the loop was closed: nobody listens
+        with suppress(RuntimeError):  # the event loop was closed: nobody waits for the result
             loop.call_soon_threadsafe(settle, result, failure)
 
     threading.Thread(target=run, name="files", daemon=daemon).start()

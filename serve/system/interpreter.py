@@ -1,4 +1,4 @@
-"""Python processes of our own: they import what this one would, and nothing beside it."""
+"""Child Python processes with the import path of this one, without the current folder."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import sys
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """Return the command that runs `main` of a module of ours in another process.
+    """Return the command line that runs `main` of one of our modules in a new process.
 
     `python -m` would look for every module in the current folder first. That may be the folder of
-    models, and whoever may put a file there must not have it run.
+    models, and a file that somebody put there must not be run as code.
     """
     start = (
         f"import sys; sys.path[:] = {sys.path!r}; del sys.argv[0]; "

@@ -1,4 +1,4 @@
-"""Memory that processes share by an open file: no disk can be too full for it, and none is left."""
+"""Memory that processes share through an unnamed file, so that nothing stays on a disk."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import tempfile
 
 
 def shared_file(size: int) -> int:
-    """Return the descriptor of an unnamed file of so many zero bytes, in memory where possible.
+    """Return the descriptor of an unnamed file of `size` zero bytes, in memory where possible.
 
-    The bytes are reserved: a page that cannot be had later would kill whoever touches it.
+    The bytes are allocated now: a page that cannot be allocated later would kill the process that
+    touches it (SIGBUS).
 
     Raises:
-        OSError: there is no room.
+        OSError: there is not enough memory or disk.
     """
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("torchship")

@@ -1,8 +1,8 @@
-"""What a process writes to standard output and error, without ever waiting for who reads it.
+"""Standard output and error that never block the process.
 
-A pipe that nobody reads blocks its writer, one whose reader has gone raises, a full disk does
-too. None of that may stop a server from answering, so a thread of its own does the writing, and
-what it cannot write in time is dropped and counted.
+A pipe that nobody reads blocks its writer; a closed pipe and a full disk raise. None of these may
+stop a server from answering, so a separate thread writes, and text that it cannot write in time is
+dropped and counted.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import threading
 import time
 from collections import deque
 
-MOST_BYTES = 1 << 20  # that wait to be written
+MOST_BYTES = 1 << 20  # waiting to be written
 DRAIN_SECONDS = 1.0
 
 
 class NonBlockingStream(io.TextIOBase):
-    """A text stream to a descriptor, for `print`, `logging` and tracebacks of this process."""
+    """A text stream over a file descriptor, for `print`, `logging` and tracebacks."""
 
     encoding = "utf-8"
     errors = "backslashreplace"
 
     def __init__(self, descriptor: int, most: int = MOST_BYTES) -> None:
-        """Write to that descriptor from now on; at most so many bytes wait."""
+        """Write to a descriptor; at most `most` bytes wait in memory."""
         super().__init__()
         self._descriptor = descriptor
         self._most = most
@@ -41,7 +41,7 @@ class NonBlockingStream(io.TextIOBase):
         return self._descriptor
 
     def isatty(self) -> bool:
-        """Whether a terminal reads it."""
+        """Return whether the descriptor is a terminal."""
         return os.isatty(self._descriptor)
 
     def writable(self) -> bool:
@@ -49,7 +49,7 @@ class NonBlockingStream(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        """Have a text written, or count it as lost; never block, never raise."""
+        """Queue a text for writing, or count it as lost; never block, never raise."""
         data = text.encode("utf-8", "backslashreplace")
         with self._changed:
             if self._size + len(data) > self._most:
@@ -64,7 +64,7 @@ class NonBlockingStream(io.TextIOBase):
         return len(text)
 
     def drain(self, seconds: float = DRAIN_SECONDS) -> bool:
-        """Wait at most so long for all to be written; return whether it was."""
+        """Wait up to `seconds` until everything is written; return whether it is."""
         end = time.monotonic() + seconds
         with self._changed:
             while self._size:
@@ -89,7 +89,7 @@ class NonBlockingStream(io.TextIOBase):
                 self._changed.notify_all()
 
     def _write(self, data: bytes) -> None:
-        """Write what can be written: without a reader, or on a full disk, it is lost."""
+        """Write the data; if the pipe is closed or the disk full, it is lost."""
         try:
             while data:
                 data = data[os.write(self._descriptor, data) :]
@@ -101,9 +101,9 @@ _STREAMS: list[NonBlockingStream] = []
 
 
 def take_over(stdout: int) -> None:
-    """Have this process's `sys.stderr`, and its `sys.stdout` to that descriptor, never wait.
+    """Replace `sys.stderr` and `sys.stdout` (to descriptor `stdout`) by streams that never block.
 
-    What they still hold at the process's end is written then, if somebody reads it.
+    At exit the process waits briefly for the text that is still queued.
     """
     errors = NonBlockingStream(2)
     output = errors if stdout == 2 else NonBlockingStream(stdout)
@@ -114,6 +114,6 @@ def take_over(stdout: int) -> None:
 
 
 def drain_all() -> None:
-    """Wait a moment for all that was said to be written."""
+    """Wait briefly until both streams have written what is queued."""
     for stream in _STREAMS:
         stream.drain()

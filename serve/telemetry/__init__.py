@@ -1,1 +1,1 @@
-"""What requests and batches cost: metrics, statistics, logs and traces."""
+"""Metrics, statistics, logs and traces of requests and batches."""

@@ -1,6 +1,6 @@
-"""What the server says on stderr: every line through one formatter, ours and uvicorn's alike.
+"""The server's log on stderr: one formatter for our lines and uvicorn's.
 
-Modules log by the standard library; what belongs to a line besides its words goes into `extra`.
+Modules log with the standard library and put structured fields into `extra`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from torchship.serve.telemetry.records import Record
 log = logging.getLogger("torchship.access")
 
 AccessLine = Callable[[Scope, Record, float], None]
-"""Called with a request that has ended, and how many seconds it took."""
+"""Called with a request that has ended, and its duration in seconds."""
 
-LONGEST_PATH = 256  # characters of a path that a line has
+LONGEST_PATH = 256  # characters of a path in a log line; the rest is cut
 PROBES = "/v2/health/"
 
 
 def configure_logging(form: LogFormat, level: LogLevel, stream: TextIO | None = None) -> None:
-    """Have everything that is logged go to stderr, or another stream, in one form."""
+    """Send all logging to `stream` (default: stderr) in one format."""
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
@@ -61,9 +61,9 @@ def _json(event: object, **_: object) -> str:
 
 
 def access_line(which: AccessLog) -> AccessLine | None:
-    """Return what logs a line for each request that is to have one; None if there is none.
+    """Return the function that writes the access log; None to write none.
 
-    With `errors`, requests that failed; a probe's answer tells a state and is not a failure.
+    `errors` logs failed requests only. A health probe that answers "not ready" is not a failure.
     """
     return {"none": None, "errors": _line_of_error, "all": _line}[which]
 
@@ -78,7 +78,7 @@ def _line(scope: Scope, record: Record, seconds: float) -> None:
     if not log.isEnabledFor(level):
         return
     client = scope.get("client")
-    # As it came, percent-encoded: a decoded path could hold anything, a terminal's commands too.
+    # Keep the path percent-encoded: a decoded one could hold control characters for a terminal.
     path: bytes = scope.get("raw_path") or scope["path"].encode("utf-8", "surrogateescape")
     log.log(
         level,

@@ -1,7 +1,7 @@
-"""What the server counts and measures, and how Prometheus and Triton's statistics read it.
+"""The server's metrics, which Prometheus and Triton's statistics extension read.
 
-Every process has a registry of its own, in memory. Where several serve together, `gather` gets the
-figures of all, so that whichever is asked answers for all; see `figures`.
+Every process has its own registry in memory. With several workers, `gather` collects the samples of
+all of them, so that any worker can answer for the whole server; see `samples`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class Metrics:
-    """The figures of one application; used from its event loop only."""
+    """The metrics of one application; used from its event loop only."""
 
     def __init__(self) -> None:
         self.live_sequences: Callable[[], Awaitable[int]] = _none
-        """How many sequences have state now; set by who keeps them."""
+        """Counts the sequences that have state; set by the application."""
         self.gather: Callable[[], Awaitable[list[MetricFamily]]] | None = None
-        """Gets the figures of all processes that serve together; None where this is the only."""
+        """Collects the samples of all workers; None if this process is the only one."""
         self._registry = own = CollectorRegistry()
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         self._memory_source = ProcessCollector(registry=None)
@@ -93,18 +93,18 @@ class Metrics:
         )
 
     def model(self, name: str, version: str) -> ModelMetrics:
-        """Return the figures of a model that the server has; of "" and "" for everything else."""
+        """Return the metrics of a model version; `("", "")` counts requests without a model."""
         known = self._models.get((name, version))
         if known is None:
             known = self._models[name, version] = ModelMetrics(self, name, version)
         return known
 
     def observer(self, name: str, version: str) -> Observer:
-        """Return what an engine of that model tells its batches."""
+        """Return the function that an engine of this model calls after each batch."""
         return self.model(name, version).batch
 
     async def refresh(self, repository: RepositoryStatus) -> None:
-        """Set what is a state rather than a count to what it is now."""
+        """Set the gauges to their present values."""
         self._flush()
         waiting = dict.fromkeys((key for key in self._models if key[0]), 0)
         for (name, version), rows in {**waiting, **repository.waiting_rows}.items():
@@ -117,7 +117,7 @@ class Metrics:
         self._known_failures |= refused
         try:
             self._sequences.set(await self.live_sequences())
-        except TorchShipError as error:  # the store is away; the other figures are not
+        except TorchShipError as error:  # the other metrics do not need the sequence store
             log.warning("counting the sequences: %s", error)
         for family in self._memory_source.collect():
             if family.name == "process_resident_memory_bytes":
@@ -128,15 +128,15 @@ class Metrics:
             model.flush()
 
     async def own(self, repository: RepositoryStatus) -> list[MetricFamily]:
-        """Return the figures of this process as they are now.
+        """Return the present samples of this process.
 
-        Of hundreds of models they are collected for a long time: elsewhere than on the event loop.
+        With hundreds of models, collecting takes long enough to need a thread.
         """
         await self.refresh(repository)
         return await asyncio.to_thread(families_of, self._registry)
 
     async def all(self, repository: RepositoryStatus) -> list[MetricFamily]:
-        """Return the figures of all processes that serve together."""
+        """Return the samples of all workers."""
         return await (self.own(repository) if self.gather is None else self.gather())
 
 
@@ -145,7 +145,7 @@ async def _none() -> int:
 
 
 class ModelMetrics:
-    """The figures of one model and version, their labels looked up once."""
+    """The metrics of one model version, with the labels looked up once."""
 
     def __init__(self, metrics: Metrics, name: str, version: str) -> None:
         self._labels = (name, version)
@@ -182,7 +182,7 @@ class ModelMetrics:
             self._encoding += record.encoded - record.inference_finished
 
     def batch(self, report: BatchReport) -> None:
-        """Count a call of the model."""
+        """Count one call of the model."""
         for seconds in report.waits:
             self._queue.observe(seconds)
         self._rows.observe(report.rows)
@@ -202,7 +202,7 @@ class ModelMetrics:
         joining.inc(report.input_seconds)
         running.inc(report.seconds)
         splitting.inc(report.output_seconds)
-        # To a request, its batch took as long as the whole batch did.
+        # Each request of a batch took as long as the whole batch.
         self._decoding += report.input_seconds * report.requests
         self._encoding += report.output_seconds * report.requests
         self._infer.inc(report.seconds * report.requests)
@@ -210,7 +210,7 @@ class ModelMetrics:
         self.flush()
 
     def flush(self) -> None:
-        """Hand over what was summed up since the last batch, to be quick for each request."""
+        """Add the sums to the counters; doing so once per batch is cheaper than per request."""
         if self._decoding or self._encoding:
             self._input.inc(self._decoding)
             self._output.inc(self._encoding)

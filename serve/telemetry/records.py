@@ -1,4 +1,4 @@
-"""What one request and one batch tell of themselves, for whoever counts, logs or traces them."""
+"""The records of one request and one batch, from which metrics, logs and traces are made."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 SCOPE_KEY = "torchship.record"
-"""Where the front leaves a request's record in the ASGI scope."""
+"""The key of a request's `Record` in its ASGI scope."""
 
 
-@dataclass(slots=True)  # a frozen one takes several times as long to make
+@dataclass(slots=True)  # creating a frozen one takes several times as long
 class BatchReport:
-    """One call of a model: what it was of, and how long it and the wait for it took."""
+    """One call of a model: its rows and requests, and how long they waited and ran."""
 
     method: str
     rows: int
-    """Rows along `batch`; 1 for a call that has no such dimension."""
+    """Rows along `batch`; 1 for a call without that dimension."""
     requests: int
     waits: Sequence[float]
-    """Seconds that each of the requests waited."""
+    """Seconds that each request waited in the queue."""
     seconds: float
-    """Of the model itself."""
+    """Time of the model itself."""
     failed: int
-    """How many of the requests failed in it: all or none."""
+    """How many requests failed: all or none."""
     input_seconds: float = 0.0
-    """For putting the requests' tensors together."""
+    """Time to join the requests' tensors."""
     output_seconds: float = 0.0
-    """For taking the outputs apart."""
+    """Time to split the outputs."""
 
 
 Observer = Callable[[BatchReport], None]
@@ -35,7 +35,7 @@ Observer = Callable[[BatchReport], None]
 
 
 class Timing:
-    """When a request waited and ran, on `time.perf_counter`'s clock; 0 for what has not been."""
+    """When a request was queued and ran, as times of `time.perf_counter`; 0 for not yet."""
 
     __slots__ = ("began", "ended", "entered")
 
@@ -45,22 +45,22 @@ class Timing:
         self.ended = 0.0
 
     def ran(self, entered: float, began: float, ended: float) -> None:
-        """Take in one call; of a request that was cut, from its first to its last."""
+        """Record one call; a request that was cut into parts spans all of their calls."""
         self.entered = min(self.entered or entered, entered)
         self.began = min(self.began or began, began)
         self.ended = max(self.ended, ended)
 
 
 TIMING: ContextVar[Timing | None] = ContextVar("timing", default=None)
-"""Of the request that is traced here; engines fill it in, through whatever lies between."""
+"""The timing of the current request, if it is traced; the engine fills it in."""
 
 
 SOURCE: ContextVar[Hashable] = ContextVar("source", default=None)
-"""Who sent the request that is answered here: the client's address and port, where known."""
+"""The client's address and port of the current request, where known."""
 
 
 class Record:
-    """One HTTP request, from its first byte to its answer; times on `time.perf_counter`'s clock."""
+    """One HTTP request, from its first byte to its answer, with times of `time.perf_counter`."""
 
     __slots__ = (
         "decode_started",
@@ -79,29 +79,29 @@ class Record:
         self.request_id = request_id
         self.started = started
         self.status = 0
-        """0 until an answer begins; 499 when the client left first."""
+        """0 until an answer begins; 499 if the client disconnected first."""
         self.model = ""
-        """Of the model that was found, never a name that only the client knows."""
+        """The name of a model that exists; names that a client made up would add metrics labels."""
         self.version = ""
         self.decode_started = 0.0
-        """When the body was there and decoding began."""
+        """When the body was complete and decoding began."""
         self.decoded = 0.0
         self.inference_finished = 0.0
-        """When the model's outputs were there and encoding began."""
+        """When the model's outputs were ready and encoding began."""
         self.encoded = 0.0
         self.timing: Timing | None = None
-        """Filled in by the engine, for a request that is traced."""
+        """Filled in by the engine if the request is traced."""
 
 
 @dataclass(frozen=True, slots=True)
 class RepositoryStatus:
-    """What a repository is now, for the metrics."""
+    """The state of a repository, for the metrics."""
 
     waiting_rows: Mapping[tuple[str, str], int]
     """By name and version of each live model."""
     verified: int
     """How many archives are live."""
     failed: int
-    """How many files are refused as they are."""
+    """How many archives are refused in their present form."""
     refused: frozenset[tuple[str, str]]
-    """Names and versions of what is refused."""
+    """Names and versions of the refused archives."""

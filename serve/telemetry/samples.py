@@ -1,8 +1,8 @@
-"""The figures of several processes as those of one server.
+"""The samples of several worker processes, merged into those of one server.
 
-Each worker counts for itself, in memory. Whoever is asked for the figures has the supervisor
-collect them from all workers; what a worker that has ended had counted stays in the sums, since a
-counter that falls looks like a restart to Prometheus.
+Each worker counts in its own memory. A worker that is asked for metrics has the supervisor collect
+the samples of all. The counts of a worker that has ended stay in the sums, because Prometheus takes
+a counter that falls for a restart.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ How = Literal["sum", "max", "each"]
 GAUGES: Mapping[str, How] = {
     "torchship_last_inference_timestamp_seconds": "max",
     "torchship_queue_rows": "sum",
-    "torchship_live_sequences": "max",  # several workers share one store, and each counts it
+    "torchship_live_sequences": "max",  # workers share one store, and each counts all of it
     "torchship_models": "max",
     "torchship_model_failure": "max",
     "torchship_resident_memory_bytes": "each",
 }
-"""How the gauges of several workers become one; `each` gives every process its own `pid`."""
+"""How the gauges of several workers are merged; `each` keeps one per process, labelled `pid`."""
 
 LASTING = ("torchship_last_inference_timestamp_seconds",)
-"""The gauges that a worker which has ended still counts for."""
+"""The gauges that keep the value of a worker that has ended."""
 
 
 class Sample(NamedTuple):
-    """One number: its name, its labels, its value."""
+    """One number with its name and labels."""
 
     name: str
     labels: dict[str, str]
@@ -40,16 +40,16 @@ class Sample(NamedTuple):
 
 
 class MetricFamily(NamedTuple):
-    """The figures of one metric, as Prometheus knows it."""
+    """The samples of one Prometheus metric."""
 
     name: str
     kind: str
     documentation: str
-    figures: list[Sample]
+    samples: list[Sample]
 
 
 def families_of(registry: CollectorRegistry) -> list[MetricFamily]:
-    """Return what a registry holds now."""
+    """Return the present samples of a registry."""
     return [
         MetricFamily(
             *(metric.name, metric.type, metric.documentation),
@@ -60,12 +60,12 @@ def families_of(registry: CollectorRegistry) -> list[MetricFamily]:
 
 
 def figures_of(families: Iterable[MetricFamily]) -> Iterator[Sample]:
-    """Yield every figure."""
-    return (figure for family in families for figure in family.figures)
+    """Yield every sample."""
+    return (sample for family in families for sample in family.samples)
 
 
 def expose(families: Iterable[MetricFamily], accept: str = "") -> tuple[bytes, str]:
-    """Return figures as text, and its content type, in the form that `accept` asks for."""
+    """Return the samples as text in the format that `accept` asks for, and its content type."""
     registry = CollectorRegistry()
     registry.register(_Given(families))
     encode, content_type = choose_encoder(accept)
@@ -76,38 +76,38 @@ class _Given(Collector):
     def __init__(self, families: Iterable[MetricFamily]) -> None:
         self._families = families
 
-    def describe(self) -> list[Metric]:  # or the registry would collect to find the names
+    def describe(self) -> list[Metric]:  # without it the registry would collect to find the names
         return []
 
     def collect(self) -> Iterator[Metric]:
         for family in self._families:
             metric = Metric(family.name, family.documentation, family.kind)
-            for figure in family.figures:
-                metric.add_sample(*figure)
+            for sample in family.samples:
+                metric.add_sample(*sample)
             yield metric
 
 
 class Totals:
-    """The figures of all workers of a server."""
+    """The samples of all workers of a server."""
 
     def __init__(self, several: bool) -> None:
-        """Begin with nothing; `several` workers each have their `pid` where `each` counts."""
+        """Start empty; with `several` workers, gauges of kind `each` get a `pid` label."""
         self._several = several
         self._last: dict[int, list[MetricFamily]] = {}  # by pid
         self._gone: list[MetricFamily] = []
 
-    def heard(self, pid: int, families: list[MetricFamily]) -> None:
-        """Take the figures of a worker as they are now."""
+    def update(self, pid: int, families: list[MetricFamily]) -> None:
+        """Store the present samples of a worker."""
         self._last[pid] = families
 
-    def left(self, pid: int) -> None:
-        """Keep what a worker that has ended had counted, as far as it was heard."""
+    def remove(self, pid: int) -> None:
+        """Keep the last known counts of a worker that has ended."""
         if (families := self._last.pop(pid, None)) is not None:
             lasting = [f for f in families if f.kind != "gauge" or f.name in LASTING]
             self._gone = self._merge({0: self._gone, pid: lasting})
 
     def merged(self) -> list[MetricFamily]:
-        """Return the figures of all."""
+        """Return the merged samples of all workers."""
         return self._merge({0: self._gone, **self._last})
 
     def _merge(self, by_pid: Mapping[int, list[MetricFamily]]) -> list[MetricFamily]:
@@ -118,7 +118,7 @@ class Totals:
                 kinds.setdefault(family.name, (family.kind, family.documentation))
                 values = merged.setdefault(family.name, {})
                 how = GAUGES.get(family.name, "sum")
-                for name, labels, value in family.figures:
+                for name, labels, value in family.samples:
                     if how == "each" and self._several:
                         labels = {**labels, "pid": str(pid)}
                     key = (name, tuple(labels.items()))
@@ -133,7 +133,7 @@ class Totals:
         return [
             MetricFamily(
                 *(name, *kinds[name]),
-                [Sample(figure, dict(labels), value) for (figure, labels), value in values.items()],
+                [Sample(sample, dict(labels), value) for (sample, labels), value in values.items()],
             )
             for name, values in merged.items()
         ]

@@ -1,4 +1,4 @@
-"""The figures of models in the form of Triton's statistics extension, from the metrics' figures."""
+"""The metrics of models in the format of Triton's statistics extension."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Json = dict[str, object]
 
 
 def statistics(samples: Iterable[Sample], models: Iterable[tuple[str, str]]) -> Json:
-    """Return the statistics of these names and versions, in this order."""
+    """Return the statistics of these models (name and version), in this order."""
     of: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     for sample in samples:
         of[sample.labels.get("model", ""), sample.labels.get("version", "")].append(sample)

@@ -1,7 +1,7 @@
-"""OpenTelemetry traces: a span for each inference, with one each for its parts.
+"""OpenTelemetry traces: a span for each inference, with a child span for each of its phases.
 
-Nothing here runs, nor is it imported, unless the setting `otel_endpoint` is given. Spans are made
-when a request has ended, from the times in its record, so that nothing is in the way before.
+This module is imported only if the setting `otel_endpoint` is given. Spans are made after a request
+has ended, from the times in its record, so that tracing does not delay the answer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROPAGATED = (b"traceparent", b"tracestate")
 
 
 class Tracer:
-    """Sends the traces of one application to a collector; a slow one loses traces, not time."""
+    """Sends traces to a collector; a slow collector loses traces but delays no request."""
 
     def __init__(self, endpoint: str) -> None:
         """Take the collector's address, such as `http://127.0.0.1:4318/v1/traces`."""
@@ -36,7 +36,7 @@ class Tracer:
 
     def trace(self, scope: Scope, record: Record, ended: float) -> None:
         """Make the spans of an inference that has ended, under the trace its request names."""
-        if not record.decode_started:  # no inference, or none that began
+        if not record.decode_started:  # not an inference, or one that did not begin
             return
         past = time.time_ns() - round(time.perf_counter() * 1e9)
 
@@ -48,7 +48,7 @@ class Tracer:
             for name, value in scope["headers"]
             if name in PROPAGATED
         }
-        stream = scope["type"] == "websocket"  # of which this is one message
+        stream = scope["type"] == "websocket"  # the record is of one message of it
         verb, route = ("GET", STREAM) if stream else ("POST", INFER)
         server = self._tracer.start_span(
             f"{verb} {route}",
@@ -81,7 +81,7 @@ class Tracer:
         server.end(at(ended))
 
     def close(self) -> None:
-        """Send what is left, and end the thread that sends."""
+        """Send the remaining spans, and end the exporter's thread."""
         self._provider.shutdown()
 
 

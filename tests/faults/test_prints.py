@@ -45,7 +45,7 @@ def replaced(server: Any, worker: Any) -> None:
 def test_no_text_is_a_command(launch: Any, make_archive: Any, tmp_path: Path, workers: int) -> None:
     proof = tmp_path / "proof"
     pickled = base64.b64encode(pickle.dumps(Command(f"touch {proof}"))).decode()
-    messages = [{"kind": "refused", "text": "x"}, {"kind": "said", "line": "forged"}]
+    messages = [{"kind": "refused", "text": "x"}, {"kind": "report_line", "line": "forged"}]
     texts = [
         *(f"{word} {pickled}" for word in ("change", "outcome", "done", "make")),
         *map(json.dumps, messages),

@@ -168,19 +168,19 @@ def test_the_one_that_asked_is_told_when_all_have_answered() -> None:
     async def check() -> None:
         workers = Workers(0, 1)
         changes = workers.changes
-        both = asyncio.gather(changes.make(0, LOAD), changes.make(1, UNLOAD))
+        both = asyncio.gather(changes.apply(0, LOAD), changes.apply(1, UNLOAD))
         await workers.settle()
         assert workers.told == [(0, LOAD), (1, LOAD)], "one after the other"
-        changes.heard(0, outcome("2"))  # of another change
-        changes.heard(1, outcome("1"))
+        changes.finished(0, outcome("2"))  # of another change
+        changes.finished(1, outcome("1"))
         await workers.settle()
         assert len(workers.told) == 2
-        changes.heard(0, outcome("1"))
+        changes.finished(0, outcome("1"))
         await workers.settle()
         assert workers.told[2] == (0, outcome("1"))
         assert list(changes.wanted) == ["a", "b"]
         for worker in (0, 1):
-            changes.heard(worker, outcome("2"))
+            changes.finished(worker, outcome("2"))
         await both
         assert workers.told[-1] == (1, outcome("2"))
         assert list(changes.wanted) == ["b"]
@@ -192,9 +192,9 @@ def test_the_one_that_follows_a_dead_one_makes_the_change_in_its_stead() -> None
     async def check() -> None:
         workers = Workers(0, 1)
         changes = workers.changes
-        made = asyncio.create_task(changes.make(0, LOAD))
+        made = asyncio.create_task(changes.apply(0, LOAD))
         await workers.settle()
-        changes.heard(0, outcome("1", b="x"))
+        changes.finished(0, outcome("1", b="x"))
         changes.left(1, comes_back=True)
         await workers.settle()
         assert not made.done(), "the dead one had not answered"
@@ -202,11 +202,11 @@ def test_the_one_that_follows_a_dead_one_makes_the_change_in_its_stead() -> None
         assert workers.told[-1] == (1, LOAD)
         await workers.settle()
         assert not made.done(), "it waits for the one that has begun"
-        changes.heard(1, outcome("1", b="x"))
+        changes.finished(1, outcome("1", b="x"))
         await made
         assert list(changes.wanted) == ["a", "b"]
         workers.live.clear()
-        await changes.make(0, UNLOAD)  # with nobody there
+        await changes.apply(0, UNLOAD)  # with nobody there
         assert list(changes.wanted) == ["b"]
 
     asyncio.run(check())
@@ -216,9 +216,9 @@ def test_a_load_in_which_workers_die_again_and_again_has_failed_and_is_undone() 
     async def check() -> None:
         workers = Workers(0, 1)
         changes = workers.changes
-        made = asyncio.create_task(changes.make(0, LOAD))
+        made = asyncio.create_task(changes.apply(0, LOAD))
         await workers.settle()
-        changes.heard(0, outcome("1", b="x"))
+        changes.finished(0, outcome("1", b="x"))
         changes.left(1, comes_back=True)
         changes.joined(1)
         changes.left(1, comes_back=True)
@@ -226,7 +226,7 @@ def test_a_load_in_which_workers_die_again_and_again_has_failed_and_is_undone() 
         undo = Change(id="undo 1", what="unload", model="b")
         assert workers.told[-2:] == [(0, undo), (1, undo)]
         for worker in (0, 1):
-            changes.heard(worker, outcome("undo 1"))
+            changes.finished(worker, outcome("undo 1"))
         await made
         worker, said = workers.told[-1]
         assert worker == 0
@@ -242,10 +242,10 @@ def test_a_load_in_which_workers_die_again_and_again_has_failed_and_is_undone() 
 def test_an_error_is_the_answer_and_changes_nothing_that_is_wanted() -> None:
     async def check() -> None:
         workers = Workers(0, 1)
-        made = asyncio.create_task(workers.changes.make(1, LOAD))
+        made = asyncio.create_task(workers.changes.apply(1, LOAD))
         await workers.settle()
-        workers.changes.heard(1, outcome("1", NO))
-        workers.changes.heard(0, outcome("1", NO))
+        workers.changes.finished(1, outcome("1", NO))
+        workers.changes.finished(0, outcome("1", NO))
         await made
         assert workers.told[-1] == (1, outcome("1", NO)), "nobody has it: there is nothing to undo"
         assert workers.changes.wanted == ("a",)
@@ -256,15 +256,15 @@ def test_an_error_is_the_answer_and_changes_nothing_that_is_wanted() -> None:
 def test_what_only_some_could_load_is_unloaded_again() -> None:
     async def check() -> None:
         workers = Workers(0, 1)
-        made = asyncio.create_task(workers.changes.make(1, LOAD))
+        made = asyncio.create_task(workers.changes.apply(1, LOAD))
         await workers.settle()
-        workers.changes.heard(1, outcome("1", a="y", b="x"))
-        workers.changes.heard(0, outcome("1", NO, a="z"))
+        workers.changes.finished(1, outcome("1", a="y", b="x"))
+        workers.changes.finished(0, outcome("1", NO, a="z"))
         await workers.settle()
         assert isinstance(workers.told[-1][1], Change)
         assert workers.told[-1][1].what == "unload"
         for worker in (0, 1):
-            workers.changes.heard(worker, outcome("undo 1"))
+            workers.changes.finished(worker, outcome("undo 1"))
         await made
         assert workers.told[-1] == (1, outcome("1", NO))
 
@@ -281,17 +281,17 @@ def test_a_file_that_keeps_changing_while_it_is_loaded_is_a_failure_and_is_undon
     async def check() -> None:
         workers = Workers(0, 1)
         changes = workers.changes
-        made = asyncio.create_task(changes.make(0, LOAD))
+        made = asyncio.create_task(changes.apply(0, LOAD))
         for first, second in (("x", "y"), ("z", "w")):
             await workers.settle()
             assert workers.told[-2:] == [(0, LOAD), (1, LOAD)]
-            changes.heard(0, outcome("1", b=first))
-            changes.heard(1, outcome("1", b=second))
+            changes.finished(0, outcome("1", b=first))
+            changes.finished(1, outcome("1", b=second))
         await workers.settle()
         undo = Change(id="undo 1", what="unload", model="b")
         assert workers.told[-2:] == [(0, undo), (1, undo)]
         for worker in (0, 1):
-            changes.heard(worker, outcome("undo 1"))
+            changes.finished(worker, outcome("undo 1"))
         await made
         _, said = workers.told[-1]
         assert isinstance(said, Outcome)

@@ -76,7 +76,7 @@ def test_a_message_that_raises_does_not_keep_the_next_from_being_heard(
 
         receiver, sender = Channel(other), Channel(one)
         receiver.listen(hear, lambda: None)
-        for message in (b"change \xff", b"{}", messages.Said(line="a").encoded()):
+        for message in (b"change \xff", b"{}", messages.ReportLine(line="a").encoded()):
             sender.send(message)
         while len(heard) < 3:
             await asyncio.sleep(0)
@@ -127,8 +127,8 @@ Read = Callable[[bytes], object]
         b"[]",
         b'{"kind":"start"}',
         b'{"kind":"nonsense"}',
-        b'{"kind":"said","line":7}',
-        b'{"kind":"said","line":"a","more":1}',
+        b'{"kind":"report_line","line":7}',
+        b'{"kind":"report_line","line":"a","more":1}',
         b'{"kind":"outcome","id":"1","failure":{"code":1}}',
     ],
 )

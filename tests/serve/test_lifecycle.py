@@ -23,7 +23,7 @@ from torchship.serve.errors import (
     UnknownModelError,
 )
 from torchship.serve.process.channel import Channel
-from torchship.serve.process.messages import FromWorker, Proving, from_worker
+from torchship.serve.process.messages import ArchiveLoading, FromWorker, from_worker
 from torchship.serve.process.worker_repository import WorkerRepository
 from torchship.serve.repository.discovery import find_archives, scan
 from torchship.serve.repository.repository import Mode, Repository
@@ -568,7 +568,7 @@ def test_the_supervisor_knows_an_archive_before_it_is_checked(
             heard = iter(Channel(theirs).receive, None)
             return [from_worker(message) for message in heard]
 
-    said = [message for message in asyncio.run(whole()) if isinstance(message, Proving)]
+    said = [message for message in asyncio.run(whole()) if isinstance(message, ArchiveLoading)]
     for path, names in ((file, ["model", "memory"]), (damaged, ["2"])):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         own = [message for message in said if message.digest == digest]

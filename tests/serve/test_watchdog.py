@@ -7,7 +7,7 @@ import os
 import pytest
 
 from torchship.serve.process.watchdog import LOADING, Watchdog
-from torchship.serve.system.heartbeat import PULSE_BYTES, Heartbeat, Shown
+from torchship.serve.system.heartbeat import HEARTBEAT_BYTES, Heartbeat, HeartbeatState
 from torchship.serve.system.shared_memory import shared_file
 
 DOG = Watchdog(call_seconds=3, stall_seconds=10)
@@ -17,29 +17,33 @@ LATER = Watchdog(call_seconds=30, stall_seconds=10)
 @pytest.mark.parametrize(
     ("dog", "shown", "complaint"),
     [
-        (DOG, Shown(beat=91, call=0, began=0, loads=0), None),
-        (DOG, Shown(beat=89, call=0, began=0, loads=0), "it answered nobody for 10 s"),
-        (DOG, Shown(beat=99, call=4, began=98, loads=0), None),
-        (DOG, Shown(beat=99, call=4, began=96, loads=0), "a call took longer than 3 s"),
-        (DOG, Shown(beat=99, call=4, began=96, loads=1), "a call took longer than 3 s"),
-        (LATER, Shown(beat=95, call=4, began=91, loads=0), None),
-        (LATER, Shown(beat=95, call=4, began=89, loads=0), "a call took longer than 10 s"),
-        (DOG, Shown(beat=0, call=0, began=0, loads=0), None),  # it has not begun
-        (DOG, Shown(beat=80, call=0, began=0, loads=1), None),  # LibTorch reads a large file
-        (DOG, Shown(beat=99 - 10 * LOADING, call=0, began=0, loads=1), "nobody for 100 s"),
-        (DOG, Shown(beat=99, call=0, began=1, loads=0), None),  # a call that has ended
+        (DOG, HeartbeatState(beat=91, call=0, began=0, loads=0), None),
+        (DOG, HeartbeatState(beat=89, call=0, began=0, loads=0), "it answered nobody for 10 s"),
+        (DOG, HeartbeatState(beat=99, call=4, began=98, loads=0), None),
+        (DOG, HeartbeatState(beat=99, call=4, began=96, loads=0), "a call took longer than 3 s"),
+        (DOG, HeartbeatState(beat=99, call=4, began=96, loads=1), "a call took longer than 3 s"),
+        (LATER, HeartbeatState(beat=95, call=4, began=91, loads=0), None),
+        (LATER, HeartbeatState(beat=95, call=4, began=89, loads=0), "a call took longer than 10 s"),
+        (DOG, HeartbeatState(beat=0, call=0, began=0, loads=0), None),  # it has not begun
+        (
+            DOG,
+            HeartbeatState(beat=80, call=0, began=0, loads=1),
+            None,
+        ),  # LibTorch reads a large file
+        (DOG, HeartbeatState(beat=99 - 10 * LOADING, call=0, began=0, loads=1), "nobody for 100 s"),
+        (DOG, HeartbeatState(beat=99, call=0, began=1, loads=0), None),  # a call that has ended
     ],
 )
-def test_what_a_pulse_says(dog: Watchdog, shown: Shown, complaint: str | None) -> None:
+def test_what_a_pulse_says(dog: Watchdog, shown: HeartbeatState, complaint: str | None) -> None:
     found = dog.complaint(shown, now=100)
     assert found is None if complaint is None else complaint in (found or "")
 
 
 def test_a_pulse_is_read_from_another_mapping() -> None:
-    descriptor = shared_file(PULSE_BYTES)
+    descriptor = shared_file(HEARTBEAT_BYTES)
     pulse, seen = Heartbeat.at(descriptor), Heartbeat.at(descriptor)
     os.close(descriptor)
-    assert seen.shown() == Shown(0, 0, 0, 0)
+    assert seen.shown() == HeartbeatState(0, 0, 0, 0)
     pulse.beat()
     pulse.enter(7)
     with pulse.loading(), pulse.loading():

@@ -1,35 +1,35 @@
-"""A place whose worker is let go before it has ended."""
+"""A worker slot that is cleared before its worker has ended."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-LET_GO = """
+RELEASE = """
 import asyncio, os, signal
-from torchship.serve.process.fork_server import Nursery
-from torchship.serve.process.worker_slot import Place
+from torchship.serve.process.fork_server import ForkServer
+from torchship.serve.process.worker_slot import WorkerSlot
 from torchship.serve.system.shared_memory import shared_file
 from torchship.serve.http.rate_limit import TABLE_BYTES
 
 async def main():
-    nursery, place = Nursery(), Place(0, (0,))
-    await place.begin(nursery, shared_file(TABLE_BYTES), None, lambda data: None)
-    ended = asyncio.ensure_future(place.ended())
+    fork_server, slot = ForkServer(), WorkerSlot(0, (0,))
+    await slot.start(fork_server, shared_file(TABLE_BYTES), None, lambda data: None)
+    ended = asyncio.ensure_future(slot.wait())
     await asyncio.sleep(0)
-    place.leave()
-    place.signal(signal.SIGTERM)  # to nobody: 0 would be all processes of this group
+    slot.release()
+    slot.signal(signal.SIGTERM)  # to nobody: 0 would be all processes of this group
     print(await ended)
-    nursery.close()
+    fork_server.close()
 
 asyncio.run(main())
 """
 
 
-def test_a_worker_that_is_let_go_is_ended_and_no_other_process_is() -> None:
-    """As happens when it cannot be told what to do."""
+def test_releasing_a_slot_ends_its_worker_and_no_other_process() -> None:
+    """As happens when the worker cannot be started properly."""
     done = subprocess.run(
-        [sys.executable, "-c", LET_GO],
+        [sys.executable, "-c", RELEASE],
         capture_output=True,
         text=True,
         timeout=60,

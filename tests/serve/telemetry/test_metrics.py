@@ -122,7 +122,11 @@ def test_rows_that_wait_are_the_queues_depth(archives: dict[str, Path]) -> None:
         # The engine is woken with the loop's next turn: till then, they wait.
         body = {name: value.repeat(3, 1) for name, value in _row().items()}
         call = asyncio.ensure_future(engine.call("forward", body))
-        _, families = await asyncio.gather(call, metrics.own(repository.status()))
+
+        async def scrape_while_waiting() -> list[MetricFamily]:
+            return await metrics.own(repository.status())
+
+        _, families = await asyncio.gather(call, scrape_while_waiting())
         repository.release()
         found = samples(expose(families)[0].decode())
         assert value(found, "torchship_queue_rows", model="memory", version="1") == 3

@@ -40,8 +40,8 @@ def values(totals: Totals) -> dict[str, float]:
 
 def test_counts_are_added_and_states_are_not() -> None:
     totals = Totals(several=True)
-    totals.heard(10, counted(3, [0.5, 1.5], 4, last=50))
-    totals.heard(11, counted(4, [5], 2, last=40))
+    totals.update(10, counted(3, [0.5, 1.5], 4, last=50))
+    totals.update(11, counted(4, [5], 2, last=40))
     assert values(totals) == {
         "torchship_requests_total code=200": 7,
         "torchship_queue_seconds_bucket le=1.0": 1,
@@ -59,10 +59,10 @@ def test_counts_are_added_and_states_are_not() -> None:
 
 def test_what_a_worker_counted_stays_when_it_has_ended() -> None:
     totals = Totals(several=False)
-    totals.heard(10, counted(2, [0.5], 4, last=50))
-    totals.heard(10, counted(3, [0.5], 4, last=50))
-    totals.left(10)
-    totals.left(99)  # of which nothing was heard
+    totals.update(10, counted(2, [0.5], 4, last=50))
+    totals.update(10, counted(3, [0.5], 4, last=50))
+    totals.remove(10)
+    totals.remove(99)  # of which nothing was heard
     assert values(totals) == {
         "torchship_requests_total code=200": 3,
         "torchship_queue_seconds_bucket le=1.0": 1,
@@ -72,19 +72,19 @@ def test_what_a_worker_counted_stays_when_it_has_ended() -> None:
         "torchship_queue_seconds_sum": 0.5,
         "torchship_last_inference_timestamp_seconds": 50,
     }
-    totals.heard(12, counted(1, [], 1, last=0))
+    totals.update(12, counted(1, [], 1, last=0))
     found = values(totals)
     assert found["torchship_requests_total code=200"] == 4
     assert found["torchship_queue_rows"] == 1
     assert found["torchship_resident_memory_bytes"] == 100
-    totals.left(12)
+    totals.remove(12)
     assert values(totals)["torchship_requests_total code=200"] == 4
 
 
 def test_creation_is_the_earliest() -> None:
     totals = Totals(several=True)
     first, second = counted(1, [], 0, 0), counted(1, [], 0, 0)
-    totals.heard(1, second)
-    totals.heard(2, first)
+    totals.update(1, second)
+    totals.update(2, first)
     created = {f.value for f in figures_of(totals.merged()) if f.name.endswith("s_created")}
     assert created == {f.value for f in figures_of(first) if f.name.endswith("s_created")}
