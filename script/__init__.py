@@ -1,7 +1,7 @@
 """Eager module to archive: the archive format, signatures, golden cases and agreement.
 
-The names below are imported when they are first used, since most of them need torch, which takes
-a process 200 MB and a second: who only wants an error or a setting need not pay for it.
+The names below are imported when they are first used, because most of them need torch, which costs
+a process 200 MB and a second: the server's supervisor, for example, needs only the errors.
 """
 
 from importlib import import_module
@@ -38,14 +38,14 @@ __all__ = [
 ]
 
 _MODULES = {
-    "archive": ("Archive", "open_archive"),
     "errors": (
         *("ArchiveError", "ExportError", "InputError", "ModelError", "TorchShipError"),
         "UsageError",
     ),
-    "export": ("Options", "export"),
-    "program": ("Program",),
-    "target": ("Target", "find_target"),
+    "exporting.export": ("Options", "export"),
+    "exporting.target": ("Target", "find_target"),
+    "runtime.archive": ("Archive", "open_archive"),
+    "runtime.program": ("Program",),
 }
 
 

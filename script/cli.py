@@ -161,7 +161,7 @@ def script(
 
 
 def _reference(compiled: Sequence[str]) -> str:
-    """Return of what module the golden outputs are, given what the factory returned compiled."""
+    """Return which module made the golden outputs, given the submodules that were compiled."""
     if "" in compiled:
         return "the one that the factory returned compiled; no eager code vouches for it"
     if compiled:

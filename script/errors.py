@@ -7,14 +7,14 @@ from __future__ import annotations
 
 
 class TorchShipError(Exception):
-    """Base of every error a user can cause; messages say what came and what was expected."""
+    """Base of every error a user can cause; messages say what was expected and what was given."""
 
     code = "error"
     exit_code = 2
 
 
 class UsageError(TorchShipError):
-    """A command or call that names something that is not there or does not fit together."""
+    """A command or call that names something that does not exist, or whose parts do not fit."""
 
     code = "usage"
     exit_code = 2
@@ -28,18 +28,18 @@ class ExportError(TorchShipError):
 
 
 class ArchiveError(TorchShipError):
-    """A file that is damaged, tampered with, too new, or no archive at all."""
+    """A file that is damaged, tampered with, too new, or not an archive."""
 
     code = "bad_archive"
     exit_code = 3
 
 
 class UnreadableError(ArchiveError):
-    """A file that the system does not let us read now: it may let us later, and has not changed."""
+    """A file that the system refuses to read now; reading the same file may succeed later."""
 
 
 class OperatorError(ArchiveError):
-    """An archive's custom operator that is not there; `public` says so without naming folders."""
+    """A custom operator of an archive is missing; `public` is the message without folders."""
 
     code = "missing_operator"
     exit_code = 3
@@ -64,7 +64,7 @@ class ModelError(TorchShipError):
 
 
 class OutOfMemoryError(TorchShipError):
-    """No memory for what was asked: nothing is wrong with input or archive, and it may pass."""
+    """Not enough memory; input and archive are fine, and a retry may succeed."""
 
     code = "out_of_memory"
     exit_code = 5

@@ -1,1 +1,1 @@
-"""From an eager module to an archive: what is examined, derived and refused."""
+"""Turns an eager module into an archive, or refuses it with a reason."""

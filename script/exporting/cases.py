@@ -1,7 +1,7 @@
-"""Making golden cases out of a user's examples, along the batch dimension.
+"""Derives golden cases from a user's examples.
 
-What the cases must be able to see follows from how real ports went wrong: other sizes than the
-example's, state that is not zero, more than one step.
+They cover the ways in which real ports went wrong: other sizes than the example's, state that is
+not zero, and more than one step.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ STEPS = 3
 
 
 def derive(method_name: str, method: Method, examples: Sequence[Case]) -> list[Case]:
-    """Return further cases: batches 1, 2 and 5, and three steps where there is state.
+    """Return further cases: batches of 1, 2 and 5 rows, and three steps if there is state.
 
-    Values are taken from the examples' own rows, so they stay in the model's domain.
+    Values are taken from the examples' rows, so that they stay in the model's domain.
     """
     if not examples:
         return []
@@ -47,7 +47,7 @@ def derive(method_name: str, method: Method, examples: Sequence[Case]) -> list[C
 
 
 def _unroll(case: Case, method: Method, state_inputs: set[str]) -> Case:
-    """Return the case with three steps: the same inputs, rolled along the batch, state carried."""
+    """Return the case with three steps: the same inputs, rolled along the batch each time."""
     axes = batch_axes(method)
     first = case.steps[0].inputs
     steps = [Step(first)]
@@ -66,8 +66,8 @@ def flatten_example(method: Method, arguments: Mapping[str, object]) -> Flat:
     """Return an example's keyword arguments as flat inputs.
 
     Raises:
-        ExportError: it names an argument that the signature does not have, or an argument has
-            another structure than in the examples that the signature was found from.
+        ExportError: it has an argument that the signature lacks, or an argument's structure
+            differs from the examples from which the signature was inferred.
     """
     known = {argument.name: argument.value for argument in method.inputs}
     flat: Flat = {}

@@ -1,6 +1,6 @@
-"""What a compiled module must not be if it is to be saved, loaded again, and do what eager does.
+"""Checks of a compiled module: it must be saveable, loadable, and behave like the eager one.
 
-Every function here raises ExportError, with what to change.
+Every function raises ExportError, which says what to change.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torchship.script.exporting.values import outline
 from torchship.script.runtime import torchscript
 from torchship.script.runtime.explanations import hint
 
-IGNORED = "annotated to be ignored"  # what torch says of a call to an unused function
+IGNORED = "annotated to be ignored"  # torch's message for a call to an unused function
 
 
 def refuse_undefined_defaults(compiled: torch.jit.ScriptModule) -> None:
-    """Refuse arguments that TorchScript takes for tensors and whose default is None."""
+    """Refuse arguments without annotation, hence of type Tensor, whose default is None."""
     for method, argument in torchscript.undefined_defaults(compiled):
         raise ExportError(
             f"the argument '{argument}' of {method} has the default None and no annotation that "
@@ -29,7 +29,7 @@ def refuse_undefined_defaults(compiled: torch.jit.ScriptModule) -> None:
 
 
 def refuse_unreadable_names(compiled: torch.jit.ScriptModule, script: bytes | str) -> None:
-    """Refuse code that LibTorch writes and cannot read again."""
+    """Refuse names that LibTorch writes into saved code and cannot read again."""
     for name in unreadable_names(compiled, script):
         what = "a word of Python's own" if name.isascii() else "not ASCII"
         raise ExportError(
@@ -41,20 +41,20 @@ def refuse_unreadable_names(compiled: torch.jit.ScriptModule, script: bytes | st
 def refuse_other_structure(
     compiled: torch.jit.ScriptModule, method: str, call: Mapping[str, object], result: object
 ) -> None:
-    """Refuse a compiled method that answers a call with another structure than the eager one."""
+    """Refuse a compiled method whose result has another structure than the eager one's."""
     try:
         with torch.no_grad():
-            came = torchscript.entry(compiled, method)(**copy.deepcopy(dict(call)))
+            compiled_result = torchscript.entry(compiled, method)(**copy.deepcopy(dict(call)))
     except Exception as error:
-        said = torchscript.raised_message(error)
-        if IGNORED in said:
-            said = f"{said}; {hint(said)}"
+        reason = torchscript.raised_message(error)
+        if IGNORED in reason:
+            reason = f"{reason}; {hint(reason)}"
         raise ExportError(
-            f"the compiled module fails where eager runs: {method} raised: {said}"
+            f"the compiled module fails where eager runs: {method} raised: {reason}"
         ) from None
-    if outline(came) != outline(result):
+    if outline(compiled_result) != outline(result):
         raise ExportError(
-            f"the compiled {method} returns {outline(came)} where the eager one returns "
+            f"the compiled {method} returns {outline(compiled_result)} where the eager one returns "
             f"{outline(result)}: make both return the same structure (a condition on "
             "torch.jit.is_scripting() may be what differs)"
         )

@@ -1,4 +1,4 @@
-"""The operators that a scripted module uses and torch itself does not have."""
+"""Finds the custom operators of a scripted module, which torch itself does not have."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cache
 
 from torchship.script.exporting.saved_code import code_files, parse
 
-# Namespaces of operators that LibTorch itself registers, in a build for the CPU or for a GPU.
+# Namespaces of operators that LibTorch registers, in builds for the CPU or for a GPU.
 BUILT_IN = {
     "_c10d_functional", "_c10d_functional_autograd", "_dtensor", "_native", "_quantized",
     "_test", "aten", "c10d", "coor", "cuda", "cudnn", "inductor", "inductor_prims", "miopen", "mkl",
@@ -26,11 +26,11 @@ sys.exit(0 if hasattr(getattr(torch.ops, namespace), name) else 3)
 
 
 def used_by(script: bytes | str) -> list[str]:
-    """Return the operators, by name, that the code in a TorchScript zip uses and torch lacks.
+    """Return the names of the operators in a TorchScript zip's code that torch lacks.
 
-    What is read is the code that LibTorch will compile when it loads the zip: of every module's
-    methods, and of every function and class that they use. A namespace that a newer torch has
-    brought is not known here: see `torch_has`.
+    This reads the code that LibTorch compiles when it loads the zip: every module's methods, and
+    every function and class that they use. Namespaces of newer torch versions are not known here:
+    see `torch_has`.
     """
     found = set()
     for _, code in code_files(script):
@@ -44,9 +44,9 @@ def used_by(script: bytes | str) -> list[str]:
 
 @cache
 def torch_has(name: str) -> bool:
-    """Whether torch alone registers the operator, asked in a process that has loaded nothing else.
+    """Return whether torch alone registers the operator, checked in a new process.
 
-    In this process the operator may be a library's.
+    In this process a library may have registered it.
     """
     done = subprocess.run(
         [sys.executable, "-c", _ASK_TORCH, name],

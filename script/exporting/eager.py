@@ -1,6 +1,6 @@
-"""What an eager module must not do if its archive is to compute the same numbers.
+"""Checks of an eager module, without which its archive might compute other numbers.
 
-Every function here raises ExportError, with what to change.
+Every `refuse_` function raises ExportError, which says what to change.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torchship.script.format.plain_tensors import plain
 from torchship.script.runtime import torchscript
 from torchship.script.runtime.fingerprint import blocks, fingerprint, is_dense
 
-INTERNAL = frozenset(vars(torch.nn.Module()))  # what every module keeps for itself
+INTERNAL = frozenset(vars(torch.nn.Module()))  # attributes of every module
 
 
 def refuse_training(module: torch.nn.Module) -> None:
-    """Refuse a module of which a part is in training mode."""
-    # Some compiled modules have no mode: a frozen one is in eval mode for good.
+    """Refuse a module if a part of it is in training mode."""
+    # Some compiled modules have no mode: a frozen one is always in eval mode.
     modes = {name: getattr(sub, "training", False) for name, sub in module.named_modules()}
     training = [name or "the module itself" for name, is_training in modes.items() if is_training]
     if not training:
@@ -42,21 +42,21 @@ def _is_quantised(module: torch.nn.Module) -> bool:
 
 
 def refuse_strange_tensors(module: torch.nn.Module) -> None:
-    """Refuse weights, buffers and other tensors that are not dense ones with values on the CPU."""
+    """Refuse weights, buffers and other tensors that are not dense tensors on the CPU."""
     for name, value in _attributes(module).items():
         refuse_foreign(value, f"'{name}'")
 
 
 def refuse_non_finite(module: torch.nn.Module) -> None:
-    """Refuse tensors of the module that hold NaN, and weights that hold infinities.
+    """Refuse tensors of the module that contain NaN, and weights that contain infinities.
 
-    An infinity is what a mask adds to scores that shall not count: in a buffer, in another tensor
-    that nobody trains, it is meant. In a weight it is what training left when it diverged.
+    In a buffer or another untrained tensor an infinity is intended, for example as a mask that is
+    added to scores. In a weight it comes from a training that diverged.
     """
     for name, value in _tensors(_attributes(module)):
         if not value.is_floating_point() and not value.is_complex():
             continue
-        if value.dtype == torch.float4_e2m1fn_x2:  # it has neither
+        if value.dtype == torch.float4_e2m1fn_x2:  # has neither NaN nor infinities
             continue
         nans = infinities = 0
         for block in blocks(value):
@@ -75,8 +75,8 @@ def refuse_non_finite(module: torch.nn.Module) -> None:
 
 
 def refuse_too_large(module: torch.nn.Module, most: int) -> None:
-    """Refuse a module whose tensors have more bytes than an archive may have."""
-    sizes = {}  # of memory, which tensors may share
+    """Refuse a module whose tensors have more than `most` bytes, an archive's limit."""
+    sizes = {}  # by storage, which tensors may share
     for _, value in _tensors(_attributes(module)):
         memory = value.untyped_storage()
         sizes[memory.data_ptr()] = memory.nbytes()
@@ -89,7 +89,7 @@ def refuse_too_large(module: torch.nn.Module, most: int) -> None:
 
 
 def _tensors(value: object, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the dense tensors of a nested value, each with its dotted name."""
+    """Yield the dense tensors in a nested value, each with its dotted name."""
     if isinstance(value, torch.Tensor):
         if is_dense(value):
             yield name, value
@@ -100,7 +100,7 @@ def _tensors(value: object, name: str = "") -> Iterator[tuple[str, torch.Tensor]
 
 
 def _attributes(module: torch.nn.Module) -> dict[str, object]:
-    """Return what a module could remember: its tensors and plain values, by dotted name."""
+    """Return what can hold state: a module's tensors and plain values, by dotted name."""
     found: dict[str, object] = {}
     for path, sub in module.named_modules():
         kept = torchscript.attributes(sub) if isinstance(sub, torch.jit.ScriptModule) else vars(sub)
@@ -116,7 +116,7 @@ def _attributes(module: torch.nn.Module) -> dict[str, object]:
 
 
 def _is_plain(value: object) -> bool:
-    """Whether a value is a tensor, a number, a text, or made of them."""
+    """Return whether a value is a tensor, number or string, or made of them."""
     if isinstance(value, dict):
         return all(_is_plain(item) for item in value.values())
     if isinstance(value, list | tuple):
@@ -127,23 +127,23 @@ def _is_plain(value: object) -> bool:
 def refuse_misbehaviour(
     module: torch.nn.Module, calls: Mapping[str, Sequence[Mapping[str, object]]]
 ) -> None:
-    """Call the eager module with every example, twice and in another order.
+    """Call the eager module with every example twice, the second time in reverse order.
 
-    Refuses what a module must not do: reject an example, change its arguments or itself, or
-    answer the same question in two ways.
+    Refuses modules that reject an example, change their arguments or themselves, or return
+    different results for the same arguments.
     """
-    questions = [
+    all_calls = [
         (name, number, arguments)
         for name, examples in calls.items()
         for number, arguments in enumerate(examples)
     ]
     before = fingerprint(_attributes(module))
-    first = [_ask(module, *question) for question in questions]
-    second = [_ask(module, *question) for question in reversed(questions)]
-    for question, once, again in zip(questions, first, reversed(second), strict=True):
+    first = [_call(module, *one_call) for one_call in all_calls]
+    second = [_call(module, *one_call) for one_call in reversed(all_calls)]
+    for one_call, once, again in zip(all_calls, first, reversed(second), strict=True):
         if not same(once, again):
             raise ExportError(
-                f"two equal calls of the module's {question[0]} differ: state is hidden in an "
+                f"two equal calls of the module's {one_call[0]} differ: state is hidden in an "
                 "attribute, or it draws random numbers; take the state or the seed as an argument"
             )
     after = fingerprint(_attributes(module))
@@ -154,27 +154,27 @@ def refuse_misbehaviour(
                 + (
                     "what a first call fills is not there in other runtimes; call the module once "
                     "in the factory"
-                    if _is_settled(module, name, questions)
+                    if _is_stable(module, name, all_calls)
                     else "state hidden in the module is lost between runtimes; take it as an "
                     "argument and return it (--state)"
                 )
             )
 
 
-def _is_settled(
-    module: torch.nn.Module, name: str, questions: Sequence[tuple[str, int, Mapping[str, object]]]
+def _is_stable(
+    module: torch.nn.Module, name: str, all_calls: Sequence[tuple[str, int, Mapping[str, object]]]
 ) -> bool:
-    """Whether an attribute that earlier calls changed stays as it is in further calls."""
-    settled = copy.deepcopy(detached(_attributes(module).get(name)))
-    for question in questions:
-        _ask(module, *question)
-    return same(settled, detached(_attributes(module).get(name)))
+    """Return whether further calls leave an attribute unchanged that the first calls changed."""
+    stable = copy.deepcopy(detached(_attributes(module).get(name)))
+    for one_call in all_calls:
+        _call(module, *one_call)
+    return same(stable, detached(_attributes(module).get(name)))
 
 
-def _ask(
+def _call(
     module: torch.nn.Module, name: str, number: int, arguments: Mapping[str, object]
 ) -> object:
-    """Return a copy of what the module answers; its arguments must stay as they were."""
+    """Return a copy of a call's result; refuse calls that change their arguments."""
     given = copy.deepcopy(dict(arguments))
     try:
         with torch.no_grad(), warnings.catch_warnings():
@@ -196,13 +196,13 @@ def _ask(
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its kind when it says nothing."""
+    """Return the first line of an error's message, or its type if the message is empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
 
 def detached(value: Any) -> Any:
-    """Return a nested value whose tensors carry nothing lazily, no gradient and no subclass."""
+    """Return a nested value with plain tensors: not lazy, no gradient, no subclass."""
     if isinstance(value, torch.Tensor):
         return plain(value).as_subclass(torch.Tensor)
     if isinstance(value, dict):
@@ -215,13 +215,13 @@ def detached(value: Any) -> Any:
 
 
 def same(a: object, b: object) -> bool:
-    """Whether two nested values are equal to the bit, NaN being equal to itself."""
+    """Return whether two nested values are equal, where NaN equals NaN."""
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         if a.dtype != b.dtype or a.shape != b.shape:
             return False
         try:
             return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
-        except NotImplementedError:  # torch compares no bits, no int4, no complex halves
+        except NotImplementedError:  # torch cannot compare bit, int4 and complex-half dtypes
             return torch.equal(_bytes(a), _bytes(b))
     if isinstance(a, dict) and isinstance(b, dict):
         return list(a) == list(b) and all(same(a[key], b[key]) for key in a)

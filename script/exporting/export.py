@@ -1,4 +1,4 @@
-"""From an eager module to an archive that was seen to agree with it, or a refusal that says why."""
+"""Exports an eager module to an archive that is verified to agree with it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from torchship.script.errors import (
     TorchShipError,
 )
 from torchship.script.exporting import custom_operators, tolerances
-from torchship.script.exporting.blame import blamed_on_the_module
 from torchship.script.exporting.cases import derive, flatten_example
 from torchship.script.exporting.compiled import (
     refuse_undefined_defaults,
@@ -32,10 +31,11 @@ from torchship.script.exporting.eager import (
 )
 from torchship.script.exporting.independence import DependenceError, independent_rows
 from torchship.script.exporting.localise import first_difference
+from torchship.script.exporting.module_errors import as_export_errors
 from torchship.script.exporting.options import Options, with_options
 from torchship.script.exporting.target import Target, call_factory
-from torchship.script.exporting.trials import infer_method
-from torchship.script.exporting.wrappings import refuse_wrappings
+from torchship.script.exporting.trial_calls import infer_method
+from torchship.script.exporting.wrappers import refuse_wrappers
 from torchship.script.format.atomic_write import write_atomic
 from torchship.script.format.file_content import Content, DraftContent
 from torchship.script.format.golden import Case, Step, run_case
@@ -70,23 +70,23 @@ Tell = Callable[[str], None]
 def export(
     target: Target, path: Path, options: Options | None = None, tell: Tell = warnings.warn
 ) -> Archive:
-    """Script the target's module, save it as an archive at `path`, and return what was read back.
+    """Compile the target's module, save it as an archive at `path`, and return the archive.
 
-    The file is written only after the scripted module reproduced every golden case of the eager
-    one, and it is read back and checked before it takes its name. `tell` takes what the user
-    should know of an export that goes on, a line at a time.
+    The file is written only after the compiled module, read back from the archive's bytes, has
+    reproduced every golden case of the eager one. `tell` is called with one line for each warning
+    to the user.
 
     Raises:
         ExportError: the module cannot become an archive; nothing was written.
-        OutOfMemoryError: there is no memory for it; nothing was written.
+        OutOfMemoryError: there is not enough memory; nothing was written.
         UsageError: the factory fails, or the file cannot be written.
     """
     options = options or Options()
-    with printing.by(options.name or target.name), blamed_on_the_module():
+    with printing.by(options.name or target.name), as_export_errors():
         target = with_options(target, options)
         torchscript.configure()
         module = call_factory(target.source.factory, target.factory, target.source.kwargs)
-        with process_defaults.torchs_own() as changed:
+        with process_defaults.torch_defaults() as changed:
             torchscript.configure()
             if changed:
                 tell(
@@ -100,7 +100,7 @@ def export(
 def _export(
     target: Target, module: torch.nn.Module, path: Path, options: Options, tell: Tell
 ) -> Archive:
-    refuse_wrappings(module, scripting=options.mode == "script")
+    refuse_wrappers(module, scripting=options.mode == "script")
     if options.eval_mode:
         module.eval()
     refuse_training(module)
@@ -134,7 +134,7 @@ def _export(
             for name in calls
         }
         manifest = _manifest(target, options, module, methods, custom_ops)
-        manifest = _settle_batch(Program(manifest, module), calls)
+        manifest = _name_batch(Program(manifest, module), calls)
         cases = _golden_cases(Program(manifest, module), target)
         fitting = tolerances.fitting(Program(manifest, module), cases)
         manifest = manifest.model_copy(update={"methods": fitting, "golden": _entries(cases)})
@@ -158,7 +158,7 @@ def _packed(
     cases: Sequence[Case],
     trace_warnings: Sequence[TraceWarning],
 ) -> Archive:
-    """Return the archive that a draft with the TorchScript zip becomes, read back and checked."""
+    """Add our records to a draft with the TorchScript zip; return the archive, checked."""
     try:
         add_records(draft.file, manifest, cases, trace_warnings)
         return check_content(path, Content(draft.blocks()))
@@ -167,7 +167,7 @@ def _packed(
 
 
 def _complete_calls(module: torch.nn.Module, name: str, target: Target) -> list[dict[str, object]]:
-    """Return the first steps that give all of the method's required arguments."""
+    """Return the examples' first steps that have all required state arguments."""
     if not callable(getattr(module, name, None)):
         raise ExportError(f"the examples name a method '{name}', which the module does not have")
     states = {source.partition(".")[0] for source, _, _ in target.state.get(name, ())}
@@ -212,7 +212,7 @@ def _method(
 
 
 def _start(inputs: Sequence[Argument], name: str) -> str:
-    """Return how a state input starts if the user does not say: absent if it can be left out."""
+    """Return the default start of a state input: absent if it can be left out, else zeros."""
     free = {leaf.name for arg in inputs for leaf in omissible(arg.value, arg.required)}
     return "absent" if name in free else "zeros"
 
@@ -220,7 +220,7 @@ def _start(inputs: Sequence[Argument], name: str) -> str:
 def _custom_operators(
     script: bytes | str, libraries: Mapping[str, str]
 ) -> tuple[CustomOperator, ...]:
-    """Return the operators that the code uses and torch lacks, each with its library."""
+    """Return the custom operators in the code, each with its library."""
     known = {**operators.LIBRARIES, **libraries}
     found = []
     for name in custom_operators.used_by(script):
@@ -274,10 +274,10 @@ def _manifest(
         raise ExportError(f"the manifest would be wrong: {field_error(error)}") from None
 
 
-def _settle_batch(program: Program, calls: Mapping[str, Sequence[dict[str, object]]]) -> Manifest:
-    """Call the leading dimension `batch` if its rows are independent; refuse a false `batch`.
+def _name_batch(program: Program, calls: Mapping[str, Sequence[dict[str, object]]]) -> Manifest:
+    """Name the leading dimension `batch` if its rows are independent; refuse a wrong `batch`.
 
-    Refuses dimensions, too, of which the outputs know nothing when the size is 1.
+    Also refuses a dimension that the outputs lose at size 1.
     """
     methods = {}
     for name, method in program.manifest.methods.items():
@@ -309,7 +309,7 @@ def _settle_batch(program: Program, calls: Mapping[str, Sequence[dict[str, objec
 
 
 def _golden_cases(program: Program, target: Target) -> list[Case]:
-    """Run the eager module on the examples and on what is derived from them."""
+    """Run the eager module on the examples and on the cases derived from them."""
     cases = []
     for name, examples in target.examples.items():
         method = program.method(name)
@@ -364,7 +364,7 @@ def _check_labels(manifest: Manifest, cases: Sequence[Case]) -> None:
 
 
 def _agree(archive: Archive, module: torch.nn.Module) -> None:
-    """Refuse an archive whose compiled module does not reproduce the eager one's outputs."""
+    """Refuse an archive whose compiled module does not reproduce the eager outputs."""
     manifest = archive.require_manifest()
     try:
         program = archive.program()

@@ -1,4 +1,4 @@
-"""Whether the rows of a batch are independent: only then may a server put requests together."""
+"""Tests whether the rows of a batch are independent, without which a server must not batch."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from torchship.script.runtime.batch import axes_of, axis_of, row_count, take_row
 from torchship.script.runtime.output_check import SignatureError
 
 ROWS = 64
-"""Of a batch, as many as a server joins unless it is told another number."""
-NUDGES = 4  # of a row's inputs, to see how far rounding takes its outputs
-AMPLIFIED = 16  # times as far it may take those of other kernels
-FEW = (2, 3, 5, 17)  # rows that are tried together too
-LONGEST = 300  # characters of what a model says
-MOST_BYTES = 64 << 20  # of the inputs of a batch
+"""The largest batch that is tried: a server's default `max_batch`."""
+NUDGES = 4  # perturbed runs of a row, to measure its sensitivity to rounding
+AMPLIFIED = 16  # factor on that sensitivity, for the rounding of other kernels
+FEW = (2, 3, 5, 17)  # further batch sizes that are tried
+LONGEST = 300  # characters of a model's error
+MOST_BYTES = 64 << 20  # limit for the inputs of one batch
 
 
 class DependenceError(Exception):
-    """Rows that depend on each other: the message says how it was seen."""
+    """Rows depend on each other; the message says how this was observed."""
 
 
 class RowError(DependenceError):
-    """A row of an example that cannot run alone."""
+    """A row of an example cannot run alone."""
 
 
 class Rows:
-    """Rows along one symbol of a method, and what each of them gives alone."""
+    """Rows along one symbol of a method, with the outputs of each row alone."""
 
     def __init__(
         self, call: Call, name: str, method: Method, symbol: str, calls: Sequence[Flat], count: int
     ) -> None:
-        """Run `count` rows alone, of calls with the same names and numbers and with other values.
+        """Run `count` rows one by one: those of the calls, and variations of them.
 
         Raises:
-            DependenceError: a row of the first call cannot run alone, or an output's size follows
-                from its values.
+            DependenceError: a row of the first call cannot run alone, or an output's size depends
+                on values.
         """
         self._call: Callable[[Flat], Flat] = partial(call, name)
         self._axes = axes_of((argument.value for argument in method.inputs), symbol)
@@ -70,13 +70,13 @@ class Rows:
                 raise DependenceError(f"the size of an output follows from the values of row {row}")
         places = [list(alone)[place % len(alone)] for place in range(count)]
         self.inputs = take_rows(rows, self._axes, places)
-        """As many rows as were wanted; one that is refused alone is not among them."""
+        """`count` rows, without those that the model rejects when they run alone."""
         self._alone = [alone[place] for place in places]
-        self._unsteady: dict[int, dict[str, float]] = {}
+        self._sensitivity: dict[int, dict[str, float]] = {}
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of rows."""
         return len(self._alone)
 
     def first(self, size: int) -> Flat:
@@ -84,9 +84,9 @@ class Rows:
         return take_rows(self.inputs, self._axes, range(size))
 
     def check_together(self, size: int, together: Flat) -> None:
-        """Compare what the first `size` rows gave together with what each gives alone.
+        """Compare the outputs of the first `size` rows run together with those of each row alone.
 
-        They may differ by rounding, which may depend on the number of rows.
+        Differences by rounding are allowed, because kernels may depend on the number of rows.
 
         Raises:
             DependenceError: a row differs.
@@ -101,17 +101,17 @@ class Rows:
                 )
             distances = _beyond_rounding(output.movedim(axis, 0), alone.movedim(axis, 0))
             for row, distance in distances.items():
-                if distance > AMPLIFIED * self._unsteadiness(row)[name]:
+                if distance > AMPLIFIED * self._sensitivity_of(row)[name]:
                     raise DependenceError(
                         f"row {row} of output '{name}' is another among {size} rows than alone"
                     )
 
-    def _unsteadiness(self, row: int) -> dict[str, float]:
-        """Return how far each output of a row alone moves when its inputs move by their rounding.
+    def _sensitivity_of(self, row: int) -> dict[str, float]:
+        """Return how far each output of a row moves if its inputs change by about a rounding error.
 
-        Where values are extreme or a choice is close, a model makes much of little.
+        With extreme values or close decisions, a model amplifies small changes.
         """
-        if row not in self._unsteady:
+        if row not in self._sensitivity:
             generator = torch.Generator().manual_seed(row)
             given = take_rows(self.inputs, self._axes, [row])
             before, moved = self._alone[row], dict.fromkeys(self._alone[row], 0.0)
@@ -119,13 +119,13 @@ class Rows:
                 nudged = {name: _nudged(value, generator) for name, value in given.items()}
                 for name, output in self._call(nudged).items():
                     moved[name] = max(moved[name], float(_distance(output, before[name]).max()))
-            self._unsteady[row] = moved
-        return self._unsteady[row]
+            self._sensitivity[row] = moved
+        return self._sensitivity[row]
 
     def check_neighbours(self) -> None:
-        """Change every other row: those that stay must be the same to the bit.
+        """Replace every second row: the outputs of the other rows must be bit-identical.
 
-        The shapes, and so the kernels, are the same.
+        The shapes, and therefore the kernels, are the same.
 
         Raises:
             DependenceError: a row differs.
@@ -144,7 +144,7 @@ class Rows:
 
 
 def largest_batch(size: int) -> int:
-    """Return how many rows of `size` bytes to try together."""
+    """Return how many rows of `size` bytes each to try together."""
     return max(2, min(ROWS, MOST_BYTES // max(size, 1)))
 
 
@@ -156,22 +156,21 @@ def independent_rows(
     calls: Sequence[Flat],
     most: Callable[[int], int] = largest_batch,
 ) -> Rows | None:
-    """Run rows along `symbol` alone, and among others, of several calls and with other values.
+    """Test that rows along `symbol` give the same outputs alone and in batches.
 
     Args:
         call: runs a method.
-        name: of the method.
+        name: the method.
         method: its signature.
         symbol: the dimension of the rows.
-        calls: inputs, as examples or golden cases give them.
-        most: how many rows a batch has, given the bytes of one.
+        calls: inputs of examples or golden cases.
+        most: returns the largest batch to try, given the bytes of one row.
 
     Returns:
-        The rows of the first call, and of those with the same names and numbers; None where no
-        call has any.
+        The rows that were tried first; None if no call has rows.
 
     Raises:
-        DependenceError: a row's outputs depend on what stands beside it, or on how much does.
+        DependenceError: a row's outputs depend on the other rows, or on how many there are.
     """
     axes = axes_of((argument.value for argument in method.inputs), symbol)
     found = None
@@ -181,7 +180,7 @@ def independent_rows(
         _check(call, name, rows)
         found = found or rows
         for flipped in flipped_switches(method.inputs, group[0]):
-            with suppress(RowError):  # what the module does not take is no promise
+            with suppress(RowError):  # a switch that the module rejects need not work
                 _check(call, name, Rows(call, name, method, symbol, [flipped], most(size)))
     return found
 
@@ -197,7 +196,7 @@ def _check(call: Call, name: str, rows: Rows) -> None:
 
 
 def _groups(method: Method, axes: Mapping[str, int], calls: Sequence[Flat]) -> Iterator[list[Flat]]:
-    """Yield the calls that have rows, by what they give and by their numbers, the largest first."""
+    """Yield groups of calls with the same inputs and numbers, the largest call of each first."""
     found: dict[Hashable, list[Flat]] = {}
     for call in calls:
         if row_count(call, axes):
@@ -220,7 +219,7 @@ def _shapes(flat: Flat) -> dict[str, torch.Size]:
 
 
 def _beyond_rounding(a: torch.Tensor, b: torch.Tensor) -> dict[int, float]:
-    """Return the rows in which tensors of one shape differ by more than rounding, and how far."""
+    """Return the rows in which two tensors differ by more than rounding, with the distance."""
     a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
     if not a.numel():
         return {}
@@ -229,7 +228,7 @@ def _beyond_rounding(a: torch.Tensor, b: torch.Tensor) -> dict[int, float]:
     if a.is_floating_point():
         sizes = b.double().abs().nan_to_num(0, 0, 0)
         scale = sizes.amax(1, keepdim=True)
-        scale = scale.maximum(scale.median())  # a row of nearly zeros has the others' rounding
+        scale = scale.maximum(scale.median())  # a row near zero gets the rounding of the others
         eps = torch.finfo(a.dtype).eps
         allowed = max(1e-3, 2 * eps) * sizes + max(1e-4, eps) * scale
     wrong = (distance > allowed).any(1)
@@ -237,7 +236,7 @@ def _beyond_rounding(a: torch.Tensor, b: torch.Tensor) -> dict[int, float]:
 
 
 def _distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return how far values are apart, as doubles: 0 for equal ones, NaN included."""
+    """Return the distance of each element as a double; 0 if equal, where NaN equals NaN."""
     equal = (a == b) | ((a != a) & (b != b))
     return torch.where(equal, 0.0, (a.double() - b.double()).abs().nan_to_num(torch.inf))
 

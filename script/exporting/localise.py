@@ -1,4 +1,4 @@
-"""Finding the first submodule that differs, when it is fed the eager module's own input."""
+"""Finds the first submodule whose output differs when it gets the eager module's input."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROUNDING = 4  # units in the last place
 
 @dataclass(frozen=True)
 class Visit:
-    """One call of a submodule in the eager module, in the order in which the calls returned."""
+    """One call of a submodule in the eager module."""
 
     path: str
     arguments: tuple[Any, ...]
@@ -29,11 +29,11 @@ class Visit:
 
 
 def first_difference(eager: torch.nn.Module, program: Program, case: Case) -> str:
-    """Name the first submodule of the compiled program that differs from the eager one.
+    """Return a text that names the first submodule that differs from the eager one.
 
-    Each submodule is called with the input that it had in the eager module, so that an error
-    upstream is not blamed on what stands downstream. When no submodule differs, it is the code of
-    the top module that does. Returns an empty text when both modules give the case's outputs alike.
+    Each submodule is called with its input in the eager module, so that an upstream error does not
+    show up downstream. If no submodule differs, the code of the top module does. The text is empty
+    if both modules return the same outputs for the case.
     """
     method = program.method(case.method)
     try:
@@ -41,7 +41,7 @@ def first_difference(eager: torch.nn.Module, program: Program, case: Case) -> st
         if _close(ours, run_case(program.call, method, case)):
             return ""
     except ModelError:
-        pass  # one of them fails where the other does not: the submodules tell which part
+        pass  # one of them fails and the other does not: find the submodule
     compiled = dict(program.module.named_modules())
     for visit in _record(eager, Program(program.manifest, eager), case):
         module = compiled.get(visit.path)
@@ -65,11 +65,11 @@ def _record(eager: torch.nn.Module, program: Program, case: Case) -> list[Visit]
     hooks: list[RemovableHandle] = []
 
     def before(_: torch.nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        # Copies: a layer that works in place would overwrite what was seen.
+        # Copies, because an in-place layer would overwrite the recorded input.
         entered.append((copy.deepcopy(arguments), copy.deepcopy(keywords)))
 
     for path, module in eager.named_modules():
-        if not path or isinstance(module, torch.jit.ScriptModule):  # these take no such hooks
+        if not path or isinstance(module, torch.jit.ScriptModule):  # these do not accept such hooks
             continue
 
         def hook(
@@ -84,7 +84,7 @@ def _record(eager: torch.nn.Module, program: Program, case: Case) -> list[Visit]
         hooks.append(module.register_forward_pre_hook(before, with_kwargs=True))
         hooks.append(module.register_forward_hook(hook, with_kwargs=True))
     try:
-        with contextlib.suppress(ModelError):  # what was called before it failed is recorded
+        with contextlib.suppress(ModelError):  # calls before the failure are recorded
             run_case(program.call, program.method(case.method), case)
     finally:
         for handle in hooks:
@@ -105,14 +105,14 @@ def _close(a: object, b: object) -> bool:
 
 
 def _equal_up_to_rounding(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether no element differs by more than a few units in the last place of the largest."""
+    """Return whether elements differ by at most a few units in the last place of the largest."""
     largest = float(b.abs().nan_to_num(0, 0, 0).max()) if b.numel() else 0.0
     tolerance = ROUNDING * torch.finfo(b.dtype).eps * largest
     return torch.allclose(a, b, rtol=0, atol=tolerance, equal_nan=True)
 
 
 def _weights(eager: torch.nn.Module, compiled: torch.nn.Module) -> str:
-    """Name the parameters and buffers that differ, if any do."""
+    """Return a text with the parameters and buffers that differ, or ""."""
     ours, theirs = eager.state_dict(), compiled.state_dict()
     differing = [
         name

@@ -1,4 +1,4 @@
-"""What the user says of an export beside its target."""
+"""The options of an export."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torchship.script.runtime.torchscript import Mode
 
 @dataclass(frozen=True)
 class Options:
-    """What the user chose; see `torchship script --help`."""
+    """The options of an export; see `torchship script --help`."""
 
     name: str | None = None
     version: str = "1"
@@ -25,11 +25,11 @@ class Options:
     outputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
     state: Sequence[tuple[str, str, str | None]] = ()
     libraries: Mapping[str, str] = field(default_factory=dict)
-    """Namespace of custom operators -> the library that has them."""
+    """The library of each namespace of custom operators."""
 
 
 def with_options(target: Target, options: Options) -> Target:
-    """Return the target with what the user said: each option goes to the methods that it fits."""
+    """Return the target with the options applied to the methods that they fit."""
     arguments = {
         name: {argument for steps in examples for step in steps for argument in step}
         for name, examples in target.examples.items()

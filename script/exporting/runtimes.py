@@ -1,4 +1,4 @@
-"""The runtimes an archive is checked in. Those that need other rooms live there."""
+"""The runtimes that `verify` checks: eager and script here, C++ and HTTP in their own packages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CALLS = 300
 
 @dataclass(frozen=True)
 class Result:
-    """What a runtime did with the golden cases; `error` says why it could not run at all."""
+    """A runtime's differences from the golden cases; `error` says why it could not run."""
 
     runtime: str
     differences: list[Difference] = field(default_factory=list)
@@ -30,7 +30,7 @@ class Result:
 
     @property
     def agreed(self) -> bool:
-        """Whether every output of every golden case agreed; a runtime that did not run did not."""
+        """Whether every output of every golden case agreed; False if the runtime did not run."""
         return not self.error and bool(self.differences) and all(d.agreed for d in self.differences)
 
 
@@ -49,7 +49,7 @@ class Runtime(Protocol):
 
 
 class EagerRuntime:
-    """The research module itself, made anew by the factory that the manifest names."""
+    """The eager module, created by the factory that the manifest names."""
 
     name = "eager"
 
@@ -60,7 +60,7 @@ class EagerRuntime:
         """Run the golden cases in the eager module."""
         manifest = archive.require_manifest()
         module = make_module(manifest.source, self._consent)
-        with process_defaults.torchs_own():
+        with process_defaults.torch_defaults():
             return _in_process(self.name, archive, Program(manifest, module.eval()))
 
 

@@ -1,4 +1,4 @@
-"""The code in a TorchScript zip, read as what it is: Python's syntax."""
+"""Parses the code in a TorchScript zip, whose syntax is Python's."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torchship.script.runtime.torchscript import attributes, visit_records
 
 
 def unreadable_names(module: torch.jit.ScriptModule, script: bytes | str) -> list[str]:
-    """Return the names in a module's saved code that LibTorch does not read again.
+    """Return the names in a module's saved code that LibTorch cannot read again.
 
-    Its lexer takes ASCII only, and no words of Python's own; where a name that is not ASCII stands
-    for an attribute, LibTorch writes it as a string with zeros in it.
+    Its lexer accepts only ASCII and no Python keywords. An attribute name that is not ASCII is
+    written as a string with zero bytes in it.
     """
     held = _attribute_names(module)
     found: set[str] = set()
@@ -54,7 +54,7 @@ def _attribute_names(module: torch.jit.ScriptModule) -> set[str]:
 
 
 def code_files(script: bytes | str) -> Iterator[tuple[str, bytes]]:
-    """Yield the name and the content of each record that is code; `script` as `visit_records`."""
+    """Yield the name and content of each code record; `script` is as for `visit_records`."""
     found: dict[str, bytes] = {}
     visit_records(
         script,
@@ -65,7 +65,7 @@ def code_files(script: bytes | str) -> Iterator[tuple[str, bytes]]:
 
 
 def parse(code: bytes) -> ast.Module:
-    """Return the syntax of one file of code."""
+    """Return the syntax tree of one code file."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # LibTorch's escapes in strings are not all Python's
+        warnings.simplefilter("ignore")  # some of LibTorch's string escapes are invalid in Python
         return ast.parse(code)

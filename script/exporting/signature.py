@@ -1,7 +1,7 @@
-"""Finding a method's signature: from the compiled schema's types and from two or more examples.
+"""Infers a method's signature from the types of the compiled schema and from the examples.
 
-A dimension whose size differs between examples is symbolic. Dimensions that vary alike are one
-symbol, so examples should vary independent dimensions independently.
+A dimension whose size differs between examples becomes a symbol. Dimensions that always vary
+together become one symbol, so examples should vary independent dimensions independently.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torchship.script.format.nodes import (
 )
 from torchship.script.format.tree import map_children
 
-# The size of one dimension in each observation in which it was seen.
+# The sizes of one dimension: pairs of observation number and size.
 Sizes = tuple[tuple[int, int], ...]
 
 SCALAR_TYPES = {"int": int, "float": (int, float), "bool": bool, "str": str}
@@ -38,14 +38,14 @@ SCALAR_TYPES = {"int": int, "float": (int, float), "bool": bool, "str": str}
 
 @dataclass(frozen=True)
 class Observed:
-    """A value and the number of the observation (an example's step) it was seen in."""
+    """A value, and the number of the observation (an example's step) that it is from."""
 
     number: int
     value: object
 
 
 class Symbols:
-    """The symbolic dimensions of one method, found over all of its observations."""
+    """The symbolic dimensions of one method, over all observations."""
 
     def __init__(self, observations: int) -> None:
         self._observations = observations
@@ -53,15 +53,15 @@ class Symbols:
         self._first_seen: dict[Sizes, tuple[str, int]] = {}
 
     def add(self, leaf: str, axis: int, sizes: Sizes) -> None:
-        """Note an input dimension whose size varies from observation to observation.
+        """Add an input dimension; it becomes a symbol if its size varies between observations.
 
-        One that has two sizes in a single observation, in the elements of a list, may have any.
+        A dimension with two sizes in one observation (in elements of a list) may have any size.
         """
         if _varies(sizes) and not _is_ragged(sizes) and self._find(sizes) is None:
             self._first_seen.setdefault(sizes, (leaf, axis))
 
     def name(self, leaf: str, axis: int, sizes: Sizes, symbol: str) -> None:
-        """Give the symbol of an input dimension the name that the user chose for it."""
+        """Give the symbol of an input dimension the name that the user chose."""
         found = self._find(sizes)
         if _is_ragged(sizes):
             raise ExportError(
@@ -83,12 +83,12 @@ class Symbols:
         self._names[found] = symbol
 
     def finish(self) -> None:
-        """Name what the user did not name by its place: `x_0` for dimension 0 of `x`."""
+        """Name the remaining symbols by their place: `x_0` for dimension 0 of `x`."""
         for sizes, (leaf, axis) in self._first_seen.items():
             self._names.setdefault(sizes, f"{leaf.replace('*', 'n').replace('.', '_')}_{axis}")
 
     def dimension(self, sizes: Sizes) -> Dimension:
-        """Return a dimension's size, its symbol, or None when it varies like no input does."""
+        """Return a dimension's size, its symbol, or None if it varies unlike any input."""
         found = self._find(sizes)
         if found is not None:
             return self._names[found]
@@ -96,10 +96,10 @@ class Symbols:
         return distinct.pop() if len(distinct) == 1 else None
 
     def _find(self, sizes: Sizes) -> Sizes | None:
-        """Return the known symbol that has these sizes wherever they were seen.
+        """Return the symbol that has these sizes in the same observations; None if there is none.
 
-        A dimension of constant size is fixed if every observation saw it; if only some did (an
-        optional argument), it may still be a symbol that other arguments show to vary.
+        A constant dimension is fixed if it is in every observation. If it is only in some (an
+        optional argument), it may still be a symbol that varies in other arguments.
         """
         if not _varies(sizes) and len({number for number, _ in sizes}) == self._observations:
             return None
@@ -114,23 +114,23 @@ def _varies(sizes: Sizes) -> bool:
 
 
 def _is_ragged(sizes: Sizes) -> bool:
-    """Whether an observation saw two sizes."""
+    """Return whether an observation has two sizes."""
     return len(set(sizes)) > len({number for number, _ in sizes})
 
 
 class Inference:
-    """Builds the value trees of one method's arguments or results from what was observed."""
+    """Builds the value trees of one method's arguments or results from observed values."""
 
     def __init__(self, what: str) -> None:
         self._what = what
         self.sizes: dict[str, list[Sizes]] = {}
 
     def node(self, name: str, kind: Any, seen: Sequence[Observed]) -> Node:
-        """Return the tree of a value of TorchScript type `kind`, as observed.
+        """Return the tree of a value with the TorchScript type `kind` and these observations.
 
         Raises:
-            ExportError: a type, dtype or name that an archive cannot carry, or observations that
-                contradict each other.
+            ExportError: a type, dtype or name that an archive cannot carry, or contradictory
+                observations.
         """
         type_name = kind.kind()
         if type_name == "OptionalType":
@@ -272,10 +272,10 @@ class Inference:
 
 
 def _member(union: Any, seen: Sequence[Observed]) -> Any:
-    """Return the member of a union that all values seen are of; the union itself if none is.
+    """Return the member of a union that all observed values have; the union if there is none.
 
-    The archive takes no other member then: graph layers are compiled for dense and sparse edges,
-    and an example gives one of them.
+    The archive then accepts only this member: graph layers, for example, are compiled for dense
+    and sparse edges, and an example has one of them.
     """
     accepted = {"TensorType": torch.Tensor, "ListType": list, "TupleType": tuple, "DictType": dict}
     accepted |= {"StringType": str, "BoolType": bool, "IntType": int, "FloatType": float}
@@ -291,10 +291,10 @@ def _item(seen: Observed, key: object) -> Observed:
 
 
 def check_name(name: object, what: str) -> None:
-    """Refuse names that flat names cannot hold.
+    """Refuse names that cannot be part of a flat name.
 
     Raises:
-        ExportError: the name is empty, no string, or holds `.`, `*`, `/` or a control character.
+        ExportError: the name is empty, not a string, or has `.`, `*`, `/` or control characters.
     """
     if not isinstance(name, str) or not name or not name.isprintable() or set(name) & set(".*/"):
         raise ExportError(f"{what} is called {name!r}: expected a name without '.', '*' and '/'")
@@ -303,10 +303,10 @@ def check_name(name: object, what: str) -> None:
 def infer_inputs(
     schema: Any, calls: Sequence[Mapping[str, object]], dims: Mapping[str, str], fixed: bool
 ) -> tuple[tuple[Argument, ...], Symbols]:
-    """Return a method's arguments and symbols from its schema and the calls observed.
+    """Return a method's arguments and symbols from its schema and observed calls.
 
     `dims` names symbols by place (`{"x.0": "batch"}`); `fixed` allows examples in which no
-    dimension varies. Arguments that no call gives are left out: they keep their default.
+    dimension varies. Arguments that no call has are left out and keep their default.
     """
     inference = Inference("argument")
     arguments = []
@@ -352,10 +352,10 @@ def infer_inputs(
 def infer_outputs(
     schema: Any, results: Sequence[object], names: Sequence[str], symbols: Symbols
 ) -> Node:
-    """Return the tree of a method's results; `names` are for the items of a top-level tuple.
+    """Return the tree of a method's results; `names` names the items of a top-level tuple.
 
     Raises:
-        ExportError: a result that is not made of tensors, or more or fewer names than items.
+        ExportError: a result is not made of tensors, or the number of names is wrong.
     """
     kind = schema.returns[0].type
     inference = Inference("output")
@@ -387,7 +387,7 @@ def infer_outputs(
 
 
 def resolve(node: Node, inference: Inference, symbols: Symbols) -> Node:
-    """Return the tree with each shape made of sizes and symbols."""
+    """Return the tree with its shapes filled in with sizes and symbols."""
     if isinstance(node, TensorNode):
         shape = tuple(symbols.dimension(sizes) for sizes in inference.sizes[node.name])
         return node.model_copy(update={"shape": shape})

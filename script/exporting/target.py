@@ -1,4 +1,4 @@
-"""Finding what the user names: one of our models, or any importable `module:factory`."""
+"""Finds the module to export: one of our models, or any importable `module:factory`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from torchship.script.errors import ExportError, UsageError
-from torchship.script.exporting.blame import blamed_on_the_module
 from torchship.script.exporting.eager import detached, first_line
+from torchship.script.exporting.module_errors import as_export_errors
 from torchship.script.exporting.values import describe, refuse_foreign
 from torchship.script.format.manifest import Source
 from torchship.script.runtime import printing, torchscript
@@ -32,7 +32,7 @@ Examples = dict[str, list[list[dict[str, object]]]]
 
 @dataclass(frozen=True)
 class Target:
-    """An eager module's factory, and what its author says of it."""
+    """An eager module's factory, its examples and its description."""
 
     name: str
     source: Source
@@ -47,13 +47,13 @@ class Target:
 
 
 def find_target(text: str, example: str | None, kwargs: dict[str, Any]) -> Target:
-    """Return the target that a command line names.
+    """Return the target that the command line names.
 
     Raises:
         UsageError: nothing importable has that name; the message says what was tried.
-        ExportError: there is no example, or it is not what it should be.
+        ExportError: there is no example, or it is malformed.
     """
-    with printing.by(text), blamed_on_the_module():
+    with printing.by(text), as_export_errors():
         return _find_target(text, example, kwargs)
 
 
@@ -63,7 +63,7 @@ def _find_target(text: str, example: str | None, kwargs: dict[str, Any]) -> Targ
             raise UsageError(f"'{text}' is a model of ours: it takes no --example and no --kwarg")
         return _our_model(text)
     factory = import_name(text)
-    refuse_no_factory(text, factory)
+    refuse_non_factory(text, factory)
     if example is None:
         raise ExportError(
             f"'{text}' needs --example module:function, a function that returns a list of "
@@ -106,7 +106,7 @@ def import_name(text: str) -> Callable[..., Any]:
     """Import `module:name`; the current directory is importable.
 
     Raises:
-        UsageError: the module or the name is not there, or it cannot be called.
+        UsageError: the module or the name does not exist, or it cannot be called.
     """
     module_name, _, attribute = text.partition(":")
     if not module_name or not attribute:
@@ -142,15 +142,15 @@ def _current_folder_is_importable() -> None:
 
 
 def make_module(source: Source, consent: str | None = None) -> torch.nn.Module:
-    """Make the eager module that an archive says it comes from.
+    """Create the eager module with the factory that an archive names.
 
-    An archive must not be able to have any function called that it names. Without consent only
-    our own models' factories are, and functions of modules in the current folder; `consent` is
-    the `module:factory` that the user has named, or that a trusted signature vouches for.
+    An archive must not be able to call an arbitrary function. Without consent, only factories of
+    our own models and of modules in the current folder are called. `consent` is a
+    `module:factory` that the user has named, or that is covered by a trusted signature.
 
     Raises:
-        UsageError: the factory is not one of these, cannot be imported, fails, or makes something
-            else.
+        UsageError: the factory is not one of these, cannot be imported, fails, or returns
+            something else than a module.
     """
     with printing.by(source.factory):
         return _make_module(source, consent)
@@ -158,7 +158,7 @@ def make_module(source: Source, consent: str | None = None) -> torch.nn.Module:
 
 def _make_module(source: Source, consent: str | None) -> torch.nn.Module:
     module_name, _, attribute = source.factory.partition(":")
-    if source.factory != consent and not _is_at_hand(module_name):
+    if source.factory != consent and not _needs_no_consent(module_name):
         raise UsageError(
             f"the archive names '{source.factory}', which is neither ours nor in the current "
             f"folder: to have it called, say --source {source.factory}"
@@ -172,17 +172,17 @@ def _make_module(source: Source, consent: str | None) -> torch.nn.Module:
 
 
 def _defining_module(factory: Callable[..., object]) -> str:
-    """Return the name of the module whose code a factory runs; of a partial, its function's."""
+    """Return the name of the module that defines a factory; for a partial, its function's."""
     while isinstance(factory, functools.partial):
         factory = factory.func
     return str(getattr(factory, "__module__", ""))
 
 
-def refuse_no_factory(text: str, factory: object) -> None:
-    """Refuse what can be called and yet makes no module, and what `verify` could not call again.
+def refuse_non_factory(text: str, factory: object) -> None:
+    """Refuse callables that do not create a module, or that `verify` could not call again.
 
     Raises:
-        UsageError: saying which function to write instead.
+        UsageError: the message says which function to write instead.
     """
     module_name, _, attribute = text.partition(":")
     if isinstance(factory, torch.nn.Module | torch.jit.ScriptFunction):
@@ -203,13 +203,13 @@ def refuse_no_factory(text: str, factory: object) -> None:
 
 
 def raised(error: BaseException) -> str:
-    """Return an error's kind and the first line of what it says."""
+    """Return an error's type and the first line of its message."""
     kind, said = type(error).__name__, first_line(error)
     return kind if said == kind else f"{kind}: {said}"
 
 
-def _is_at_hand(module_name: str) -> bool:
-    """Whether a module is one of our models, or below the current folder. Imports nothing."""
+def _needs_no_consent(module_name: str) -> bool:
+    """Return whether a module is one of our models, or in the current folder; without importing."""
     if module_name.startswith(f"{MODELS}."):
         return True
     _current_folder_is_importable()
@@ -218,9 +218,9 @@ def _is_at_hand(module_name: str) -> bool:
     except (ImportError, ValueError):
         return False
     if spec is None:
-        return True  # the import will say so
+        return True  # the import will report the error
     here = Path.cwd().resolve()
-    # An origin may also be a word: "frozen", "built-in".
+    # An origin may also be "frozen" or "built-in".
     places = [*(spec.submodule_search_locations or ()), *([spec.origin] if spec.origin else [])]
     return bool(places) and all(
         Path(place).is_absolute()
@@ -257,10 +257,10 @@ def call_factory(
 def normalise(given: object, where: str) -> Examples:
     """Return examples as method -> examples -> steps.
 
-    A list is for `forward`; an example that is a dict has one step.
+    A list stands for the examples of `forward`; an example that is a dict has one step.
 
     Raises:
-        ExportError: something else was given.
+        ExportError: the examples are malformed.
     """
     if isinstance(given, dict) and not all(
         isinstance(entry, list | tuple) for entry in given.values()
@@ -297,10 +297,10 @@ def normalise(given: object, where: str) -> Examples:
 
 
 def source_of(text: str, factory: Callable[..., object], kwargs: dict[str, Any]) -> Source:
-    """Return a factory's source entry, with the git commit of the folder that it lies in.
+    """Return a factory's source entry, with the git commit of its file.
 
     Raises:
-        UsageError: a keyword argument is no JSON value, as which the archive would keep it.
+        UsageError: a keyword argument is not a JSON value, as which the archive stores it.
     """
     for name, value in kwargs.items():
         try:
@@ -319,13 +319,13 @@ def source_of(text: str, factory: Callable[..., object], kwargs: dict[str, Any])
 
 
 def _git_commit(file: Path) -> str | None:
-    """Return the commit that a file is from; None if git does not hold the file as it is."""
+    """Return the last commit of a file; None if the file has uncommitted changes or no commit."""
     log = _git(file, "log", "-1", "--format=%H", "--", file.name)
     return log if log and _git(file, "status", "--porcelain", "--", file.name) == "" else None
 
 
 def _git(file: Path, *arguments: str) -> str | None:
-    """Return what git prints in the file's folder; None if it fails or is not there."""
+    """Return the output of git in the file's folder; None if it fails or is not installed."""
     try:
         done = subprocess.run(
             ["git", *arguments],

@@ -1,9 +1,9 @@
-"""How far a correct runtime may be from the golden outputs: the tolerances of an archive.
+"""The tolerances of an archive: how far a correct runtime may be from the golden outputs.
 
-They start as those of `torch.testing.assert_close` for the dtype. Another instruction set, or
-another BLAS, sums in another order, and a case that is badly conditioned makes much of that: so the
-golden cases run again with what each operation returns off by about a rounding, and tolerances
-that are too narrow for what comes of it are widened.
+They start as those of `torch.testing.assert_close` for the dtype. Another instruction set or BLAS
+sums in another order, and a badly conditioned case amplifies the difference. The golden cases are
+therefore run again with the result of each operation perturbed by about a rounding error, and
+tolerances that are too narrow for the outcome are widened.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from torchship.script.format.nodes import Node, TensorNode, leaves
 from torchship.script.format.tree import Flat, matches
 from torchship.script.runtime.program import Program
 
-ROUNDS = 3  # perturbed runs of each case: the largest difference counts
-ROUNDINGS = 2  # of each operation, by which another order of its sums may be off
-NEGLIGIBLE = 1e-2  # times the largest element: below it an element needs an absolute tolerance
-DIGITS = 2  # of a tolerance
-CHOICE = 2e-3  # times the largest element: no rounding, another choice; no tolerance is for that
+ROUNDS = 3  # perturbed runs of each case; the largest difference counts
+ROUNDINGS = 2  # rounding errors by which another summation order may change an operation
+NEGLIGIBLE = 1e-2  # fraction of the largest element below which the tolerance is absolute
+DIGITS = 2  # significant digits of a tolerance
+CHOICE = 2e-3  # fraction of the largest element above which a change is a different decision
 
 
 def fitting(program: Program, cases: Sequence[Case]) -> dict[str, Method]:
-    """Return the methods with tolerances that hold for the cases on every instruction set.
+    """Return the methods with tolerances that should hold for the cases on any instruction set.
 
     Args:
-        program: the eager module behind its manifest.
+        program: the eager module with its manifest.
         cases: its golden cases, with their outputs.
     """
     manifest = program.manifest
@@ -43,7 +43,7 @@ def fitting(program: Program, cases: Sequence[Case]) -> dict[str, Method]:
 
 
 def initial(outputs: Node) -> dict[str, Tolerance]:
-    """Return the tolerance of each output's dtype, by name."""
+    """Return the default tolerance of each output, by name."""
     return {
         leaf.name: Tolerance(rtol=BY_NAME[leaf.dtype].rtol, atol=BY_NAME[leaf.dtype].atol)
         for leaf in leaves(outputs)
@@ -52,7 +52,7 @@ def initial(outputs: Node) -> dict[str, Tolerance]:
 
 
 def widened(manifest: Manifest) -> list[str]:
-    """Return a line for each output whose tolerance is wider than its dtype's."""
+    """Return a line for each output whose tolerance is wider than its dtype's default."""
     return [
         f"output '{output}' of '{name}' is sensitive to rounding: its tolerance is atol "
         f"{tolerance.atol:g}, rtol {tolerance.rtol:g}"
@@ -79,7 +79,7 @@ def _of_method(
 
 
 def _changes(program: Program, method: Method, case: Case) -> list[Flat]:
-    """Return, for each step and floating-point output, how far perturbed runs were from it."""
+    """Return the largest change of each floating-point output in perturbed runs, by step."""
     largest: list[Flat] = [{} for _ in case.steps]
     generator = torch.Generator().manual_seed(0)
     for _ in range(ROUNDS):
@@ -92,7 +92,7 @@ def _changes(program: Program, method: Method, case: Case) -> list[Flat]:
                 results = run_case(program.call, method, Case(case.name, case.method, steps))
         except OutOfMemoryError:
             raise
-        except TorchShipError:  # it forbids what it was given: nothing is known
+        except TorchShipError:  # the model rejects the perturbed inputs
             return largest
         for known, step, result in zip(largest, case.steps, results, strict=True):
             for output, golden in step.outputs.items():
@@ -106,9 +106,9 @@ def _changes(program: Program, method: Method, case: Case) -> list[Flat]:
 
 
 def _perturbed(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return the tensor, each floating-point element off by up to a unit in its last place.
+    """Return the tensor with each floating-point element changed by up to one ULP.
 
-    Whole numbers stay: they are counts and indices more often than sums.
+    Whole numbers stay, because they are usually counts or indices, not sums.
     """
     if not value.is_floating_point() or value.numel() == 0 or value.layout != torch.strided:
         return value
@@ -118,9 +118,9 @@ def _perturbed(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 class _Perturbing(TorchFunctionMode):
-    """Perturbs what torch's functions return, in the eager module's own code and in its layers.
+    """Perturbs the results of torch's functions in the eager module and its layers.
 
-    A view, or the result of an operation in place, is the memory of somebody else: it stays.
+    Views and results of in-place operations share memory with other tensors and stay unchanged.
     """
 
     def __init__(self, generator: torch.Generator) -> None:
@@ -153,7 +153,7 @@ class _Perturbing(TorchFunctionMode):
 
 
 def _wide_enough(tolerance: Tolerance, golden: torch.Tensor, change: torch.Tensor) -> Tolerance:
-    """Return the tolerance, wide enough for a change: relative where an element is not small."""
+    """Return the tolerance, widened for a change: relatively where elements are not small."""
     size = golden.detach().double().abs().nan_to_num(0.0, 0.0)
     missing = change - (tolerance.atol + tolerance.rtol * size)
     if missing.numel() == 0 or float(missing.max()) <= 0:
@@ -168,7 +168,7 @@ def _wide_enough(tolerance: Tolerance, golden: torch.Tensor, change: torch.Tenso
 
 
 def _rounded_up(number: float) -> float:
-    """Return the number to two digits, upwards; 0 for what is not above 0."""
+    """Return the number rounded up to two digits; 0 if it is not positive."""
     if number <= 0:
         return 0.0
     step = 10.0 ** (torch.tensor(number, dtype=torch.float64).log10().floor().item() - DIGITS + 1)

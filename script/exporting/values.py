@@ -1,4 +1,4 @@
-"""What a user's values are made of: what an archive can carry, and how messages show a value."""
+"""Checks which values an archive can carry, and describes values in messages."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torchship.script.format.dtypes import name_of
 
 
 def refuse_foreign(value: object, what: str, place: str = "") -> None:
-    """Refuse what is not made of tensors, numbers, strings, None, tuples, lists and dicts.
+    """Refuse values that are not made of tensors, numbers, strings, None, tuples, lists and dicts.
 
     Raises:
-        ExportError: `what` holds something else at that place, or a tensor that no archive has.
+        ExportError: `what` contains something else at `place`, or an unsupported tensor.
     """
     named = f"{what}, at {place}," if place else what
     if isinstance(value, torch.Tensor):
@@ -38,25 +38,25 @@ def refuse_foreign(value: object, what: str, place: str = "") -> None:
 
 
 def refuse_strange_tensor(tensor: torch.Tensor, what: str) -> None:
-    """Refuse a tensor whose values are not there, or not dense in the memory of the CPU.
+    """Refuse a tensor that is not a dense one with values in CPU memory.
 
-    Most of torch's operators, with which modules are compared and saved, do not take such tensors.
+    Most operators with which modules are compared and saved do not support such tensors.
 
     Raises:
-        ExportError: naming what is strange about it, and what to do.
+        ExportError: the message says what is unsupported, and what to do.
     """
-    strange = _strangeness(tensor)
+    strange = _unsupported(tensor)
     if strange:
         raise ExportError(f"{what} {strange}")
 
 
-def _strangeness(tensor: torch.Tensor) -> str | None:
+def _unsupported(tensor: torch.Tensor) -> str | None:
     if is_lazy(tensor):
         return (
             "has no size yet, being of a lazy module: call the module once in the factory, before "
             "weights are loaded"
         )
-    # A subclass that has no dispatch of its own is a tensor like any other, and is saved as one.
+    # A subclass without a dispatch of its own is saved like a plain tensor.
     if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
         return (
             f"is a {type(tensor).__name__}: expected a torch.Tensor itself, since a subclass's "
@@ -82,7 +82,7 @@ def _strangeness(tensor: torch.Tensor) -> str | None:
 def outline(value: object) -> str:
     """Return a value's structure on one line, such as `(Tensor, {'a': Tensor})`.
 
-    A NamedTuple is a tuple here, and a dict's keys are in order.
+    A NamedTuple counts as a tuple, and a dict's keys are sorted.
     """
     if isinstance(value, torch.Tensor):
         return "Tensor"
@@ -98,8 +98,8 @@ def outline(value: object) -> str:
 
 
 def describe(value: object) -> str:
-    """Return what a message calls a value: a tensor's dtype and shape, else its type or outline."""
-    if isinstance(value, torch.Tensor) and not _strangeness(value):
+    """Return a description for messages: a tensor's dtype and shape, else outline or type."""
+    if isinstance(value, torch.Tensor) and not _unsupported(value):
         return f"a tensor {name_of(value.dtype)}{list(value.shape)}"
     if isinstance(value, dict | list | tuple) and len(value) <= 8:
         return outline(value)

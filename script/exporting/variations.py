@@ -1,7 +1,7 @@
-"""Inputs that no example gives: other sizes, other values, rows of several examples together.
+"""Variations of the examples: other sizes, other values, rows of several examples together.
 
-What the examples happen to share is no promise of the model's. Values stay within those seen: an
-index stays an index, and a model that counts to its input counts no further.
+They show which properties of the examples are accidental. Values stay within the range of the
+examples: an index stays a valid index, and a model that loops up to its input loops no longer.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from torchship.script.runtime.batch import axis_of, row_count
 from torchship.script.runtime.output_check import input_symbols
 
 SEED = 13
-KEPT = 0.4  # of the tensors of a row that is varied
+KEPT = 0.4  # fraction of the tensors of a varied row that stay unchanged
 
 
 def leaf_of(arguments: Sequence[Argument], name: str) -> Leaf:
-    """Return the leaf of an input by its flat name."""
+    """Return the leaf of an input, given its flat name."""
     known = (leaf for argument in arguments for leaf in leaves(argument.value))
     return next(leaf for leaf in known if matches(leaf.name, name))
 
 
 def other_sizes(arguments: Sequence[Argument], inputs: Flat) -> Iterator[Flat]:
-    """Yield the inputs with another size of one dimension, larger and smaller, but never 1 or 0."""
+    """Yield the inputs with another size of one dimension, larger and smaller, but above 1."""
     for symbol in sorted(input_symbols(arguments)):
         places = {
             (name, axis)
@@ -60,7 +60,7 @@ def _resized(inputs: Flat, places: set[tuple[str, int]]) -> Iterator[Flat]:
 
 
 def _wrapped(tensor: torch.Tensor, axis: int, size: int) -> torch.Tensor:
-    """Return a tensor with another size of one dimension, its elements taken again and again."""
+    """Return a tensor with another size of one dimension, repeating its elements in turn."""
     if tensor.shape[axis] in (0, size):
         return tensor
     return tensor.index_select(axis, torch.arange(size) % tensor.shape[axis])
@@ -80,7 +80,7 @@ def other_numbers(arguments: Sequence[Argument], inputs: Flat) -> Iterator[Flat]
 
 
 def flipped_switches(arguments: Sequence[Argument], inputs: Flat) -> Iterator[Flat]:
-    """Yield the inputs with the other value of one argument that is true or false."""
+    """Yield the inputs with one boolean argument inverted."""
     for name, value in inputs.items():
         if leaf_of(arguments, name).kind == "bool":
             yield inputs | {name: ~value}
@@ -101,11 +101,11 @@ def _shuffled(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _scaled(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return numbers between 0 and those of a tensor, and any bools.
+    """Return random numbers between 0 and the tensor's elements, and random bools.
 
-    A sign that no example has is outside of what the model takes: it may never come to an end.
+    The sign is kept, because a model may not accept the other one, or may never end with it.
     """
-    if tensor.dtype is torch.uint64:  # has no arithmetic
+    if tensor.dtype is torch.uint64:  # torch has no arithmetic for it
         return _shuffled(tensor, generator)
     part = torch.rand(tensor.shape, dtype=torch.float64, generator=generator)
     if tensor.dtype is torch.bool:
@@ -116,14 +116,14 @@ def _scaled(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _least(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return false, zeros, and of positive integers ones: the shortest that there is."""
+    """Return the smallest values: False, zeros, and 1 for positive integers."""
     if tensor.dtype is torch.bool or tensor.is_floating_point():
         return torch.zeros_like(tensor)
     return (tensor.to(torch.int64) > 0).to(tensor.dtype)
 
 
 def _largest(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return true, or the largest value everywhere."""
+    """Return True, or the largest value, everywhere."""
     if not tensor.numel():
         return tensor
     if tensor.dtype is torch.bool:
@@ -134,7 +134,7 @@ def _largest(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _padded(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return the first half along the last dimension, and zeros behind it."""
+    """Return the first half along the last dimension, padded with zeros."""
     if not tensor.dim():
         return torch.zeros_like(tensor)
     padded = tensor.clone()
@@ -146,10 +146,10 @@ WAYS = (_shuffled, _scaled, _least, _largest, _padded)
 
 
 def mixed_rows(axes: Mapping[str, int], calls: Sequence[Flat], count: int) -> Flat:
-    """Return `count` rows of calls that have the same names and differ in their sizes.
+    """Return `count` rows from calls with the same inputs but different sizes.
 
-    The first rows are those of the first call, then come those of the others, brought to the sizes
-    of the first, and then all of them again, most with other values. `axes` are the inputs' own.
+    First come the rows of the first call, then those of the others, resized to match, then all of
+    them again, most with other values. `axes` has the batch axis of each input.
     """
     first = calls[0]
     rows: Flat = {}
@@ -172,7 +172,7 @@ def mixed_rows(axes: Mapping[str, int], calls: Sequence[Flat], count: int) -> Fl
 
 
 def _like(tensor: torch.Tensor, model: torch.Tensor, axis: int) -> torch.Tensor:
-    """Return a tensor with the sizes of another, but for one dimension."""
+    """Return a tensor with the sizes of another, except on one axis."""
     for place, size in enumerate(model.shape):
         if place != axis:
             tensor = _wrapped(tensor, place, size)

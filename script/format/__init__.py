@@ -1,1 +1,1 @@
-"""The archive's two records and what surrounds them: values, manifest, golden cases, signatures."""
+"""The archive format without LibTorch: manifest, golden cases, signatures and file content."""

@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old one or the new one, never half of one."""
+"""Atomic file writes: a reader sees the old file or the new one, never a partial one."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torchship.script.errors import UsageError
 
 
 def write_atomic(path: Path, data: bytes | Iterable[bytes], mode: int | None = None) -> None:
-    """Write `data` to a temporary file beside `path`, flush it to disk, rename it.
+    """Write `data` to a temporary file beside `path`, flush it to disk, and rename it.
 
-    `data` may come in pieces, so that it need not be in memory as a whole. `mode` is the file's
-    permission bits; the default is what the process's umask gives.
+    `data` may be an iterable of blocks, so that it need not be in memory as a whole. `mode` has
+    the permission bits; the default follows the process's umask.
 
     Raises:
         UsageError: the folder is missing or cannot be written to.

@@ -1,4 +1,4 @@
-"""One table of tensor dtypes: torch, the manifest, the Open Inference Protocol, safetensors.
+"""The table of tensor dtypes: torch, manifest, Open Inference Protocol and safetensors.
 
 Sources: Open Inference Protocol V2, "Tensor Data Types"; safetensors format, `dtype` field.
 """
@@ -12,10 +12,10 @@ import torch
 
 @dataclass(frozen=True)
 class Dtype:
-    """A tensor dtype under each of its names; `size` is in bytes per element.
+    """A tensor dtype with its names in each format; `size` is in bytes per element.
 
-    `rtol` and `atol` are the tolerances an archive starts with: those of
-    `torch.testing.assert_close`. Integers and booleans agree exactly.
+    `rtol` and `atol` are the default tolerances, those of `torch.testing.assert_close`. Integers
+    and booleans must be equal.
     """
 
     name: str
@@ -54,6 +54,6 @@ BY_WIRE = {d.wire: d for d in DTYPES}
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """Return the manifest's name of a torch dtype, also of one that no archive can carry."""
+    """Return the manifest's name of a torch dtype; torch's name if no archive can carry it."""
     known = BY_TORCH.get(dtype)
     return known.name if known else str(dtype).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""A file's bytes, read once: what is checked is what is loaded, whatever becomes of the file."""
+"""A file's bytes, read once, so that what is checked is what is loaded even if the file changes."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ KINDS = {
 def read_blocks(
     path: Path, most: int | None = None, progress: Callable[[int], None] = lambda size: None
 ) -> Iterator[bytes]:
-    """Yield the bytes of a regular file, a block at a time.
+    """Yield the bytes of a regular file block by block.
 
-    Anything else than a regular file is refused unread: a FIFO or a device would make its reader
-    wait for a writer. `progress` is told how many bytes there are in each block.
+    Other kinds of files are refused without reading: a FIFO or a device would block the reader.
+    `progress` is called with the size of each block.
 
     Raises:
-        UnreadableError: the system refuses to open or to read it.
-        ArchiveError: it is no regular file, or has more bytes than `most`.
+        UnreadableError: the system refuses to open or read it.
+        ArchiveError: it is not a regular file, or is larger than `most` bytes.
     """
     try:
-        # A look first, since to open a device may have an effect; and another at what was opened.
+        # Check before opening, because opening a device may have effects, and again afterwards.
         _check(path, os.stat(path), most)
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with open(descriptor, "rb", buffering=0) as file:
@@ -62,36 +62,36 @@ def _check(path: Path, found: os.stat_result, most: int | None) -> None:
 
 
 class DraftContent:
-    """The bytes of a file that is being written; as a `Content` they change no more.
+    """The bytes of a file that is being written; `Content` then makes them immutable.
 
-    They are in a file of the system's memory, where it has such files: LibTorch then writes weights
-    there itself, and they are in this process once less.
+    They are in a memory file (memfd) where the system has them: LibTorch then writes weights
+    directly to it, which saves this process one copy.
     """
 
     file: BinaryIO
-    """For reading and writing."""
+    """Open for reading and writing."""
 
     def __init__(self) -> None:
-        """Begin without a byte."""
+        """Start empty."""
         descriptor = _memory_file()
         self.file = io.BytesIO() if descriptor is None else open(descriptor, "r+b")  # noqa: SIM115
 
     @property
     def source(self) -> bytes | str:
-        """The bytes, or the name of a file that has them: for `torchscript.visit_records`."""
+        """The bytes, or the path of a file with them, for `torchscript.visit_records`."""
         if isinstance(self.file, io.BytesIO):
             return self.file.getvalue()
         self.file.flush()
         return _name(self.file.fileno())
 
     def blocks(self) -> Iterator[bytes]:
-        """Yield the bytes, a block at a time."""
+        """Yield the bytes block by block."""
         self.file.seek(0)
         while block := self.file.read(BLOCK):
             yield block
 
     def __enter__(self) -> DraftContent:
-        """Free the bytes at the end of a `with`."""
+        """Return the draft; the bytes are freed at the end of the `with` block."""
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -100,19 +100,19 @@ class DraftContent:
 
 
 class Content:
-    """The bytes of one file, which nobody can change any more.
+    """The immutable bytes of one file.
 
-    They are in a sealed file of the system's memory, where the system has such files: every reader
-    of the archive, LibTorch's own too, then reads the same bytes, and none has to copy them all.
+    They are in a sealed memory file (memfd) where the system has them. All readers, LibTorch's
+    included, then read the same bytes, and none needs a copy.
     """
 
     size: int
-    """In bytes."""
+    """The size in bytes."""
     digest: str
-    """SHA-256, in hexadecimal digits."""
+    """SHA-256 in hexadecimal digits."""
 
     def __init__(self, blocks: Iterable[bytes | memoryview]) -> None:
-        """Take all of the blocks, and let nobody write any more."""
+        """Store all blocks, then seal the memory file against writes."""
         sha = hashlib.sha256()
         self.size = 0
         self._data = b""
@@ -136,11 +136,11 @@ class Content:
 
     @property
     def source(self) -> bytes | str:
-        """The bytes, or the name of a file that has them: for `torchscript.load` and its like."""
+        """The bytes, or the path of a file with them, for `torchscript.load` and similar."""
         return self._data if self._descriptor is None else _name(self._descriptor)
 
     def open(self) -> BinaryIO:
-        """Open the bytes for reading, with a position of their own.
+        """Open the bytes for reading, with an independent position.
 
         Raises:
             UnreadableError: the process has too many files open.
@@ -153,7 +153,7 @@ class Content:
             raise UnreadableError(f"cannot read its bytes: {error.strerror}") from None
 
     def blocks(self) -> Iterator[bytes]:
-        """Yield the bytes, a block at a time.
+        """Yield the bytes block by block.
 
         Raises:
             UnreadableError: the process has too many files open.
@@ -164,25 +164,25 @@ class Content:
 
     @contextmanager
     def view(self) -> Iterator[memoryview]:
-        """Give the bytes as one buffer, for the length of a `with`, without a copy."""
+        """Yield the bytes as one buffer, without a copy, for the length of the `with` block."""
         if self._descriptor is None or not self.size:
             yield memoryview(self._data)
         else:
-            # A shared mapping of a sealed file is refused by older kernels, also for reading.
+            # Older kernels refuse a shared mapping of a sealed file, even a read-only one.
             flags, protection = mmap.MAP_PRIVATE, mmap.PROT_READ
             mapping = mmap.mmap(self._descriptor, self.size, flags, protection)
             with mapping, memoryview(mapping) as view:
                 yield view
 
     def close(self) -> None:
-        """Free the bytes; nothing can be read any more."""
+        """Free the bytes; reading is an error afterwards."""
         if self._descriptor is not None:
             self._close()
         self._data = b""
 
 
 def _memory_file() -> int | None:
-    """Return the descriptor of a new file in memory; None where there are none."""
+    """Return the descriptor of a new memory file; None where the system has none."""
     try:
         descriptor = os.memfd_create("archive", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except (AttributeError, OSError):  # not Linux, or forbidden

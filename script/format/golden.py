@@ -17,7 +17,7 @@ from torchship.script.format.tree import Flat
 
 @dataclass(frozen=True)
 class Step:
-    """One call: the inputs given and the outputs expected, by flat name."""
+    """One call: its inputs and its expected outputs, by flat name."""
 
     inputs: Flat
     outputs: Flat = field(default_factory=dict)
@@ -25,7 +25,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Case:
-    """A named sequence of calls of one method; state is carried from step to step."""
+    """A named sequence of calls of one method; each step's state feeds the next step."""
 
     name: str
     method: str
@@ -33,7 +33,7 @@ class Case:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all its tensors."""
+        """The size of all its tensors in bytes."""
         tensors = (
             value
             for step in self.steps
@@ -60,14 +60,14 @@ def from_safetensors(
     """Read the golden record.
 
     Raises:
-        ArchiveError: the record is damaged or has not what the manifest says.
+        ArchiveError: the record is damaged or does not match the manifest.
     """
     try:
         tensors = safetensors.torch.load(data)
     except (SafetensorError, ValueError, KeyError) as error:
         raise ArchiveError(f"the golden record is not safetensors: {error}") from None
     found: dict[tuple[int, int, str], Flat] = {}
-    for key, tensor in sorted(tensors.items()):  # the reader gives them in any order
+    for key, tensor in sorted(tensors.items()):  # safetensors returns them in any order
         parts = key.split("/", 3)
         if len(parts) != 4 or not parts[0].isdecimal() or not parts[1].isdecimal():
             raise ArchiveError(
@@ -104,7 +104,7 @@ Call = Callable[[str, Mapping[str, torch.Tensor]], Flat]
 
 
 def run_case(call: Call, method: Method, case: Case) -> list[Flat]:
-    """Run a case's steps through `call(method, inputs)`, carrying the state; return the outputs."""
+    """Run a case's steps through `call(method, inputs)`, passing on state; return the outputs."""
     results: list[Flat] = []
     for step in case.steps:
         inputs = dict(step.inputs)

@@ -1,4 +1,4 @@
-"""The manifest: what an archive says of itself (docs/archive.md, "The manifest")."""
+"""The manifest of an archive (docs/archive.md, "The manifest")."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_DEPTH = 100
 
 
 class Argument(Room):
-    """An argument of a method; without `required` the module's own default may be used."""
+    """An argument of a method; if not `required`, the module has a default for it."""
 
     name: str
     required: bool
@@ -36,7 +36,7 @@ class State(Room):
 
 
 class Tolerance(Room):
-    """Agreement is `abs(a - b) <= atol + rtol * abs(b)`, b being the golden value."""
+    """Agreement means `abs(a - b) <= atol + rtol * abs(b)`, where b is the golden value."""
 
     atol: float = Field(ge=0, allow_inf_nan=False)
     rtol: float = Field(ge=0, allow_inf_nan=False)
@@ -75,14 +75,14 @@ class Source(Room):
 
 
 class CustomOperator(Room):
-    """An operator that is not torch's, and the library that has it: a plain name, never a path."""
+    """An operator that torch does not have, and the plain name of its library (never a path)."""
 
     name: str = Field(pattern=OPERATOR_PATTERN, max_length=200)
     library: str = Field(pattern=NAME_PATTERN, max_length=100)
 
 
 class Manifest(Room):
-    """Everything an archive says of itself; field meanings in docs/archive.md."""
+    """The manifest; docs/archive.md explains its fields."""
 
     format: Literal[1] = 1
     name: str = Field(pattern=NAME_PATTERN)
@@ -119,10 +119,10 @@ class Manifest(Room):
 
 
 def check_method(method: Method) -> None:
-    """Check that a method's names, tolerances and state fit each other.
+    """Check that a method's names, tolerances and state fit together.
 
     Raises:
-        ValueError: naming what does not.
+        ValueError: they do not; the message says what.
     """
     unique([argument.name for argument in method.inputs], "argument")
     inputs = {leaf.name: leaf for arg in method.inputs for leaf in leaves(arg.value)}
@@ -161,7 +161,7 @@ def _no_constant(text: str) -> float:
 
 
 def _depth(value: object) -> int:
-    """Return how deep a document is nested, without recursion."""
+    """Return the nesting depth of a document, without recursion."""
     depth, level = 0, [value]
     while level:
         depth += 1
@@ -178,8 +178,8 @@ def parse_manifest(data: bytes) -> Manifest:
     """Parse a manifest record.
 
     Raises:
-        ArchiveError: not JSON, a newer format number (refused before anything else is looked
-            at), or a field that does not fit; the message names the field.
+        ArchiveError: not JSON, a newer format number (checked before anything else), or an
+            invalid field, which the message names.
     """
     try:
         raw = json.loads(data.decode(), object_pairs_hook=_no_doubles, parse_constant=_no_constant)
@@ -202,7 +202,7 @@ def parse_manifest(data: bytes) -> Manifest:
 
 
 def field_error(error: ValidationError) -> str:
-    """Return the first of a validation's complaints on one line: the field, and what is wrong."""
+    """Return the first error of a validation on one line: the field, and what is wrong."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     what = first["msg"].removeprefix("Value error, ")

@@ -1,4 +1,4 @@
-"""Values as trees of nodes, whose leaves are named (docs/archive.md, "Values")."""
+"""Values as trees of nodes with named leaves (docs/archive.md, "Values")."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Dimension = Annotated[int, Field(ge=0, le=MAX_INT)] | Annotated[str, Field(min_l
 
 
 class Room(BaseModel):
-    """Base of the manifest's models: immutable, and strict about fields it does not know."""
+    """Base of the manifest's models: immutable, and strict about types and unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -52,7 +52,7 @@ class TupleNode(Room):
 
 
 class ListNode(Room):
-    """A list: of fixed length (`items`), or of any length (`element`, its names hold `*`)."""
+    """A list: of fixed length (`items`), or of any length (`element`, whose names contain `*`)."""
 
     kind: Literal["list"] = "list"
     items: tuple[Node, ...] | None = None
@@ -84,7 +84,7 @@ class DictNode(Room):
 
 
 class OptionalNode(Room):
-    """A value that is None when none of its leaves is given."""
+    """A value that is None if none of its leaves is given."""
 
     kind: Literal["optional"] = "optional"
     item: Node
@@ -97,7 +97,7 @@ class NoneNode(Room):
 
 
 def shape_text(shape: tuple[Dimension, ...]) -> str:
-    """Return a shape as messages show it: `[batch,510]`, `?` for a dimension of any size."""
+    """Return a shape for a message: `[batch,510]`, with `?` for a dimension of any size."""
     return "[" + ",".join("?" if size is None else str(size) for size in shape) + "]"
 
 
@@ -109,7 +109,7 @@ Node = Annotated[
 
 
 def leaves(node: Node) -> Iterator[Leaf]:
-    """Yield the leaves of a node in order; names below a variadic list or dict hold `*`."""
+    """Yield the leaves of a node in order; names below a variadic list or dict contain `*`."""
     if isinstance(node, TensorNode | ScalarNode):
         yield node
     elif isinstance(node, OptionalNode):
@@ -133,7 +133,7 @@ def omissible(node: Node, required: bool) -> Iterator[Leaf]:
 
 
 def unique(names: Sequence[str], what: str) -> None:
-    """Raise ValueError if a name stands twice."""
+    """Raise ValueError if a name occurs twice."""
     counts = Counter(names)
     twice = next((name for name in names if counts[name] > 1), None)
     if twice is not None:

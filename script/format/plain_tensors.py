@@ -1,7 +1,7 @@
-"""Tensors whose memory says what they are.
+"""Plain tensors: those whose memory holds their values.
 
-A tensor may carry work that is still to be done: a sign to flip, a conjugate to take, zeros that
-were never written, a gradient. Torch's own functions see to it; whoever reads the memory does not.
+A tensor may be lazy: a negation or conjugation that is only a flag, zeros that were never written,
+a gradient. Torch's own functions handle these; code that reads the memory would not.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 
 
 def plain(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor's values in memory, without a gradient; itself if it is so already."""
+    """Return a plain tensor with these values; the tensor itself if it is plain already."""
     if tensor.requires_grad:
         tensor = tensor.detach()
     if tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor():
@@ -19,5 +19,5 @@ def plain(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def contiguous_copy(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a plain copy in row-major order, in memory of its own that the allocator aligned."""
+    """Return a plain copy in row-major order, in memory with the allocator's alignment."""
     return tensor.detach().clone(memory_format=torch.contiguous_format)

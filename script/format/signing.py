@@ -27,15 +27,15 @@ PEM_BLOCK = re.compile(rb"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----"
 
 
 def signature_path(archive: Path) -> Path:
-    """Return where the signature of an archive lies: `<file>.sig`."""
+    """Return the path of an archive's signature: `<file>.sig`."""
     return archive.with_name(archive.name + ".sig")
 
 
 def make_key(private: Path, public: Path) -> None:
-    """Write a new key pair as PEM; an existing file is never overwritten.
+    """Write a new key pair as PEM; never overwrite a file.
 
     Raises:
-        UsageError: one of the files is already there.
+        UsageError: one of the files exists already.
     """
     for path in (private, public):
         if path.exists():
@@ -75,7 +75,7 @@ def read_trusted_keys(path: Path) -> list[Ed25519PublicKey]:
     """Read the PEM `PUBLIC KEY` blocks of a file.
 
     Raises:
-        UsageError: the file cannot be read, holds no key, or one that is not Ed25519.
+        UsageError: the file cannot be read, has no key, or one that is not Ed25519.
     """
     try:
         blocks = PEM_BLOCK.findall(path.read_bytes())
@@ -98,7 +98,7 @@ def read_trusted_keys(path: Path) -> list[Ed25519PublicKey]:
 def check_signature(
     archive: Path, data: bytes | memoryview, keys: Sequence[Ed25519PublicKey]
 ) -> None:
-    """Check `<archive>.sig` over the archive's bytes.
+    """Check the signature in `<archive>.sig` against the archive's bytes.
 
     Raises:
         UnreadableError: the system refuses to read the signature.

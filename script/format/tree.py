@@ -34,7 +34,7 @@ SCALAR_DTYPES = {"int": torch.int64, "float": torch.float64, "bool": torch.bool}
 
 
 def map_children(node: Node, change: Callable[[Node], Node]) -> Node:
-    """Return a node that is no leaf with `change` applied to each of its children."""
+    """Return an inner node with `change` applied to each of its children."""
     update: dict[str, object] = {}
     if isinstance(node, OptionalNode):
         update["item"] = change(node.item)
@@ -47,17 +47,17 @@ def map_children(node: Node, change: Callable[[Node], Node]) -> Node:
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether a flat name is an instance of a leaf's name (`*` stands for an index or key)."""
+    """Return whether a flat name matches a leaf's name, whose `*` stands for an index or key."""
     if "*" not in pattern:
         return pattern == name
     return re.fullmatch(re.escape(pattern).replace(r"\*", "[^.]+"), name) is not None
 
 
 def flatten(node: Node, value: object) -> Flat:
-    """Return the flat leaves of a value that has the node's structure.
+    """Return the flat leaves of a value with the node's structure.
 
     Raises:
-        TypeError: the value has another structure.
+        TypeError: the value has a different structure.
     """
     flat: Flat = {}
     _flatten(node, value, (), flat)
@@ -124,20 +124,20 @@ def string_to_tensor(text: str) -> torch.Tensor:
 
 
 def bytes_to_tensor(data: bytes) -> torch.Tensor:
-    """Return bytes as a uint8 vector of its own."""
+    """Return a copy of bytes as a uint8 vector."""
     if not data:
         return torch.empty(0, dtype=torch.uint8)
     return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
 def tensor_to_string(tensor: torch.Tensor) -> str:
-    """Return the string whose UTF-8 bytes a uint8 vector holds."""
+    """Return the string of a uint8 vector of UTF-8 bytes."""
     return tensor.numpy(force=True).tobytes().decode()
 
 
 @dataclass(frozen=True)
 class _Absent:
-    """A value of which no leaf was given; `missing` is the first leaf that it would need."""
+    """A value without any given leaf; `missing` is the first leaf that it needs."""
 
     missing: str
 
@@ -171,7 +171,7 @@ def _build(node: Node, flat: Mapping[str, torch.Tensor], stars: tuple[str, ...])
         if isinstance(node, ListNode):
             found = [str(index) for index in range(len(found))]
         else:
-            found.sort()  # one order in every runtime: a sum over the dict depends on it
+            found.sort()  # a sum over the dict depends on its order: use the same in every runtime
         built = [_build(node.element, flat, (*stars, star)) for star in found]
         absent = next((item for item in built if isinstance(item, _Absent)), None)
         if absent is not None:
@@ -199,7 +199,7 @@ def _given(leaf: Leaf, flat: Mapping[str, torch.Tensor], stars: tuple[str, ...])
 def _star_values(
     element: Node, flat: Mapping[str, torch.Tensor], stars: tuple[str, ...]
 ) -> list[str]:
-    """Return what `*` stands for in the names given, in order of first appearance."""
+    """Return what `*` stands for in the given names, in order of first appearance."""
     found: dict[str, None] = {}
     for leaf in leaves(element):
         head, _, tail = _fill(leaf.name, stars).partition("*")

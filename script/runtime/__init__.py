@@ -1,1 +1,1 @@
-"""Archives loaded and run: TorchScript, the signature's checks, operators, printing."""
+"""Loads and runs archives: TorchScript, checks against the signature, operators, printing."""

@@ -1,4 +1,4 @@
-"""Agreement: comparing a runtime's outputs with the golden ones (docs/archive.md, "Agreement")."""
+"""Compares a runtime's outputs with the golden ones (docs/archive.md, "Agreement")."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torchship.script.format.plain_tensors import plain
 from torchship.script.format.tree import Flat, matches
 from torchship.script.runtime.floating_point import default_mode
 
-# The profiling executor re-specialises a graph on its second call: a single call proves little.
+# The profiling executor re-specialises a graph on its second call, so one call is not enough.
 REPEATS = 3
 
 INTEGERS = {8: torch.int8, 16: torch.int16, 32: torch.int32, 64: torch.int64}
@@ -22,10 +22,10 @@ INTEGERS = {8: torch.int8, 16: torch.int16, 32: torch.int32, 64: torch.int64}
 
 @dataclass(frozen=True)
 class Difference:
-    """How one output of one step of one golden case differs from the golden value.
+    """How one output of one step of a golden case differs from the golden value.
 
-    `max_abs`, `max_rel` and `max_ulp` are None where the tensors cannot be compared (another
-    dtype or shape, a missing output); `reason` is empty when they agree.
+    `max_abs`, `max_rel` and `max_ulp` are None if the tensors cannot be compared (different dtype
+    or shape, missing output); `reason` is empty if they agree.
     """
 
     case: int
@@ -47,7 +47,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The measured difference of two tensors."""
+    """The difference between two tensors."""
 
     agreed: bool
     reason: str
@@ -60,7 +60,7 @@ class Comparison:
 def compare(actual: torch.Tensor, golden: torch.Tensor, tolerance: Tolerance) -> Comparison:
     """Compare an output with its golden value.
 
-    They agree when dtype and shape are equal, nothing is NaN, and everywhere
+    They agree if dtype and shape are equal, nothing is NaN, and every element satisfies
     `abs(a - b) <= atol + rtol * abs(b)` in double precision.
     """
     if actual.dtype != golden.dtype or actual.shape != golden.shape:
@@ -76,7 +76,7 @@ def compare(actual: torch.Tensor, golden: torch.Tensor, tolerance: Tolerance) ->
         return Comparison(False, f"{int(torch.isnan(a).sum())} of {a.numel()} values are NaN")
     distance = torch.where(a == b, 0.0, (a - b).abs())
     smallest = torch.finfo(golden.dtype).smallest_normal
-    # An infinite golden value that is met exactly has distance 0; otherwise inf - inf is NaN.
+    # Equal infinities have distance 0; without `torch.where`, inf - inf would be NaN.
     within = (distance <= tolerance.atol + tolerance.rtol * b.abs()) & torch.isfinite(distance)
     relative = torch.where(distance == 0, 0.0, distance / b.abs().clamp(min=smallest))
     max_abs, max_rel = float(distance.max()), float(relative.nan_to_num(torch.inf).max())
@@ -99,7 +99,7 @@ def _compare_integers(
     """Compare integers or booleans by the same rule, without rounding them to floats."""
     if identical:
         return Comparison(True, "", 0.0, 0.0, 0, True)
-    # Python's integers, since uint64 has no arithmetic in torch.
+    # Python's integers, because torch has no arithmetic on uint64.
     pairs = list(zip(actual.flatten().tolist(), golden.flatten().tolist(), strict=True))
     distances = [abs(int(a) - int(b)) for a, b in pairs]
     relative = max(d / max(abs(int(b)), 1) for d, (_, b) in zip(distances, pairs, strict=True))
@@ -119,9 +119,9 @@ def _compare_integers(
 
 
 def ulp_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return, per element, how many representable numbers lie between two float tensors.
+    """Return, per element, the distance of two float tensors in representable numbers (ULP).
 
-    Neighbouring floats are neighbouring integers when the bits of negative numbers are counted
+    Neighbouring floats are neighbouring integers if the bits of negative numbers are counted
     downwards; +0 and -0 are the same number. The distance saturates at the largest int64.
     """
     x, y = _ordered(a), _ordered(b)
@@ -145,7 +145,7 @@ def _kind(tensor: torch.Tensor) -> str:
     return f"{name_of(tensor.dtype)}{list(tensor.shape)}"
 
 
-@default_mode()  # in another, subnormal numbers may compare as zeros
+@default_mode()  # in other modes, subnormal numbers may compare as zeros
 def check_outputs(
     manifest: Manifest, number: int, case: Case, results: Sequence[Flat]
 ) -> list[Difference]:
@@ -188,17 +188,17 @@ def _tolerance(tolerances: dict[str, Tolerance], name: str) -> Tolerance:
 
 
 def worse(a: Difference, b: Difference) -> Difference:
-    """Return the one that is further from agreement."""
-    return max(a, b, key=_badness)
+    """Return the larger difference."""
+    return max(a, b, key=_severity)
 
 
-def _badness(difference: Difference) -> tuple[bool, bool, float, bool]:
+def _severity(difference: Difference) -> tuple[bool, bool, float, bool]:
     missing = difference.max_abs is None
     return (not difference.agreed, missing, difference.max_abs or 0, not difference.bit_identical)
 
 
 def check_case(manifest: Manifest, number: int, case: Case, call: Call) -> list[Difference]:
-    """Run a golden case several times through `call` and return the worst differences seen."""
+    """Run a golden case several times through `call` and return the largest differences."""
     method = manifest.methods[case.method]
     worst: dict[tuple[int, str], Difference] = {}
     for _ in range(REPEATS):

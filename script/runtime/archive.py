@@ -30,17 +30,17 @@ GOLDEN = f"{OURS}golden.safetensors"
 TRACE_WARNINGS = f"{OURS}trace_warnings.json"
 MAX_INFLATED = 4 << 30  # bytes
 MAX_FILE = MAX_INFLATED + (64 << 20)  # bytes: stored records, their names, padding and signature
-LARGE = 1 << 20  # bytes of a file; what is freed of smaller ones is not worth the time
+LARGE = 1 << 20  # bytes of a file; trimming after smaller ones does not pay
 DOS_FOLDER = 0x10  # in a record's file attributes
 
-# As torch.jit.save does: a fixed time, so that the same module gives the same bytes.
+# A fixed time, as torch.jit.save uses, so that the same module gives the same bytes.
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def pack(script: bytes, manifest: Manifest, cases: Sequence[Case]) -> bytes:
     """Return an archive: a TorchScript zip with the golden record and the manifest added.
 
-    The manifest's `records` are filled in here.
+    The manifest's `records` are filled in.
     """
     buffer = io.BytesIO(script)
     add_records(buffer, manifest, cases)
@@ -53,7 +53,7 @@ def add_records(
     cases: Sequence[Case],
     trace_warnings: Sequence[TraceWarning] = (),
 ) -> None:
-    """Make an archive of a TorchScript zip, a file for reading and writing, as `pack` does."""
+    """Turn a TorchScript zip, open for reading and writing, into an archive; see `pack`."""
     ours = {GOLDEN: to_safetensors(cases)}
     if trace_warnings:
         ours[TRACE_WARNINGS] = to_record(trace_warnings)
@@ -71,13 +71,13 @@ def add_records(
 
 
 def read_records(file: zipfile.ZipFile, top: str, take: Callable[[str, bytes], None]) -> None:
-    """Read every record of an open zip; CRCs are checked.
+    """Read every record of an open zip, checking CRCs.
 
-    `take` is given each record's name below the top folder and its bytes, a block at a time: one
-    that is empty comes as one empty block.
+    `take` is called with each record's name below the top folder, and its bytes block by block;
+    an empty record gives one empty block.
 
     Raises:
-        ArchiveError: naming the record that is damaged, doubled, or where none may be.
+        ArchiveError: a record is damaged, duplicate or outside the top folder, which it names.
     """
     names = set()
     room = MAX_INFLATED
@@ -110,23 +110,23 @@ def read_records(file: zipfile.ZipFile, top: str, take: Callable[[str, bytes], N
 
 
 class Archive:
-    """An archive whose bytes were read once and checked; nothing of it has been run.
+    """An archive whose bytes were read once and checked, but not run.
 
-    It holds the file's bytes until it is released or freed, so that it can be loaded several
-    times. `manifest` is None for a plain TorchScript file, for which nothing vouches.
+    It holds the file's bytes until `release`, so that it can be loaded several times. `manifest`
+    is None for a plain TorchScript file.
     """
 
     digest: str
-    """SHA-256 of the file, in hexadecimal digits."""
+    """SHA-256 of the file in hexadecimal digits."""
     size: int
     """Bytes of the file."""
     sizes: Mapping[str, int]
-    """Bytes of each record, inflated."""
+    """Inflated bytes of each record."""
 
     def __init__(
         self, path: Path, content: Content, sizes: Mapping[str, int], manifest: bytes | None
     ) -> None:
-        """Take what was checked; `manifest` is the record's bytes."""
+        """Take checked content; `manifest` is the bytes of that record."""
         self.path = path
         self.digest, self.size, self.sizes = content.digest, content.size, sizes
         self.manifest: Manifest | None = None if manifest is None else parse_manifest(manifest)
@@ -138,7 +138,7 @@ class Archive:
         """Return the manifest.
 
         Raises:
-            ArchiveError: a plain TorchScript file has none.
+            ArchiveError: the file is plain TorchScript, without a manifest.
         """
         if self.manifest is None:
             raise ArchiveError(
@@ -149,18 +149,18 @@ class Archive:
         return self.manifest
 
     @property
-    def _held(self) -> Content:
+    def _required_content(self) -> Content:
         if self._content is None:
             raise ArchiveError(f"'{self.path.name}' was released: open it again to load it again")
         return self._content
 
     def blocks(self) -> Iterator[bytes]:
-        """Yield the file's bytes, a block at a time.
+        """Yield the file's bytes block by block.
 
         Raises:
             ArchiveError: the archive was released.
         """
-        return self._held.blocks()
+        return self._required_content.blocks()
 
     @property
     def data(self) -> bytes:
@@ -169,7 +169,7 @@ class Archive:
         Raises:
             ArchiveError: the archive was released.
         """
-        with self._held.view() as view:
+        with self._required_content.view() as view:
             return bytes(view)
 
     @property
@@ -179,17 +179,17 @@ class Archive:
         Raises:
             ArchiveError: the archive was released.
         """
-        records = torchscript.records(self._held.source)
+        records = torchscript.records(self._required_content.source)
         if self._manifest_record is not None:
             records[MANIFEST] = self._manifest_record
         return records
 
     @property
     def golden(self) -> Sequence[Case]:
-        """The golden cases; those that were kept, of an archive that was released.
+        """The golden cases; after `release`, only those that it kept.
 
         Raises:
-            ArchiveError: there is no golden record, or it is not what the manifest says.
+            ArchiveError: the golden record is missing, damaged, or does not match the manifest.
         """
         if self._golden is None:
             manifest = self.require_manifest()
@@ -201,7 +201,7 @@ class Archive:
 
     @property
     def trace_warnings(self) -> tuple[TraceWarning, ...]:
-        """What the tracer warned of and the archive's maker passed over.
+        """The tracer's warnings that the archive's author allowed.
 
         Raises:
             ArchiveError: the record is damaged, or the archive was released.
@@ -213,7 +213,7 @@ class Archive:
     def _record(self, name: str) -> bytes:
         found: list[bytes] = []
         torchscript.visit_records(
-            self._held.source,
+            self._required_content.source,
             lambda _, view: found.append(bytes(view)),
             wanted=lambda other: other == name,
         )
@@ -224,7 +224,7 @@ class Archive:
 
         Raises:
             ArchiveError: LibTorch refuses it, or the archive was released.
-            OperatorError: a custom operator that it needs is not there; see `operators.load`.
+            OperatorError: a custom operator is missing; see `operators.load`.
         """
         try:
             operators.load(self.manifest.custom_ops if self.manifest else ())
@@ -233,19 +233,19 @@ class Archive:
             raise OperatorError(f"{where}{error}", f"{where}{error.public}") from None
         # A module may run code while it is loaded.
         with printing.by(self.manifest.name if self.manifest else self.path.stem):
-            module = torchscript.load(self._held.source, device)
-        if self.size > LARGE:  # what reading and checking took may be half as much again
+            module = torchscript.load(self._required_content.source, device)
+        if self.size > LARGE:  # reading and checking may have freed half as much again
             trim_malloc()
         return module
 
     def program(self, device: str | torch.device = "cpu") -> Program:
-        """Load the module behind its signature, to run on that device."""
+        """Load the module to a device, wrapped in checks of its signature."""
         return Program(self.require_manifest(), self.load(device), device)
 
     def release(self, golden_bytes: int = 0) -> None:
-        """Free the file's bytes, and the golden cases but for the smallest.
+        """Free the file's bytes, and all but the smallest golden cases.
 
-        What was loaded from it goes on; the archive cannot be loaded again. The cases that are
+        Modules that were loaded stay valid; the archive cannot be loaded again. The cases that are
         kept have at most `golden_bytes` together, and keep their order.
         """
         kept = set()
@@ -261,7 +261,7 @@ class Archive:
 
 @default_mode()
 def open_archive(path: Path, trusted_keys: Sequence[Ed25519PublicKey] = ()) -> Archive:
-    """Read a file once, check its signature if keys are given, its zip, its digests.
+    """Read a file once; check its signature (if keys are given), its zip and its digests.
 
     Raises:
         ArchiveError: the file cannot be read (`UnreadableError`), is not signed by a trusted key,
@@ -271,7 +271,7 @@ def open_archive(path: Path, trusted_keys: Sequence[Ed25519PublicKey] = ()) -> A
 
 
 def parse_archive(path: Path, data: bytes) -> Archive:
-    """Check an archive's bytes: its zip, its manifest, its digests. `path` is for messages.
+    """Check an archive's bytes: zip, manifest and digests. `path` is used in messages.
 
     Raises:
         ArchiveError: as for `open_archive`.
@@ -289,11 +289,11 @@ def read_content(
 ) -> Content:
     """Read a file once, and check its signature if keys are given: the first half of opening it.
 
-    It may wait for as long as the disk does; `progress` is told how many bytes each block has.
+    It blocks for as long as the disk does; `progress` is called with the size of each block.
 
     Raises:
         UnreadableError: the system refuses to read the file or its signature.
-        ArchiveError: it is no regular file, is too large, or is not signed by a trusted key.
+        ArchiveError: it is not a regular file, is too large, or is not signed by a trusted key.
     """
     content = Content(read_blocks(path, MAX_FILE, progress))
     if trusted_keys:
@@ -303,7 +303,7 @@ def read_content(
 
 
 def check_content(path: Path, content: Content) -> Archive:
-    """Check a file's zip, its manifest, its digests: the second half of opening it.
+    """Check a file's zip, manifest and digests: the second half of `open_archive`.
 
     Raises:
         ArchiveError: as for `open_archive`.
@@ -315,12 +315,12 @@ def check_content(path: Path, content: Content) -> Archive:
 
 
 def read_manifest(path: Path, content: Content) -> Manifest:
-    """Return the manifest of a file of which nothing is checked yet: who it says that it is.
+    """Return the manifest of a file that is not checked yet, to learn which model it claims to be.
 
-    Only Python's reader of zips sees the file: LibTorch's may end the process of a damaged one.
+    Only Python's zip reader is used: LibTorch's may end the process on a damaged file.
 
     Raises:
-        ArchiveError: there is no manifest to be read.
+        ArchiveError: there is no readable manifest.
     """
     try:
         with content.open() as raw, zipfile.ZipFile(raw) as file:
@@ -328,12 +328,12 @@ def read_manifest(path: Path, content: Content) -> Manifest:
             return parse_manifest(file.read("/".join((*top, MANIFEST))))
     except ArchiveError as error:
         raise ArchiveError(f"'{path.name}': {error}") from None
-    except Exception as error:  # of zipfile and zlib, which have many
+    except Exception as error:  # zipfile and zlib raise many kinds
         raise ArchiveError(f"'{path.name}' has no manifest to be read: {error}") from None
 
 
 def _check(content: Content) -> tuple[dict[str, int], bytes | None]:
-    """Return the size of each record, and the bytes of the manifest."""
+    """Check a file's content; return the size of each record and the manifest's bytes."""
     found: set[str] = set()
     manifest_blocks: list[bytes] = []
 
@@ -353,8 +353,8 @@ def _check(content: Content) -> tuple[dict[str, int], bytes | None]:
     if "data.pkl" not in found or "constants.pkl" not in found:
         raise ArchiveError("not a TorchScript file: it has no 'data.pkl' and 'constants.pkl'")
     if MANIFEST not in found:
-        # Damage must not pass for a file that never had a manifest. One flipped byte (the length
-        # of an entry's comment) hides the records behind it from Python, not from LibTorch.
+        # A damaged archive must not be taken for a plain TorchScript file. One flipped byte (the
+        # length of an entry's comment) hides records from Python's reader, but not from LibTorch.
         sizes: dict[str, int] = {}
         torchscript.visit_records(
             content.source, lambda name, view: sizes.update({name: len(view)})
@@ -363,7 +363,7 @@ def _check(content: Content) -> tuple[dict[str, int], bytes | None]:
         if lost is not None:
             raise ArchiveError(f"it holds the record '{lost}' but no manifest")
         return sizes, None
-    # The manifest's own bytes are those whose CRC-32 was checked above.
+    # The manifest has no digest; these are the bytes whose CRC-32 was checked above.
     record = b"".join(manifest_blocks)
     listed = parse_manifest(record).records
     sizes = {MANIFEST: len(record)}

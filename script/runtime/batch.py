@@ -1,4 +1,4 @@
-"""The batch: which dimension it is, and taking, repeating and resizing its rows."""
+"""The batch dimension: finding it, and taking, repeating and resizing its rows."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ BATCH = "batch"
 
 
 def batch_axes(method: Method) -> dict[str, int]:
-    """Return, for each input that has the symbol `batch`, the axis on which it stands."""
+    """Return the axis of the symbol `batch` for each input that has it."""
     return axes_of((argument.value for argument in method.inputs), BATCH)
 
 
 def axes_of(nodes: Iterable[Node], symbol: str) -> dict[str, int]:
-    """Return, for each leaf that has a symbol, the axis on which it stands first."""
+    """Return the first axis of a symbol for each leaf that has it."""
     return {
         leaf.name: leaf.shape.index(symbol)
         for node in nodes
@@ -32,12 +32,12 @@ def axes_of(nodes: Iterable[Node], symbol: str) -> dict[str, int]:
 
 
 def axis_of(name: str, axes: Mapping[str, int]) -> int | None:
-    """Return the axis of a flat name, among axes by leaf name."""
+    """Return the axis of a flat name, given axes by leaf name; None if it has none."""
     return next((axis for pattern, axis in axes.items() if matches(pattern, name)), None)
 
 
 def row_count(inputs: Flat, axes: Mapping[str, int]) -> int:
-    """Return the size of the batch in some inputs; 0 if none of them has it."""
+    """Return the batch size of the inputs; 0 if none has the dimension."""
     for name, tensor in inputs.items():
         axis = axis_of(name, axes)
         if axis is not None:
@@ -46,7 +46,7 @@ def row_count(inputs: Flat, axes: Mapping[str, int]) -> int:
 
 
 def take_rows(flat: Flat, axes: Mapping[str, int], rows: Sequence[int]) -> Flat:
-    """Return the tensors with some rows; those that have none stay as they are."""
+    """Return the tensors with the selected rows; tensors without rows are unchanged."""
     index = torch.tensor(rows, dtype=torch.int64)
     found = {name: axis_of(name, axes) for name in flat}
     return {
@@ -56,7 +56,7 @@ def take_rows(flat: Flat, axes: Mapping[str, int], rows: Sequence[int]) -> Flat:
 
 
 def resize(inputs: Flat, axes: Mapping[str, int], size: int) -> Flat:
-    """Return the inputs with `size` rows, taken from the rows there are, again and again."""
+    """Return the inputs with `size` rows, repeating their rows in turn."""
     resized: Flat = {}
     for name, tensor in inputs.items():
         axis = axis_of(name, axes)
@@ -69,9 +69,9 @@ def resize(inputs: Flat, axes: Mapping[str, int], size: int) -> Flat:
 
 
 def batch_inputs(manifest: Manifest, cases: Sequence[Case], size: int) -> tuple[str, Flat]:
-    """Return a golden case's method and inputs, with `size` rows where it has a batch.
+    """Return the method and inputs of the first golden case with rows, resized to `size` rows.
 
-    It is the first case with rows to repeat.
+    A method without a batch dimension keeps its inputs.
     """
 
     def has_rows(case: Case) -> bool:
@@ -84,7 +84,7 @@ def batch_inputs(manifest: Manifest, cases: Sequence[Case], size: int) -> tuple[
 
 
 def leading_symbol(method: Method) -> str | None:
-    """Return the symbol that leads the first tensor input: the one that may be the batch."""
+    """Return the first tensor input's leading symbol, the candidate for the batch; or None."""
     for argument in method.inputs:
         for leaf in leaves(argument.value):
             if isinstance(leaf, TensorNode) and leaf.shape:
@@ -93,10 +93,10 @@ def leading_symbol(method: Method) -> str | None:
 
 
 def contradiction(call: Call, name: str, method: Method, inputs: Flat) -> str | None:
-    """Return where outputs contradict the signature once a symbol stands for 1; None if nowhere.
+    """Return how outputs contradict the signature if a symbol has size 1; None if they do not.
 
-    At that size an unqualified `squeeze()` takes an axis away that the examples did not lose. A
-    size that the module rejects is no contradiction.
+    At size 1, an unqualified `squeeze()` removes an axis that the examples keep. A size that the
+    module rejects is not a contradiction.
     """
     nodes = [leaf for argument in method.inputs for leaf in leaves(argument.value)]
     for symbol in sorted(input_symbols(method.inputs)):
@@ -120,7 +120,7 @@ def contradiction(call: Call, name: str, method: Method, inputs: Flat) -> str | 
 
 
 def _single(tensor: torch.Tensor, leaf: Leaf, symbol: str) -> torch.Tensor:
-    """Return the tensor with size 1 wherever its shape has the symbol, which may be twice."""
+    """Return the tensor with size 1 on every axis that has the symbol."""
     shape = leaf.shape if isinstance(leaf, TensorNode) else ()
     for axis, size in enumerate(shape):
         if size == symbol:

@@ -1,7 +1,7 @@
-"""Which library computes torch's matrix products: another BLAS may have taken its place.
+"""Detects that another BLAS library than torch's own computes its matrix products.
 
-The dynamic linker binds a name to the first library that has it. Torch's own BLAS is a part of
-`libtorch_cpu.so`; a library that a program, or LD_PRELOAD, has loaded before comes first.
+The dynamic linker binds a name to the first library that has it. Torch's own BLAS is part of
+`libtorch_cpu.so`; a library that a program or LD_PRELOAD loaded before takes precedence.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-# Some of each kind: a library may have only BLAS, or only LAPACK, or only C's names.
+# Functions of each kind: a library may have only BLAS, only LAPACK, or only the C names.
 FUNCTIONS = (
     *("sgemm_", "dgemm_", "sgemv_", "sdot_", "saxpy_", "strsm_", "cblas_sgemm", "cblas_dgemm"),
     *("sgetrf_", "spotrf_", "sgesdd_", "ssyevd_", "cblas_sdot", "cblas_saxpy"),
@@ -21,7 +21,7 @@ FUNCTIONS = (
 
 
 class _Place(ctypes.Structure):
-    """Dl_info."""
+    """`Dl_info` of dladdr(3)."""
 
     _fields_ = (
         ("file", ctypes.c_char_p),
@@ -33,7 +33,7 @@ class _Place(ctypes.Structure):
 
 @cache
 def foreign_blas() -> str:
-    """Return the file of another BLAS or LAPACK that computes torch's products; "" if none does."""
+    """Return the file of a BLAS or LAPACK that replaces torch's own; "" if none does."""
     own = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     if sys.platform != "linux" or not own.is_file():
         return ""
@@ -47,7 +47,7 @@ def foreign_blas() -> str:
 
 
 def foreign_blas_note() -> str:
-    """Return the same for a message: what it means, and what to do; "" likewise."""
+    """Return a message about `foreign_blas`: what it means, and what to do; "" if there is none."""
     file = foreign_blas()
     return file and (
         f"matrix products are computed by '{file}', which this process has loaded before torch's "

@@ -1,4 +1,4 @@
-"""What torch.jit says of a module, in one line: what, where in the source, what to change."""
+"""Turns errors of torch.jit into one line: what is wrong, where, and what to change."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 Step = Literal["script", "trace", "save"]
 
-# What to change, by what torch.jit says. The first pattern that is found is used.
+# Advice by torch.jit's message. The first matching pattern is used.
 HINTS = (
     (
         r"was not annotated",
@@ -72,10 +72,10 @@ OTHERWISE = {
 
 
 def explain(text: str, step: Step) -> str:
-    """Turn a message of torch.jit into one line: what, where in the source, what to change."""
+    """Turn a message of torch.jit into one line: what is wrong, where, and what to change."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     what = lines[0].rstrip(":") if lines else "no reason given"
-    what = what.partition(". Remove calls to Python functions")[0]  # which need not be the remedy
+    what = what.partition(". Remove calls to Python functions")[0]  # advice that may not apply
     where = ""
     place = re.search(r'File "([^"]+)", line (\d+)', text)
     if place:
@@ -86,13 +86,13 @@ def explain(text: str, step: Step) -> str:
     advice = hint(what)
     if advice is None:
         advice = OTHERWISE[step]
-    elif step == "script":  # the line may be a library's, which the user does not write
+    elif step == "script":  # the line may be in a library, which the user cannot change
         advice = f"{advice}; {TRACE_IT}"
     return f"torch.jit cannot {step} the module{where}: {what}; {advice}"
 
 
 def hint(what: str) -> str | None:
-    """Return what to change about something that torch.jit says; None if that is not known."""
+    """Return advice for a message of torch.jit; None if there is none."""
     return next((advice for pattern, advice in HINTS if re.search(pattern, what)), None)
 
 

@@ -1,4 +1,4 @@
-"""What a module remembers, as digests: two looks at large weights need no copy of them."""
+"""Digests of tensors, to compare a module's state at two times without copying it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ BLOCK = 1 << 20  # elements
 
 
 def is_dense(tensor: torch.Tensor) -> bool:
-    """Whether a tensor's elements lie in memory as they are: it is neither sparse nor quantized."""
+    """Return whether a tensor's elements lie in memory: not sparse, quantized or meta."""
     return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
 
 
 def blocks(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Yield a dense tensor's elements in order, in vectors that need little memory."""
+    """Yield a dense tensor's elements in order, as vectors of limited size."""
     tensor = tensor.detach()
     if tensor.is_contiguous():
         yield from torch.split(tensor.view(-1), BLOCK)
@@ -32,7 +32,7 @@ def blocks(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def fingerprint(value: Any) -> Any:
-    """Return a nested value with a digest in the place of each tensor, to be compared."""
+    """Return a nested value with each tensor replaced by its digest, for comparison."""
     if isinstance(value, torch.Tensor):
         return str(value.dtype), tuple(value.shape), _digest(value)
     if isinstance(value, dict):

@@ -1,8 +1,8 @@
-"""The floating-point mode of the calling thread: rounding, subnormal numbers, trapped exceptions.
+"""The floating-point mode of the calling thread: rounding, subnormal numbers, trapping.
 
-It is not ours: programs set it for themselves, and a library that was compiled with `-ffast-math`
-sets it for whoever loads it. Golden outputs were computed in the mode that a process starts with,
-and so is everything that is compared with them.
+A program may have changed it, and so does a library that was compiled with `-ffast-math` when it is
+loaded. Golden outputs were computed in the default mode that a process starts with, so whatever is
+compared with them must be computed in that mode too.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from contextlib import contextmanager
 
 Environment = ctypes.Array[ctypes.c_char]
 
-_SIZE = 64  # of a `fenv_t`, generously: 32 bytes on x86-64, 8 on aarch64
+_SIZE = 64  # at least the size of a `fenv_t`: 32 bytes on x86-64, 8 on aarch64
 _DEFAULT = ctypes.c_void_p(-1)  # FE_DFL_ENV of glibc and musl
 
 
 def _x86_is_default(words: memoryview) -> bool:
-    # The x87's word without its reserved bits, MXCSR without its flags.
+    # The x87 control word without reserved bits, and MXCSR without status flags.
     return words[0] & 0x0F3F == 0x033F and words[7] & 0xFFC0 == 0x1F80
 
 
@@ -32,7 +32,7 @@ _IS_DEFAULT = {"x86_64": _x86_is_default, "aarch64": _arm_is_default}
 
 
 class _Registers(threading.local):
-    """Where a thread's registers are read to, made once for each thread."""
+    """A buffer for a thread's registers, allocated once per thread."""
 
     def __init__(self) -> None:
         self.memory = ctypes.create_string_buffer(_SIZE)
@@ -44,10 +44,10 @@ _registers = _Registers()
 
 
 def _functions() -> tuple[Callable[..., int], Callable[..., int]] | None:
-    """Return C's `fegetenv` and `fesetenv`, where we know what they read."""
+    """Return C's `fegetenv` and `fesetenv` on platforms whose `fenv_t` we know."""
     if platform.system() != "Linux" or platform.machine() not in _IS_DEFAULT:
         return None
-    library = ctypes.PyDLL(None)  # keeps Python's lock: giving it up takes longer than the call
+    library = ctypes.PyDLL(None)  # keeps the GIL: releasing it takes longer than the call
     try:
         return library.fegetenv, library.fesetenv
     except AttributeError:
@@ -60,9 +60,9 @@ _is_default = _IS_DEFAULT.get(platform.machine(), _arm_is_default)
 
 
 def enter() -> Environment | None:
-    """Give the calling thread the default mode; return the one it had, or None if it was that.
+    """Set the calling thread's default mode; return the previous mode, or None if unchanged.
 
-    Elsewhere than on Linux, on x86-64 or aarch64, the mode stays as it is.
+    Does nothing except on Linux on x86-64 and aarch64.
     """
     if _known is None:
         return None
@@ -76,14 +76,14 @@ def enter() -> Environment | None:
 
 
 def leave(before: Environment | None) -> None:
-    """Give the calling thread the mode back that `enter` has returned."""
+    """Restore the mode that `enter` returned."""
     if before is not None and _known is not None:
         _known[1](before)
 
 
 @contextmanager
 def default_mode() -> Iterator[None]:
-    """Compute in the default mode; then the thread has the mode again that it had."""
+    """Run the block in the default mode, then restore the thread's mode."""
     before = enter()
     try:
         yield
@@ -93,7 +93,7 @@ def default_mode() -> Iterator[None]:
 
 @contextmanager
 def kept_mode() -> Iterator[None]:
-    """Give the thread its mode back, whatever is loaded or called meanwhile."""
+    """Restore the thread's mode after the block, whatever it loads or calls."""
     if _known is None:
         yield
         return

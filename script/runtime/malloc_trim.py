@@ -1,4 +1,4 @@
-"""Memory that was freed, given back to the system."""
+"""Returns freed memory from the C library to the system."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _TRIM = _malloc_trim()
 
 
 def trim_malloc() -> None:
-    """Return free pages to the system, where the C library can: glibc keeps them otherwise.
+    """Return free pages to the system if the C library is glibc, which otherwise keeps them.
 
-    It may take milliseconds, without Python's lock: call it on a thread of its own.
+    It may take milliseconds and releases the GIL: call it on a separate thread.
     """
     if _TRIM is not None:
         _TRIM(0)

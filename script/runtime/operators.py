@@ -1,8 +1,8 @@
-"""Libraries of custom operators: where they may lie, and loading those that an archive names.
+"""Finds and loads the libraries of custom operators that an archive names.
 
 Loading a library runs its code. An archive therefore names libraries and never files: a name is
-looked for in the folders that the user has given, our own library also where the package keeps it,
-and nowhere else. C++ does the same in `cpp_runner/src/operators.cpp`.
+looked up in the folders that the user gave, our own library also in the installed package, and
+nowhere else. C++ does the same in `cpp_runner/src/operators.cpp`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from torchship.script.runtime import torchscript
 from torchship.script.runtime.trial_load import load_apart
 
 VARIABLE = "TORCHSHIP_OPERATORS"
-"""The environment variable of the user's folders, separated as those of PATH are."""
+"""The environment variable with the user's folders, separated like PATH."""
 
 LIBRARIES = {"torchship": "torchship_ops"}
-"""Namespace -> the library of its operators: our own."""
+"""Our own library, by the namespace of its operators."""
 
 BUILT_WITH = "libtorch-version"
-"""The file beside a library, or several, that holds the minor version of torch they need."""
+"""The file beside libraries with the minor version of torch that they were built with."""
 
 RUNNER = ("torchship", "cpp_runner", "bin", "torchship-runner")
 
@@ -38,9 +38,9 @@ _loading = threading.Lock()
 
 
 def allow(folders: Iterable[Path]) -> None:
-    """Look in these folders, too, before those already in the environment.
+    """Search these folders too, before those already in the environment.
 
-    This process and those that it starts do so: the C++ runner, a server and its workers.
+    The change applies to this process and its children: the C++ runner, a server and its workers.
     """
     given = [str(folder.absolute()) for folder in folders]
     known = [entry for entry in (os.environ.get(VARIABLE, ""),) if entry]
@@ -49,16 +49,16 @@ def allow(folders: Iterable[Path]) -> None:
 
 
 def folders(library: str) -> list[Path]:
-    """Return the folders that a library is looked for in: the user's; for our own the package's."""
+    """Return the folders to search for a library: the user's, for our own also the package's."""
     given = [entry for entry in os.environ.get(VARIABLE, "").split(os.pathsep) if entry]
     own = _package_folders() if library in LIBRARIES.values() else []
     return own + [Path(entry).absolute() for entry in given]
 
 
 def _package_folders() -> list[Path]:
-    """Return where our own library is: `lib` beside the installed runner's folder, or built in it.
+    """Return the folders of our own library: the installed runner's, and `lib` beside it.
 
-    The package's own list of files says where the runner is, as in `torchship.cpp_runner.binary`.
+    The runner is found in the package's list of files, as in `torchship.cpp_runner.binary`.
     """
     try:
         installed = files("torchship") or []
@@ -77,11 +77,11 @@ def file_name(library: str) -> str:
 
 
 def find(library: str) -> Path:
-    """Return the first file of that library.
+    """Return the first file with a library's name.
 
     Raises:
-        OperatorError: no folder has it, and the message names the folders that were looked in; or
-            it was built with another torch.
+        OperatorError: no folder has it (the message names the folders), or it was built with
+            another version of torch.
     """
     places = folders(library)
     for folder in places:
@@ -98,11 +98,11 @@ def find(library: str) -> Path:
 
 
 def load_library(library: str) -> Path:
-    """Load a library by name, and return its file. For modules that use its operators eagerly.
+    """Load a library by name, for modules that use its operators eagerly; return its file.
 
     Raises:
-        OperatorError: it is in none of the folders, cannot be loaded, or is another file of a
-            library that is loaded already.
+        OperatorError: no folder has it, it cannot be loaded, or another file of the same library
+            is loaded already.
     """
     path = find(library)
     _refuse_another(path)
@@ -119,9 +119,9 @@ def _cannot_load(path: Path, error: object) -> OperatorError:
 
 
 def _refuse_another_torch(path: Path) -> None:
-    """Refuse a library beside which a file says that it was built with another minor of torch.
+    """Refuse a library that was built with another minor version of torch.
 
-    The C++ ABI changes between minors: such a library may well load, and compute nonsense.
+    The C++ ABI changes between minor versions: such a library may load and compute nonsense.
     """
     record = path.with_name(BUILT_WITH)
     built = record.read_text().strip() if record.is_file() else ""
@@ -134,13 +134,13 @@ def _refuse_another_torch(path: Path) -> None:
 
 
 def _refuse_another(path: Path) -> None:
-    """Refuse a file that has the name or the content of one that this process has loaded.
+    """Refuse a second file with the name or content of a library that is loaded.
 
-    LibTorch ends a process in which two files register the same operator. What other files
-    register is not known before they are loaded.
+    LibTorch ends the process if two files register the same operator, and what a file registers
+    is not known before it is loaded.
     """
     for loaded in _loaded_files():
-        with suppress(OSError):  # a file that has gone meanwhile
+        with suppress(OSError):  # the file was deleted after it was loaded
             if loaded.samefile(path):
                 return
     for loaded in _loaded_files():
@@ -157,7 +157,7 @@ def _refuse_another(path: Path) -> None:
 
 
 def _loaded_files() -> list[Path]:
-    """Return the shared libraries of this process, where Linux tells them."""
+    """Return the shared libraries of this process, on Linux."""
     try:
         maps = Path("/proc/self/maps").read_text()
     except OSError:
@@ -167,17 +167,17 @@ def _loaded_files() -> list[Path]:
 
 
 def load(needed: Sequence[CustomOperator]) -> None:
-    """Load the libraries of the operators that are not registered yet, and check that they are.
+    """Load the libraries of those operators that are not registered yet.
 
-    Thread-safe. A library that was loaded stays so for as long as the process lives.
+    Thread-safe. A library stays loaded until the process ends.
 
     Raises:
-        OperatorError: a library is in none of the folders, cannot be loaded, or registers no such
-            operator; the message names the operator, the library and where it was looked for.
+        OperatorError: no folder has a library, it cannot be loaded, or it does not register the
+            operator; the message names the operator, the library and the folders.
     """
     with _loading:
         for operator in _unregistered(needed):
-            if torchscript.has_operator(operator.name):  # by the library of one before
+            if torchscript.has_operator(operator.name):  # an earlier library has registered it
                 continue
             with _naming(operator):
                 path = load_library(operator.library)
@@ -186,10 +186,10 @@ def load(needed: Sequence[CustomOperator]) -> None:
 
 
 def check_libraries(needed: Sequence[CustomOperator]) -> None:
-    """Check that the libraries which `load` would load are there, without loading any.
+    """Check that the libraries that `load` would load exist, without loading any.
 
     Raises:
-        OperatorError: one is in none of the folders; the message is that of `load`.
+        OperatorError: no folder has one of them; the message is that of `load`.
     """
     for operator in _unregistered(needed):
         with _naming(operator):
@@ -197,10 +197,10 @@ def check_libraries(needed: Sequence[CustomOperator]) -> None:
 
 
 def check_registrations(needed: Sequence[CustomOperator]) -> None:
-    """Check that the libraries register the operators, in a process that has none of them yet.
+    """Check in a new process that the libraries register the operators.
 
     Raises:
-        OperatorError: as `load` would, were it called in a new process.
+        OperatorError: as `load` in a process that has none of the operators yet.
     """
     files = []
     for operator in needed:
@@ -213,7 +213,7 @@ def check_registrations(needed: Sequence[CustomOperator]) -> None:
 
 @lru_cache(maxsize=64)
 def _check_registrations(files: tuple[tuple[CustomOperator, Path, int], ...]) -> None:
-    """Start the process. A success is remembered, for files that have not changed."""
+    """Start the process; cache a success as long as the files do not change."""
     failed = load_apart([(operator.name, path) for operator, path, _ in files])
     if failed:
         index, reason = failed
@@ -233,7 +233,7 @@ def _unregistered(needed: Sequence[CustomOperator]) -> list[CustomOperator]:
 
 @contextmanager
 def _naming(operator: CustomOperator) -> Iterator[None]:
-    """Put in front of an error which operator is needed, and of which library."""
+    """Prefix errors with the operator that is needed, and its library."""
     try:
         yield
     except OperatorError as error:

@@ -1,4 +1,4 @@
-"""What a method's signature says of its outputs, compared with what a call gave."""
+"""Checks the outputs of a call against its method's signature."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from torchship.script.format.tree import matches
 
 
 class Shaped(Protocol):
-    """A tensor, or what else has a dtype and a shape."""
+    """A tensor, or another object with a dtype and a shape."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -34,15 +34,15 @@ class Shaped(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its sizes."""
+        """The size of each dimension."""
         ...
 
 
 class SignatureError(ModelError):
-    """An output that is not as the signature says: the output, what came and what was expected."""
+    """An output that does not match the signature; the message says what was expected."""
 
     def __init__(self, message: str, output: str, shape: tuple[int, ...]) -> None:
-        """Take the name of the output and the shape that it has."""
+        """Take the output's name and its actual shape."""
         super().__init__(message)
         self.output = output
         self.shape = shape
@@ -52,10 +52,10 @@ _Expected = tuple[torch.dtype, tuple[Dimension, ...]]
 
 
 class OutputCheck:
-    """The rule by which every runtime checks outputs, as `Call::check_outputs` does in C++.
+    """Checks outputs by the rule of every runtime (`Call::check_outputs` in C++).
 
-    Dtype, rank and fixed sizes are as the signature says. A symbol stands for the size that it has
-    in the call's inputs; one that is in none of them for the same size in all outputs.
+    Dtype, rank and fixed sizes must match the signature. A symbol has the size that it has in the
+    call's inputs; a symbol of the outputs only must have the same size in all outputs.
     """
 
     def __init__(self, method: Method) -> None:
@@ -65,13 +65,13 @@ class OutputCheck:
         self._known: tuple[Mapping[str, int] | None, dict[str, _Expected]] = (None, {})
 
     def check(self, outputs: Mapping[str, Shaped], symbols: Mapping[str, int]) -> None:
-        """Compare a call's outputs with the signature, given the size of each symbol of its inputs.
+        """Check a call's outputs; `symbols` has the size of each symbol in its inputs.
 
         Raises:
-            SignatureError: the first output that is not as it says.
+            SignatureError: an output does not match; raised for the first one.
         """
         known_of, known = self._known
-        if symbols is not known_of:  # most calls have the sizes of the one before
+        if symbols is not known_of:  # most calls have the same sizes as the previous one
             known = {}
             self._known = (symbols, known)
         bound: dict[str, int] = {}
@@ -103,7 +103,7 @@ class OutputCheck:
 
 
 def _fits(came: tuple[int, ...], shape: tuple[Dimension, ...], bound: dict[str, int]) -> bool:
-    """Whether sizes are those expected; `bound` has those of symbols that are in no input."""
+    """Return whether sizes match; `bound` collects the sizes of symbols that no input has."""
     if len(came) != len(shape):
         return False
     for size, expected in zip(came, shape, strict=True):
@@ -115,9 +115,9 @@ def _fits(came: tuple[int, ...], shape: tuple[Dimension, ...], bound: dict[str, 
 
 
 def sizes_follow_from_shapes(method: Method) -> bool:
-    """Whether the shapes of the inputs say how many outputs a call gives and how large they are.
+    """Return whether the number and sizes of the outputs follow from the inputs' shapes.
 
-    An output of any size, or one whose symbol is in no input, may be as large as the data says.
+    The size of an output with an open dimension, or a symbol that no input has, depends on values.
     """
     known = input_symbols(method.inputs)
     return not _is_open(method.outputs) and all(
@@ -129,7 +129,7 @@ def sizes_follow_from_shapes(method: Method) -> bool:
 
 
 def input_symbols(inputs: Iterable[Argument]) -> dict[str, set[str]]:
-    """Return the symbols of a method's inputs, each with the names of the leaves that have it."""
+    """Return the symbols of a method's inputs, each with the names of its leaves."""
     found: dict[str, set[str]] = {}
     for argument in inputs:
         for leaf in leaves(argument.value):
@@ -140,7 +140,7 @@ def input_symbols(inputs: Iterable[Argument]) -> dict[str, set[str]]:
 
 
 def _is_open(node: Node) -> bool:
-    """Whether a value may have more or fewer leaves from call to call."""
+    """Return whether the number of a value's leaves may differ between calls."""
     if isinstance(node, OptionalNode):
         return True
     if isinstance(node, ListNode | DictNode) and node.element is not None:

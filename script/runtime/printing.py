@@ -1,8 +1,8 @@
-"""What a model prints goes to standard error, by the model's name, and never among our output.
+"""Sends what a model prints to standard error under the model's name, apart from our output.
 
-Whoever calls a model says so here, for the thread that calls it. A program that calls `install`,
-as our command line does, then sees what is printed meanwhile as lines `moba: text`; in any other
-program prints go where Python sends them. Nothing here needs torch.
+Code that calls a model marks its thread with the model's name (`by`). A program that calls
+`install`, as our command line does, then gets what is printed meanwhile as lines `moba: text`; in
+other programs prints go where Python sends them. This module does not need torch.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ LONGEST_LINE = 4096  # characters; a longer line is cut into several
 
 Tell = Callable[[str, str], None]
 
-# What each thread runs, None between calls. `Program.run` writes to it by itself: a function around
-# every call of a model would cost more than the rest.
+# The model that each thread runs, None between calls. `Program.run` writes to it directly, because
+# a context manager around every call of a model would cost more than the rest.
 running: dict[int, str | None] = {}
-unfinished: dict[int, tuple[str, str]] = {}  # thread -> a model, and the line that it has begun
+unfinished: dict[int, tuple[str, str]] = {}  # by thread: a model, and its incomplete line
 _tell: Tell | None = None  # None: `install` was not called
 
 
 @contextmanager
 def by(model: str) -> Iterator[None]:
-    """Say that what this thread prints for the length of a `with` is the model's."""
+    """Attribute what this thread prints during the block to the model."""
     thread = get_ident()
     outer = running.get(thread)
     running[thread] = model
@@ -45,20 +45,20 @@ def by(model: str) -> Iterator[None]:
 
 
 def end_line(thread: int) -> None:
-    """Tell the line that the thread's model has begun, for its call ends."""
+    """Emit the incomplete line of the thread's model, because its call ends."""
     if thread in unfinished:
-        _tell_line(*unfinished.pop(thread))
+        _emit_line(*unfinished.pop(thread))
 
 
 def install(tell: Tell | None = None) -> None:
     """Send what models print, line by line, to `tell(model, line)` instead of standard output.
 
-    Without `tell` they go to standard error as `model: line`. Lines hold no control characters;
-    what `tell` raises is ignored, since a log that cannot be written is no reason for a model to
-    fail. For the same reason writing to `sys.stderr` no longer raises. Libraries in C that write to
-    standard output reach standard error, too: our output is ours alone, and its descriptor is
-    `sys.stdout.fileno()`, not 1. To be called when a program starts, before there are other
-    threads; when it is called again, it changes `tell`.
+    Without `tell` they go to standard error as `model: line`. Control characters are escaped.
+    Exceptions in `tell` are ignored, because a log that cannot be written must not make a model
+    fail; for the same reason writing to `sys.stderr` no longer raises. C libraries that write to
+    standard output reach standard error too: only our own code writes to standard output, whose
+    descriptor is `sys.stdout.fileno()`, not 1. Call it at the start of a program, before other
+    threads exist; a further call replaces `tell`.
     """
     global _tell
     first = _tell is None
@@ -73,39 +73,39 @@ def install(tell: Tell | None = None) -> None:
 
 
 def printed_by_script(text: str) -> None:
-    """Take what TorchScript prints: on the thread that runs the model, or on one of torch's own.
+    """Handle TorchScript's prints: on the thread that runs the model, or on one of torch's own.
 
-    Torch runs the branches of a `torch.jit.fork` on threads of its own. Which call has forked is
-    not known there, only which models run.
+    Torch runs the branches of a `torch.jit.fork` on its own threads, where it is not known which
+    call forked, only which models are running.
     """
     if _tell is None:
         with suppress(OSError, ValueError):
             print(text, end="")
         return
     some = " or ".join(sorted(set(filter(None, running.values())))) or "a model"
-    _take(running.get(get_ident()) or some, text)
+    _collect(running.get(get_ident()) or some, text)
 
 
 def _occupy_standard_descriptors() -> None:
-    """Give descriptors 0 to 2 to nothing where they are closed.
+    """Open descriptors 0 to 2 to /dev/null where they are closed.
 
-    The next file to be opened would get one of them, and what is meant for standard error would be
-    written into it.
+    Otherwise the next opened file would get one of them, and text for standard error would be
+    written to it.
     """
     while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(opened, True)  # as every process that is started expects
+        os.set_inheritable(opened, True)  # child processes expect the standard descriptors
     os.close(opened)
 
 
 def _own_output() -> TextIO:
-    """Return standard output for our own use; its descriptor, 1, becomes standard error's."""
+    """Return standard output on a new descriptor; descriptor 1 becomes standard error."""
     stream = sys.stdout
     if stream is None:
         return open(os.devnull, "w")
     try:
         if stream.fileno() != 1:
             return stream
-    except (OSError, ValueError):  # it is in memory
+    except (OSError, ValueError):  # an in-memory stream
         return stream
     assert isinstance(stream, io.TextIOWrapper)
     stream.flush()
@@ -121,41 +121,41 @@ def _own_output() -> TextIO:
 
 
 class _Log:
-    """Standard error, which fails nobody: that it is full or closed is no reason not to answer."""
+    """Standard error that ignores write errors: a full or closed log must not fail a request."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write what can be written."""
+        """Write the text; ignore errors."""
         with suppress(OSError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Write what can be written of what waits."""
+        """Flush the stream; ignore errors."""
         with suppress(OSError):
             self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the stream has."""
+        """Return an attribute of the stream."""
         return getattr(self._stream, name)
 
 
 class _Output:
-    """Standard output, except for whoever runs a model."""
+    """Standard output for our own code; on a thread that runs a model, the model's log."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write our own text, or take a model's."""
+        """Write our own text to standard output, a model's text to its log."""
         model = running.get(get_ident())
         if model is None:
             return self._stream.write(text)
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        _take(model, text)
+        _collect(model, text)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -164,34 +164,34 @@ class _Output:
             self.write(line)
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the stream has; for a model (`buffer`, `fileno`), what standard error has."""
+        """Return an attribute of the stream (on a model's thread: of standard error)."""
         return getattr(self._stream if running.get(get_ident()) is None else sys.stderr, name)
 
 
-def _take(model: str, text: str) -> None:
-    """Tell the lines that a text ends; keep the rest until its line ends, or the call."""
+def _collect(model: str, text: str) -> None:
+    """Emit the complete lines of a text; keep the rest until its line or the call ends."""
     thread = get_ident()
-    author, begun = unfinished.pop(thread, (model, ""))
+    author, incomplete = unfinished.pop(thread, (model, ""))
     if author != model:
-        _tell_line(author, begun)
-        begun = ""
-    *lines, rest = (begun + text).split("\n")
+        _emit_line(author, incomplete)
+        incomplete = ""
+    *lines, rest = (incomplete + text).split("\n")
     for line in lines:
-        _tell_line(model, line)
+        _emit_line(model, line)
     if len(rest) > LONGEST_LINE:
         whole = len(rest) - len(rest) % LONGEST_LINE
-        _tell_line(model, rest[:whole])
+        _emit_line(model, rest[:whole])
         rest = rest[whole:]
     if rest:
         unfinished[thread] = (model, rest)
 
 
-def _tell_line(model: str, line: str) -> None:
-    """Tell one line, in pieces if it is very long."""
+def _emit_line(model: str, line: str) -> None:
+    """Emit one line, in pieces if it is very long."""
     assert _tell is not None
     thread = get_ident()
     outer = running.get(thread)
-    running[thread] = None  # `tell` may print, and that is not the model's
+    running[thread] = None  # `tell` may print, which must not be attributed to the model
     try:
         for start in range(0, max(len(line), 1), LONGEST_LINE):
             with suppress(Exception):
@@ -201,7 +201,7 @@ def _tell_line(model: str, line: str) -> None:
 
 
 def _printable(line: str) -> str:
-    """Escape what moves a cursor, ends a line or hides: a line shall look like what it is."""
+    """Escape control and invisible characters, which could make a line look like another."""
     if line.isprintable():
         return line
     return "".join(
@@ -214,7 +214,7 @@ def _to_standard_error(model: str, line: str) -> None:
 
 
 def _showing(show: Callable[..., None]) -> Callable[..., None]:
-    """Return a `warnings.showwarning` that tells a model's warnings, and shows the others."""
+    """Return a `warnings.showwarning` that sends a model's warnings to its log."""
 
     def tell(
         message: Warning | str,
@@ -231,6 +231,6 @@ def _showing(show: Callable[..., None]) -> Callable[..., None]:
             show(message, category, filename, lineno, file, line)
         else:
             for text in f"warning: {message}".split("\n"):
-                _tell_line(model, text)
+                _emit_line(model, text)
 
     return tell

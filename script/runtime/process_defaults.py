@@ -1,7 +1,7 @@
-"""Settings of the whole process that an import or a factory may change.
+"""Process-wide torch settings that an import or a factory may have changed.
 
-The numbers depend on them, and no other runtime has them: C++ and a server start with torch's own.
-So a module is checked with torch's own, too, and its author is told what it has changed.
+Results depend on them, and other runtimes do not have the changes: C++ and a server start with
+torch's defaults. A module is therefore checked with the defaults, and its author gets a warning.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EXACT = "ieee"
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting of this process or thread, and its value in a new process."""
+    """A setting of this process or thread; `own` is its value in a new process."""
 
     name: str
     get: Callable[[], Any]
@@ -33,13 +33,13 @@ def _set_device(device: torch.device) -> None:
 
 
 def _flushes_denormals() -> bool:
-    return sys.float_info.min * float("0.5") == 0.0  # computed here and now, not by the compiler
+    return sys.float_info.min * float("0.5") == 0.0  # not a constant, so it is computed now
 
 
 def _product_precision() -> str:
     try:
         return torch.get_float32_matmul_precision()
-    except RuntimeError:  # it was set by both of torch's interfaces, and they differ
+    except RuntimeError:  # torch's two interfaces were both used, and their values differ
         return str(_onednn.matmul.fp32_precision)
 
 
@@ -94,11 +94,11 @@ SETTINGS = (
     ),
     _autocast("cpu"),
     _autocast("cuda"),
-)  # The general precision is set before those that it changes.
+)  # The general precision comes before the settings that it changes.
 
 
 def changes() -> list[str]:
-    """Return which settings differ from torch's own, and how."""
+    """Return the settings that differ from torch's defaults, as text."""
     return [
         f"{setting.name} is {value} (torch's own: {setting.own})"
         for setting in SETTINGS
@@ -107,15 +107,15 @@ def changes() -> list[str]:
 
 
 @contextmanager
-def torchs_own() -> Iterator[list[str]]:
-    """Use torch's own settings for the length of a `with`; give what had been changed."""
+def torch_defaults() -> Iterator[list[str]]:
+    """Use torch's defaults during the block; yield which settings had been changed."""
     before = [(setting, setting.get()) for setting in SETTINGS]
-    told = changes()
+    changed = changes()
     try:
         for setting, value in before:
             if value != setting.own:
                 setting.set(setting.own)
-        yield told
+        yield changed
     finally:
         for setting, value in before:
             if setting.get() != value:

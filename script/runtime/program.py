@@ -1,7 +1,7 @@
-"""A loaded model behind its signature: named tensors in, named tensors out.
+"""A loaded model wrapped in its signature: named tensors in, named tensors out.
 
-Every runtime in Python goes through `Program.call`, so inputs are checked once, in one place,
-before the model sees them.
+Every Python runtime uses this class, so that inputs are checked in one place before the model gets
+them.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from torchship.script.runtime.torchscript import entry, inference, raised_messag
 
 
 class Program:
-    """A module (eager or scripted) that is called by flat names, as its manifest says.
+    """A module (eager or scripted) that is called with flat, named inputs.
 
-    Calls are as thread-safe as the module is; eval-mode modules without hidden state are.
+    Calls are thread-safe if the module is: eval-mode modules without hidden state are.
     """
 
     def __init__(
         self, manifest: Manifest, module: torch.nn.Module, device: str | torch.device = "cpu"
     ) -> None:
-        """Take a module that is on `device`; what comes and what is returned is on the CPU."""
+        """Take a module that is on `device`; inputs and outputs are on the CPU."""
         self.manifest = manifest
         self.module = module
         self._name = manifest.name
@@ -60,15 +60,15 @@ class Program:
     def call(self, method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
         """Check the inputs, run the method, check its named outputs and return them.
 
-        A state input that is not given starts as the manifest says. The model works on copies, and
-        no output is memory of the model or of another output: what it writes, and what a caller
-        writes, is nobody else's.
+        A missing state input gets the initial value of the manifest. The model gets copies, and no
+        output shares memory with the model or another output, so that writes by the model or the
+        caller have no side effects.
 
         Raises:
             InputError: the inputs do not fit the signature; nothing was run.
             ModelError: the model raised.
-            OutOfMemoryError: there was no memory for it.
-            SignatureError: an output is not as the signature says.
+            OutOfMemoryError: there was not enough memory.
+            SignatureError: an output does not match the signature.
         """
         symbols = check_inputs(self.method(method), inputs)
         copies = {name: value.detach().clone() for name, value in inputs.items()}
@@ -76,22 +76,22 @@ class Program:
         try:
             self._checks[method].check(outputs, symbols)
         except SignatureError as error:
-            text = self._broken(method, error)
+            text = self._signature_error_text(method, error)
             raise SignatureError(text, error.output, error.shape) from None
-        return _of_their_own(outputs)
+        return _without_aliases(outputs)
 
     def run(
         self, method: str, inputs: Mapping[str, torch.Tensor], symbols: Mapping[str, int]
     ) -> Flat:
-        """Run the method on inputs that `check_inputs` has seen; `symbols` are what it found.
+        """Run the method on checked inputs; `symbols` is the result of `check_inputs`.
 
-        What comes is as the model made it: it may be memory of the inputs or of the model, and
-        nobody has compared its dtypes and shapes with the signature.
+        The outputs may share memory with the inputs or the model, and their dtypes and shapes are
+        not checked against the signature.
 
         Raises:
             InputError: an input is missing.
             ModelError: the model raised, or returned another structure than the signature says.
-            OutOfMemoryError: there was no memory for it.
+            OutOfMemoryError: there was not enough memory.
         """
         plan = self._plans[method]
         given = plan.started(inputs, symbols)
@@ -101,7 +101,7 @@ class Program:
         arguments = given if plain else self._arguments(plan.method, given)
         thread = get_ident()
         outer = running.get(thread)
-        running[thread] = self._name  # whose prints they are, until it returns
+        running[thread] = self._name  # what is printed until the call returns is the model's
         mode = floating_point.enter()
         try:
             with inference():
@@ -127,9 +127,9 @@ class Program:
                 return outputs
             return {name: value.cpu() for name, value in outputs.items()}
         except TypeError as error:
-            raise ModelError(self._broken(method, error)) from None
+            raise ModelError(self._signature_error_text(method, error)) from None
 
-    def _broken(self, method: str, error: Exception) -> str:
+    def _signature_error_text(self, method: str, error: Exception) -> str:
         return f"model '{self.manifest.name}' method '{method}' broke its signature: {error}"
 
     def _entry(self, method: str) -> Callable[..., Any]:
@@ -141,7 +141,7 @@ class Program:
     def _arguments(
         self, signature: Method, given: Mapping[str, torch.Tensor]
     ) -> Mapping[str, object]:
-        """Put flat values together as the method takes them."""
+        """Assemble flat values into the method's arguments."""
         arguments = {}
         for argument in signature.inputs:
             try:
@@ -158,10 +158,10 @@ class Program:
         return arguments
 
 
-def _of_their_own(outputs: Flat) -> Flat:
-    """Return the outputs in memory that is neither the model's nor another output's.
+def _without_aliases(outputs: Flat) -> Flat:
+    """Return the outputs, cloning those that share memory with the model or another output.
 
-    What a call makes in inference mode are inference tensors: others were there before it.
+    Tensors that a call makes in inference mode are inference tensors; others existed before it.
     """
     owned: Flat = {}
     places: set[int] = set()
@@ -177,7 +177,7 @@ def _of_their_own(outputs: Flat) -> Flat:
 
 
 class _Plan:
-    """What can be known of a method's calls before the first: most take and give plain tensors."""
+    """Facts about a method, computed once: most methods take and return plain tensors."""
 
     def __init__(self, method: Method) -> None:
         self.method = method
@@ -197,7 +197,7 @@ class _Plan:
         """Return the named outputs of a call.
 
         Raises:
-            TypeError: they have another structure than the signature.
+            TypeError: their structure differs from the signature.
         """
         if (
             self._tuple
@@ -211,10 +211,10 @@ class _Plan:
     def started(
         self, inputs: Mapping[str, torch.Tensor], symbols: Mapping[str, int]
     ) -> Mapping[str, torch.Tensor]:
-        """Return the inputs, with zeros for the state inputs that are left out and needed.
+        """Return the inputs, with zeros for missing state inputs that start at zeros.
 
         Raises:
-            InputError: a state's size follows from no other input.
+            InputError: the size of a state does not follow from the other inputs.
         """
         missing = [node for node in self._starts if node.name not in inputs]
         if not missing:
@@ -237,9 +237,9 @@ class _Plan:
 def with_state(
     signature: Method, inputs: Mapping[str, torch.Tensor], symbols: Mapping[str, int]
 ) -> Flat:
-    """Return the inputs and the zeros with which the state starts that they leave out.
+    """Return the inputs, with zeros for missing state inputs that start at zeros.
 
-    `symbols` are the sizes that `check_inputs` found in them.
+    `symbols` is the result of `check_inputs`.
 
     Raises:
         InputError: a state's size follows from no other input.
@@ -251,7 +251,7 @@ def check_inputs(signature: Method, inputs: Mapping[str, torch.Tensor]) -> dict[
     """Check names, dtypes and shapes; return the size of each symbol.
 
     Raises:
-        InputError: naming the input, what came and what was expected.
+        InputError: an input does not fit; the message says what was expected and given.
     """
     known = [leaf for argument in signature.inputs for leaf in leaves(argument.value)]
     symbols: dict[str, int] = {}

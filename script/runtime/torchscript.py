@@ -1,6 +1,6 @@
-"""Everything that knows TorchScript: compile, save, load, and the runtime's settings.
+"""The only module that uses TorchScript: compile, save, load, and runtime settings.
 
-Scripting is deprecated upstream, and still what a C++ program can load today; another kind of
+Scripting is deprecated upstream, but still what a C++ program can load today; another kind of
 archive would get a module beside this one.
 """
 
@@ -44,45 +44,45 @@ Fusion = Literal["off", "static", "dynamic"]
 class Settings:
     """How a module is loaded and run.
 
-    The defaults are those of the C++ library (`cpp_runner/include/torchship/options.h`): agreement
-    depends on them, and a test reads both back.
+    The defaults are those of the C++ library (`cpp_runner/include/torchship/options.h`), because
+    agreement depends on them; a test compares both.
     """
 
-    threads: int = 1  # inside an operator
+    threads: int = 1  # intra-op
     device: str = "cpu"
     freeze: bool = False  # weights become constants of the graph
-    fusion: Fusion = "off"  # of the tensor-expression fuser
+    fusion: Fusion = "off"  # the tensor-expression fuser
 
 
 DEFAULTS = Settings()
-MOST_THREADS = 1024  # OpenMP ends a process that cannot make its threads
-# How many shapes get a kernel of their own, and how many kernels for any shape: torch's figures.
+MOST_THREADS = 1024  # OpenMP ends a process that cannot create its threads
+# The number of static or dynamic specialisations, as torch's defaults.
 FUSION_STRATEGIES = {"static": ("STATIC", 2), "dynamic": ("DYNAMIC", 10)}
 
 
 @contextmanager
-def _deprecation_is_known() -> Iterator[None]:
-    """Silence the notice that torch.jit is deprecated: this module is where we know it."""
+def _no_deprecation_warning() -> Iterator[None]:
+    """Silence the warning that torch.jit is deprecated, which users cannot act on."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=TORCH_JIT_IS_DEPRECATED.pattern)
         yield
 
 
 def configure(threads: int = DEFAULTS.threads, fusion: Fusion = DEFAULTS.fusion) -> None:
-    """Set what the numbers depend on, for the whole process, as the C++ library does.
+    """Set the process-wide settings that results depend on, as the C++ library does.
 
-    One intra-op thread by default, since the order of a parallel sum depends on the number of
-    threads; no tensor-expression fusion, since fused kernels round differently and only from the
-    second call on; products of float32 in float32 on a GPU too. Without fusion a profile of the
-    calls is of no use: the first call runs the graph that every other runs, and small models are an
-    eighth faster.
+    One intra-op thread by default, because the order of a parallel sum depends on the number of
+    threads. No tensor-expression fusion, because fused kernels round differently, and only from
+    the second call on. No TF32 for float32 products on a GPU. Without fusion, profiling is useless
+    and off: the first call runs the same graph as later ones, and small models are an eighth
+    faster.
     """
     if not 1 <= threads <= MOST_THREADS:
         raise UsageError(f"threads: expected 1 to {MOST_THREADS}, got {threads}")
     torch.set_num_threads(threads)
     if torch.get_num_interop_threads() != 1:
-        # Torch takes it once, before the first use. It decides about no number, only about who
-        # computes the branches of a `torch.jit.fork`.
+        # Torch accepts this only before the first use. It does not affect results, only which
+        # threads run the branches of a `torch.jit.fork`.
         with suppress(RuntimeError):
             torch.set_num_interop_threads(1)
     torch.backends.cudnn.allow_tf32 = False
@@ -93,11 +93,11 @@ def configure(threads: int = DEFAULTS.threads, fusion: Fusion = DEFAULTS.fusion)
 
 
 def settings_in_force() -> dict[str, object]:
-    """Return what torch says of this process's settings, as `torchship-runner bench --json` does.
+    """Return torch's settings in this process, as `torchship-runner bench --json` prints them.
 
     Keys: threads and interop_threads (numbers), fusion (a Fusion), profiling_executor, onednn,
-    deterministic, cudnn_tf32 (booleans), float32_matmul (torch's word for it), foreign_blas (a
-    file, or "").
+    deterministic, cudnn_tf32 (booleans), float32_matmul (torch's name), foreign_blas (a file, or
+    "").
     """
     strategy = torch._C._jit_set_fusion_strategy([])  # returns the one before
     torch._C._jit_set_fusion_strategy(strategy)
@@ -125,10 +125,9 @@ def compile_module(
     examples: Mapping[str, Mapping[str, object]],
     warned: Callable[[Sequence[TraceWarning]], None] = refuse,
 ) -> torch.jit.ScriptModule:
-    """Compile an eager module; `examples` has one call's arguments per method, also for tracing.
+    """Compile an eager module; `examples` has the arguments of one call per method.
 
-    A module that is compiled already is returned as it is.
-    `warned` takes what the tracer warns of.
+    A module that is compiled already is returned unchanged. `warned` gets the tracer's warnings.
 
     Raises:
         ExportError: torch.jit refuses; the message names the source line and what to change.
@@ -138,7 +137,7 @@ def compile_module(
     else:
         try:
             print_handler.install()
-            with _deprecation_is_known():
+            with _no_deprecation_warning():
                 compiled = (
                     torch.jit.script(module)
                     if mode == "script"
@@ -170,7 +169,7 @@ def _as_it_is(module: torch.jit.ScriptModule, mode: Mode) -> torch.jit.ScriptMod
 def compiled_parts(module: torch.nn.Module) -> tuple[str, ...]:
     """Return the dotted names of the topmost submodules that torch.jit has compiled.
 
-    The module itself is `""`. No eager code tells what these should compute.
+    The module itself is `""`. There is no eager code to compare these with.
     """
     found: list[str] = []
     for path, part in module.named_modules():
@@ -181,10 +180,10 @@ def compiled_parts(module: torch.nn.Module) -> tuple[str, ...]:
 
 
 def as_module(value: object) -> object:
-    """Return a module whose `forward` is the compiled function; any other value as it is."""
+    """Return a module whose `forward` is the compiled function; other values unchanged."""
     if not isinstance(value, torch.jit.ScriptFunction):
         return value
-    function = value  # the name by which the source below calls it
+    function = value  # the source below refers to it by this name
     signature: Any = function.schema
     listed = ", ".join(
         f"{argument.name}: {argument.type.annotation_str}"
@@ -194,16 +193,16 @@ def as_module(value: object) -> object:
     given = ", ".join(argument.name for argument in signature.arguments)
 
     class Module(torch.nn.Module):
-        """A class of its own, and so a type of its own, that gets a method of its own."""
+        """A new class, so that the TorchScript type that gets the method is new too."""
 
-    with _deprecation_is_known():
+    with _no_deprecation_warning():
         module = torch.jit.script(Module().eval())
         module.define(f"def forward(self, {listed}):\n    return function({given})\n")
     return module
 
 
 def attributes(module: torch.jit.ScriptModule) -> dict[str, object]:
-    """Return the attributes of a compiled module that are no parameters, buffers or submodules."""
+    """Return a compiled module's attributes other than parameters, buffers and submodules."""
     kind: Any = torch._C.ConcreteModuleType.from_jit_type(module._c._type())
     return {name: module._c.getattr(name) for name in kind.get_attributes()}
 
@@ -219,7 +218,7 @@ def _trace(
             module,
             {method: dict(arguments) for method, arguments in examples.items()},
             check_trace=False,
-            strict=False,  # lets dicts be returned; the golden cases check their structure
+            strict=False,  # allows dicts as results; the golden cases check their structure
             example_inputs_is_kwarg=True,
         )
     warned(found_in(caught))
@@ -234,7 +233,7 @@ def method_names(module: torch.jit.ScriptModule) -> list[str]:
 
 
 def entry(module: torch.nn.Module, method: str) -> Callable[..., Any]:
-    """Return what runs a method: of a scripted module without the Python around it."""
+    """Return the callable of a method; for scripted modules, without the Python wrapper."""
     if isinstance(module, torch.jit.ScriptModule):
         run: Callable[..., Any] = module._c._get_method(method)
         return run
@@ -243,7 +242,7 @@ def entry(module: torch.nn.Module, method: str) -> Callable[..., Any]:
 
 
 def inference() -> AbstractContextManager[None]:
-    """Return `torch.inference_mode()` without the Python around it."""
+    """Return `torch.inference_mode()` without its Python wrapper."""
     return torch._C._InferenceMode(True)
 
 
@@ -262,9 +261,9 @@ def required_arguments(module: torch.nn.Module, method: str) -> set[str]:
 
 
 def undefined_defaults(module: torch.jit.ScriptModule) -> list[tuple[str, str]]:
-    """Return each method, with its submodule, and argument whose default is None for a Tensor.
+    """Return methods (with submodule path) and arguments of type Tensor with the default None.
 
-    TorchScript compiles these, and does not save them.
+    TorchScript compiles these but cannot save them.
     """
     return [
         (f"{path}.{method}" if path else method, argument.name)
@@ -287,11 +286,11 @@ def save(module: torch.jit.ScriptModule) -> bytes:
     """Return the bytes of the module's TorchScript zip.
 
     Raises:
-        ExportError: the module holds or calls what TorchScript cannot save.
+        ExportError: the module contains something that TorchScript cannot save.
     """
     buffer = io.BytesIO()
     try:
-        with _deprecation_is_known():
+        with _no_deprecation_warning():
             torch.jit.save(module, buffer)
     except Exception as error:
         raise ExportError(explain(str(error), "save")) from None
@@ -301,20 +300,20 @@ def save(module: torch.jit.ScriptModule) -> bytes:
 def save_into(draft: DraftContent, module: torch.jit.ScriptModule) -> None:
     """Write the module's TorchScript zip, the same bytes as `save` returns.
 
-    LibTorch itself writes them where it can: into a buffer of Python's, weights would be copied
-    several times. It names the zip's folder after the file, and so gets one by another name.
-    (A file on a disk would not do: LibTorch ends the process when the disk is full.)
+    LibTorch writes directly to the memory file if there is one, because a Python buffer would copy
+    the weights several times. It names the zip's folder after the file, hence the symbolic link.
+    (A file on disk would not do: LibTorch ends the process if the disk is full.)
 
     Raises:
         ExportError: as `save`.
-        UsageError: there is no folder for temporary files.
+        UsageError: no temporary folder can be made.
     """
     target = draft.source
     if isinstance(target, bytes):
         draft.file.write(save(module))
         return
     try:
-        with tempfile.TemporaryDirectory() as folder, _deprecation_is_known():
+        with tempfile.TemporaryDirectory() as folder, _no_deprecation_warning():
             alias = Path(folder, "archive.pt")
             alias.symlink_to(target)
             torch.jit.save(module, str(alias))
@@ -325,7 +324,7 @@ def save_into(draft: DraftContent, module: torch.jit.ScriptModule) -> None:
 
 
 def records(source: bytes | str) -> dict[str, bytes]:
-    """Return the records of a TorchScript zip, its bytes or its file, as LibTorch sees them.
+    """Return the records of a TorchScript zip (bytes, or a path) as LibTorch reads them.
 
     Raises:
         ArchiveError: LibTorch's reader refuses the zip.
@@ -340,17 +339,17 @@ def visit_records(
     visit: Callable[[str, memoryview], None],
     wanted: Callable[[str], bool] = lambda name: True,
 ) -> None:
-    """Show `visit` the name and the bytes of each wanted record, as LibTorch's own reader sees it.
+    """Call `visit` with the name and bytes of each wanted record, as LibTorch reads it.
 
-    Two zip readers may see two contents in the same damaged bytes, so that what is checked has to
-    be what is loaded. (LibTorch's takes one bit of a record's file attributes for "this is a
-    folder" and then returns memory that was never written.) One record is in memory at a time,
-    and once: weights may be most of what there is.
+    Two zip readers may read different content from the same damaged bytes, so the check must use
+    the reader that loads the module. (LibTorch's takes one bit of a record's attributes as "this
+    is a folder", and then returns uninitialised memory.) Only one record is in memory at a time,
+    because weights may be large.
 
     Args:
-        source: the bytes of the zip, or the name of its file.
-        visit: what to do with each; it shall not keep the view.
-        wanted: which records, by name; all when it is left out.
+        source: the bytes of the zip, or its path.
+        visit: called for each record; it must not keep the view.
+        wanted: selects records by name; the default is all.
 
     Raises:
         ArchiveError: LibTorch's reader refuses the zip, or `visit` the record.
@@ -377,7 +376,7 @@ def _readable(source: bytes | str) -> io.BytesIO | str:
 
 
 def is_scarcity(text: str) -> bool:
-    """Whether what LibTorch says is that the machine has no memory, or no file, left for it."""
+    """Return whether LibTorch's message reports a lack of memory or file descriptors."""
     return re.search(r"(alloc\w*|enough|out of) memory|Too many open files", text) is not None
 
 
@@ -389,17 +388,17 @@ def _refused(what: str, error: Exception) -> TorchShipError:
 
 
 def load_library(path: Path) -> None:
-    """Load a library of operators, and so run its code.
+    """Load a library of operators, which runs its code.
 
     Raises:
         OSError: it cannot be loaded; the message says why.
     """
-    with kept_mode():  # one that was compiled with -ffast-math sets another
+    with kept_mode():  # a library compiled with -ffast-math changes the floating-point mode
         torch.ops.load_library(path)  # type: ignore[no-untyped-call]
 
 
 def has_operator(name: str) -> bool:
-    """Whether an operator, such as `aten::relu`, is registered in this process."""
+    """Return whether an operator, such as `aten::relu`, is registered in this process."""
     return bool(torch._C._jit_get_schemas_for_operator(name))
 
 
@@ -408,15 +407,15 @@ def load(
     device: str | torch.device = DEFAULTS.device,
     freeze: bool = DEFAULTS.freeze,
 ) -> torch.jit.ScriptModule:
-    """Load a module from a TorchScript zip, its bytes or the name of its file, frozen if asked.
+    """Load a module from a TorchScript zip (bytes, or a path); freeze it if asked.
 
     Raises:
         ArchiveError: LibTorch refuses it.
-        OutOfMemoryError: there is no memory for it.
+        OutOfMemoryError: there is not enough memory.
     """
     try:
         print_handler.install()
-        with _deprecation_is_known(), default_mode():
+        with _no_deprecation_warning(), default_mode():
             module = torch.jit.load(  # type: ignore[no-untyped-call]
                 _readable(source), map_location=device
             )
@@ -434,10 +433,10 @@ def _first_line(error: Exception) -> str:
 
 
 def raised_message(error: Exception) -> str:
-    """Return the first line of what a model raised, without TorchScript's own trace."""
+    """Return the first line of a model's error, without TorchScript's traceback."""
     text = str(error)
     if "Traceback of TorchScript" in text:
-        # The kind and message stand below the trace: `builtins.ValueError: ...`.
+        # Type and message follow the traceback: `builtins.ValueError: ...`.
         kinds = list(re.finditer(r"(?m)^(?:\w+\.)*\w+(?:Error|Exception): ", text))
         text = text[kinds[-1].end() :] if kinds else text.splitlines()[-1]
         text = text.removeprefix("AssertionError: ")

@@ -1,9 +1,9 @@
-"""What the tracer warns of: values of the examples that a trace keeps for every other input.
+"""Warnings of torch's tracer: a trace keeps values of the example for every other input.
 
-Such a trace is refused. A user who knows better, since the lines are assertions that hold for all
-inputs, may pass over the warnings: then golden cases of several sizes have to agree, and the
-archive says what was passed over. It says so in a record of its own, which older readers need not
-know: a new field of the manifest they would refuse.
+Such a trace is refused by default. If the lines are only assertions that hold for all inputs, the
+user may allow the warnings: then golden cases of several sizes must agree, and the archive lists
+the allowed warnings. They are in a record of their own because older readers would refuse a new
+field of the manifest.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ SIZES = 3
 
 
 class TraceWarning(Room):
-    """One line of source of which a trace keeps what it gave for the example."""
+    """A source line whose result for the example is constant in the trace."""
 
     file: str
-    """Below the folder that Python imported it from."""
+    """Relative to the folder that Python imported it from."""
     line: int
     code: str
-    """The line itself."""
+    """The source line."""
     message: str
 
     def __str__(self) -> str:
-        """Return it on one line."""
+        """Return the warning on one line."""
         return f"{self.file}:{self.line} (`{self.code}`): {self.message}"
 
 
@@ -46,7 +46,7 @@ _RECORD = TypeAdapter(tuple[TraceWarning, ...])
 
 
 def found_in(caught: Iterable[warnings.WarningMessage]) -> tuple[TraceWarning, ...]:
-    """Return the tracer's own among some warnings, each line once."""
+    """Return the tracer's warnings among others, each source line once."""
     found: dict[tuple[str, int, str], TraceWarning] = {}
     for warning in caught:
         if issubclass(warning.category, torch.jit.TracerWarning):  # type: ignore[attr-defined]
@@ -62,16 +62,16 @@ def found_in(caught: Iterable[warnings.WarningMessage]) -> tuple[TraceWarning, .
 
 
 def _below_import_folder(file: str) -> str:
-    """Return a file's name without the folders that another machine does not have."""
+    """Return a file's path relative to its import folder."""
     folders = [os.path.join(os.path.abspath(folder), "") for folder in sys.path]
     above = max((folder for folder in folders if file.startswith(folder)), key=len, default="")
     return file[len(above) :] if above else os.path.basename(file)
 
 
 def refuse(found: Sequence[TraceWarning]) -> None:
-    """Refuse a trace of which the tracer has warned.
+    """Refuse a trace with warnings.
 
-    The golden cases would find a lost branch only if one of them takes the other side.
+    The golden cases would detect a lost branch only if one of them takes it.
 
     Raises:
         ExportError: there is a warning; the message names the first.
@@ -90,10 +90,10 @@ def refuse(found: Sequence[TraceWarning]) -> None:
 
 
 def require_sizes(manifest: Manifest, cases: Sequence[Case]) -> None:
-    """Refuse to pass over warnings where the golden cases have too few sizes to show an error.
+    """Refuse to allow warnings if the golden cases have too few sizes to detect an error.
 
     Raises:
-        ExportError: naming a free dimension and its sizes; a method without one has too few cases.
+        ExportError: a free dimension has too few sizes, or a method without one too few cases.
     """
     for name, method in manifest.methods.items():
         steps = [case.steps[0].inputs for case in cases if case.method == name]
@@ -116,8 +116,8 @@ def require_sizes(manifest: Manifest, cases: Sequence[Case]) -> None:
 
 
 def _sizes(method: Method, steps: Sequence[Flat]) -> dict[str, set[int]]:
-    """Return each free dimension, in words, with its sizes in the inputs of some steps."""
-    places: dict[str, str] = {}  # a symbol -> the first place where it stands
+    """Return each free dimension, as text, with its sizes in the inputs of the steps."""
+    places: dict[str, str] = {}  # the first place of each symbol
     sizes: dict[str, set[int]] = {}
     for leaf in (leaf for argument in method.inputs for leaf in leaves(argument.value)):
         for axis, size in enumerate(leaf.shape if isinstance(leaf, TensorNode) else ()):
@@ -140,7 +140,7 @@ def from_record(data: bytes) -> tuple[TraceWarning, ...]:
     """Read the record.
 
     Raises:
-        ArchiveError: it is something else.
+        ArchiveError: it is damaged.
     """
     try:
         return _RECORD.validate_json(data)

@@ -1,4 +1,4 @@
-"""Loading libraries of operators in a process of their own, to see whether they can be loaded."""
+"""Loads libraries of operators in a separate process, to test whether they can be loaded."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ for name, path in needed:
 
 
 def load_apart(needed: Sequence[tuple[str, Path]]) -> tuple[int, str] | None:
-    """Load the library of each operator that is not registered yet, in a process of its own.
+    """Load, in a new process, the library of each operator that is not registered there yet.
 
-    In this process the operators may be there already, whoever has registered them.
+    In this process another library may have registered the operators already.
 
     Returns:
-        Nothing when all operators are registered then; otherwise the index of the first whose
-        library does not register it, with an empty text, or cannot be loaded, with the reason.
+        None if all operators are registered then. Otherwise the index of the first one whose
+        library does not register it (with an empty text) or cannot be loaded (with the reason).
     """
-    # A file of its own for what it tells us: the library may print what it likes.
+    # The process reports through a separate file, because the library may print anything.
     with tempfile.TemporaryFile() as registered:
         descriptor = registered.fileno()
-        told = json.dumps([sys.path, [(name, str(path)) for name, path in needed], descriptor])
+        argument = json.dumps([sys.path, [(name, str(path)) for name, path in needed], descriptor])
         done = subprocess.run(
-            [sys.executable, "-I", "-c", _LOAD, told],
+            [sys.executable, "-I", "-c", _LOAD, argument],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=[descriptor],
@@ -52,6 +52,6 @@ def load_apart(needed: Sequence[tuple[str, Path]]) -> tuple[int, str] | None:
     if done.returncode == 3:
         return index, ""
     lines = done.stderr.strip().splitlines() or [f"the process ended with {done.returncode}"]
-    # What an exception says that ends a process in C++, or the last line of Python's traceback.
+    # The message of an uncaught C++ exception, or the last line of Python's traceback.
     reason = next((line for line in lines if line.strip().startswith("what():")), lines[-1])
     return index, reason.strip().removeprefix("what():").removeprefix("OSError:").strip()

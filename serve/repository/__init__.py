@@ -1,1 +1,1 @@
-"""Which archives there are, and which of them are loaded and live."""
+"""The archives of a server: found, loaded, verified, live and replaced."""

@@ -1,4 +1,4 @@
-"""The archives of a repository: the files as they are, and what became of each."""
+"""The archives of a repository: an entry for each file, with its state."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from torchship.serve.system.daemon_threads import on_thread
 log = logging.getLogger(__name__)
 
 MOST_LOOKS = 12
-"""Between two tries of a file that could not be read."""
+"""The largest number of scans between two attempts to load a file after a temporary failure."""
 
 IndexState = Literal["LOADING", "READY", "UNAVAILABLE"]
 
@@ -42,58 +42,58 @@ STATES: dict[str, IndexState] = {
 
 @dataclass(eq=False)
 class Entry:
-    """An archive and what became of it.
+    """An archive and its state.
 
-    `reason` says why the file as it is now failed. An entry may be live all the same, with what
-    the file was before.
+    `reason` says why the present file failed. The entry can still be live, with the archive that
+    the file held before.
     """
 
     found: DiscoveredArchive
     state: Literal["waiting", "live", "failed", "unloaded"] = "waiting"
     initial: bool = False
-    """Whether the server is ready only with it."""
+    """Whether the server is not ready without it."""
     reason: str = ""
     public_message: str = ""
-    """The reason as clients may have it, if that is another."""
+    """The reason in a form for clients, if it differs."""
     is_user_error: bool = True
     out: bool = False
-    """Whether it is out of service, whatever its file holds."""
+    """Whether it was taken out of service."""
     key: tuple[str, str] | None = None
-    """Name and version, once the folders or the manifest have said them."""
+    """Name and version, once they are known from the folders or the manifest."""
     engine: Engine | None = None
     changed: bool = True
-    """Whether the file is not the one that was looked into last."""
+    """Whether the file has changed since it was last read."""
     gone: bool = False
-    """Whether it is live without a file, until it is known that no other file is its successor."""
+    """Whether its file was removed while it is live; another file may yet replace it."""
     work: ArchiveLoad | None = None
-    """What is being done with the file now."""
+    """The load that is running."""
     batch: object = None
-    """The same for entries whose loading began together."""
+    """The same object for entries whose loading began together."""
     rivalled: tuple[str, str] | None = None
-    """Name and version, if it failed because another file is the same model."""
+    """Name and version, if it failed because another file holds the same model."""
     passing: int = 0
-    """How often it failed, without a change between, in a way that may pass."""
+    """How many times in a row the unchanged file failed for a temporary reason."""
     looks: int = 0
-    """How many looks shall pass before it is tried again."""
+    """How many scans are skipped before the next attempt."""
 
     @property
     def path(self) -> Path:
-        """Where the file is."""
+        """The path of the file."""
         return self.found.path
 
     @property
     def shown(self) -> str:
-        """Where the file is, as one line can show it."""
+        """The path of the file, safe to print on one line."""
         return printable(str(self.path))
 
     @property
     def is_missing(self) -> bool:
-        """Whether it stands for a model that was asked for by name, and of which no file is."""
+        """Whether it stands for a model that was requested by name but has no file."""
         return self.key is not None and not self.key[1]
 
     @property
     def public_reason(self) -> str:
-        """The reason without folders, and without what no user could cause: the log has those."""
+        """The reason for clients: without folders and internal errors, which only the log has."""
         if self.state == "unloaded":
             return "not loaded"
         if self.work is not None and (self.state == "waiting" or self.work.stalled):
@@ -103,16 +103,16 @@ class Entry:
         return (self.public_message or self.reason).replace(self.shown, printable(self.path.name))
 
     def public(self) -> IndexEntry:
-        """Return what a client may know of it."""
+        """Return the entry as clients see it."""
         name, version = self.key or (printable(self.path.stem), "")
         return IndexEntry(name, version, STATES[self.state], self.public_reason)
 
     def failed(
         self, reason: str, public_message: str, is_user_error: bool, passing: bool, out: bool
     ) -> None:
-        """Note why the file as it is now was refused, and when it is to be tried again.
+        """Record why the present file was refused, and when to try it again.
 
-        What may pass is tried at the next look, and more and more seldom as it goes on.
+        After a temporary failure it is tried at the next scan, and then with growing pauses.
         """
         self.reason, self.public_message = reason, public_message
         self.is_user_error, self.out = is_user_error, out
@@ -122,19 +122,19 @@ class Entry:
             self.state = "failed"
 
     def well(self) -> None:
-        """Note that nothing is wrong with the file as it is now."""
+        """Record that the present file is good."""
         self.reason, self.public_message, self.is_user_error, self.out = "", "", True, False
         self.passing, self.looks, self.rivalled = 0, 0, None
 
     def due(self) -> bool:
-        """Count a look; return whether the file is to be tried again though it has not changed."""
+        """Count a scan; return whether to try the unchanged file again."""
         self.looks = max(0, self.looks - 1)
         return self.passing > 0 and self.looks == 0
 
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """What a client may know of an archive; `version` is empty while the manifest is unread."""
+    """An archive as clients see it; `version` is empty until the manifest is read."""
 
     name: str
     version: str
@@ -143,7 +143,7 @@ class IndexEntry:
 
 
 class Catalogue:
-    """An entry for each file; names from clients are compared with its keys, never made paths."""
+    """An entry for each file; clients' names are compared with keys, never used as paths."""
 
     def __init__(
         self,
@@ -152,9 +152,9 @@ class Catalogue:
         only_known: bool,
         loads: int,
     ) -> None:
-        """Find what is there; with `only_known`, to be loaded by name and not by itself.
+        """Find the files; with `only_known`, they are loaded only by name.
 
-        `loads` is how many files are worked on at the same time.
+        `loads` is how many files are loaded at the same time.
         """
         self._roots = {path: path.is_dir() for path in paths}
         self._looks: dict[Path, asyncio.Future[FileState]] = {}
@@ -171,14 +171,14 @@ class Catalogue:
         return Entry(found, "unloaded" if self._only_known else "waiting", key=found.key)
 
     def trust(self, keys: Sequence[Ed25519PublicKey]) -> None:
-        """Read only what one of these keys signed."""
+        """From now on, accept only archives that one of these keys signed."""
         self._keys = keys
 
     async def look(self) -> list[Entry]:
-        """Bring the entries up to the files as they are; return the live ones that are gone now.
+        """Update the entries from the files; return the live entries whose files were removed.
 
-        An entry whose file is not found stays, unless the file is certainly not there any more: a
-        folder that cannot be listed, or a disk that does not answer, is no wish to unload.
+        An entry is removed only if its file certainly no longer exists. A folder that cannot be
+        listed, or a disk that does not answer, must not unload a model.
         """
         async with self._lock:
             gone = await self._update()
@@ -188,17 +188,17 @@ class Catalogue:
             return gone
 
     async def _update(self) -> list[Entry]:
-        seen = await self._look()
+        states = await self._look()
         known = {entry.path: entry for entry in self.entries if not entry.is_missing}
         entries: dict[Entry, None] = {}
-        for found in unique([found for look in seen for found in look.found]):
+        for found in unique([found for look in states for found in look.found]):
             if not found.there and found.path in self._roots:
-                continue  # it was named, not listed
+                continue  # a path from the command line, not one from a listing
             entry = known.get(found.path) or self._entry(found)
             entry.changed = entry.changed or entry.found != found
             entry.found, entry.gone = found, False
             entries[entry] = None
-        gone = {path for look in seen for path in look.gone}
+        gone = {path for look in states for path in look.gone}
         newly = []
         for entry in self.entries:
             if entry in entries:
@@ -209,12 +209,12 @@ class Catalogue:
                     entry.gone = True
                     newly.append(entry)
             elif entry.work is not None:
-                entry.work.give_up()
+                entry.work.cancel()
         self.entries = list(entries)
         return newly
 
     async def _look(self) -> list[FileState]:
-        """Look at each path that was given; without those whose disks do not answer."""
+        """Scan each given path; leave out those whose disks do not answer in time."""
         known = [entry.found for entry in self.entries if not entry.is_missing]
         for root, is_folder in self._roots.items():
             if root not in self._looks:
@@ -227,15 +227,15 @@ class Catalogue:
         problems = [f"'{root}' does not answer" for root in self._looks if root not in done]
         for root in done:
             del self._looks[root]
-        seen = [look.result() for look in done.values()]
-        problems += [problem for look in seen for problem in look.problems]
+        states = [look.result() for look in done.values()]
+        problems += [problem for look in states for problem in look.problems]
         for problem in sorted(set(problems) - self._problems):
             log.warning("%s: what is live from there stays live", printable(problem))
         self._problems = set(problems)
-        return seen
+        return states
 
     async def _identify(self, entry: Entry, work: ArchiveLoad) -> None:
-        """Learn which model a file is, where no folder says it."""
+        """Read a file's manifest to learn its model, if its folders do not say it."""
         entry.changed = False
         if entry.found.key is None:
             try:
@@ -245,35 +245,35 @@ class Catalogue:
             except (UnreadableError, OutOfMemoryError):
                 entry.changed = True
             except TorchShipError:
-                entry.key = None  # loading it will say why
+                entry.key = None  # loading it will report the error
 
     async def work_on(
         self,
         entries: Sequence[Entry],
         do: Callable[[Entry, ArchiveLoad], Coroutine[None, None, None]],
     ) -> None:
-        """Do something with each file, the small ones first; return when none is or can be busy.
+        """Run `do` for each entry, small files first; return when all have ended or stalled.
 
-        Some files are worked on at the same time. One whose disk does not answer is not waited for.
+        Several run at the same time. A file whose disk does not answer is not waited for.
         """
         for entry in sorted(entries, key=lambda entry: entry.found.size):
             if entry.work is not None:
                 if not entry.changed:
-                    continue  # it goes on, with the same file
-                entry.work.give_up()
+                    continue  # its running load reads the same file
+                entry.work.cancel()
             work = ArchiveLoad(self._turns)
             entry.work = work
             work.begin(do(entry, work), partial(self._ended, entry, work))
         for entry in entries:
             if entry.work is not None:
-                await entry.work.rested()
+                await entry.work.settled()
 
     def _ended(self, entry: Entry, work: ArchiveLoad) -> None:
         if entry.work is work:
             entry.work = None
 
     def of_name(self, name: str) -> list[Entry]:
-        """Return a model's files; one that could not be read is known by its own name."""
+        """Return the entries of a model; a file that could not be read counts by its file name."""
         return [
             entry
             for entry in self.entries
@@ -283,10 +283,10 @@ class Catalogue:
         ]
 
     def add_missing(self, name: str) -> Entry:
-        """Return a new entry that stands for a model of which there is no file."""
+        """Return a new entry for a model that has no file."""
         self.entries.append(Entry(DiscoveredArchive(Path(name), None, (None,)), key=(name, "")))
         return self.entries[-1]
 
     def missing(self, name: str) -> list[Entry]:
-        """Return the entries that stand for a model of which there was no file."""
+        """Return the entries that `add_missing` made for a model."""
         return [entry for entry in self.entries if entry.key == (name, "")]

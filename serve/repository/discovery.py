@@ -1,4 +1,4 @@
-"""Which files a server was given: named ones, flat folders, and folders of models and versions."""
+"""Finds archives: named files, flat folders, and folders of models and versions."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ Stamp = tuple[tuple[int, int, int] | None, ...]
 
 @dataclass(frozen=True)
 class DiscoveredArchive:
-    """A file: where it is, what its folders say it holds, and how to see that it has changed.
+    """A file: its path, the model that its folders name, and a stamp that detects changes.
 
-    `key` is the name and version that the folders say; None for a file that is just a file.
+    `key` is the name and version from the folders; None for a file outside such folders.
     """
 
     path: Path
     key: tuple[str, str] | None
     stamp: Stamp
     devices: tuple[int | None, ...] = field(default=(), compare=False)
-    """The file systems of its folder, of the one above, and so on up to the folder given."""
+    """The file systems of its folder, of the one above, and so on up to the given folder."""
 
     @property
     def there(self) -> bool:
-        """Whether the file was there."""
+        """Whether the file existed."""
         return self.stamp[0] is not None
 
     @property
     def size(self) -> int:
-        """Bytes; 0 when it was not there."""
+        """Its size in bytes; 0 if it did not exist."""
         return self.stamp[0][1] if self.stamp[0] else 0
 
 
 @dataclass(frozen=True)
 class FileState:
-    """What a look at one of the paths given has found."""
+    """The result of scanning one of the given paths."""
 
     found: Sequence[DiscoveredArchive]
     gone: Collection[Path]
-    """Those of the files asked for that are certainly not there any more."""
+    """The known files that certainly no longer exist."""
     problems: Sequence[str]
-    """Which folders could not be listed, and why."""
+    """The folders that could not be listed, and why."""
 
 
 def find_archives(paths: Sequence[Path], empty: bool = False) -> list[Path]:
-    """Return the archives: the files given, and those in the folders given.
+    """Return the archives: the given files, and those in the given folders.
 
-    A folder has `*.pt` files, or `<name>/<version>/model.pt`, or both.
+    A folder holds `*.pt` files, or `<name>/<version>/model.pt`, or both.
 
     Raises:
-        UsageError: a path is not there, or there is no archive at all and `empty` is False.
+        UsageError: a path does not exist, or there is no archive and `empty` is False.
     """
     for path in paths:
         if not path.exists():
@@ -73,12 +73,12 @@ def find_archives(paths: Sequence[Path], empty: bool = False) -> list[Path]:
 
 
 def scan(paths: Sequence[Path]) -> list[DiscoveredArchive]:
-    """Return the files of the paths given, each once; a named file also when it is not there."""
+    """Return the files of the given paths, each once; a named file even if it does not exist."""
     return unique([file for path in paths for file in look_at(path, path.is_dir()).found])
 
 
 def unique(files: Sequence[DiscoveredArchive]) -> list[DiscoveredArchive]:
-    """Return files without those that an earlier path led to already."""
+    """Return the files without duplicates by real path."""
     found: dict[str, DiscoveredArchive] = {}
     for file in files:
         found.setdefault(os.path.realpath(file.path), file)
@@ -86,15 +86,15 @@ def unique(files: Sequence[DiscoveredArchive]) -> list[DiscoveredArchive]:
 
 
 def look_at(root: Path, is_folder: bool, known: Sequence[DiscoveredArchive] = ()) -> FileState:
-    """Look at a path that was given, and which of the files known below it are gone.
+    """Scan a given path, and find out which known files below it were removed.
 
-    Nothing is raised when a folder cannot be listed: that says nothing about the files in it.
+    A folder that cannot be listed is reported in `problems` and says nothing about its files.
 
     Args:
         root: the path.
-        is_folder: whether it was a folder when the server started; then it is one still, whatever
-            is there now.
-        known: files that an earlier look has found.
+        is_folder: whether it was a folder when the server started; it is then treated as one
+            even if it is missing now.
+        known: files from an earlier scan.
     """
     problems: list[str] = []
     top = root if is_folder else root.parent
@@ -108,7 +108,7 @@ def look_at(root: Path, is_folder: bool, known: Sequence[DiscoveredArchive] = ()
 def _files(root: Path, problems: list[str]) -> Iterator[tuple[Path, tuple[str, str] | None]]:
     models = []
     for name, is_folder in _listed(root, problems):
-        # Hidden folders are those of version control, and of tools that swap folders.
+        # Hidden folders belong to version control, and to tools that swap folders.
         is_model = is_folder and not name.startswith(".")
         files = [
             (file, (name, version))
@@ -122,7 +122,7 @@ def _files(root: Path, problems: list[str]) -> Iterator[tuple[Path, tuple[str, s
 
 
 def _listed(folder: Path, problems: list[str]) -> list[tuple[str, bool]]:
-    """Return what is in a folder, in order, and whether it is a folder; nothing if it cannot be."""
+    """Return the names in a folder, sorted, and whether each is a folder; [] on an error."""
     try:
         with os.scandir(folder) as entries:
             return sorted((entry.name, _is_folder(entry)) for entry in entries)
@@ -134,12 +134,12 @@ def _listed(folder: Path, problems: list[str]) -> list[tuple[str, bool]]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # of a link; that of its folder could be listed
+    except OSError:  # a link whose target cannot be read
         return False
 
 
 def _may_be(file: Path) -> bool:
-    """Whether a file is there, or cannot be told: loading it says why."""
+    """Return whether a file exists or cannot be checked; loading it reports the error."""
     try:
         os.lstat(file)
     except (FileNotFoundError, NotADirectoryError):
@@ -150,11 +150,11 @@ def _may_be(file: Path) -> bool:
 
 
 def _is_gone(file: DiscoveredArchive, top: Path) -> bool:
-    """Whether a file is certainly not there any more.
+    """Return whether a file certainly no longer exists.
 
-    What is certain is what a listing says that succeeded: of its folder, or of the first folder
-    above that is still there. It is not when the listing is of another file system than before: a
-    mount that is away leaves an empty folder behind.
+    Only a successful listing is certain: of its folder, or of the first folder above it that
+    still exists. A listing of a different file system than before is not: when a mount is away,
+    an empty folder remains.
     """
     child = file.path
     for device in file.devices:
@@ -184,7 +184,7 @@ def _device(folder: Path) -> int | None:
 
 
 def _stamp(file: Path) -> Stamp:
-    """Return what changes when the file or its signature does: time, size, inode of each."""
+    """Return a stamp that changes with the file or its signature: time, size, inode of each."""
     return tuple(_stat(path) for path in (file, signature_path(file)))
 
 
@@ -197,11 +197,11 @@ def _stat(file: Path) -> tuple[int, int, int] | None:
 
 
 def version_order(version: str) -> tuple[tuple[bool, int, str], ...]:
-    """Return a sort key by which version `10` comes after `9`, and `1.10` after `1.9`."""
+    """Return a sort key that puts version `10` after `9`, and `1.10` after `1.9`."""
     parts = (part for part in re.split(r"(\d+)|[._-]", version) if part)
     return tuple((p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in parts)
 
 
 def printable(text: str) -> str:
-    """Return text that fits on one line of any stream, as a file's name need not."""
+    """Return text with unprintable characters escaped, which file names may contain."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,4 +1,4 @@
-"""Engines before and after they are live: what may start, what is in quarantine, what ends."""
+"""Engines that start, engines that end, and the quarantine of archives that must not start."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torchship.script.runtime.malloc_trim import trim_malloc
 from torchship.serve.engine.engine import Engine
 from torchship.serve.errors import NotReadyError, OutOfServiceError
 
-LONGEST_NAME = 255  # characters, as of a folder's name
-RESERVED_NAMES = frozenset({"stats"})  # GET /v2/models/stats is about all models
+LONGEST_NAME = 255  # characters, as for a folder's name
+RESERVED_NAMES = frozenset({"stats"})  # GET /v2/models/stats returns the statistics of all models
 
 
 def check_name(name: str, version: str) -> None:
-    """Refuse a model that not every route can be asked for.
+    """Refuse a name or version that does not work in every route.
 
     Raises:
-        ArchiveError: its name is a route's, or is too long for one.
+        ArchiveError: the name is reserved for a route, or one of the two is too long.
     """
     if name in RESERVED_NAMES:
         raise ArchiveError(
@@ -33,25 +33,25 @@ def check_name(name: str, version: str) -> None:
 
 
 class EngineStarts:
-    """The engines that prove themselves now; those of archives in quarantine may not."""
+    """The engines that are verifying their golden cases; none of a quarantined archive may."""
 
     def __init__(self, quarantine: Mapping[str, str]) -> None:
-        """Take the archives that are in quarantine, by their digests, and why."""
+        """Take the quarantined archives: reasons by digest."""
         self._quarantine = dict(quarantine)
         self._refused: dict[Engine, asyncio.Future[str]] = {}
         self._closed = False
 
     @property
     def engines(self) -> list[Engine]:
-        """Those that have not proved themselves yet."""
+        """The engines that have not verified their golden cases yet."""
         return list(self._refused)
 
-    async def prove(self, engine: Engine) -> None:
-        """Start an engine; return when it has proved itself.
+    async def start(self, engine: Engine) -> None:
+        """Start an engine; return when it has reproduced its golden cases.
 
         Raises:
             ArchiveError: as `Engine.start`.
-            OutOfServiceError: it is in quarantine, or was refused meanwhile.
+            OutOfServiceError: its archive is quarantined, or it was refused while starting.
             NotReadyError: the server is shutting down.
         """
         if self._closed:
@@ -69,11 +69,11 @@ class EngineStarts:
             del self._refused[engine]
 
     def in_quarantine(self, digest: str) -> bool:
-        """Return whether an archive is in quarantine."""
+        """Return whether an archive is quarantined."""
         return digest in self._quarantine
 
     def refuse_quarantined(self, digest: str) -> None:
-        """Refuse an archive that is in quarantine.
+        """Refuse an archive that is quarantined.
 
         Raises:
             OutOfServiceError: it is.
@@ -82,51 +82,51 @@ class EngineStarts:
             raise OutOfServiceError(self._quarantine[digest])
 
     def refuse(self, engine: Engine, reason: str) -> None:
-        """Have an engine fail that has not proved itself yet, whatever its thread does."""
+        """Make an engine's start fail, even if its thread hangs."""
         refused = self._refused.get(engine)
         if refused is not None and not refused.done():
             refused.set_result(reason)
 
     def quarantine(self, digest: str, reason: str) -> None:
-        """Refuse an archive from now on."""
+        """Quarantine an archive, and make its running starts fail."""
         self._quarantine[digest] = reason
         for engine in self.engines:
             if engine.digest == digest:
                 self.refuse(engine, reason)
 
-    def pardon(self, digest: str) -> None:
-        """Let an archive try again."""
+    def release(self, digest: str) -> None:
+        """Remove an archive from quarantine."""
         self._quarantine.pop(digest, None)
 
     def close(self) -> None:
-        """Let none start any more, and give up those that do now."""
+        """Refuse further starts, and close the engines that are starting."""
         self._closed = True
         for engine in self._refused:
             engine.close()
 
 
 class EngineEndings:
-    """Engines that are given to nobody any more, until their threads have ended."""
+    """Engines that take no new requests, until their threads have ended."""
 
     def __init__(self) -> None:
         self.engines: set[Engine] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def end(self, engine: Engine, then: Callable[[], None] = lambda: None) -> None:
-        """Close an engine when nobody holds it; call `then` when it has ended."""
+        """Close an engine when no request holds it; call `then` when it has ended."""
         self.engines.add(engine)
         self.spawn(self._end(engine, then))
 
     async def _end(self, engine: Engine, then: Callable[[], None]) -> None:
         await engine.retire()
         self.engines.discard(engine)
-        del engine  # the last reference: its memory is free now
+        del engine  # the last reference, so that its memory is freed before the trim
         await asyncio.to_thread(trim_malloc)
         then()
 
-    def spawn(self, doing: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """Have something done that nobody waits for."""
-        task = asyncio.create_task(doing)
+    def spawn(self, coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Run a coroutine in the background."""
+        task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

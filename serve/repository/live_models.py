@@ -1,4 +1,4 @@
-"""The models that are live: archives that are loaded, prove themselves, are replaced, let go."""
+"""The live models: archives are loaded, verified, replaced and unloaded here."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ LONGEST_REASON = 1024  # characters
 
 
 class LiveModels:
-    """What becomes of each archive of a catalogue, and the engines that answer now.
+    """Loads the archives of a catalogue, and holds the engines that answer requests.
 
-    Requests go on while archives are loaded: a new engine has proved itself before it takes the old
-    one's place, and the old one is closed when nobody holds it.
+    Requests continue while archives are loaded: a new engine must reproduce its golden cases before
+    it replaces the old one, which is closed when no request holds it.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class LiveModels:
     ) -> None:
         """See `Repository`."""
         self.verified_total = 0
-        """How often an archive was proved and went live."""
+        """How often an archive was verified and became live."""
         self.failed_total = 0
         """How often an archive was refused."""
         self._catalogue = catalogue
@@ -67,7 +67,7 @@ class LiveModels:
         self._observer = observer
         self._pulse = pulse or Heartbeat()
         self._live: dict[str, dict[str, Engine]] = {}
-        self._proving: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._verifying: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._starting = EngineStarts(quarantine)
         self._ending = EngineEndings()
         self._loaded = False
@@ -75,11 +75,11 @@ class LiveModels:
 
     @property
     def entries(self) -> list[Entry]:
-        """Every archive, in the order they were given."""
+        """Every archive, in the given order."""
         return self._catalogue.entries
 
     async def _take(self, entry: Entry, work: ArchiveLoad, name: str | None) -> None:
-        """Load an entry's file as it is now; if it is good, it is live, in the old one's place."""
+        """Load an entry's present file; if it is good, it replaces the archive that was live."""
         entry.changed = False
         if entry.engine is None and not entry.passing:
             entry.state, entry.reason = "waiting", ""
@@ -104,13 +104,13 @@ class LiveModels:
         content = await work.read(entry.path, self._keys)
         if entry.engine is not None and entry.engine.digest == content.digest:
             entry.well()
-            if name is not None:  # it was asked for, and this is the answer
-                self._say(logging.INFO, _is_live(entry.engine))
+            if name is not None:  # a client asked for it and expects a line in the log
+                self._announce(logging.INFO, _is_live(entry.engine))
             return
-        if name is not None:  # whoever asks for it knows why it was in quarantine
-            self._starting.pardon(content.digest)
+        if name is not None:  # an explicit request overrides the quarantine
+            self._starting.release(content.digest)
         if self._starting.in_quarantine(content.digest):
-            with suppress(ArchiveError):  # it may be no archive at all
+            with suppress(ArchiveError):  # the file may not be an archive
                 manifest = await work.identify(entry.path, content)
                 self._check_key(entry, (manifest.name, manifest.version), name)
             self._starting.refuse_quarantined(content.digest)
@@ -119,8 +119,8 @@ class LiveModels:
             del content
             key = archive.require_manifest().name, archive.require_manifest().version
             self._check_key(entry, key, name)
-            # One at a time, so that of two files of one model the second finds the first.
-            async with self._proving.setdefault(key[0], asyncio.Lock()):
+            # One at a time per model, so that the second of two files of one model finds the first.
+            async with self._verifying.setdefault(key[0], asyncio.Lock()):
                 later = self._rival(entry, key)
                 work.doing = "its golden cases are being run"
                 engine = await self._prove(archive)
@@ -131,11 +131,11 @@ class LiveModels:
         await asyncio.to_thread(trim_malloc)
 
     def _loading_of(self, name: str, digest: str) -> AbstractContextManager[None]:
-        """Have it known, for the length of a `with`, which archive is checked and proved."""
+        """Return a context in which an archive is checked and verified; for subclasses."""
         return nullcontext()
 
     def _check_key(self, entry: Entry, key: tuple[str, str], name: str | None) -> None:
-        """Refuse an archive that is not the model that it is to be, or that nobody could ask for.
+        """Refuse an archive of another model than expected, or with an unusable name.
 
         Raises:
             ArchiveError: it is.
@@ -152,12 +152,12 @@ class LiveModels:
             entry.key = key
 
     def _rival(self, entry: Entry, key: tuple[str, str]) -> Entry | None:
-        """Return the entry that is live as the same model and comes after this one in order.
+        """Return a later entry that is live as the same model, which this one replaces.
 
-        Of two files that are loaded together the first shall be the model, whichever is faster.
+        If two files of one model are loaded together, the first in order wins, not the faster one.
 
         Raises:
-            ArchiveError: one comes before it, or was live before.
+            ArchiveError: an earlier entry is live as that model, or one from an earlier load.
         """
         order = {known: number for number, known in enumerate(self.entries)}
         for other in self.entries:
@@ -177,7 +177,7 @@ class LiveModels:
             self._fail(later, _is_in_already(later.key, entry))
 
     async def _prove(self, archive: Archive) -> Engine:
-        """Return the engine of an archive, which has proved itself.
+        """Return the engine of an archive after it has reproduced the golden cases.
 
         Raises:
             ArchiveError, DisagreementError: it did not.
@@ -186,7 +186,7 @@ class LiveModels:
         """
         engine = self._engine_of(archive)
         try:
-            await self._starting.prove(engine)
+            await self._starting.start(engine)
         except BaseException:
             engine.close()
             self._ending.end(engine)
@@ -194,32 +194,32 @@ class LiveModels:
         return engine
 
     def _engine_of(self, archive: Archive) -> Engine:
-        """Return an engine that has not begun."""
+        """Return an engine that is not started."""
         manifest = archive.require_manifest()
         observer = self._observer and self._observer(manifest.name, manifest.version)
         return Engine(archive, self._limits, observer, pulse=self._pulse, hung=self._has_hung)
 
     def _has_hung(self, engine: Engine, reason: str) -> None:
-        """Take an engine out of service whose call never ended."""
+        """Take an engine out of service after a call that did not end in time."""
         self.take_out(engine, reason)
 
     def quarantine_digest(self, digest: str, reason: str) -> None:
-        """Refuse an archive from now on, and take it out of service where it is live.
+        """Quarantine an archive, and take it out of service if it is live.
 
-        It is refused until its model is asked to be loaded; another file is another archive.
+        It is refused until a client explicitly loads its model. A changed file is another archive.
 
         Args:
             digest: SHA-256 of the archive's file, in hexadecimal digits.
-            reason: why.
+            reason: the reason, for the log and for clients.
         """
         self._starting.quarantine(digest, reason)
         for engine in [e.engine for e in self.entries if e.engine and e.engine.digest == digest]:
             self.take_out(engine, reason)
 
     def take_out(self, engine: Engine, reason: str) -> None:
-        """Take an engine out of service at once, whatever its thread does.
+        """Take an engine out of service at once, even if its thread hangs.
 
-        Its entry has failed, with that reason; nobody is given the engine any more.
+        Its entry becomes failed with that reason, and no request gets the engine any more.
         """
         engine.close()
         self._starting.refuse(engine, reason)
@@ -241,7 +241,7 @@ class LiveModels:
         self.verified_total += 1
         if old is not None:
             self._retire(old)
-        self._say(logging.INFO, _is_live(engine))
+        self._announce(logging.INFO, _is_live(engine))
 
     def _fail(
         self,
@@ -252,38 +252,38 @@ class LiveModels:
         passing: bool = False,
         out: bool = False,
     ) -> None:
-        # What a model says may be of any length, and goes into lines, labels and answers.
+        # A model's error may have any length, and goes into log lines and answers.
         reason = printable(" ".join(reason.split()))[:LONGEST_REASON]
         again = entry.passing > 0 and passing and entry.reason == reason
         entry.failed(reason, public_message, is_user_error, passing, out)
-        if not again:  # it was told, and nothing has changed
+        if not again:  # the same failure is reported once
             self.failed_total += 1
-            self._say(logging.WARNING, f"failed: {entry.shown}: {entry.reason}")
+            self._announce(logging.WARNING, f"failed: {entry.shown}: {entry.reason}")
 
     def _unload(self, entries: Iterable[Entry], for_good: bool = False) -> None:
-        """Let entries go: until they are loaded again, or for good if their files are gone."""
+        """Unload entries; `for_good` also removes them, because their files were removed."""
         for entry in list(entries):
             engine, entry.engine = entry.engine, None
             entry.well()
             entry.state, entry.initial = "unloaded", False
             if entry.work is not None:
-                entry.work.give_up()
+                entry.work.cancel()
             if for_good:
                 self.entries.remove(entry)
             if engine is not None:
                 self._retire(engine)
 
     def _retire(self, engine: Engine) -> None:
-        """Give an engine to nobody any more, and close it when nobody holds it."""
+        """Give no new request the engine, and close it when none holds it."""
         name, version = engine.manifest.name, engine.manifest.version
         if self._forget(engine):
             line = f"unloaded: {name}/{version}"
-            self._ending.end(engine, partial(self._say, logging.INFO, line))
+            self._ending.end(engine, partial(self._announce, logging.INFO, line))
         else:
             self._ending.end(engine)
 
     def _forget(self, engine: Engine) -> bool:
-        """Give an engine to nobody any more; return whether nothing took its place."""
+        """Give no new request the engine; return whether it was live until now."""
         name, version = engine.manifest.name, engine.manifest.version
         if self._live.get(name, {}).get(version) is not engine:
             return False
@@ -292,22 +292,22 @@ class LiveModels:
             del self._live[name]
         return True
 
-    def _say(self, level: int, line: str) -> None:
-        """Log a change; report it, unless it belongs to the start, which is told as a whole."""
+    def _announce(self, level: int, line: str) -> None:
+        """Log a change, and report it; changes during the start are reported by `summary`."""
         if self._loaded:
             self._report(line)
         if self._loaded or level > logging.INFO:
             log.log(level, "%s", line)
 
     def find(self, name: str, version: str | None = None) -> Engine:
-        """Return the engine of a live model: of that version, or of the newest.
+        """Return the engine of a live model: of the given version, or of the newest.
 
-        Hold it (`with engine:`) for as long as calls are made with it and others wait in between.
+        Hold it (`with engine:`) across `await`s; otherwise a reload may close it in between.
 
         Raises:
-            NotReadyError: it is there and not live, or archives are still being checked.
-            OutOfServiceError: a call of it took too long.
-            UnknownModelError: the server does not have it, or it is not loaded.
+            NotReadyError: the model exists but is not live, or archives are still being loaded.
+            OutOfServiceError: the model was taken out of service.
+            UnknownModelError: the server does not have the model, or it is not loaded.
         """
         versions = self._live.get(name, {})
         if version is None and versions:
@@ -336,15 +336,15 @@ class LiveModels:
         return list(self._live.get(name, {}))
 
     def close(self) -> None:
-        """Be not ready from now on; nothing else, since a signal may call it at any point."""
+        """Become not ready; do nothing else, since a signal handler calls this at any point."""
         self._closed = True
 
     def halt(self) -> None:
-        """Give up what is being loaded: the server ends."""
+        """Cancel all loads, because the server ends."""
         self.close()
         for entry in self.entries:
             if entry.work is not None:
-                entry.work.give_up()
+                entry.work.cancel()
         self._starting.close()
 
     def release(self) -> None:
@@ -354,7 +354,7 @@ class LiveModels:
             engine.close()
 
     def join(self, seconds: float) -> bool:
-        """Wait at most so long for the threads of closed engines; return whether all ended."""
+        """Wait up to `seconds` for the threads of closed engines; return whether all ended."""
         end = time.monotonic() + seconds
         return all([engine.join(max(0.0, end - time.monotonic())) for engine in self._engines()])
 

@@ -1,4 +1,4 @@
-"""Files read and archives checked while others are: on threads that nobody waits for at the end."""
+"""Reads and checks archives concurrently, on threads that the shutdown does not wait for."""
 
 from __future__ import annotations
 
@@ -17,61 +17,61 @@ from torchship.serve.system.daemon_threads import on_thread
 log = logging.getLogger(__name__)
 
 STALLED_SECONDS = 5
-"""After which a disk that has sent nothing is not waited for by others."""
+"""Seconds without data from a disk, after which other loads no longer wait for it."""
 
 
 class ArchiveLoad:
-    """What is being done with one file, for those who wait for it or ask what it waits for."""
+    """The load of one archive, and what it is doing at present."""
 
-    def __init__(self, turns: asyncio.Semaphore) -> None:
-        """Take what says how many files are worked on at the same time."""
+    def __init__(self, slots: asyncio.Semaphore) -> None:
+        """Take the semaphore that limits concurrent loads."""
         self.doing = "it waits for its turn"
         self.stalled = False
-        """Whether the disk sends nothing."""
+        """Whether the disk has sent nothing for `STALLED_SECONDS`."""
         self._task: asyncio.Task[None] | None = None
-        self._turns = turns
-        self._has_turn = False
-        self._rested = asyncio.Event()
+        self._slots = slots
+        self._has_slot = False
+        self._settled = asyncio.Event()
 
     def begin(self, doing: Coroutine[None, None, None], ended: Callable[[], None]) -> None:
-        """Do it; call `ended` when it has ended or was given up."""
+        """Run the coroutine `doing`; call `ended` when it has ended or was cancelled."""
 
         def end(task: asyncio.Task[None]) -> None:
             ended()
-            self._rest()
+            self._settle()
             if not task.cancelled() and task.exception() is not None:
                 log.error("loading", exc_info=task.exception())
 
         self._task = asyncio.create_task(doing)
         self._task.add_done_callback(end)
 
-    def give_up(self) -> None:
-        """Do no more; a thread that waits for its disk goes on to wait, and for nobody."""
+    def cancel(self) -> None:
+        """Cancel the load; a thread that waits for a disk stays behind as a daemon thread."""
         if self._task is not None:
             self._task.cancel()
 
-    async def rested(self) -> None:
-        """Wait until the work has ended, or has stalled."""
-        await self._rested.wait()
+    async def settled(self) -> None:
+        """Wait until the load has ended or stalled."""
+        await self._settled.wait()
 
-    async def _take_turn(self) -> None:
-        await self._turns.acquire()
-        self._has_turn = True
+    async def _acquire_slot(self) -> None:
+        await self._slots.acquire()
+        self._has_slot = True
 
-    def _rest(self) -> None:
-        """Let others have the turn, and those go on who wait."""
-        if self._has_turn:
-            self._has_turn = False
-            self._turns.release()
-        self._rested.set()
+    def _settle(self) -> None:
+        """Release the semaphore, and wake those who wait for this load."""
+        if self._has_slot:
+            self._has_slot = False
+            self._slots.release()
+        self._settled.set()
 
     async def read(self, path: Path, keys: Sequence[Ed25519PublicKey]) -> Content:
-        """Read a file and check its signature, in a turn that others have while the disk stalls.
+        """Read a file and check its signature; release the semaphore while the disk stalls.
 
         Raises:
             ArchiveError: as `read_content`.
         """
-        await self._take_turn()
+        await self._acquire_slot()
         self.doing = f"'{path.name}' is being read"
         blocks = 0
 
@@ -83,22 +83,22 @@ class ArchiveLoad:
             on_thread(lambda: read_content(path, keys, count), daemon=True)
         )
         try:
-            seen = 0
+            blocks_before = 0
             while not (await asyncio.wait({reading}, timeout=STALLED_SECONDS))[0]:
-                if blocks == seen and not self.stalled:
+                if blocks == blocks_before and not self.stalled:
                     self.stalled = True
                     self.doing = f"the disk does not answer: {self.doing}"
-                    self._rest()
-                seen = blocks
+                    self._settle()
+                blocks_before = blocks
         finally:
             reading.cancel()
         if self.stalled:
             self.stalled = False
-            await self._take_turn()
+            await self._acquire_slot()
         return reading.result()
 
     async def identify(self, path: Path, content: Content) -> Manifest:
-        """Return the manifest of what was read, of which nothing else is looked at.
+        """Return the manifest in a file's content, without checking anything else.
 
         Raises:
             ArchiveError: as `read_manifest`.
@@ -106,7 +106,7 @@ class ArchiveLoad:
         return await on_thread(lambda: read_manifest(path, content))
 
     async def check(self, path: Path, content: Content) -> Archive:
-        """Check what was read.
+        """Check a file's content.
 
         Raises:
             ArchiveError: as `check_content`.

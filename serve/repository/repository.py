@@ -1,4 +1,4 @@
-"""Which models and versions are live: archives loaded, proved, replaced, let go, listed."""
+"""The repository of a server: the changes that clients and polling can ask for, and the index."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ Mode = Literal["fixed", "poll", "explicit"]
 class Repository(LiveModels):
     """The archives of one server; used from its event loop only.
 
-    Some archives are loaded at the same time, and each model has one change at a time. Requests go
-    on meanwhile: a new engine has proved itself before it takes the old one's place, and the old
-    one is closed when nobody holds it.
+    Several archives are loaded at the same time; each model has one change at a time. Requests
+    continue meanwhile: a new engine must reproduce its golden cases before it replaces the old
+    one, which is closed when no request holds it.
     """
 
     def __init__(
@@ -48,19 +48,19 @@ class Repository(LiveModels):
         observer: Callable[[str, str], Observer] | None = None,
         pulse: Heartbeat | None = None,
     ) -> None:
-        """Look at what is there; nothing is loaded yet.
+        """Find the archives; nothing is loaded yet.
 
         Args:
             paths: archives, and folders of archives.
-            keys: serve only what one of them signed; everything when empty.
+            keys: serve only archives that one of them signed; all if empty.
             limits: for each engine.
             mode: `fixed`, `poll` or `explicit`.
             load: in explicit mode, the models to load at start.
             loads: how many archives are loaded at the same time.
-            quarantine: the archives to refuse, by their digests, and why.
-            report: is told each change after the start, on one line.
-            observer: gives, by name and version, who is told of each batch.
-            pulse: the process's, for models that run on its event loop.
+            quarantine: the archives to refuse: reasons by digest.
+            report: called with one line for each change after the start.
+            observer: returns, by name and version, the function to call after each batch.
+            pulse: the heartbeat of the process, for models that run on its event loop.
 
         Raises:
             UsageError: `load` is given in another mode.
@@ -75,21 +75,21 @@ class Repository(LiveModels):
 
     @property
     def ready(self) -> bool:
-        """Whether all that was to be loaded at start is live, and the server is to go on.
+        """Whether all archives of the start are live, and the server is not shutting down.
 
-        What goes wrong later with a newer file does not count while the older one is live, nor
-        does a model that came later.
+        A newer file that fails does not count while the older one is live; neither does a model
+        that was added later.
         """
         wanted = (entry.state == "live" for entry in self.entries if entry.initial)
         return self._loaded and not self._closed and all(wanted)
 
     @property
     def closed(self) -> bool:
-        """Whether the server is to end."""
+        """Whether the server is shutting down."""
         return self._closed
 
     def digests(self) -> dict[str, str]:
-        """Return the digests of the archives that are live, by `name/version`."""
+        """Return the digests of the live archives, by `name/version`."""
         return {
             f"{entry.key[0]}/{entry.key[1]}": entry.engine.digest
             for entry in self.entries
@@ -97,25 +97,25 @@ class Repository(LiveModels):
         }
 
     def trust(self, keys: Sequence[Ed25519PublicKey]) -> None:
-        """Load only what one of these keys signed, from now on; what is live stays live."""
+        """From now on, load only archives that one of these keys signed; live ones stay live."""
         self._keys = keys
         self._catalogue.trust(keys)
 
     @property
     def verified(self) -> int:
-        """How many archives are live now."""
+        """How many archives are live."""
         return sum(entry.state == "live" for entry in self.entries)
 
     @property
     def failed(self) -> int:
-        """How many files were refused as they are now, also where an older one is live."""
+        """How many files are refused, including those whose earlier content is live."""
         return sum(bool(entry.reason) for entry in self.entries)
 
     async def load(self) -> None:
-        """Load and prove each archive; a good one is live at once. To be called once.
+        """Load and verify each archive; a good one becomes live at once. Call it once.
 
-        It returns when each is live or has failed. One whose disk does not answer is not waited
-        for: it goes live, or fails, when it does.
+        It returns when each is live or has failed. An archive whose disk does not answer is not
+        waited for: it becomes live, or fails, when the disk answers.
 
         Raises:
             NotReadyError: the server is shutting down.
@@ -135,7 +135,7 @@ class Repository(LiveModels):
         self._loaded = True
 
     def summary(self) -> list[str]:
-        """Return what became of the start, on lines: what failed or is waited for, or `ready`."""
+        """Return the result of the start as lines: what failed or is still loading, or `ready`."""
         lines = [f"failed: {e.shown}: {e.reason}" for e in self.entries if e.state == "failed"]
         lines += [
             f"waiting: {e.shown}: {e.public_reason}" for e in self.entries if e.state == "waiting"
@@ -144,11 +144,11 @@ class Repository(LiveModels):
         return lines or ["ready: " + ", ".join(f"{name}/{version}" for name, version in live)]
 
     async def rescan(self) -> None:
-        """Load what is new or has changed, and unload what is gone: a look in poll mode."""
+        """Load new and changed files, and unload removed ones; poll mode does this regularly."""
         await (await self._begin())
 
     async def watch(self, seconds: float) -> None:
-        """Rescan forever, `seconds` after the end of the last look; no load holds up the next."""
+        """Rescan forever, `seconds` after the end of the last scan, without waiting for loads."""
         while True:
             await asyncio.sleep(seconds)
             try:
@@ -157,7 +157,7 @@ class Repository(LiveModels):
                 log.exception("looking for new archives")
 
     async def _begin(self) -> asyncio.Task[None]:
-        """Look at the files, and return what loads and unloads them then."""
+        """Scan the files, and return the task that loads and unloads them."""
         gone = await self._catalogue.look()
         taken = {e.key for e in self.entries if e.state == "live" and not e.gone}
         chosen = []
@@ -174,14 +174,14 @@ class Repository(LiveModels):
         return self._ending.spawn(settle())
 
     async def load_model(self, name: str) -> None:
-        """Load a model, or load it again: each of its versions, from the files as they are now.
+        """Load or reload each version of a model from the present files.
 
-        A version that is live from the same bytes stays as it is.
+        A version that is live from the same bytes is not loaded again.
 
         Raises:
             ModeError: the mode is not explicit.
-            UnknownModelError: no file is of that model.
-            LoadError: a version failed; others may be live, and what was live before still is.
+            UnknownModelError: no file holds that model.
+            LoadError: a version failed; others may be live, and those that were live still are.
             NotReadyError: the server is shutting down, or the disk does not answer.
         """
         self._must_be_explicit("load")
@@ -210,9 +210,9 @@ class Repository(LiveModels):
             self._unload((e for e in self._of_key(name) if e.gone), for_good=True)
 
     async def unload_model(self, name: str) -> None:
-        """Let every version of a model go, when the requests that have it are answered.
+        """Unload every version of a model; requests that hold one are still answered.
 
-        A model that is not loaded, or not there, is no error: it is not live afterwards.
+        A model that is not loaded or does not exist is not an error.
 
         Raises:
             ModeError: the mode is not explicit.
@@ -233,13 +233,13 @@ class Repository(LiveModels):
             )
 
     def _change_of(self, name: str) -> asyncio.Lock:
-        """Return what is held for a change of a model: there is one at a time."""
+        """Return the lock for changes of a model."""
         return self._changing.setdefault(name, asyncio.Lock())
 
     async def _take_all(self, entries: Iterable[Entry], name: str | None = None) -> None:
-        """Load entries, small files first; return when none is being loaded, or only stalled ones.
+        """Load entries, small files first; return when all have ended or stalled.
 
-        `name` is the model that was asked for.
+        `name` is the model that a client asked for.
         """
         chosen, batch = list(entries), object()
         for entry in chosen:
@@ -247,7 +247,7 @@ class Repository(LiveModels):
         await self._catalogue.work_on(chosen, partial(self._take, name=name))
 
     def status(self) -> RepositoryStatus:
-        """Return what the metrics say of it."""
+        """Return the state for the metrics."""
         index = self.index()
         ready = [(entry.name, entry.version) for entry in index if entry.state == "READY"]
         refused = [known.public() for known in self.entries if known.reason]
@@ -259,5 +259,5 @@ class Repository(LiveModels):
         )
 
     def index(self) -> list[IndexEntry]:
-        """Return every archive, in the order they were given, and what became of it."""
+        """Return every archive with its state, in the given order."""
         return [entry.public() for entry in self.entries]

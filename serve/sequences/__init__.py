@@ -1,1 +1,1 @@
-"""Recurrent state that stays on the server, in memory or in Redis."""
+"""Sequences: recurrent state that stays on the server, in memory or in Redis."""

@@ -1,4 +1,4 @@
-"""Sequences in this process."""
+"""The sequence store in this process's memory."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from torchship.serve.sequences.store import (
     too_many,
 )
 
-# So many expired ids are remembered, to tell an expired sequence from one that never was.
+# Expired ids to remember, to distinguish an expired sequence from an unknown one.
 REMEMBERED = 4096
 
 
 class MemoryStore(Store):
-    """Sequences of one process, for use from one event loop."""
+    """The sequences of one process; used from one event loop."""
 
     def __init__(
         self, idle_seconds: float, most: int, clock: Callable[[], float] = time.monotonic
@@ -31,19 +31,19 @@ class MemoryStore(Store):
         self._idle_seconds = idle_seconds
         self.most = most
         self._clock = clock
-        # Those that wait for their next step, with the time when they expire; the first is first.
+        # Sequences between two steps, with the time when they expire, in order of expiry.
         self._idle: OrderedDict[SequenceKey, tuple[float, SequenceState]] = OrderedDict()
         self._busy = 0
         self._expired: OrderedDict[SequenceKey, None] = OrderedDict()
-        self._lines = TurnQueue()
+        self._queue = TurnQueue()
         self._timer: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
     async def turn(self, key: SequenceKey, opening: bool) -> AsyncIterator[Turn]:
         """See `Store.turn`."""
-        async with self._lines.wait(key):
+        async with self._queue.wait(key):
             turn = self._begin(key, opening)
-            # What is busy is out of the way of expiry.
+            # A sequence that is in a turn is not in `_idle` and so cannot expire.
             counted = opening or turn.state is not None
             self._busy += counted
             try:
@@ -73,7 +73,7 @@ class MemoryStore(Store):
         return len(self._idle) + self._busy
 
     def sweep(self) -> None:
-        """Free what nobody used for too long."""
+        """Free the sequences that have expired."""
         now = self._clock()
         while self._idle:
             key, (expires, _) = next(iter(self._idle.items()))
@@ -85,7 +85,7 @@ class MemoryStore(Store):
                 self._expired.popitem(last=False)
 
     def _set_timer(self) -> None:
-        """See to it that state is freed when no request comes any more."""
+        """Set a timer that frees expired sequences even if no more requests arrive."""
         if self._timer is None and self._idle_seconds < inf:
             expires, _ = next(iter(self._idle.values()))
             loop = asyncio.get_running_loop()

@@ -1,6 +1,6 @@
-"""What the store of sequences has Redis do, each in one piece: Lua for `EVALSHA`.
+"""The Lua scripts of the Redis store, each of which Redis runs atomically (`EVALSHA`).
 
-Every script may be sent again after a lost reply, and does nothing more the second time.
+Each script is idempotent, so that it can be sent again after a lost reply.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ local live, state, mark, line, alive = unpack(KEYS)
 local token, lease, idle = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
--- A call that was late: its turn is over, and nobody waits for the reply.
+-- A delayed call: its turn is over, and nobody waits for the reply.
 if redis.call('GET', alive) == 'left' then return {{{WAIT}}} end
 redis.call('SET', alive, 1, 'PX', lease)
 if not redis.call('LPOS', line, token) then redis.call('RPUSH', line, token) end
@@ -41,13 +41,14 @@ end
 local data = ''
 if found then
   data = redis.pcall('GET', state)
-  if type(data) ~= 'string' then data = '?' end -- it is no string: no state of ours
+  if type(data) ~= 'string' then data = '?' end -- not a string: not our key
 end
 return {{{TURN}, data, redis.call('EXISTS', mark), now}}
 """
 
-# KEYS as above. ARGV: token, change, idle ms, marked ms, receipt ms, until when in ms, state.
-# Returns 1 if the turn was its own and the change is made, be it by a call whose reply was lost.
+# KEYS as above. ARGV: token, change, idle ms, marked ms, receipt ms, deadline in ms, state.
+# Returns 1 if the token had the turn and the change is made, even if by an earlier call whose
+# reply was lost.
 LEAVE = """
 local live, state, mark, line, alive = unpack(KEYS)
 local token, change, idle = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -80,8 +81,8 @@ return 1
 """
 
 # KEYS as above. ARGV: token, idle ms, marked ms, the state before the turn ('' for none).
-# Takes back what a turn wrote, unless others have written since; what it sent and has not arrived
-# is not made when it does, since the turn is no more its own.
+# Reverts what a turn wrote, unless another turn has written since. A write of this turn that
+# arrives later is refused, because the token no longer has the turn.
 TAKE_BACK = """
 local live, state, mark, line, alive = unpack(KEYS)
 local token, idle, before = ARGV[1], tonumber(ARGV[2]), ARGV[4]

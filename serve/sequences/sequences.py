@@ -1,7 +1,7 @@
 """Sequences: steps of a recurrent model whose state stays on the server.
 
-A step is an ordinary call in which the state is among the inputs, so steps of different sequences
-run together as any requests do. Triton's sequence extension is the source of the parameters.
+A step is an ordinary call with the state among its inputs, so steps of different sequences are
+batched like any requests. The parameters are those of Triton's sequence extension.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ IN_PROCESS = "memory"
 
 
 def needs_single_worker(manifest: Manifest) -> bool:
-    """Whether a model has state: with the in-process store only one worker can serve it."""
+    """Return whether a model has state, which the in-process store keeps in one worker only."""
     return any(method.state for method in manifest.methods.values())
 
 
 def open_store(settings: Settings) -> Store:
-    """Return the store that the settings name; it connects when it is first used.
+    """Return the configured store; it connects when it is first used.
 
     Raises:
-        UsageError: it is Redis, and the package for it is not installed.
+        UsageError: the package `redis` is needed and not installed.
     """
     if settings.state == IN_PROCESS and settings.workers > 1:
         return NoStore(settings.max_sequences, "each of its workers would remember its own only")
@@ -76,25 +76,25 @@ def open_store(settings: Settings) -> Store:
 
 @dataclass(frozen=True)
 class Stream:
-    """A sequence that one connection has to itself."""
+    """A sequence that belongs to one connection."""
 
     sequences: Sequences
     key: SequenceKey
     version: str | None
-    """The one that was asked for."""
+    """The requested version."""
     opened: str
-    """The one that would have run the first step when the stream was opened."""
+    """The version that was live when the stream was opened."""
     turn: Turn
 
     @property
     def on_version(self) -> str:
-        """The version on which the sequence is, or was to begin."""
+        """The version on which the sequence runs, or will begin."""
         return self.turn.state.version if self.turn.state else self.opened
 
     async def step(
         self, request: InferRequest, gone: Callable[[], bool] | None, record: Record
     ) -> Body:
-        """Run the next step; the first, and one after an end, starts the state.
+        """Run the next step; the first step, and one after an end, starts with the initial state.
 
         `gone` and `record` are as in `Sequences.answer`.
 
@@ -103,8 +103,8 @@ class Stream:
         """
         if request.sequence_id is not None:
             raise RequestError("parameter 'sequence_id': a stream is a sequence of its own")
-        # A lost state stays until a message says sequence_start: the messages that are under way
-        # already expect their sequence to go on, and must not begin another.
+        # A lost state stays lost until a message says sequence_start: messages that the client has
+        # already sent expect their sequence to continue, and must not begin another.
         start = request.sequence_start or self.turn.state is None
         return await self.sequences.step(
             *(self.turn, self.key, self.version, request, start, request.timeout, gone, record)
@@ -114,8 +114,8 @@ class Stream:
 class Sequences:
     """The sequences of all models of a repository.
 
-    A sequence is known by its model and id. It stays on the version on which it began. Its steps
-    may be of different methods if these have the same state.
+    A sequence is identified by its model and id. It stays on the version on which it began. Its
+    steps may use different methods if these have the same state.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Sequences:
         self._repository = repository
         self._codec = codec or LargeJsonCodec()
         self._store = store
-        # A stream's sequence is of use to its own connection only: it need not leave the process.
+        # A stream's sequence is used by its own connection only, so it stays in this process.
         self._streams = store if isinstance(store, MemoryStore) else MemoryStore(inf, store.most)
         self.most = store.most
 
@@ -138,7 +138,7 @@ class Sequences:
         return streams + await self._store.live()
 
     async def close(self) -> None:
-        """Let go of the store."""
+        """Close the store."""
         await self._store.close()
         await self._streams.close()
 
@@ -150,17 +150,17 @@ class Sequences:
         gone: Callable[[], bool] | None = None,
         record: Record | None = None,
     ) -> Body:
-        """Run a step of a sequence, when it is its turn, and return the encoded answer.
+        """Run a step of a sequence when it gets its turn, and return the encoded answer.
 
-        `gone` says whether the client has left: then the step is not run. If anything goes wrong,
-        up to and including the encoding, the state is as it was. A request that has the idempotency
-        key of the sequence's last step is that step once more: it runs on the state that was before
-        it. `record` is told on which version the step ran, and when the outputs were there.
+        `gone` returns whether the client has disconnected, in which case the step is not run. On
+        any error, encoding included, the state stays unchanged. A request with the idempotency key
+        of the sequence's last step is a retry and runs on the state before that step. The version
+        and the time when the outputs were ready are written to `record`.
 
         Raises:
-            UnknownSequenceError, ExpiredSequenceError, LostSequenceError: there is none to go on.
-            TooManySequencesError: one more cannot begin.
-            NoStateError, RequestError, InputError, ModelError: the request is wrong.
+            UnknownSequenceError, ExpiredSequenceError, LostSequenceError: there is no sequence.
+            TooManySequencesError: a further sequence cannot begin.
+            NoStateError, RequestError, InputError, ModelError: the request is invalid.
             DeadlineError: the request's timeout passed before its turn.
             StateStoreError: the store failed.
         """
@@ -179,11 +179,11 @@ class Sequences:
 
     @asynccontextmanager
     async def stream(self, model: str, version: str | None) -> AsyncIterator[Stream]:
-        """Have a new sequence for as long as the block lasts.
+        """Open a new sequence for the length of the block.
 
         Raises:
-            UnknownModelError, NotReadyError: there is no such model.
-            TooManySequencesError: one more cannot begin.
+            UnknownModelError, NotReadyError: there is no such live model.
+            TooManySequencesError: a further sequence cannot begin.
         """
         opened = self._repository.find(model, version).manifest.version
         key = SequenceKey(model, f"stream-{uuid.uuid4().hex}")
@@ -204,7 +204,7 @@ class Sequences:
         gone: Callable[[], bool] | None = None,
         record: Record | None = None,
     ) -> Body:
-        """Run one step in a turn that the caller has; see `answer`."""
+        """Run one step in the caller's turn; see `answer`."""
         if start:
             engine = self._repository.find(key.model, version)
         else:
@@ -226,7 +226,7 @@ class Sequences:
         wanted = signature.wanted(request.asked)
         if wanted is not None:
             wanted |= {state.output for state in method.state}
-        with engine:  # a newer version that takes over meanwhile leaves this step its engine
+        with engine:  # a reload meanwhile must not close the engine of this step
             outputs = await engine.call(
                 request.method,
                 inputs,
@@ -246,7 +246,7 @@ class Sequences:
                 if state.output in outputs
             }
             kept = SequenceState(engine.manifest.version, request.method, tensors, engine.digest)
-            if request.idempotency_key and not start:  # a start is the same however often it comes
+            if request.idempotency_key and not start:  # retrying a start needs no earlier state
                 names = [state.input for state in method.state if state.input in inputs]
                 before = {name: inputs[name] for name in names}
                 kept = replace(kept, step=request.idempotency_key, before=before)
@@ -254,10 +254,10 @@ class Sequences:
         return content
 
     def _engine(self, turn: Turn, key: SequenceKey, version: str | None) -> Engine:
-        """Return the engine on which a sequence goes on; the version asked for must be its own.
+        """Return the engine of a sequence; a requested version must be the sequence's own.
 
         Raises:
-            LostSequenceError: the archive that made the state is gone, or another has its place.
+            LostSequenceError: the archive that made the state was unloaded or replaced.
         """
         state = found(turn, key)
         if version not in (None, state.version):
@@ -284,7 +284,7 @@ class Sequences:
 
     @asynccontextmanager
     async def _turn(self, key: SequenceKey, opening: bool) -> AsyncIterator[Turn]:
-        """Have a turn at the store; a sequence that proves to be lost is freed."""
+        """Get a turn from the store; a sequence that turns out to be lost is freed."""
         async with self._store.turn(key, opening) as turn:
             try:
                 yield turn
@@ -295,7 +295,7 @@ class Sequences:
     async def export(self, model: str, id: str) -> bytes:
         """Return a sequence's state as safetensors.
 
-        Its metadata are `version` and `method`, and as `digest` the SHA-256 of the archive.
+        Its metadata are `version`, `method` and `digest` (the SHA-256 of the archive).
 
         Raises:
             UnknownSequenceError, ExpiredSequenceError, LostSequenceError: there is none.
@@ -305,17 +305,17 @@ class Sequences:
             return replace(state, step="", before={}).to_bytes()
 
     async def put(self, model: str, id: str, data: bytes) -> None:
-        """Set the state of a sequence, which begins if it is not there.
+        """Set the state of a sequence, which begins if it does not exist.
 
-        Version and method are those in the metadata; without, the newest version and forward. A
-        state without a digest is taken to be of the archive that is served: a client made it.
+        Version and method come from the metadata; the defaults are the newest version and
+        `forward`. A state without a digest, made by a client, is accepted for the served archive.
 
         Raises:
-            LostSequenceError: the digest is of another archive.
-            RequestError, InputError: the bytes are no state of that method.
-            NoStateError: the method has none.
-            UnknownModelError, NotReadyError: the version is not there.
-            TooManySequencesError: one more cannot begin.
+            LostSequenceError: the digest is that of another archive.
+            RequestError, InputError: the bytes are not a state of that method.
+            NoStateError: the method has no state.
+            UnknownModelError, NotReadyError: the version is not live.
+            TooManySequencesError: a further sequence cannot begin.
             StateStoreError: the store failed.
         """
         tensors, metadata = read_state(data)
@@ -340,7 +340,7 @@ class Sequences:
             turn.keep(SequenceState(version, name, tensors, digest))
 
     async def reset(self, model: str, id: str) -> None:
-        """Put a sequence's state to where the manifest says that it starts.
+        """Reset a sequence to the initial state that the manifest defines.
 
         Raises:
             UnknownSequenceError, ExpiredSequenceError, LostSequenceError: there is none.
@@ -368,7 +368,7 @@ class Sequences:
     async def _turn_of(
         self, model: str, id: str
     ) -> AsyncIterator[tuple[SequenceKey, Turn, SequenceState]]:
-        """Have a turn of a sequence that is there."""
+        """Get a turn of an existing sequence."""
         key = SequenceKey(model, id)
         async with self._turn(key, opening=False) as turn:
             yield key, turn, found(turn, key)

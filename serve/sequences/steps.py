@@ -1,4 +1,4 @@
-"""What a step of a sequence takes from the state that was kept, and what it leaves of its own."""
+"""The state inputs and outputs of one step of a sequence."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from torchship.serve.sequences.store import SequenceKey, SequenceState, Turn
 
 
 def found(turn: Turn, key: SequenceKey) -> SequenceState:
-    """Return the state that a sequence has.
+    """Return the state of a sequence.
 
     Raises:
-        UnknownSequenceError, ExpiredSequenceError: it has none.
-        LostSequenceError: the store holds something else in its place.
+        UnknownSequenceError, ExpiredSequenceError: it has no state.
+        LostSequenceError: the stored bytes are not a state.
     """
     if turn.state is not None:
         return turn.state
@@ -42,19 +42,19 @@ def found(turn: Turn, key: SequenceKey) -> SequenceState:
 def going_on(
     engine: Engine, key: SequenceKey, turn: Turn, request: InferRequest, inputs: Flat
 ) -> Flat:
-    """Return the state inputs of a step that is not the first.
+    """Return the state inputs of a later step than the first.
 
     Raises:
-        RequestError: the request brings some itself, or its method has another state.
+        RequestError: the request has state inputs of its own, or its method has a different state.
     """
     state, method = found(turn, key), request.method
-    asked, begun = engine.signature(method).method, engine.signature(state.method).method
-    if asked is not begun and _layout(asked) != _layout(begun):
+    requested, first = engine.signature(method).method, engine.signature(state.method).method
+    if requested is not first and _layout(requested) != _layout(first):
         raise RequestError(
             f"{key} began with method '{state.method}', whose state is another than that of "
             f"'{method}'"
         )
-    for part in asked.state:
+    for part in requested.state:
         if part.input in inputs:
             raise RequestError(
                 f"input '{part.input}' is state of {key}: expected it with sequence_start only"
@@ -64,17 +64,17 @@ def going_on(
 
 
 def fits(method: Method, tensors: Flat) -> bool:
-    """Return whether these are the tensors of a method's state, by their names."""
+    """Return whether the names of these tensors are those of a method's state."""
     needed = {state.input for state in method.state if state.start == "zeros"}
     return needed <= tensors.keys() <= {state.input for state in method.state}
 
 
 def _layout(method: Method) -> object:
-    """Return what must be equal for two methods to step one sequence."""
+    """Return the state's layout, which must be equal for two methods to step one sequence."""
     nodes = {leaf.name: leaf for argument in method.inputs for leaf in leaves(argument.value)}
     return {state.input: (nodes[state.input], state.start) for state in method.state}
 
 
 def own(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor that holds no more memory than it needs: not the whole batch it was in."""
+    """Return a tensor with storage of its own, so that it does not keep the batch in memory."""
     return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor

@@ -1,7 +1,7 @@
-"""What a store of sequences is: the state that one carries on, its turns, and its bytes.
+"""The interface of a sequence store: state, turns, and the bytes of a stored state.
 
-A store keeps the order of a sequence's requests, the cap on live sequences and the idle time; what
-the state means to a model is the business of `sequences`.
+A store keeps the order of a sequence's requests, the limit on live sequences and the idle time;
+`sequences` knows what the state means to a model.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from torchship.script.format.plain_tensors import plain
 from torchship.script.format.tree import Flat
 from torchship.serve.errors import RequestError, TooManySequencesError
 
-LENGTH_BYTES = 8  # of the header, at the beginning of safetensors
-LONGEST_HEADER = 1 << 18  # bytes; a state has a few tensors, and to read many takes long
-BEFORE = "before:"  # marks the tensors of the state before the last step; no input has such a name
+LENGTH_BYTES = 8  # the header's length, at the beginning of safetensors
+LONGEST_HEADER = 1 << 18  # bytes; a state has a few tensors, and reading many takes long
+BEFORE = "before:"  # prefix of the tensors before the last step; no input has such a name
 
 
 @dataclass(frozen=True)
 class SequenceKey:
-    """Which sequence: ids are the client's own, and each model has its own."""
+    """Identifies a sequence; clients choose ids, and each model has its own."""
 
     model: str
     id: str
@@ -38,42 +38,42 @@ class SequenceKey:
 
 @dataclass(frozen=True)
 class SequenceState:
-    """What a sequence carries from step to step: tensors by the names of the state's inputs."""
+    """The state between two steps: tensors by the names of the state's inputs."""
 
     version: str
-    """The model version on which it began, and stays."""
+    """The model version on which the sequence began, and stays."""
     method: str
     tensors: Flat
     digest: str = ""
-    """The SHA-256 of the archive that made it; "" where nobody said: then no archive goes on."""
+    """The SHA-256 of the archive that made it; "" if unknown, and then no archive accepts it."""
     step: str = ""
-    """The idempotency key of the step that made it; "" for none, and for a sequence's start."""
+    """The idempotency key of the step that made it; "" for none, and for the first step."""
     before: Flat = field(default_factory=dict)
     """The tensors before that step, kept for its retry."""
 
     def to_bytes(self) -> bytes:
-        """Return it as safetensors, with `version`, `method` and `digest` as metadata."""
+        """Return the state as safetensors, with `version`, `method` and `digest` as metadata."""
         tensors = self.tensors | {BEFORE + name: tensor for name, tensor in self.before.items()}
-        said = {"version": self.version, "method": self.method}
-        said |= {"digest": self.digest} if self.digest else {}
-        said |= {"step": self.step} if self.step else {}
+        metadata = {"version": self.version, "method": self.method}
+        metadata |= {"digest": self.digest} if self.digest else {}
+        metadata |= {"step": self.step} if self.step else {}
         whole = {name: plain(tensor).contiguous() for name, tensor in tensors.items()}
-        return safetensors.torch.save(whole, said)
+        return safetensors.torch.save(whole, metadata)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> SequenceState:
-        """Return what `to_bytes` wrote.
+        """Read the bytes of `to_bytes`.
 
         Raises:
             RequestError: the bytes are something else.
         """
-        tensors, said = read_state(data)
-        if not {"version", "method"} <= said.keys():
+        tensors, metadata = read_state(data)
+        if not {"version", "method"} <= metadata.keys():
             raise RequestError("the state: expected 'version' and 'method' in its metadata")
         now = {name: tensor for name, tensor in tensors.items() if not name.startswith(BEFORE)}
         before = {name.removeprefix(BEFORE): tensors[name] for name in tensors.keys() - now.keys()}
-        digest, step = said.get("digest", ""), said.get("step", "")
-        return cls(said["version"], said["method"], now, digest, step, before)
+        digest, step = metadata.get("digest", ""), metadata.get("step", "")
+        return cls(metadata["version"], metadata["method"], now, digest, step, before)
 
 
 def read_state(data: bytes) -> tuple[Flat, dict[str, str]]:
@@ -97,40 +97,40 @@ def read_state(data: bytes) -> tuple[Flat, dict[str, str]]:
 
 
 class Turn:
-    """A sequence while one request has it to itself."""
+    """Exclusive access of one request to a sequence."""
 
     def __init__(
         self, state: SequenceState | None, expired: bool = False, damaged: bool = False
     ) -> None:
         self.state = state
         self.expired = expired
-        """There is no state, and there was one that nobody used for too long."""
+        """There is no state, because it expired."""
         self.damaged = damaged
-        """There is no state, since the store holds something else in its place."""
+        """There is no state, because the stored bytes cannot be read."""
         self.changed = False
 
     def keep(self, state: SequenceState) -> None:
-        """Let the sequence go on with this state."""
+        """Set the sequence's state."""
         self.state, self.changed = state, True
 
     def end(self) -> None:
-        """Let the sequence be no more."""
+        """End the sequence."""
         self.state, self.changed = None, True
 
 
 class TurnQueue:
-    """The requests of each sequence in this process, one behind the other."""
+    """Lets the requests of each sequence in this process run one after the other."""
 
     def __init__(self) -> None:
         self._locks: dict[SequenceKey, tuple[asyncio.Lock, int]] = {}
 
     @asynccontextmanager
     async def wait(self, key: SequenceKey) -> AsyncIterator[None]:
-        """Be the first in a sequence's line for the block's length, in the order of asking."""
+        """Wait for the earlier requests of a sequence; the block has exclusive access."""
         lock, length = self._locks.get(key, (asyncio.Lock(), 0))
         self._locks[key] = lock, length + 1
         try:
-            async with lock:  # asyncio's lock is handed on in order
+            async with lock:  # asyncio's lock is fair
                 yield
         finally:
             length = self._locks[key][1] - 1
@@ -141,35 +141,36 @@ class TurnQueue:
 
 
 class Store(ABC):
-    """Where the state of sequences is."""
+    """Keeps the state of sequences."""
 
     most: int
-    """The cap on live sequences."""
+    """The limit on live sequences."""
 
     @abstractmethod
     def turn(self, key: SequenceKey, opening: bool) -> AbstractAsyncContextManager[Turn]:
-        """Wait in line for a sequence, which need not be there; have it for the block's length.
+        """Wait for exclusive access to a sequence, which need not exist, for the length of a block.
 
-        Requests of one sequence come in the order in which they asked. What the block made of the
-        turn is stored when it ends, be it by an exception; without `keep` and `end` the sequence
-        is as it was. `opening` says that the block may begin a sequence: that counts from here on.
+        Requests of one sequence get their turns in the order of their calls. When the block ends,
+        even by an exception, the effect of `Turn.keep` or `Turn.end` is stored; without either the
+        sequence is unchanged. `opening` says that the block may begin a sequence, which counts
+        towards the limit from the beginning of the block.
 
         Raises:
-            TooManySequencesError: one is to begin, and the store is full.
+            TooManySequencesError: the sequence does not exist, and the store is full.
             StateStoreError: the store failed.
         """
 
     @abstractmethod
     async def live(self) -> int:
-        """Return how many sequences there are."""
+        """Return how many sequences are live."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Let go of what the store has open."""
+        """Close the store's connections and timers."""
 
 
 class NoStore(Store):
-    """The store of a server that keeps no sequences; streams have their state all the same."""
+    """The store of a server that keeps no sequences; streams still have state."""
 
     def __init__(self, most: int, why: str) -> None:
         self.most = most
@@ -194,7 +195,7 @@ class NoStore(Store):
 
 
 def too_many(most: int) -> TooManySequencesError:
-    """Return the error of a store that is full."""
+    """Return the error for a store that is full."""
     return TooManySequencesError(
         f"too many sequences: the server holds at most {most}; end some, or try again later"
     )

@@ -113,7 +113,7 @@ def verify_archive(
     results = []
     for runtime in runtimes:
         try:
-            with process_defaults.torchs_own():  # what the eager module changes ends with it
+            with process_defaults.torch_defaults():  # what the eager module changes ends with it
                 results.append(runtime.check(archive))
         except OutOfMemoryError as error:
             raise OutOfMemoryError(f"{runtime.name}: {error}") from None
@@ -131,7 +131,7 @@ def _locate(archive: Archive, consent: str | None, alike: str) -> str:
     try:
         program = archive.program()
         eager = make_module(archive.require_manifest().source, consent).eval()
-        with printing.by(archive.require_manifest().name), process_defaults.torchs_own():
+        with printing.by(archive.require_manifest().name), process_defaults.torch_defaults():
             found = [first_difference(eager, program, case) for case in archive.golden]
     except TorchShipError:
         return ""

@@ -20,7 +20,7 @@ from torchship.script.runtime import process_defaults
 
 @pytest.fixture(autouse=True)
 def the_process_as_it_was() -> Iterator[None]:
-    with process_defaults.torchs_own():
+    with process_defaults.torch_defaults():
         yield
 
 
@@ -82,7 +82,7 @@ def test_what_a_factory_changes_is_named_and_changes_no_number(change: str, tmp_
     assert notice.startswith("this process has other settings than torch's own, by an import or")
     assert change in notice
     assert change in ", ".join(process_defaults.changes()), "it is the caller's process"
-    with process_defaults.torchs_own():
+    with process_defaults.torch_defaults():
         for case in archive.golden:
             with torch.no_grad():
                 y, x = expected(case.steps[0].inputs["x"])
@@ -110,7 +110,7 @@ def test_a_module_that_changes_the_process_when_it_is_called(tmp_path: Path) -> 
         export(zoo.target(factory, rows), tmp_path / "a.pt")
 
 
-def test_settings_that_are_torchs_own_are_not_named() -> None:
+def test_settings_that_are_torch_defaults_are_not_named() -> None:
     assert process_defaults.changes() == []
 
 

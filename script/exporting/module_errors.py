@@ -1,4 +1,4 @@
-"""Whose fault an error is: the user's module, or this program."""
+"""Turns errors of the user's module into ExportErrors, and leaves our own bugs as they are."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ MODELS = "torchship.models."
 
 
 @contextmanager
-def blamed_on_the_module() -> Iterator[None]:
-    """Explain in one line what torch or the user's code raises while a module is exported.
+def as_export_errors() -> Iterator[None]:
+    """Turn what torch or the user's code raises during an export into an ExportError.
 
-    Nobody knows all that a module can hold. An error that our own code raises is a fault of ours
-    and goes on as it is; torch's C++ part raises RuntimeError wherever it is called from.
+    An error that our own code raises is a bug of ours and is not changed; a RuntimeError counts as
+    torch's, whose C++ code raises it in the calling Python frame.
 
     Raises:
-        ExportError: instead of an error that is not ours.
+        ExportError: in place of an error that is not ours.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Calls of the eager module that no example makes, so that its signature follows from more."""
+"""Calls the eager module with variations of the examples, for a more reliable signature."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ def infer_method(
     dims: Mapping[str, str],
     fixed: bool,
 ) -> tuple[tuple[Argument, ...], Node]:
-    """Return the arguments of a method and the tree of its results, as `signature` infers them.
+    """Infer the arguments of a method and the tree of its results; see `signature`.
 
-    Sizes of outputs that are alike in all examples, or like an input's, must be so in other calls
-    too. `outputs` are names for the items of a top-level tuple.
+    Output sizes that are constant in the examples, or equal to an input's size, must be so in the
+    trial calls too. `outputs` names the items of a top-level tuple.
 
     Raises:
-        ExportError: as `infer_inputs` and `infer_outputs`, or the compiled module returns another
-            structure than the module.
+        ExportError: as `infer_inputs` and `infer_outputs`, or the compiled module's result has
+            another structure than the eager one's.
     """
     schema = torchscript.schema(scripted, name)
     inputs, symbols = infer_inputs(schema, calls, dims, fixed)
     results = [_run(module, name, call) for call in calls]
     refuse_other_structure(scripted, name, calls[0], results[0])
-    infer_outputs(schema, results, outputs, symbols)  # it may be no output at all
+    infer_outputs(schema, results, outputs, symbols)  # raises if the results are not tensors
     observed = list(calls)
-    for call, result in trials(module, name, inputs, calls):
-        with suppress(ExportError):  # another rank or dtype: no signature can say that
+    for call, result in trial_calls(module, name, inputs, calls):
+        with suppress(ExportError):  # another rank or dtype, which no signature can express
             infer_outputs(schema, [results[0], result], outputs, symbols)
             observed.append(call)
             results.append(result)
@@ -55,12 +55,12 @@ def infer_method(
     return inputs, infer_outputs(schema, results, outputs, symbols)
 
 
-def trials(
+def trial_calls(
     module: torch.nn.Module, name: str, inputs: Sequence[Argument], calls: Sequence[Arguments]
 ) -> Iterator[tuple[Arguments, object]]:
-    """Yield calls with other sizes, numbers and values than the examples, and their results.
+    """Yield trial calls (other sizes, numbers and values than the examples) and their results.
 
-    What the module rejects is left out.
+    Calls that the module rejects are skipped.
     """
     for call in _largest(inputs, calls):
         flat = _flat(inputs, call)
@@ -83,7 +83,7 @@ def _run(module: torch.nn.Module, name: str, arguments: Arguments) -> object:
 
 
 def _largest(inputs: Sequence[Argument], calls: Sequence[Arguments]) -> list[Arguments]:
-    """Return the largest call of those that give the same inputs."""
+    """Return the largest call for each set of inputs."""
     found: dict[frozenset[str], tuple[int, Arguments]] = {}
     for call in calls:
         flat = _flat(inputs, call)
@@ -103,7 +103,7 @@ def _flat(inputs: Sequence[Argument], call: Arguments) -> Flat:
 
 
 def _nested(inputs: Sequence[Argument], flat: Flat) -> dict[str, object]:
-    """Return the arguments of which a leaf is given."""
+    """Return the arguments that have a leaf in `flat`."""
     return {
         argument.name: build(argument.value, flat)
         for argument in inputs

@@ -1,6 +1,6 @@
-"""Modules that stand around what should be shipped, or that make parts of it at every call.
+"""Refuses wrappers around the module to ship, and parts that are recomputed at every call.
 
-torch.jit says of these what is wrong inside torch's own code, and nothing of what to do.
+torch.jit's errors for these point into torch's own code and do not say what to do.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from torchship.script.errors import ExportError
 
-# The attribute that holds the module to ship, by the full name of the class around it: the classes
-# of optional parts of torch are not imported for this.
+# The attribute with the wrapped module, by the wrapper's full class name; names, so that optional
+# parts of torch need not be imported.
 WRAPPED = {
     "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
     "torch.nn.parallel.data_parallel.DataParallel": "module",
@@ -27,16 +27,16 @@ CALLED = {"OptimizedModule": "what torch.compile returns"}
 EXPORTED = "torch.export._unlift._StatefulGraphModule"
 
 
-def refuse_wrappings(module: torch.nn.Module, scripting: bool) -> None:
-    """Refuse wrappers, and weights that hooks or parametrisations compute when it is scripted.
+def refuse_wrappers(module: torch.nn.Module, scripting: bool) -> None:
+    """Refuse wrappers and, for scripting, weights that hooks or parametrisations compute.
 
     Raises:
-        ExportError: naming the part, and the attribute to ship or the function that removes it.
+        ExportError: the message names the part, and the attribute to ship or the function to call.
     """
     for path, part in module.named_modules():
         _refuse_wrapper(path, part)
         for hook in part._forward_pre_hooks.values():
-            # A trace records what a hook computes; but spectral norm writes the module's weight.
+            # A trace records what a hook computes, but spectral norm changes the module's weight.
             if scripting or isinstance(hook, SpectralNorm):
                 _refuse_weight_hook(path, hook)
         if scripting and parametrize.is_parametrized(part):
@@ -115,6 +115,6 @@ def _called(path: str) -> str:
 
 
 def _expression(path: str) -> str:
-    """Return how a factory writes a submodule: `model.body[0]` for `body.0`."""
+    """Return a submodule as a Python expression: `model.body[0]` for `body.0`."""
     steps = path.split(".") if path else []
     return "model" + "".join(f"[{step}]" if step.isdecimal() else f".{step}" for step in steps)
