@@ -1,4 +1,4 @@
-"""What one of our models is, in plain data and callables: all that other parts need to know."""
+"""The card of a model: plain data and callables, all that other packages need to know of it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,8 +9,8 @@ Step = dict[str, object]
 """The keyword arguments of one call."""
 
 Example = list[Step]
-"""One or more calls in a row. The first may leave out the state, to begin with the default one; the
-others do, because it is carried over."""
+"""One or more calls in a row. The first may leave out the state, which then starts as by default;
+later ones leave it out, because it comes from the call before."""
 
 NO_METRICS: Mapping[str, float] = {}
 
@@ -50,4 +50,4 @@ class Card:
     """Output name -> names of the entries of its last axis."""
 
     metrics: Callable[[], Mapping[str, float]] = lambda: NO_METRICS
-    """Figures reached on the task's own test data, from the JSON beside the weights."""
+    """Metrics on the task's test data, from the JSON beside the weights."""

@@ -1,4 +1,4 @@
-"""Data sets, checked against the digests of the published files, from a folder or a download.
+"""Data sets from a folder or a download, checked against digests of the published files.
 
 With TORCHSHIP_DATA set, files are read from that folder (`mnist/*.gz`, `names.txt`) and nothing is
 downloaded; otherwise they are fetched once into the user's cache.
@@ -26,7 +26,7 @@ MIRRORS = {
     ),
     "": ("https://raw.githubusercontent.com/karpathy/makemore/master/",),
 }
-"""Folder below TORCHSHIP_DATA -> where its files can be downloaded."""
+"""Download addresses by folder below TORCHSHIP_DATA."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class _File:
     """Below TORCHSHIP_DATA and in `MIRRORS`."""
     name: str
     header: int
-    """Bytes before the data; the IDX format, http://yann.lecun.com/exdb/mnist."""
+    """Bytes before the data (IDX format, http://yann.lecun.com/exdb/mnist)."""
     packed: str
-    """SHA-256 of the .gz on the mirrors; a copy in a folder may be packed differently."""
+    """SHA-256 of the .gz on the mirrors; a local copy may be compressed differently."""
     content: str
     """SHA-256 of the content."""
 
@@ -97,8 +97,8 @@ def mnist(split: Literal["train", "test"]) -> Digits:
     """Return the 60,000 training or the 10,000 test digits of MNIST (LeCun et al., 1998).
 
     Raises:
-        DataMissingError: a file is not there, and cannot be downloaded.
-        DataDamagedError: a file's content is not the published one.
+        DataMissingError: a file is missing and cannot be downloaded.
+        DataDamagedError: a file's content differs from the published one.
     """
     images, labels = (_content(file) for file in _FILES[split])
     return Digits(images.reshape(-1, 28 * 28), labels.long())
@@ -108,8 +108,8 @@ def names() -> list[str]:
     """Return the 32,033 names of makemore, lower case, in the file's order.
 
     Raises:
-        DataMissingError: the file is not there, and cannot be downloaded.
-        DataDamagedError: its content is not the published one.
+        DataMissingError: the file is missing and cannot be downloaded.
+        DataDamagedError: its content differs from the published one.
     """
     return _checked(_NAMES, _read(_NAMES)).decode("ascii").split()
 
@@ -120,7 +120,7 @@ def _content(file: _File) -> Tensor:
         content = gzip.decompress(packed)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataDamagedError(f"{_path(file)} is not a whole gzip file: {error}") from None
-    # A bytearray, because torch warns of memory that it must not write to.
+    # A bytearray, because torch warns about read-only memory.
     writable = bytearray(_checked(file, content))
     return torch.frombuffer(writable, dtype=torch.uint8, offset=file.header)
 

@@ -1,18 +1,18 @@
-"""The errors a user can cause here: one class per kind, each with a stable code.
+"""The errors that a user can cause: one class per kind, each with a stable code.
 
 `code` is for programs, `exit_code` for shells.
 """
 
 
 class ModelsError(Exception):
-    """Base of every error a user can cause; messages say what came and what was expected."""
+    """Base of every error a user can cause; messages say what was expected and what was given."""
 
     code = "models"
     exit_code = 2
 
 
 class UnknownModelError(ModelsError):
-    """A name that is no model of ours, or a model that has no training recipe."""
+    """A name that is not one of our models, or a model without a training recipe."""
 
     code = "unknown_model"
     exit_code = 2
@@ -26,7 +26,7 @@ class NonFiniteError(ModelsError):
 
 
 class WeightsError(ModelsError):
-    """Kept weights that are missing, damaged, or not those their JSON speaks of."""
+    """Stored weights that are missing, damaged, or do not match their JSON."""
 
     code = "bad_weights"
     exit_code = 3
@@ -40,21 +40,21 @@ class OutputError(ModelsError):
 
 
 class DataMissingError(ModelsError):
-    """A data set that is neither in TORCHSHIP_DATA, nor in the cache, nor to be downloaded."""
+    """A data set that is not in TORCHSHIP_DATA or the cache, and cannot be downloaded."""
 
     code = "data_missing"
     exit_code = 4
 
 
 class DataDamagedError(ModelsError):
-    """A data file whose bytes are not those of the published data set."""
+    """A data file whose bytes differ from the published data set."""
 
     code = "data_damaged"
     exit_code = 4
 
 
 class CheckpointError(ModelsError):
-    """A checkpoint in the way, missing, damaged, or of another training."""
+    """A checkpoint that is in the way, missing, damaged, or from another training."""
 
     code = "checkpoint"
     exit_code = 2

@@ -1,7 +1,7 @@
-"""The operators of our own library, `torch.ops.torchship`, for the models that use them.
+"""Loads our own library of operators, `torch.ops.torchship`, for models that run eagerly.
 
-Archives name their libraries, and `script` loads those; here a model that runs eagerly gets them.
-The two rooms know nothing of each other: what they share is where the package keeps the file.
+`script.runtime.operators` does the same for archives, by the names in their manifests. `models`
+must not import `script`, so the two share only the place of the file in the package.
 """
 
 import os
@@ -15,11 +15,11 @@ from torchship.models.errors import OperatorsMissingError
 _RUNNER = ("torchship", "cpp_runner", "bin", "torchship-runner")
 _VARIABLE = "TORCHSHIP_OPERATORS"
 _FILE = "libtorchship_ops.so"
-_BUILT_WITH = "libtorch-version"  # the file beside it that says so
+_BUILT_WITH = "libtorch-version"  # the file beside the library with its version of torch
 
 
 def load() -> None:
-    """Register the operators of `torch.ops.torchship`, unless they are.
+    """Register the operators of `torch.ops.torchship` if they are not registered yet.
 
     Raises:
         OperatorsMissingError: the package is not built, or its library cannot be loaded.
@@ -30,10 +30,10 @@ def load() -> None:
 
 
 def load_file(path: Path) -> None:
-    """Load a library of operators, and so run its code.
+    """Load a library of operators, which runs its code.
 
     Raises:
-        OperatorsMissingError: it cannot be loaded, or was built with another torch.
+        OperatorsMissingError: it cannot be loaded, or was built with another version of torch.
     """
     _refuse_another_torch(path)
     try:
@@ -43,9 +43,9 @@ def load_file(path: Path) -> None:
 
 
 def _refuse_another_torch(path: Path) -> None:
-    """Refuse a library that was built with another minor version of torch than this process has.
+    """Refuse a library that was built with another minor version of torch.
 
-    Its C++ ABI changes between them: such a library may well load, and compute nonsense.
+    The C++ ABI changes between minor versions: such a library may load and compute nonsense.
     """
     record = path.with_name(_BUILT_WITH)
     built = record.read_text().strip() if record.is_file() else ""
@@ -57,10 +57,10 @@ def _refuse_another_torch(path: Path) -> None:
 
 
 def library() -> Path:
-    """Return the library's file: of the installed package, or in a folder of TORCHSHIP_OPERATORS.
+    """Return the library's file, from the installed package or a folder of TORCHSHIP_OPERATORS.
 
     Raises:
-        OperatorsMissingError: there is none.
+        OperatorsMissingError: no folder has it.
     """
     given = [Path(entry) for entry in os.environ.get(_VARIABLE, "").split(os.pathsep) if entry]
     folders = [*_package_folders(), *given]
@@ -75,7 +75,7 @@ def library() -> Path:
 
 
 def _package_folders() -> list[Path]:
-    """Return the folder of the installed `torchship-runner`, and `lib` beside that folder."""
+    """Return the folder of the installed `torchship-runner`, and `lib` beside it."""
     try:
         installed = files("torchship") or []
     except PackageNotFoundError:

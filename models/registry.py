@@ -1,4 +1,4 @@
-"""Our models by name. A model's module is imported only when it is asked for."""
+"""Our models by name; a model's module is imported only when it is requested."""
 
 from importlib import import_module
 
@@ -6,7 +6,7 @@ from torchship.models.card import Card
 from torchship.models.errors import UnknownModelError
 from torchship.models.training.descent import Recipe
 
-# Name -> where its card is, and its recipe if it has one.
+# By name: the place of the card, and of the recipe if there is one.
 _CARDS = {
     "xor": "torchship.models.xor:CARD",
     "fizzbuzz": "torchship.models.fizzbuzz:CARD",
@@ -50,7 +50,7 @@ def get(name: str) -> Card:
     """Return the card of the model `name`.
 
     Raises:
-        UnknownModelError: no model has this name; the message lists those there are.
+        UnknownModelError: no model has this name; the message lists all names.
     """
     if name not in _CARDS:
         raise UnknownModelError(f"no model '{name}': expected one of {', '.join(names())}")

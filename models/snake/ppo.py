@@ -32,7 +32,7 @@ from torchship.models.training.journal import Journal, State
 
 
 class Agents(VecEnv):
-    """All agents of all fields of a game, as environments that never end but by death."""
+    """All agents of all fields of a game, as environments whose episodes end only by death."""
 
     def __init__(self, game: Snake) -> None:
         self.game = game
@@ -61,7 +61,7 @@ class Agents(VecEnv):
         """Do nothing: nothing is open."""
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Return what the game knows, once per agent."""
+        """Return an attribute of the game, once per agent."""
         return [getattr(self.game, attr_name, None)] * self.num_envs
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
@@ -156,7 +156,7 @@ def learn(recipe: Recipe, journal: Journal, algorithm: OnPolicyAlgorithm) -> Non
 
 
 class _BetweenRollouts(BaseCallback):
-    """Stop at what is not finite, log, and keep checkpoints."""
+    """Stop at non-finite losses, log, and write checkpoints."""
 
     def __init__(self, recipe: Recipe, journal: Journal) -> None:
         super().__init__()

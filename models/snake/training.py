@@ -1,4 +1,4 @@
-"""How the snake policies are trained, and how well a policy plays.
+"""Trains the snake policies, and measures how well a policy plays.
 
 The agents of many fields learn together, one policy for all (self-play): what one of them has
 learned, its opponents have too. The reward is the game's own. The training itself is in
@@ -37,7 +37,7 @@ EPISODES = 100
 STEPS = 500
 
 Player = Callable[[Bytes, Bools], Integers]
-"""(observations, who died in the last step) -> actions, for all agents."""
+"""A function of observations and deaths in the last step, returning actions of all agents."""
 
 
 def random_player(seed: int, agents: int) -> Player:
@@ -153,7 +153,7 @@ def fit(recipe: Recipe, journal: Journal) -> Trained:
 
 @contextmanager
 def _global_generators_restored() -> Iterator[None]:
-    """Give Python's and NumPy's global generators back as they were: SB3 seeds and uses them."""
+    """Restore Python's and NumPy's global generators after the block: SB3 seeds and uses them."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         yield

@@ -1,1 +1,1 @@
-"""What the training recipes share: the descent, its journal, and the weights' store."""
+"""Shared parts of the training recipes: gradient descent, the journal, the weights store."""

@@ -1,4 +1,4 @@
-"""What the training recipes share: the descent with its guard, and runs that can be repeated."""
+"""Gradient descent for the training recipes: reproducible, and stopped at non-finite losses."""
 
 import contextlib
 import math
@@ -16,15 +16,15 @@ from torchship.models.training.journal import Identity, Journal, State
 from torchship.models.training.store import Report
 
 LOG_STEPS = 100
-"""Steps between two values of the training loss, at most."""
+"""The largest number of steps between two logged training losses."""
 
 VALIDATIONS = 40
-"""How often in a training the validation loss is taken."""
+"""The number of validations during a training."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained module and the figures it reached on the task's own data."""
+    """A trained module and its metrics on the task's data."""
 
     model: nn.Module
     metrics: dict[str, float]
@@ -32,7 +32,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The figures of a training, and the function that follows them.
+    """The hyperparameters of a training, and the function that runs it.
 
     `fit` draws every random number from generators seeded with `seed`.
     """
@@ -45,11 +45,11 @@ class Recipe:
     fit: Callable[["Recipe", Journal], Trained]
     optimizer: str = "SGD, no momentum"
     checkpoint_steps: int = 5000
-    """Steps between two checkpoints; it changes nothing else."""
+    """Steps between two checkpoints; the result does not depend on it."""
 
     @property
     def identity(self) -> Identity:
-        """What the trained weights depend on."""
+        """The hyperparameters that the trained weights depend on."""
         return {
             "name": self.name,
             "seed": self.seed,
@@ -65,9 +65,9 @@ class Recipe:
 
 
 def run(recipe: Recipe, journal: Journal) -> tuple[Trained, Report]:
-    """Follow a recipe; return the trained module and the report to keep beside its weights.
+    """Run a recipe; return the trained module, and the report to store beside its weights.
 
-    It runs on one thread, because the rounding of a matrix product depends on how many share it:
+    It uses one thread, because the rounding of a matrix product depends on the number of threads:
     the same recipe gives the same bits on the same kind of machine, resumed or not.
 
     Raises:
@@ -101,7 +101,7 @@ def descend(
     clip: float | None = None,
     validate: Callable[[], float] | None = None,
 ) -> None:
-    """Train `model` in place for `recipe.steps` batches; go on where the journal says.
+    """Train `model` in place for `recipe.steps` batches, from the journal's checkpoint if any.
 
     Args:
         model: what is trained, in the mode that it is in.
@@ -163,7 +163,7 @@ def descend(
 def _go_on(
     state: State, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[int, list[float]]:
-    """Put a checkpoint's state in place; return its steps and the losses not yet logged."""
+    """Restore a checkpoint; return its step and the losses that are not logged yet."""
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     torch.random.set_rng_state(state["random"])

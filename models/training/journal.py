@@ -1,4 +1,4 @@
-"""What a training leaves behind while it runs: a progress bar, logs, a plot and a checkpoint."""
+"""The journal of a training: progress bar, logs, plot and checkpoint."""
 
 import hashlib
 import io
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 Identity = dict[str, int | float | str]
-"""Name and figures of a recipe; a checkpoint belongs to one."""
+"""Name and hyperparameters of a recipe; a checkpoint belongs to one."""
 
 History = dict[str, list[tuple[int, float]]]
-"""Name of a series -> (step, value), in order."""
+"""The values of each series, as (step, value) in order."""
 
 State = dict[str, Any]
-"""What a training goes on from: numbers, strings, tensors, and dicts and lists of them."""
+"""The content of a checkpoint: numbers, strings, tensors, and dicts and lists of them."""
 
 
 DIGEST = 32
-"""Bytes of the SHA-256 that a checkpoint begins with, of all that follows."""
+"""Bytes of the SHA-256 at the beginning of a checkpoint, of all that follows."""
 
 
 class Journal:
@@ -111,7 +111,7 @@ class Journal:
         self._progress.stop()
         self._writer.close()
         if isinstance(error, NonFiniteError):
-            self._file.unlink(missing_ok=True)  # going on from it would end at the same step
+            self._file.unlink(missing_ok=True)  # resuming from it would fail at the same step
         if self.history:
             replace_file(self._folder / f"{self.name}.png", plot(self.name, self.history))
 
@@ -128,7 +128,7 @@ class Journal:
         self._progress.update(self._tasks[phase], completed=step, value=f"{name} {value:.4f}")
 
     def checkpoint(self, state: State, phase: str = "") -> None:
-        """Keep the state of a phase, and all that was recorded up to now, for `resume`."""
+        """Write the state of a phase, and everything recorded so far, for `resume`."""
         self._phases[phase] = state
         memory = io.BytesIO()
         content = {
@@ -142,11 +142,11 @@ class Journal:
         self._writer.flush()
 
     def resume(self, phase: str = "") -> State | None:
-        """Return the state that a phase was interrupted in, or None where it begins anew."""
+        """Return the state of an interrupted phase, or None to start it from the beginning."""
         return self._phases.get(phase)
 
     def finish(self) -> None:
-        """Remove the checkpoint: the weights have been saved."""
+        """Remove the checkpoint, because the weights have been saved."""
         self._file.unlink(missing_ok=True)
 
     def _restore(self) -> None:
@@ -185,7 +185,7 @@ def _require_extra() -> None:
 
 
 def _writer(folder: Path, history: History) -> "SummaryWriter":
-    """Return a writer of new logs that begin with what was recorded up to the checkpoint."""
+    """Return a writer of new logs that start with the records up to the checkpoint."""
     from torch.utils.tensorboard import SummaryWriter
 
     if folder.exists():

@@ -1,4 +1,4 @@
-"""Trained weights as safetensors, beside a JSON of how they were made and what they reached."""
+"""Stores trained weights as safetensors, with a JSON report of the training beside them."""
 
 import contextlib
 import hashlib
@@ -16,7 +16,7 @@ from torch import Tensor
 from torchship.models.errors import NonFiniteError, OutputError, WeightsError
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
-"""The weights that come with the package."""
+"""The weights in the package."""
 
 
 class Report(BaseModel):
@@ -28,21 +28,21 @@ class Report(BaseModel):
     recipe: dict[str, int | float | str]
     metrics: dict[str, float]
     command: str
-    """Makes the same weights again: the same bits on the same kind of machine."""
+    """The command that makes the same weights: the same bits on the same kind of machine."""
 
     torch: str
     machine: str
-    """Instruction set whose kernels made the weights, for example `x86_64 AVX512`."""
+    """The instruction set of the kernels that made the weights, for example `x86_64 AVX512`."""
 
     sha256: str = ""
-    """Of the safetensors file; filled in by `save`."""
+    """The digest of the safetensors file; filled in by `save`."""
 
 
 def save(weights: Mapping[str, Tensor], report: Report, folder: Path) -> Path:
     """Write `<name>.safetensors` and `<name>.json` into `folder`; return the first one's path.
 
-    Each file appears whole or not at all. The JSON holds the digest of the weights, so that a pair
-    from two trainings is noticed by `load`.
+    Each file is written atomically. The JSON holds the digest of the weights, so `load` detects a
+    pair of files from two trainings.
 
     Raises:
         NonFiniteError: a weight is infinite or NaN; nothing is written.
@@ -61,10 +61,10 @@ def save(weights: Mapping[str, Tensor], report: Report, folder: Path) -> Path:
 
 
 def prepare(folder: Path) -> None:
-    """Make `folder`, so that a long training does not end at one that cannot be written to.
+    """Create `folder` and test it, so that a long training does not fail at its end.
 
     Raises:
-        OutputError: it cannot be made, or files cannot be made in it.
+        OutputError: the folder, or a file in it, cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def read_report(name: str, folder: Path = WEIGHTS) -> Report:
     """Return the JSON beside the weights of the model `name`.
 
     Raises:
-        WeightsError: the file is missing or not such a JSON.
+        WeightsError: the file is missing or malformed.
     """
     path = folder / f"{name}.json"
     try:
@@ -115,10 +115,10 @@ def _read(path: Path) -> bytes:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all.
+    """Write a file atomically (`models` may not import `script.format.atomic_write`).
 
     Raises:
-        OutputError: it cannot be written; what was there before still is.
+        OutputError: it cannot be written; an existing file is unchanged.
     """
     temporary = ""
     try:

@@ -1,4 +1,4 @@
-"""The command line: every room's commands, and the one place where errors get exit codes."""
+"""The command line: the commands of all packages, and the mapping of errors to exit codes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 
 
 def application(command: str = "") -> typer.Typer:
-    """Return the command line with every room's commands, or for one command with what it needs.
+    """Return the command line with all commands; for `serve`, with that command alone.
 
-    The process that `torchship serve` starts lives as long as the server, and needs no torch.
+    The supervisor that `torchship serve` becomes must not import torch, which other commands need.
     """
     import torchship.serve.cli
 
@@ -50,7 +50,7 @@ def _with(*rooms: typer.Typer) -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
     )
-    app.callback()(lambda: None)  # one command alone would not be asked for by its name
+    app.callback()(lambda: None)  # without it, typer drops the name of a single command
     for room in rooms:
         app.registered_commands += room.registered_commands
     return app
@@ -58,7 +58,7 @@ def _with(*rooms: typer.Typer) -> typer.Typer:
 
 def main() -> None:
     """Run the command line; exit codes as in docs/agreement.md."""
-    # What `torchship-runner` asks for where it does not find the binary, or LibTorch, by itself.
+    # `torchship-runner` calls this if it cannot find the binary, or LibTorch, by itself.
     if sys.argv[1:2] == ["runner"]:
         become(sys.argv[2:])
     printing.install()
@@ -73,7 +73,7 @@ def main() -> None:
         if ran_out(error):
             print("torchship: error: there is no memory for this", file=sys.stderr)
             sys.exit(OutOfMemoryError.exit_code)
-        # A fault of ours: the trace is for us. 1 would say that an archive does not agree.
+        # A bug of ours. Exit code 1 would mean that an archive does not agree.
         traceback.print_exc()
         sys.exit(INTERNAL_ERROR)
 

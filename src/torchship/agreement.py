@@ -1,4 +1,4 @@
-"""`torchship verify`: one archive, every runtime, one verdict."""
+"""`torchship verify`: runs an archive's golden cases in every runtime, and compares."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ ALIKE = (
 
 @dataclass(frozen=True)
 class Report:
-    """What every runtime did with an archive's golden cases."""
+    """The results of all runtimes for one archive."""
 
     archive: Archive
     results: list[Result]
     first_difference: str = ""
     note: str = ""
-    """What else the numbers were computed with, if it may explain a difference."""
+    """A note about this process that may explain a difference, or ""."""
 
     @property
     def agreed(self) -> bool:
@@ -53,7 +53,7 @@ class Report:
         return all(result.agreed for result in self.results)
 
     def to_json(self) -> dict[str, object]:
-        """Return the report as a JSON object, the worst difference for each output."""
+        """Return the report as a JSON object, with the largest difference of each output."""
         manifest = self.archive.require_manifest()
         return {
             "archive": self.archive.path.name,
@@ -77,7 +77,7 @@ class Report:
 
 
 def _finite(entry: dict[str, object]) -> dict[str, object]:
-    """Replace infinite differences, which JSON cannot hold, by null."""
+    """Replace infinite differences, which JSON cannot carry, by null."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in entry.items()
@@ -85,7 +85,7 @@ def _finite(entry: dict[str, object]) -> dict[str, object]:
 
 
 def worst_by_output(result: Result) -> list[Difference]:
-    """Return the worst difference for each method's output, over all cases and steps."""
+    """Return the largest difference of each method's output, over all cases and steps."""
     worst: dict[tuple[str, str], Difference] = {}
     for difference in result.differences:
         key = (difference.method, difference.output)
@@ -96,7 +96,7 @@ def worst_by_output(result: Result) -> list[Difference]:
 def all_runtimes(
     trusted_keys: Path | None = None, consent: str | None = None
 ) -> dict[str, Runtime]:
-    """Return the runtimes by the names that `--runtime` takes; `consent` as in `make_module`."""
+    """Return the runtimes by the names of `--runtime`; `consent` is as for `make_module`."""
     return {
         "eager": EagerRuntime(consent),
         "script": ScriptRuntime(),
@@ -108,7 +108,7 @@ def all_runtimes(
 def verify_archive(
     archive: Archive, runtimes: Sequence[Runtime], consent: str | None = None
 ) -> Report:
-    """Run an archive's golden cases in each runtime; one that cannot run has not agreed."""
+    """Run an archive's golden cases in each runtime; one that cannot run does not agree."""
     torchscript.configure()
     results = []
     for runtime in runtimes:
@@ -120,14 +120,14 @@ def verify_archive(
         except TorchShipError as error:
             results.append(Result(runtime.name, error=str(error)))
     agreed = all(result.agreed for result in results)
-    # Of a runtime that did not run, its own error says what there is to say.
+    # A runtime that did not run has reported its error; there is nothing to locate.
     differ = any(not difference.agreed for r in results for difference in r.differences)
     located = "" if agreed else _locate(archive, consent, ALIKE if differ else "")
     return Report(archive, results, located, foreign_blas_note())
 
 
 def _locate(archive: Archive, consent: str | None, alike: str) -> str:
-    """Name the first submodule in which the loaded module differs; `alike` if there is none."""
+    """Return a text with the first submodule that differs; `alike` if none does."""
     try:
         program = archive.program()
         eager = make_module(archive.require_manifest().source, consent).eval()
@@ -232,7 +232,7 @@ def _complaints(report: Report) -> list[str]:
 
 
 def number(value: float | None) -> str:
-    """Return a difference as tables show it; `-` where nothing could be compared."""
+    """Return a difference for a table; `-` if nothing could be compared."""
     if value is None:
         return "-"
     return "0" if value == 0 else f"{value:.3g}"

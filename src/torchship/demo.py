@@ -1,4 +1,4 @@
-"""`torchship demo`: the whole journey for each of our models, in one table."""
+"""`torchship demo`: exports and verifies each of our models, in one table."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def largest_difference(result: Result) -> str:
 
 
 def fizzbuzz_words(archive: Path, count: int) -> list[str]:
-    """Return fizzbuzz from 1 to `count`, the classes as the C++ binary labels them."""
+    """Return fizzbuzz from 1 to `count`, with the class labels of the C++ binary."""
     numbers = range(1, count + 1)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "numbers.npz"
@@ -129,7 +129,7 @@ def fizzbuzz_words(archive: Path, count: int) -> list[str]:
 
 
 def names_of(archive: Path, count: int, seed: int) -> list[str]:
-    """Return names that the C++ binary draws, in the script's own loop."""
+    """Return names that the C++ binary samples in the model's own loop."""
     arguments = json.dumps({"count": count, "seed": seed, "max_length": 20})
     command = ("run", str(archive), "--method", "generate", "--input", "-")
     answer = answer_of("run", ask(*command, stdin=arguments.encode()))

@@ -1,4 +1,4 @@
-"""`torchship play`: a policy plays its game, in eager, script or C++; all of them play alike."""
+"""`torchship play`: a policy plays snake in eager, script or C++, with the same moves in each."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ app = typer.Typer()
 
 MISMATCH = 1
 POLICIES = ("snake", "snake-lstm")
-SIDE_OF_ONE = 18  # of a field for one snake; of 16, the training's, it is 72
+SIDE_OF_ONE = 18  # side of a field for one snake; for 16 snakes, as in the training, it is 72
 RUNTIMES = {"eager": "eager", "script": "script", "cpp": "C++"}
-OWN = "C++ game"  # the binary with its own game, besides the three that play this one
+OWN = "C++ game"  # the binary with its own game; the other three play this one
 
 
 class Session(Protocol):
-    """A method that is stepped, its recurrent state carried from step to step."""
+    """Runs a method step by step, passing on its recurrent state."""
 
     def send(self, inputs: Flat) -> None:
-        """Give one step's inputs; state among them takes the place of the carried one."""
+        """Set one step's inputs; state among them replaces the state of the last step."""
         ...
 
     def receive(self) -> Flat:
-        """Return the outputs of the step that was given."""
+        """Return the outputs of that step."""
         ...
 
 
 class ProgramSession:
-    """A method of a module in this process."""
+    """Runs a method of a module in this process."""
 
     def __init__(self, program: Program, method: str) -> None:
         self._program, self._method = program, method
@@ -60,7 +60,7 @@ class ProgramSession:
         self._carried: Flat = {}
 
     def send(self, inputs: Flat) -> None:
-        """Keep one step's inputs."""
+        """Store one step's inputs."""
         self._given = inputs
 
     def receive(self) -> Flat:
@@ -73,7 +73,7 @@ class ProgramSession:
 
 @contextmanager
 def session(archive: Archive, runtime: str, method: str) -> Iterator[Session]:
-    """Step a method in `eager`, `script` or `cpp`, for the length of a `with`.
+    """Open a session of a method in `eager`, `script` or `cpp` for the length of the block.
 
     Raises:
         TorchShipError: the runtime cannot run the archive.
@@ -89,7 +89,7 @@ def session(archive: Archive, runtime: str, method: str) -> Iterator[Session]:
 
 
 class Game:
-    """A game of snake, played by a session; what happened is digested step for step."""
+    """A game of snake that a session plays, with a digest of all its steps."""
 
     def __init__(
         self, played: Session, inputs: Sequence[str], snakes: int, seed: int, fields: int = 1
@@ -107,7 +107,7 @@ class Game:
         self._digest = hashlib.sha256(self._obs.tobytes())
 
     def ask(self) -> None:
-        """Show the session what the agents see."""
+        """Send the agents' observations to the session."""
         given: Flat = {"obs": torch.from_numpy(self._obs)} | self._first
         if "reset" in self._inputs:
             given["reset"] = torch.from_numpy(self._died)
@@ -128,17 +128,17 @@ class Game:
             self._digest.update(part.tobytes())
 
     def moment(self) -> Moment:
-        """Return what the last step led to."""
+        """Return the result of the last step."""
         lengths = self.snake.lengths()
         return Moment(self._actions, lengths, **self.info, digest=self.digest)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all observations, actions, rewards and deaths up to now."""
+        """SHA-256 of all observations, actions, rewards and deaths so far."""
         return self._digest.hexdigest()
 
     def score(self) -> str:
-        """Return what has been reached, in words."""
+        """Return the score so far as text."""
         food, deaths = int(self.info["food"].sum()), int(self.info["deaths"].sum())
         snakes = "1 snake" if self.snake.agents == 1 else f"{self.snake.agents} snakes"
         return f"{self.steps:,} steps, {snakes}, food {food:,}, deaths {deaths:,}"
@@ -220,7 +220,7 @@ def _inputs(archive: Archive, method: str) -> list[str]:
     """Return the names of a policy's inputs.
 
     Raises:
-        UsageError: the archive's model is no policy that plays this game.
+        UsageError: the archive's model is not a policy for this game.
     """
     signature = archive.require_manifest().methods.get(method)
     inputs = [argument.name for argument in signature.inputs] if signature else []
@@ -246,7 +246,7 @@ def _show(title: str, game: Game, steps: int, fps: float, console: Console | Non
                     live.update(picture(game.snake), refresh=True)
                     time.sleep(max(0.0, start + (step + 1) / fps - time.perf_counter()))
         except KeyboardInterrupt:
-            pass  # the score up to here
+            pass  # print the score so far
     speed = game.steps / (time.perf_counter() - start)
     typer.echo(f"{title}: {game.score()}, {speed:,.0f} steps/s")
 
@@ -256,9 +256,9 @@ def _compare(policy: str, games: dict[str, Game], own: Player, steps: int) -> bo
 
     Args:
         policy: its name.
-        games: this game, played by each runtime; the first is the one that the others are held to.
+        games: this game, played by each runtime; the first is the reference.
         own: the binary, which plays its own game.
-        steps: how many.
+        steps: how many steps to play.
     """
     for step in range(steps):
         for game in games.values():
@@ -279,7 +279,7 @@ def _compare(policy: str, games: dict[str, Game], own: Player, steps: int) -> bo
 
 
 def _difference(reference: str, expected: Moment, name: str, came: Moment) -> str | None:
-    """Return in words what one game has otherwise than another after the same step."""
+    """Return a text with the differences between two games after the same step."""
     for what in ("actions", "lengths", "food", "corpses", "deaths"):
         a, b = getattr(expected, what), getattr(came, what)
         if a.shape != b.shape:
