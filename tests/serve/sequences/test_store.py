@@ -183,7 +183,7 @@ def test_memory_is_freed_without_a_request() -> None:
         while store._idle:  # it is the event loop's timer that empties it
             await asyncio.sleep(0)
         assert len(store._expired) == REMEMBERED
-        assert not store._lines._locks
+        assert not store._queue._locks
 
     asyncio.run(check())
 
