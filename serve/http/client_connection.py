@@ -8,7 +8,8 @@ from __future__ import annotations
 from starlette.types import Receive
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from torchship.serve.http.websocket_session import CLIENT_LEFT
+from torchship.serve.http.accounting import CLIENT_LEFT
+from torchship.serve.http.body import announced_length
 
 LEFT_OVER = 1 << 20
 """Bytes of a body that are read after its answer, so that the connection can go on."""
@@ -24,20 +25,19 @@ def end_early(receive: Receive) -> None:
     if not isinstance(cycle, RequestResponseCycle) or not cycle.more_body:
         return
     length = next((v for n, v in cycle.scope["headers"] if n == b"content-length"), b"")
-    # The parser has seen to it that it is below 2^64: what stands before the last digits is zeros.
-    if cycle.waiting_for_100_continue or not length or int(length[-20:]) > LEFT_OVER:
+    if cycle.waiting_for_100_continue or not length or announced_length(length) > LEFT_OVER:
         cycle.keep_alive = False
 
 
 def has_left(receive: Receive) -> bool:
-    """Return whether the client has left, where uvicorn tells: ASGI has no word for a look."""
+    """Return whether the client has left, where uvicorn tells."""
     return getattr(getattr(receive, "__self__", None), "disconnected", False)
 
 
 def left_with(receive: Receive) -> int:
-    """Return how a request ended before its answer; 0 if it has not.
+    """Return the status of a request that ended before the application answered; 0 if it has not.
 
-    499 if the client left, and the status with which the connection was refused otherwise.
+    That is 499 if the client left, and otherwise what the connection itself answered.
     """
     if not has_left(receive):
         return 0

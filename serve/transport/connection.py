@@ -9,18 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import httptools
-import orjson
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from torchship.serve.http.error_responses import error_body
 from torchship.serve.system.body_memory import HOLD_KEY, BodyHold, BodyMemory, hold_of
 from torchship.serve.transport.framing import HeadError, check_head
+from torchship.serve.transport.http_answer import error_lines, header_lines, http_answer
 from torchship.serve.transport.lingering_close import LingeringClose
 
 UPGRADING = (b"upgrade", b"http2-settings")  # header fields of an upgrade, and `Connection`'s words
@@ -32,14 +29,25 @@ class Connection(HttpToolsProtocol):
     first: RequestResponseCycle | None = None
     """The request whose turn it is or last was; those that came behind it wait in `pipeline`."""
 
-    inflight = BodyMemory(1 << 62)
-    """What all connections of the process hold."""
+    body_memory = BodyMemory(1 << 62)
+    """For the bodies that all connections of the process hold."""
 
     refused = 0
     """The status that `refuse` ended the connection with."""
 
+    _default: ClassVar[tuple[object, bytes]] = (None, b"")
+
     _declined = False  # what comes asks for an upgrade that is not made
     _fault: HeadError | None = None  # of the head that the parser was stopped at
+
+    def default_lines(self) -> bytes:
+        """Return the header lines that every answer has; uvicorn renews them each second."""
+        headers = self.server_state.default_headers
+        known, lines = Connection._default
+        if headers is not known:
+            lines = header_lines(headers)
+            Connection._default = (headers, lines)
+        return lines
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to serve a client."""
@@ -98,7 +106,7 @@ class Connection(HttpToolsProtocol):
         )
         if self._declined:
             return
-        cast("dict[str, object]", self.scope)[HOLD_KEY] = BodyHold(self.inflight)
+        cast("dict[str, object]", self.scope)[HOLD_KEY] = BodyHold(self.body_memory)
         super().on_headers_complete()
         if not self.parser.should_upgrade():
             # The scope has the list. Fields that come after the body, its trailers, are dropped:
@@ -115,6 +123,8 @@ class Connection(HttpToolsProtocol):
         """Take the end of a request."""
         if not self._declined:
             super().on_message_complete()
+            if self.cycle is not None:  # uvicorn leaves one open that was answered before its end
+                self.cycle.more_body = False
 
     def _without_upgrade(self) -> bytes:
         """Return the head that came, without its wish; begin to parse anew."""
@@ -160,8 +170,11 @@ class Connection(HttpToolsProtocol):
         """Answer what came with an error, and end the connection.
 
         A client takes what is said next for the answer to what it asked first: where a request is
-        not answered yet, the connection ends with its answer.
+        not answered yet, the connection ends with its answer. Where it has ended already nothing
+        can be said.
         """
+        if self.transport.is_closing():
+            return
         if (last := self.last_whole()) is not None:
             last.keep_alive = False
             self.flow.pause_reading()
@@ -170,16 +183,13 @@ class Connection(HttpToolsProtocol):
         coming = cycle if cycle is not None and cycle.more_body else None
         self.refused = status
         if coming is None or not coming.response_started:
-            self._say(status, message, coming)
+            self._send_refusal(status, message, coming)
         self.transport.close()
 
-    def _say(self, status: int, message: str, coming: RequestResponseCycle | None) -> None:
-        body = orjson.dumps({"error": message})
-        lines = b"".join(b"%b: %b\r\n" % field for field in self.refusal_headers(coming))
-        self.transport.write(
-            b"%bcontent-type: application/json\r\ncontent-length: %d\r\n%b"
-            b"connection: close\r\n\r\n%b" % (STATUS_LINE[status], len(body), lines, body)
-        )
+    def _send_refusal(self, status: int, message: str, coming: RequestResponseCycle | None) -> None:
+        body = error_body(message)
+        lines = error_lines(body) + header_lines(self.refusal_headers(coming))
+        self.transport.write(http_answer(status, lines, body, last=True))
         if coming is None:
             self.count_refusal(status)
         else:
@@ -192,11 +202,11 @@ class Connection(HttpToolsProtocol):
         coming.message_event.set()
 
     def refusal_headers(self, coming: RequestResponseCycle | None) -> list[tuple[bytes, bytes]]:
-        """Return what a refusal of this request, or of none, says besides."""
+        """Return the header fields that a refusal of this request, or of none, has besides."""
         return []
 
     def count_refusal(self, status: int) -> None:
-        """Take note of an answer to what never became a request."""
+        """Account for an answer to what never became a request."""
 
 
 class OneWrite:

@@ -7,12 +7,13 @@ import socket
 from typing import Literal, cast
 
 from torchship.serve.transport.connection import Connection, OneWrite
+from torchship.serve.transport.http_answer import http_answer
 from torchship.serve.transport.send_timeout import SendTimeout
 
 LOOK_SECONDS = 0.02  # between two looks whether a client that closed its side is still there
 TCP_CLOSE = 7  # the state of a connection that was reset; linux/include/net/tcp_states.h
 LONGEST_HEAD = 1 << 16  # bytes
-PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
+PROBE = http_answer(100)
 
 Stage = Literal["begun", "head", "body", "idle"]
 

@@ -5,22 +5,20 @@ from __future__ import annotations
 from asyncio import BaseTransport
 from collections import deque
 from http import HTTPStatus
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-import orjson
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 
-from torchship.serve.http.middleware import Middleware
+from torchship.serve.http.accounting import RequestAccounting
+from torchship.serve.http.error_responses import error_body
 from torchship.serve.http.proxies import Proxies
+from torchship.serve.settings import Settings
 from torchship.serve.system.body_memory import BodyHold, BodyMemory
+from torchship.serve.transport.http_answer import error_lines, http_answer
 from torchship.serve.transport.send_timeout import SendTimeout
-
-if TYPE_CHECKING:
-    from torchship.serve.http.app import Application
-    from torchship.serve.settings import Settings
 
 DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 TRY_AGAIN_LATER = 1013  # of RFC 6455's registry of close codes
@@ -34,11 +32,11 @@ class WebSocketProtocol(SendTimeout, WebSocketsSansIOProtocol):
     plain close only, and logs anything else as a fault of the application.
     """
 
-    front: ClassVar[Middleware]
+    accounting: ClassVar[RequestAccounting]
     proxies = Proxies()
 
-    inflight = BodyMemory(1 << 62)
-    """What all connections of the process hold."""
+    body_memory = BodyMemory(1 << 62)
+    """For the messages that all connections of the process hold."""
 
     _answering = False  # the application has a message, and has not come back for the next
     _ending = False
@@ -47,21 +45,18 @@ class WebSocketProtocol(SendTimeout, WebSocketsSansIOProtocol):
         """Take what came; refuse a handshake of which uvicorn is told nothing."""
         super().data_received(data)
         self._hold.add(self._framed + len(self.conn.reader.buffer) - self._hold.size)
-        if self.inflight.held > self.inflight.most:
+        if self.body_memory.held > self.body_memory.most:
             self._overload()
         error = self.conn.handshake_exc
         if error is not None and not self.handshake_initiated:
-            body = orjson.dumps({"error": f"the WebSocket's handshake: {error}"})
-            self.transport.write(
-                b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
-                b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
-            )
+            body = error_body(f"the WebSocket's handshake: {error}")
+            self.transport.write(http_answer(400, error_lines(body), body, last=True))
             self.transport.close()
             self._count(400)
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Begin to serve a client."""
-        self._hold = BodyHold(self.inflight)
+        self._hold = BodyHold(self.body_memory)
         self._framed = 0  # bytes of frames, inflated, of messages that are not answered
         self._sizes: deque[int] = deque()  # of messages for which the application has not come
         self._taken = 0  # bytes of the message that it has
@@ -109,11 +104,11 @@ class WebSocketProtocol(SendTimeout, WebSocketsSansIOProtocol):
     def _count(self, status: int, event: Request | None = None) -> None:
         fields = [] if event is None else event.headers.raw_items()
         headers = [(k.lower().encode(), v.encode("latin-1")) for k, v in fields]
-        record = self.front.begin(headers)
+        record = self.accounting.begin(headers)
         record.status = status
         path = "" if event is None else event.path
         client = self.proxies.client(self.client, headers)
-        self.front.ended({"type": "websocket", "path": path, "client": client}, record)
+        self.accounting.end({"type": "websocket", "path": path, "client": client}, record)
 
     async def receive(self) -> ASGIReceiveEvent:
         """Give the application the next message; none when the server ends."""
@@ -143,13 +138,27 @@ class WebSocketProtocol(SendTimeout, WebSocketsSansIOProtocol):
             self.handshake_complete = True
 
 
-def websocket_protocol(settings: Settings, app: Application) -> type[WebSocketProtocol]:
-    """Return the protocol class of an application, with the times of the settings."""
+def websocket_protocol(
+    settings: Settings,
+    *,
+    accounting: RequestAccounting,
+    memory: BodyMemory,
+    trusted: Proxies | None = None,
+) -> type[WebSocketProtocol]:
+    """Return the class of a server's WebSockets.
 
-    class Timed(WebSocketProtocol):
-        front = app.front
-        proxies = app.proxies
-        inflight = app.inflight
+    Args:
+        settings: how long a client may take for what is sent to it.
+        accounting: takes in what was refused without the application.
+        memory: for the messages and bodies of all clients.
+        trusted: the proxies that are believed.
+    """
+    takes_in, believed = accounting, trusted or Proxies()
+
+    class ServerWebSocket(WebSocketProtocol):
+        accounting = takes_in
+        proxies = believed
+        body_memory = memory
         send_seconds = settings.send_seconds
 
-    return Timed
+    return ServerWebSocket
