@@ -1,4 +1,4 @@
-"""A WebSocket as uvicorn has it, but for how it ends."""
+"""A WebSocket as uvicorn has it, except how it ends and how much memory its messages may take."""
 
 from __future__ import annotations
 
@@ -22,11 +22,18 @@ from torchship.serve.transport.send_timeout import SendTimeout
 
 DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 TRY_AGAIN_LATER = 1013  # of RFC 6455's registry of close codes
+MESSAGE_TOO_BIG = 1009
 SWITCHING = HTTPStatus.SWITCHING_PROTOCOLS
+
+STATUS_OF_CODE = {
+    MESSAGE_TOO_BIG: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    TRY_AGAIN_LATER: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+"""What a message is counted with that was refused with a close code; 400 for any other code."""
 
 
 class WebSocketProtocol(SendTimeout, WebSocketsSansIOProtocol):
-    """uvicorn's protocol, which answers the message that it has before the server ends.
+    """uvicorn's protocol, which answers what it was asked last before the server ends.
 
     It takes a handshake that was answered with a status as complete. uvicorn itself does so for a
     plain close only, and logs anything else as a fault of the application.
@@ -52,7 +59,7 @@ class WebSocketProtocol(SendTimeout, WebSocketsSansIOProtocol):
             body = error_body(f"the WebSocket's handshake: {error}")
             self.transport.write(http_answer(400, error_lines(body), body, last=True))
             self.transport.close()
-            self._count(400)
+            self._account(400)
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Begin to serve a client."""
@@ -79,8 +86,15 @@ class WebSocketProtocol(SendTimeout, WebSocketsSansIOProtocol):
         if self.handshake_complete and not self.close_sent:
             self.conn.fail(TRY_AGAIN_LATER, "the server has no room for the message")
             self.handle_parser_exception()
-            self._count(HTTPStatus.SERVICE_UNAVAILABLE, self.request)
         self.transport.close()
+
+    def handle_parser_exception(self) -> None:
+        """End the connection because of a message that was refused, and account for it once."""
+        refused_before = self.close_sent
+        super().handle_parser_exception()
+        if not refused_before and self.conn.close_sent is not None:
+            code = self.conn.close_sent.code
+            self._account(STATUS_OF_CODE.get(code, HTTPStatus.BAD_REQUEST), self.request)
 
     async def run_asgi(self) -> None:
         """Run the application; what its messages held is free when it has ended."""
@@ -99,9 +113,9 @@ class WebSocketProtocol(SendTimeout, WebSocketsSansIOProtocol):
         """Begin with a handshake, or count its refusal by the protocol's own rules."""
         super().handle_connect(event)
         if self.response.status_code != SWITCHING:
-            self._count(self.response.status_code, event)
+            self._account(self.response.status_code, event)
 
-    def _count(self, status: int, event: Request | None = None) -> None:
+    def _account(self, status: int, event: Request | None = None) -> None:
         fields = [] if event is None else event.headers.raw_items()
         headers = [(k.lower().encode(), v.encode("latin-1")) for k, v in fields]
         record = self.accounting.begin(headers)
@@ -126,9 +140,10 @@ class WebSocketProtocol(SendTimeout, WebSocketsSansIOProtocol):
         return message
 
     def shutdown(self) -> None:
-        """End the connection, when the message that it is about is answered."""
+        """End the connection, when its handshake or the message that it is about is answered."""
         self._ending = True
-        if not self._answering:
+        handshaking = self.handshake_initiated and not self.handshake_complete
+        if not self._answering and not handshaking:
             super().shutdown()
 
     async def send(self, message: ASGISendEvent) -> None:
