@@ -282,7 +282,7 @@ async def _http_exception(request: Request, error: Exception) -> Response:
 
 
 def _methods(request: Request) -> list[str]:
-    """Return what the path of a request may be asked with; one path may have several routes."""
+    """Return the methods that the path of a request allows; it may have several routes."""
     matching = [r for r in request.app.routes if r.matches(request.scope)[0] != Match.NONE]
     same = [r for r in matching if getattr(r, "path", "") == getattr(matching[0], "path", "")]
     methods = {method for route in same for method in getattr(route, "methods", ())}

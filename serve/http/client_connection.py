@@ -1,4 +1,4 @@
-"""What an application may know of a client's connection, beyond what ASGI has words for.
+"""What the application needs to know of a client's connection, and ASGI does not say.
 
 With uvicorn `receive` is a method of the request's cycle; with another server nothing is known.
 """
@@ -16,10 +16,10 @@ LEFT_OVER = 1 << 20
 
 
 def end_early(receive: Receive) -> None:
-    """Have an answer that begins now be the connection's last, if it leaves too much unread.
+    """Close the connection after the answer that begins now, if too much of the body is unread.
 
-    That is a body of which too much may come, or none ever: a client that waits for `100 Continue`
-    and gets another answer may leave it out (RFC 9110, 10.1.1).
+    It closes as well if the body may never come: a client that waits for `100 Continue` and gets
+    another answer may leave it out (RFC 9110, 10.1.1).
     """
     cycle = getattr(receive, "__self__", None)
     if not isinstance(cycle, RequestResponseCycle) or not cycle.more_body:

@@ -133,7 +133,7 @@ def _route(app: FastAPI, verb: str, path: str, **said: Any) -> Callable[[Handler
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return a route's `responses` when things go wrong."""
+    """Return a route's `responses` for errors."""
     return {k: v for k, v in answers(Error, *statuses).items() if k != 200}
 
 

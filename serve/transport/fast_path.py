@@ -67,7 +67,8 @@ def target_of(url: bytes, root_path: bytes = b"") -> Target | None:
 def note(headers: Headers, largest: int) -> tuple[str | None, Headers] | None:
     """Return the header length and the headers that give an id; None if any header is unusual.
 
-    So is a body of no length, or of more than `largest` bytes, and a header without one `Host`.
+    A body without a length is unusual too, and so is one of more than `largest` bytes, and a header
+    without exactly one `Host`.
     """
     announced = b""
     hosts = 0
@@ -114,13 +115,13 @@ class FastPathProtocol(TimeoutProtocol):
     _asking: tuple[str, int] | None = None  # who they say that the request is from
 
     def on_message_begin(self) -> None:
-        """Take the beginning of a request; its scope is made when it turns out to need one."""
+        """Note that a request begins; its scope is made only if the application needs one."""
         self.began()
         self.url = b""
         self.headers = []
 
     def on_headers_complete(self) -> None:
-        """Take the end of a request's header.
+        """Decide from the header who answers the request.
 
         Raises:
             ConnectionError: the answer before was the last; this stops the parser.
@@ -137,7 +138,7 @@ class FastPathProtocol(TimeoutProtocol):
             self.at = "body"
 
     def _ordinary(self) -> FastRequest | None:
-        """Return a request of which nothing is unusual as yet; None for the application's."""
+        """Return the request if nothing in its header is unusual; None for the application."""
         target = target_of(self.url, self.root) if len(self.url) < LONGEST_TARGET else None
         parser: httptools.HttpRequestParser = self.parser
         if (
@@ -169,7 +170,7 @@ class FastPathProtocol(TimeoutProtocol):
         return FastRequest(self, services, engine, record, header_length, client)
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of a request's body."""
+        """Keep a part of a request's body."""
         request = self._incoming
         if request is None:
             super().on_body(body)
@@ -178,7 +179,7 @@ class FastPathProtocol(TimeoutProtocol):
             request.hold(len(body))
 
     def on_message_complete(self) -> None:
-        """Take the end of a request: let it run, or have the application answer it."""
+        """Let a complete request run, or have the application answer it."""
         request, self._incoming = self._incoming, None
         if request is None:
             super().on_message_complete()
@@ -211,7 +212,7 @@ class FastPathProtocol(TimeoutProtocol):
         super().on_message_complete()
 
     def _replay_header(self) -> None:
-        """Have the application answer: give uvicorn again what has come."""
+        """Have the application answer: give uvicorn the header again."""
         url, headers = self.url, self.headers
         super().on_message_begin()
         self.url = url
@@ -224,7 +225,7 @@ class FastPathProtocol(TimeoutProtocol):
         return latest if latest is not None and self.first is latest.cycle else None  # type: ignore[comparison-overlap]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Take note that the client has left."""
+        """Account for a request whose client has left."""
         super().connection_lost(exc)
         request = self._answering()  # others may wait behind it
         if request is not None:
@@ -239,7 +240,7 @@ class FastPathProtocol(TimeoutProtocol):
             super().abandon(coming, status)
 
     def refusal_headers(self, coming: RequestResponseCycle | None) -> Headers:
-        """Return what a refusal says of the page that asks, if that is known."""
+        """Return what a refusal says of the web page that asks, if the header names it."""
         origins = self.services.origins
         if isinstance(coming, RequestResponseCycle):
             return origins.headers(coming.scope["headers"])
@@ -261,8 +262,11 @@ class FastPathProtocol(TimeoutProtocol):
         self.services.accounting.end({**scope, "client": client}, record)
 
     def _refused_header(self) -> tuple[bytes, Headers]:
-        """Return the target and the fields of what comes, as far as it is a request."""
-        if self.headers is None or self.at in ("idle", None):  # they are of the request before
+        """Return the target and the fields of what is received, as far as it is a request."""
+        if self.headers is None or self.at in (
+            "idle",
+            None,
+        ):  # they are those of the request before
             return b"", []
         return self.url, self.headers
 

@@ -45,11 +45,11 @@ class WebSocketProtocol(SendTimeout, WebSocketsSansIOProtocol):
     body_memory = BodyMemory(1 << 62)
     """For the messages that all connections of the process hold."""
 
-    _answering = False  # the application has a message, and has not come back for the next
+    _answering = False  # the application works on a message
     _ending = False
 
     def data_received(self, data: bytes) -> None:
-        """Take what came; refuse a handshake of which uvicorn is told nothing."""
+        """Parse what was received; refuse a malformed handshake, which uvicorn does not report."""
         super().data_received(data)
         self._hold.add(self._framed + len(self.conn.reader.buffer) - self._hold.size)
         if self.body_memory.held > self.body_memory.most:
@@ -64,25 +64,25 @@ class WebSocketProtocol(SendTimeout, WebSocketsSansIOProtocol):
     def connection_made(self, transport: BaseTransport) -> None:
         """Begin to serve a client."""
         self._hold = BodyHold(self.body_memory)
-        self._framed = 0  # bytes of frames, inflated, of messages that are not answered
-        self._sizes: deque[int] = deque()  # of messages for which the application has not come
-        self._taken = 0  # bytes of the message that it has
+        self._framed = 0  # bytes of frames, inflated, of messages that are not answered yet
+        self._sizes: deque[int] = deque()  # of messages that the application has not received yet
+        self._taken = 0  # bytes of the message that the application works on
         super().connection_made(transport)
 
     def handle_events(self) -> None:
-        """Take the frames that came, and count them."""
+        """Handle the frames that were received, and count their bytes."""
         for event in self.conn.events:
             if isinstance(event, Frame) and event.opcode in DATA:
                 self._framed += len(event.data)
         super().handle_events()
 
     def send_receive_event_to_app(self) -> None:
-        """Take the end of a message."""
+        """Queue a complete message for the application."""
         self._sizes.append(sum(map(len, self.frames)))
         super().send_receive_event_to_app()
 
     def _overload(self) -> None:
-        """End the connection: there is no room for what comes."""
+        """End the connection: there is no memory for what is received."""
         if self.handshake_complete and not self.close_sent:
             self.conn.fail(TRY_AGAIN_LATER, "the server has no room for the message")
             self.handle_parser_exception()
@@ -97,20 +97,20 @@ class WebSocketProtocol(SendTimeout, WebSocketsSansIOProtocol):
             self._account(STATUS_OF_CODE.get(code, HTTPStatus.BAD_REQUEST), self.request)
 
     async def run_asgi(self) -> None:
-        """Run the application; what its messages held is free when it has ended."""
+        """Run the application; the memory of its messages is free when it has ended."""
         try:
             await super().run_asgi()
         finally:
             self._hold.release()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Take note that the client has left."""
+        """Free the memory of messages that nobody will answer."""
         super().connection_lost(exc)
         if not self._answering:
             self._hold.release()
 
     def handle_connect(self, event: Request) -> None:
-        """Begin with a handshake, or count its refusal by the protocol's own rules."""
+        """Begin with a handshake, or account for its refusal by uvicorn."""
         super().handle_connect(event)
         if self.response.status_code != SWITCHING:
             self._account(self.response.status_code, event)
@@ -140,14 +140,14 @@ class WebSocketProtocol(SendTimeout, WebSocketsSansIOProtocol):
         return message
 
     def shutdown(self) -> None:
-        """End the connection, when its handshake or the message that it is about is answered."""
+        """End the connection as soon as its handshake, or the message it works on, is answered."""
         self._ending = True
         handshaking = self.handshake_initiated and not self.handshake_complete
         if not self._answering and not handshaking:
             super().shutdown()
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Send what the application says."""
+        """Send a message of the application."""
         await super().send(message)
         if self.close_sent:
             self.handshake_complete = True

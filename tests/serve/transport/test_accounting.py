@@ -107,6 +107,11 @@ ANSWERED: dict[str, tuple[list[bytes], list[Line]]] = {
         [Line("", 400)],
     ),
     "a handshake of another version": ([STREAM.replace(b": 13", b": 12")], [Line("", 400)]),
+    "a handshake behind a request": ([post(NAMED, BODY) + STREAM], [Line(NAMED, 200)]),
+    "a handshake behind a request of the application": (
+        [post(NAMED, BODY, TRACED) + STREAM],
+        [Line(NAMED, 200)],
+    ),
     "a handshake that is no GET": ([STREAM.replace(b"GET", b"PUT")], [Line("", 405)]),
     "a handshake with an unknown path": (
         [STREAM.replace(b"memory/stream", b"memory/s")],
