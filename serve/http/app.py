@@ -21,15 +21,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from torchship.script.errors import UsageError
 from torchship.serve.engine.engine import Engine
 from torchship.serve.http import schemas
+from torchship.serve.http.accounting import RequestAccounting
 from torchship.serve.http.auth import ApiKey, Guard, read_api_keys
-from torchship.serve.http.inference import Inference, infer_target, read_small_body
-from torchship.serve.http.middleware import ErrorBoundary, Middleware, answer, error_response
+from torchship.serve.http.body import read_small_body
+from torchship.serve.http.error_responses import answer, error_response
+from torchship.serve.http.inference import Inference
+from torchship.serve.http.middleware import ErrorBoundary, Middleware
 from torchship.serve.http.openapi import INFER_PATHS, OpenApi, answers, takes
 from torchship.serve.http.origins import OriginGuard, Origins
 from torchship.serve.http.proxies import ForwardedHeaders, Proxies
 from torchship.serve.http.rate_limit import RateTable
 from torchship.serve.http.repository_routes import add_repository_routes
 from torchship.serve.http.sequence_routes import add_sequence_routes
+from torchship.serve.http.targets import infer_target
 from torchship.serve.protocol import messages as protocol
 from torchship.serve.protocol.large_json import LargeJsonCodec
 from torchship.serve.protocol.tensors import short
@@ -39,7 +43,7 @@ from torchship.serve.repository.repository import Repository
 from torchship.serve.sequences.sequences import Sequences, open_store
 from torchship.serve.settings import Settings, read_networks
 from torchship.serve.system.body_memory import BodyMemory
-from torchship.serve.telemetry.logs import AccessLine, access_line
+from torchship.serve.telemetry.logs import access_line
 from torchship.serve.telemetry.metrics import Metrics
 from torchship.serve.telemetry.samples import expose, figures_of
 from torchship.serve.telemetry.statistics import statistics
@@ -89,16 +93,11 @@ def create_app(
     sequences = Sequences(repository, open_store(settings), codec)
     metrics.live_sequences = sequences.live
     infer = Inference(repository, sequences, settings, codec)
-    app = Application(
-        repository,
-        infer,
-        metrics,
-        settings,
-        access_line(settings.access_log),
-        open_tracer(settings),
-    )
+    tracer = open_tracer(settings)
+    accounting = RequestAccounting(metrics, access_line(settings.access_log), tracer)
+    app = Application(infer, codec, accounting, settings, tracer)
     app.state.sequences = sequences
-    add_sequence_routes(app, sequences, settings, answer, codec)
+    add_sequence_routes(app, sequences, settings, codec)
     app.add_middleware(ErrorBoundary)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -228,11 +227,10 @@ class Application(FastAPI):
 
     def __init__(
         self,
-        repository: Repository,
         infer: Inference,
-        metrics: Metrics,
+        codec: LargeJsonCodec,
+        accounting: RequestAccounting,
         settings: Settings,
-        line: AccessLine | None,
         tracer: Tracer | None,
     ) -> None:
         super().__init__(
@@ -242,18 +240,19 @@ class Application(FastAPI):
             openapi_url=None,
             redirect_slashes=False,
         )
-        self.repository = repository
         self.infer = infer
+        self.codec = codec
         self.tracer = tracer
         self.guard: Guard | None = None
         """What lets requests through that bring an API key, if they must."""
-        self.inflight = BodyMemory(settings.max_inflight_bytes)
+        self.body_memory = BodyMemory(settings.max_inflight_bytes)
+        """For the bodies of all requests that the process holds at a time."""
         self.proxies = Proxies(read_networks(settings.forwarded_allow_ips))
         origins = Origins(settings.cors_origin, settings.host)
-        self.front = Middleware(self._route, metrics, line, tracer, origins, settings.root_path)
+        self.front = Middleware(self._route, accounting, origins, settings.root_path)
 
     def put_in_front(self, wrap: Callable[[ASGIApp], ASGIApp]) -> None:
-        """Wrap everything, inference too, but for the ids and the counting of requests."""
+        """Wrap everything, inference too, except the middleware itself."""
         self.front.app = wrap(self.front.app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -283,7 +282,7 @@ async def _http_exception(request: Request, error: Exception) -> Response:
 
 
 def _methods(request: Request) -> list[str]:
-    """Return what the path of a request may be asked with; one path may have several routes."""
+    """Return the methods that the path of a request allows; it may have several routes."""
     matching = [r for r in request.app.routes if r.matches(request.scope)[0] != Match.NONE]
     same = [r for r in matching if getattr(r, "path", "") == getattr(matching[0], "path", "")]
     methods = {method for route in same for method in getattr(route, "methods", ())}

@@ -1,4 +1,4 @@
-"""API keys: who may ask, and how often. In front of every route but health."""
+"""API keys: which clients are served, and how often; in front of every route except health."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _parse(where: str, line: str) -> ApiKey:
 
 
 class Guard:
-    """Lets a request or a WebSocket through that brings a known key and is within its rate."""
+    """Lets through requests and WebSockets that bring a known key and are within its rate."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Guard:
         clock: Clock = time.monotonic,
         table: RateTable | None = None,
     ) -> None:
-        """Put this in front of `app`; over all processes that share a table rates are one."""
+        """Put this in front of `app`; processes that share a table share its rates."""
         self.app = app
         self._answer = answer
         self._clock = clock
@@ -118,7 +118,7 @@ class Guard:
         self.renew(keys)
 
     def renew(self, keys: Iterable[ApiKey]) -> None:
-        """Know these keys from now on, and no others."""
+        """Accept these keys from now on, and no others."""
         # A digest's first bytes find the key, all of them are then compared in constant time.
         self._keys = {key.digest[:BUCKET]: (key, self._bucket(key)) for key in keys}
 

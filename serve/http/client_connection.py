@@ -1,4 +1,4 @@
-"""What an application may know of a client's connection, beyond what ASGI has words for.
+"""What the application needs to know of a client's connection, and ASGI does not say.
 
 With uvicorn `receive` is a method of the request's cycle; with another server nothing is known.
 """
@@ -8,36 +8,36 @@ from __future__ import annotations
 from starlette.types import Receive
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from torchship.serve.http.websocket_session import CLIENT_LEFT
+from torchship.serve.http.accounting import CLIENT_LEFT
+from torchship.serve.http.body import announced_length
 
 LEFT_OVER = 1 << 20
 """Bytes of a body that are read after its answer, so that the connection can go on."""
 
 
 def end_early(receive: Receive) -> None:
-    """Have an answer that begins now be the connection's last, if it leaves too much unread.
+    """Close the connection after the answer that begins now, if too much of the body is unread.
 
-    That is a body of which too much may come, or none ever: a client that waits for `100 Continue`
-    and gets another answer may leave it out (RFC 9110, 10.1.1).
+    It closes as well if the body may never come: a client that waits for `100 Continue` and gets
+    another answer may leave it out (RFC 9110, 10.1.1).
     """
     cycle = getattr(receive, "__self__", None)
     if not isinstance(cycle, RequestResponseCycle) or not cycle.more_body:
         return
     length = next((v for n, v in cycle.scope["headers"] if n == b"content-length"), b"")
-    # The parser has seen to it that it is below 2^64: what stands before the last digits is zeros.
-    if cycle.waiting_for_100_continue or not length or int(length[-20:]) > LEFT_OVER:
+    if cycle.waiting_for_100_continue or not length or announced_length(length) > LEFT_OVER:
         cycle.keep_alive = False
 
 
 def has_left(receive: Receive) -> bool:
-    """Return whether the client has left, where uvicorn tells: ASGI has no word for a look."""
+    """Return whether the client has left, where uvicorn tells."""
     return getattr(getattr(receive, "__self__", None), "disconnected", False)
 
 
 def left_with(receive: Receive) -> int:
-    """Return how a request ended before its answer; 0 if it has not.
+    """Return the status of a request that ended before the application answered; 0 if it has not.
 
-    499 if the client left, and the status with which the connection was refused otherwise.
+    That is 499 if the client left, and otherwise what the connection itself answered.
     """
     if not has_left(receive):
         return 0

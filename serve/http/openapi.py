@@ -64,7 +64,7 @@ def _meaning(status: int) -> str:
 
 
 class OpenApi:
-    """The document of an application; it changes with what is live, and is kept until then."""
+    """The document of an application; it is made anew when other models are live."""
 
     def __init__(self, app: FastAPI, repository: Repository, root_path: str = "") -> None:
         """Describe an application that a proxy serves below `root_path`."""
@@ -75,7 +75,7 @@ class OpenApi:
         self._content = b""
 
     def document(self) -> bytes:
-        """Return the document of this moment as JSON."""
+        """Return the document as it is now, as JSON."""
         engines = self._engines()
         live = [weakref.ref(engine) for engine in engines]
         if not self._content or live != self._live:

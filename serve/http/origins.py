@@ -1,4 +1,4 @@
-"""Web pages that ask: which may, and what their browser is told.
+"""Cross-origin requests: which web pages may ask, and what their browser is told.
 
 A browser lets any page send simple requests and open WebSockets to any server that it can reach,
 with the page's origin in `Origin`; only the answers are kept from the page. So a request that may

@@ -1,6 +1,6 @@
-"""Proxies in front of the server: who a request is really from, if its proxy is to be believed.
+"""Proxies in front of the server: the client behind a proxy that is trusted.
 
-`X-Forwarded-For`, `-Proto` and `-Host` are anybody's to send. They count only if the connection
+Anybody can send `X-Forwarded-For`, `-Proto` and `-Host`. They count only if the connection
 comes from an address that `--forwarded-allow-ips` names.
 """
 
@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from torchship.serve.settings import Network
 
 FORWARDED_HOST = "torchship.host"
-"""Where a request's ASGI scope has the host that a believed proxy was asked for."""
+"""Where a request's ASGI scope has the host that a trusted proxy was asked for."""
 
 Client: TypeAlias = tuple[str, int]
 
@@ -23,7 +23,7 @@ SCHEMES = (b"http", b"https", b"ws", b"wss")
 
 
 class Proxies:
-    """The proxies that are believed."""
+    """The proxies that are trusted."""
 
     def __init__(self, networks: Iterable[Network] = ()) -> None:
         self._networks = tuple(networks)
@@ -33,13 +33,13 @@ class Proxies:
         return bool(self._networks)
 
     def client(self, peer: Client | None, headers: Iterable[tuple[bytes, bytes]]) -> Client | None:
-        """Return who asks: the last address in `X-Forwarded-For` that is no believed proxy's."""
+        """Return the client: the last address in `X-Forwarded-For` that is not a trusted proxy."""
         if peer is None or not self.believes(peer):
             return peer
         fields = [value for name, value in headers if name == b"x-forwarded-for"]
         found = peer
-        # Each proxy adds whom it heard from; what stands before the first that is not believed
-        # anybody could have written.
+        # Each proxy appends the address that it was asked from; what stands before the first
+        # address that is not trusted could have been written by anybody.
         for hop in reversed(b",".join(fields).decode("latin-1").split(",")):
             client = _client(hop.strip())
             if client is None:
@@ -50,13 +50,13 @@ class Proxies:
         return found
 
     def believes(self, client: Client) -> bool:
-        """Return whether an address is a believed proxy's."""
+        """Return whether an address is that of a trusted proxy."""
         address = _address(client[0])
         return address is not None and any(address in network for network in self._networks)
 
 
 class ForwardedHeaders:
-    """Tells the application of the client, the scheme and the host that a believed proxy names."""
+    """Puts the client, the scheme and the host that a trusted proxy names into the scope."""
 
     def __init__(self, app: ASGIApp, proxies: Proxies) -> None:
         self.app = app

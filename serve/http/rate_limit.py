@@ -1,4 +1,4 @@
-"""How often a key may ask: token buckets, of one process or over all workers."""
+"""Rate limits of API keys: token buckets, of one process or shared by all workers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Lock = Callable[[], AbstractContextManager[None]]
 
 
 class TokenBucket:
-    """So many requests each second; what was not used is kept for one second, not longer."""
+    """A number of requests per second; unused ones are kept for one second, not longer."""
 
     def __init__(
         self, rate: float, clock: Clock, cell: Cell | None = None, lock: Lock = nullcontext

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 
-import orjson
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
 from torchship.serve.errors import RequestError
 from torchship.serve.http import schemas
-from torchship.serve.http.inference import read_small_body
+from torchship.serve.http.body import read_small_body
 from torchship.serve.http.openapi import answers, takes
+from torchship.serve.protocol.request_header import json_object
 from torchship.serve.protocol.tensors import short
 from torchship.serve.repository.repository import Repository
 
@@ -57,13 +57,7 @@ def parameters_of(body: bytes | bytearray) -> dict[str, object]:
     """
     if not body:
         return {}
-    try:
-        head = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise RequestError(f"the body is not JSON: {error}") from None
-    if not isinstance(head, dict):
-        raise RequestError(f"expected a JSON object, got {short(head)}")
-    parameters = head.get("parameters")
+    parameters = json_object(body).get("parameters")
     if parameters is None:
         return {}
     if not isinstance(parameters, dict):

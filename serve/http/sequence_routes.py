@@ -22,8 +22,8 @@ from starlette.types import Message
 
 from torchship.serve.errors import RequestError
 from torchship.serve.http.auth import ADMIT_KEY
-from torchship.serve.http.inference import check_sizes, read_body
-from torchship.serve.http.middleware import error_response
+from torchship.serve.http.body import check_sizes, read_body
+from torchship.serve.http.error_responses import answer, error_response
 from torchship.serve.http.openapi import OCTETS, answers
 from torchship.serve.http.schemas import Error, SequenceCount
 from torchship.serve.http.websocket_session import account_of
@@ -36,7 +36,6 @@ from torchship.serve.system.body_memory import hold_of
 from torchship.serve.telemetry.records import SCOPE_KEY, Record
 
 Handler = Callable[..., Awaitable[Response]]
-Answer = Callable[[Exception, Record | None], Response]
 
 LENGTH = struct.Struct("<I")
 
@@ -58,9 +57,9 @@ class SequenceRoute(APIRoute):
 
 
 def add_sequence_routes(
-    app: FastAPI, sequences: Sequences, settings: Settings, answer: Answer, codec: LargeJsonCodec
+    app: FastAPI, sequences: Sequences, settings: Settings, codec: LargeJsonCodec
 ) -> None:
-    """Add the routes; `answer` says what a client is told of an error."""
+    """Add the routes to an application that turns errors into responses."""
     max_body_bytes = settings.max_body_bytes
     sequence = "/v2/models/{model}/sequences/{id}"
     state = sequence + "/state"
@@ -113,7 +112,7 @@ def add_sequence_routes(
                 return
             await socket.accept()
             with suppress(WebSocketDisconnect):
-                await _Stream(socket, steps, settings.max_tensor_bytes, answer, codec).serve()
+                await _Stream(socket, steps, settings.max_tensor_bytes, codec).serve()
 
     @app.websocket("/{path:path}")
     async def no_stream(socket: WebSocket, path: str) -> None:
@@ -134,7 +133,7 @@ def _route(app: FastAPI, verb: str, path: str, **said: Any) -> Callable[[Handler
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return a route's `responses` when things go wrong."""
+    """Return a route's `responses` for errors."""
     return {k: v for k, v in answers(Error, *statuses).items() if k != 200}
 
 
@@ -146,14 +145,12 @@ class _Stream:
         socket: WebSocket,
         steps: Stream,
         max_tensor_bytes: int | None,
-        answer: Answer,
         codec: LargeJsonCodec,
     ) -> None:
         self._codec = codec
         self._socket = socket
         self._steps = steps
         self._max_tensor_bytes = max_tensor_bytes
-        self._answer = answer
         self._account = account_of(socket)
         self._admit: Callable[[], None] = socket.scope.get(ADMIT_KEY) or (lambda: None)
 
@@ -167,7 +164,7 @@ class _Stream:
                     reply = await self._step(message, record)
                     record.status = 200
                 except Exception as error:
-                    refusal = self._answer(error, record)
+                    refusal = answer(error, record)
                     reply = {"text": bytes(refusal.body).decode()}
                     record.status = refusal.status_code
                 await self._socket.send({"type": "websocket.send", **reply})

@@ -7,89 +7,89 @@ id of its handshake. The handshake itself is counted only if it was refused.
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from starlette.requests import HTTPConnection
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from torchship.serve.http.accounting import CLIENT_LEFT, UPGRADED, RequestAccounting
+from torchship.serve.http.client_connection import has_left, left_with
+from torchship.serve.http.error_responses import answer, shutting_down
+from torchship.serve.http.header_names import REQUEST_ID
 from torchship.serve.telemetry.records import SCOPE_KEY, Record
 
 ACCOUNT_KEY = "torchship.account"
 """Where a WebSocket's account is in its ASGI scope."""
 
-REQUEST_ID = b"x-request-id"
-UPGRADED, FORBIDDEN, CLIENT_LEFT = 101, 403, 499
-
-Begin = Callable[[bytes], Record]
-"""Called with a request's id when it comes."""
-Ended = Callable[[Scope, Record], None]
-"""Called with a record when it is complete."""
+FORBIDDEN = 403
+SERVICE_RESTART = 1012  # of a WebSocket; what uvicorn says when the server ends
 
 
 class Account:
-    """What is told of one WebSocket's messages, and to whom."""
+    """Accounts for the messages of one WebSocket."""
 
     def __init__(
-        self, scope: Scope, id: bytes, gone: Callable[[], bool], begin: Begin, ended: Ended
+        self, accounting: RequestAccounting, scope: Scope, request_id: bytes, receive: Receive
     ) -> None:
-        self.gone = gone
-        """Whether the client has left."""
+        self._accounting = accounting
         self._scope = scope
-        self._id = id
-        self._begin = begin
-        self._ended = ended
+        self._request_id = request_id
+        self._receive = receive
+
+    def gone(self) -> bool:
+        """Return whether the client has left."""
+        return has_left(self._receive)
 
     @contextmanager
     def message(self) -> Iterator[Record]:
         """Have a record for one message, of which the block says what became of it."""
-        record = self._begin(self._id)
+        record = self._accounting.begin_message(self._request_id)
         try:
             yield record
         finally:
             record.status = CLIENT_LEFT if self.gone() else record.status or CLIENT_LEFT
-            self._ended(self._scope, record)
+            self._accounting.end(self._scope, record)
 
 
 def account_of(connection: HTTPConnection) -> Account:
-    """Return the account of a WebSocket; one that tells nobody where none was opened."""
-    known: Account | None = connection.scope.get(ACCOUNT_KEY)
-    nobody = Account(connection.scope, b"", lambda: False, Record, lambda *_: None)
-    return nobody if known is None else known
+    """Return the account of a WebSocket."""
+    account: Account = connection.scope[ACCOUNT_KEY]
+    return account
 
 
-async def shake_hands(
-    app: ASGIApp,
-    account: Account,
-    record: Record,
-    answer: Callable[[Exception, Record], Response],
-    connection: tuple[Scope, Receive, Send],
+async def run_session(
+    app: ASGIApp, accounting: RequestAccounting, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Run the application for a WebSocket; `record` is complete when it was refused or has ended.
+    """Run the application for a WebSocket, and account for its handshake.
 
     An error before the handshake's end is answered as that of any request is.
     """
-    scope, receive, send = connection
-    scope[SCOPE_KEY], scope[ACCOUNT_KEY] = record, account
+    record = accounting.begin(scope["headers"])
+    scope[SCOPE_KEY] = record
+    scope[ACCOUNT_KEY] = Account(accounting, scope, record.request_id, receive)
 
     async def watched(message: Message) -> None:
         kind = message["type"]
         if kind in ("websocket.accept", "websocket.http.response.start"):
-            record.status = message.get("status", UPGRADED)
+            record.status = left_with(receive) or message.get("status", UPGRADED)
             headers = message.get("headers") or ()
             message["headers"] = [*headers, (REQUEST_ID, record.request_id)]
         elif kind == "websocket.close" and not record.status:
-            record.status = FORBIDDEN
+            record.status = left_with(receive) or FORBIDDEN
         await send(message)
 
     try:
         await app(scope, receive, watched)
-    except CancelledError:
-        raise
+    except CancelledError:  # the time that streams have when the server ends is over
+        if record.status:
+            await send({"type": "websocket.close", "code": SERVICE_RESTART})
+        else:
+            await answer(shutting_down(), record)(scope, receive, watched)
     except Exception as error:
         if record.status:
             raise
         await answer(error, record)(scope, receive, watched)
     finally:
         record.status = record.status or CLIENT_LEFT
+        accounting.end(scope, record)

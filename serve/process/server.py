@@ -102,7 +102,7 @@ class Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             if isinstance(connection, FastPathProtocol):
                 connection.give_up()
-        self.application.infer.codec.close()
+        self.application.codec.close()
         await self.sequences.close()
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)
@@ -197,8 +197,22 @@ def make_server(
     )
     config = uvicorn.Config(
         app,
-        http=fast_path_protocol(settings, app),
-        ws=websocket_protocol(settings, app),
+        http=fast_path_protocol(
+            settings,
+            repository=repository,
+            accounting=app.front.accounting,
+            codec=app.codec,
+            memory=app.body_memory,
+            origins=app.front.origins,
+            trusted=app.proxies,
+            traced=app.tracer is not None,
+        ),
+        ws=websocket_protocol(
+            settings,
+            accounting=app.front.accounting,
+            memory=app.body_memory,
+            trusted=app.proxies,
+        ),
         ws_max_size=settings.max_body_bytes,
         lifespan="off",
         log_config=None,

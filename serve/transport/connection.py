@@ -1,7 +1,7 @@
-"""A connection as uvicorn has it, with each answer in one write.
+"""uvicorn's HTTP connection, with each answer in one write, and with refusals of its own.
 
-uvicorn writes an answer's head and its body separately, which is a system call and a packet each;
-for small answers that costs more than all of the decoding.
+uvicorn writes the header and the body of an answer separately, which costs a system call and a
+packet each: for small answers more than all of the decoding.
 """
 
 from __future__ import annotations
@@ -9,37 +9,45 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import httptools
-import orjson
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from torchship.serve.http.error_responses import error_body
 from torchship.serve.system.body_memory import HOLD_KEY, BodyHold, BodyMemory, hold_of
 from torchship.serve.transport.framing import HeadError, check_head
+from torchship.serve.transport.http_answer import error_lines, header_lines, http_answer
 from torchship.serve.transport.lingering_close import LingeringClose
 
 UPGRADING = (b"upgrade", b"http2-settings")  # header fields of an upgrade, and `Connection`'s words
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol over a transport that keeps a head back until its body comes."""
+    """uvicorn's HTTP/1.1 protocol over a transport that writes header and body together."""
 
     first: RequestResponseCycle | None = None
-    """The request whose turn it is or last was; those that came behind it wait in `pipeline`."""
+    """The request that is answered now, or was last; pipelined ones behind it are in `pipeline`."""
 
-    inflight = BodyMemory(1 << 62)
-    """What all connections of the process hold."""
+    body_memory = BodyMemory(1 << 62)
+    """For the bodies that all connections of the process hold."""
 
     refused = 0
     """The status that `refuse` ended the connection with."""
 
-    _declined = False  # what comes asks for an upgrade that is not made
-    _fault: HeadError | None = None  # of the head that the parser was stopped at
+    _default: ClassVar[tuple[object, bytes]] = (None, b"")
+
+    _declined = False  # the request that comes in asks for an upgrade that is not supported
+    _fault: HeadError | None = None  # why the parser was stopped
+
+    def default_lines(self) -> bytes:
+        """Return the header lines that every answer has; uvicorn renews them each second."""
+        headers = self.server_state.default_headers
+        known, lines = Connection._default
+        if headers is not known:
+            lines = header_lines(headers)
+            Connection._default = (headers, lines)
+        return lines
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to serve a client."""
@@ -47,7 +55,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(cast("asyncio.Transport", one_write))
 
     def linger(self, transport: asyncio.Transport) -> bool:
-        """Take a connection that is to be closed on reading, if its client may be sending still."""
+        """Keep reading from a connection that is to close, if its client may still be sending."""
         cycle = self.cycle
         sending = cycle is not None and cycle.more_body
         if not (sending or self.refused or self.flow.read_paused or self.pipeline):
@@ -57,10 +65,10 @@ class Connection(HttpToolsProtocol):
         return True
 
     def data_received(self, data: bytes) -> None:
-        """Take what came.
+        """Parse what was received.
 
-        An upgrade that is not made is passed over (RFC 9110, 7.8): some clients offer HTTP/2 with
-        whatever they ask. The parser leaves the body of such a request out; it is given it again.
+        An upgrade that is not supported is ignored (RFC 9110, 7.8): some clients offer HTTP/2 with
+        every request. The parser stops before the body of such a request, so it is fed again.
         """
         self._unset_keepalive_if_required()
         while True:
@@ -74,15 +82,18 @@ class Connection(HttpToolsProtocol):
                     data = self._without_upgrade() + data[upgrade.args[0] :]
                     continue
                 if self._should_upgrade():
-                    self.handle_websocket_upgrade()
+                    if self.last_whole() is None:
+                        self.handle_websocket_upgrade()
+                    else:  # its answer would come among the frames
+                        self.refuse(400, "expected no upgrade before the answer to the request")
             return
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a field of a head; the space around its value is no part of it (RFC 9112, 5.1)."""
+        """Keep a header field; space around its value is not part of it (RFC 9112, 5.1)."""
         self.headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
-        """Take the end of a request's head; a `HeadError` stops the parser."""
+        """Check the header of a request, and begin to answer it; a `HeadError` stops the parser."""
         try:
             check_head(self.parser.get_http_version(), self.headers)
         except HeadError as fault:
@@ -98,26 +109,28 @@ class Connection(HttpToolsProtocol):
         )
         if self._declined:
             return
-        cast("dict[str, object]", self.scope)[HOLD_KEY] = BodyHold(self.inflight)
+        cast("dict[str, object]", self.scope)[HOLD_KEY] = BodyHold(self.body_memory)
         super().on_headers_complete()
         if not self.parser.should_upgrade():
-            # The scope has the list. Fields that come after the body, its trailers, are dropped:
-            # who checked the head has not seen them (RFC 9110, 6.5.1).
+            # The scope keeps the list. Trailers, which come after the body, are dropped: a proxy
+            # that checked the header has not seen them (RFC 9110, 6.5.1).
             self.headers = cast("list[tuple[bytes, bytes]]", deque(maxlen=0))
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of a request's body."""
+        """Account for the memory of a part of a request's body."""
         if not self.cycle.response_complete:
             hold_of(self.cycle.scope).add(len(body))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Take the end of a request."""
+        """Mark a request as complete."""
         if not self._declined:
             super().on_message_complete()
+            if self.cycle is not None:  # uvicorn does not, where it was answered before
+                self.cycle.more_body = False
 
     def _without_upgrade(self) -> bytes:
-        """Return the head that came, without its wish; begin to parse anew."""
+        """Return the header of the request without the upgrade, for a new parser."""
         version = self.parser.get_http_version().encode()
         lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
         for name, value in self.headers:
@@ -135,7 +148,7 @@ class Connection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def last_whole(self) -> RequestResponseCycle | None:
-        """Return the last request that came whole and is not answered; None if there is none."""
+        """Return the last complete request that is not answered yet; None if there is none."""
         first, last = self.first, self.cycle
         if first is None or first.more_body or first.response_complete:
             return None
@@ -144,24 +157,27 @@ class Connection(HttpToolsProtocol):
         return last
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Take note that the client has left; uvicorn tells the last request only."""
+        """Tell the requests that the client has left; uvicorn tells only the last one."""
         super().connection_lost(exc)
         if self.first is not None and not self.first.response_complete:
             self.first.disconnected = True
             self.first.message_event.set()
-        for cycle, _ in self.pipeline:  # nobody will begin to answer them
+        for cycle, _ in self.pipeline:  # they will not be answered
             hold_of(cycle.scope).release()
 
     def send_400_response(self, msg: str) -> None:
-        """Say, in the form of every error, that what came is no HTTP; the connection ends."""
+        """Answer 400 in the form of every error, and end the connection."""
         self.refuse(400, msg)
 
     def refuse(self, status: int, message: str) -> None:
-        """Answer what came with an error, and end the connection.
+        """Answer what was received with an error, and end the connection.
 
-        A client takes what is said next for the answer to what it asked first: where a request is
-        not answered yet, the connection ends with its answer.
+        A client takes the next answer for that to its oldest request. So where a complete request
+        is not answered yet, nothing is sent: the connection ends with that request's answer.
+        Nothing is sent either on a connection that is closing.
         """
+        if self.transport.is_closing():
+            return
         if (last := self.last_whole()) is not None:
             last.keep_alive = False
             self.flow.pause_reading()
@@ -170,37 +186,34 @@ class Connection(HttpToolsProtocol):
         coming = cycle if cycle is not None and cycle.more_body else None
         self.refused = status
         if coming is None or not coming.response_started:
-            self._say(status, message, coming)
+            self._send_refusal(status, message, coming)
         self.transport.close()
 
-    def _say(self, status: int, message: str, coming: RequestResponseCycle | None) -> None:
-        body = orjson.dumps({"error": message})
-        lines = b"".join(b"%b: %b\r\n" % field for field in self.refusal_headers(coming))
-        self.transport.write(
-            b"%bcontent-type: application/json\r\ncontent-length: %d\r\n%b"
-            b"connection: close\r\n\r\n%b" % (STATUS_LINE[status], len(body), lines, body)
-        )
+    def _send_refusal(self, status: int, message: str, coming: RequestResponseCycle | None) -> None:
+        body = error_body(message)
+        lines = error_lines(body) + header_lines(self.refusal_headers(coming))
+        self.transport.write(http_answer(status, lines, body, last=True))
         if coming is None:
             self.count_refusal(status)
         else:
             self.abandon(coming, status)
 
     def abandon(self, coming: RequestResponseCycle, status: int) -> None:
-        """Tell who reads a request's body that the client has left, and was told `status`."""
+        """Have the application stop reading a body, and account for the `status` that was sent."""
         coming.refused = status  # type: ignore[attr-defined]
         coming.disconnected = True
         coming.message_event.set()
 
     def refusal_headers(self, coming: RequestResponseCycle | None) -> list[tuple[bytes, bytes]]:
-        """Return what a refusal of this request, or of none, says besides."""
+        """Return the header fields that a refusal of this request, or of none, has besides."""
         return []
 
     def count_refusal(self, status: int) -> None:
-        """Take note of an answer to what never became a request."""
+        """Account for an answer to what never became a request."""
 
 
 class OneWrite:
-    """A transport that joins the first write of a turn of the event loop with the second."""
+    """A transport that joins the first write in a turn of the event loop with the second."""
 
     def __init__(
         self,
@@ -208,7 +221,7 @@ class OneWrite:
         loop: asyncio.AbstractEventLoop,
         linger: Callable[[asyncio.Transport], bool] = lambda _: False,
     ) -> None:
-        """Write to `transport`; `linger` may take it over where it is to be closed."""
+        """Write to `transport`; `linger` may take it over instead of its being closed."""
         self._transport = transport
         self._loop = loop
         self._linger = linger
@@ -218,7 +231,7 @@ class OneWrite:
         self.get_extra_info = transport.get_extra_info
 
     def __getattr__(self, name: str) -> Any:
-        """Return what else the transport has; what is held goes out before anything else is done.
+        """Return any other attribute of the transport, after writing what is held.
 
         `set_protocol` (an upgrade to WebSocket), `write_eof` and `abort` come this way.
         """
@@ -226,7 +239,7 @@ class OneWrite:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Write what is held and this together; hold it, to the turn's end, if it is the first."""
+        """Hold the first write until the end of the turn; write the second together with it."""
         if self._held is None:
             self._held = data
             self._loop.call_soon(self.flush)

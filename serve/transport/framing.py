@@ -1,6 +1,6 @@
-"""What makes a request's head ambiguous, so that a proxy and this server could read it otherwise.
+"""Headers that are ambiguous: a proxy in front of this server could read them differently.
 
-Source: RFC 9112, sections 2.3, 3.2, 6.1 and 6.3. The parser itself refuses what is no head at all,
+Source: RFC 9112, sections 2.3, 3.2, 6.1 and 6.3. The parser itself refuses what is not HTTP,
 folded lines, two lengths, and a length beside `Transfer-Encoding`.
 """
 
@@ -14,7 +14,7 @@ VALID_HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*").fullmatch
 
 
 class HeadError(Exception):
-    """A head that is not answered but with `status`; the connection ends."""
+    """A header that is refused with `status`; the connection ends."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -22,11 +22,11 @@ class HeadError(Exception):
 
 
 def check_head(version: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
-    """Refuse a head of which it is not certain where its body ends, or whom it is for.
+    """Refuse a request of which it is unclear where its body ends, or which host it is for.
 
     Raises:
-        HeadError: another version of HTTP than 1.0 and 1.1, no single `Host`, a coding besides
-            `chunked`.
+        HeadError: a version of HTTP other than 1.0 and 1.1, not exactly one `Host`, or a
+            transfer coding other than `chunked`.
     """
     if version not in ("1.0", "1.1"):
         raise HeadError(505, f"expected HTTP/1.1 or HTTP/1.0, got HTTP/{version}")

@@ -11,11 +11,11 @@ import asyncio
 
 MOST_BYTES = 256 << 20
 MOST_SECONDS = 30.0
-IDLE_SECONDS = 5.0  # without a byte
+IDLE_SECONDS = 5.0  # without receiving a byte
 
 
 class LingeringClose(asyncio.Protocol):
-    """Takes a transport over from the protocol that had it, which is told how it ends."""
+    """Takes a transport over from its protocol, which still hears how the connection ends."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class LingeringClose(asyncio.Protocol):
         transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        """Drop what came."""
+        """Drop what was received; close the connection at a limit."""
         self._dropped += len(data)
         left = self._until - self._loop.time()
         if self._dropped > MOST_BYTES or left <= 0:
@@ -46,14 +46,14 @@ class LingeringClose(asyncio.Protocol):
         self._timer = self._loop.call_later(min(IDLE_SECONDS, left), self._transport.close)
 
     def pause_writing(self) -> None:
-        """Have the limit on the time for an answer go on."""
+        """Keep the limit on the time that the client has to take its answer."""
         self._before.pause_writing()
 
     def resume_writing(self) -> None:
-        """Tell that the client takes its answer."""
+        """Tell the protocol that the client takes its answer."""
         self._before.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell that the connection has ended."""
+        """Tell the protocol that the connection has ended."""
         self._timer.cancel()
         self._before.connection_lost(exc)

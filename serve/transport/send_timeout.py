@@ -1,4 +1,4 @@
-"""Clients that do not take what is sent to them: how long they have, whatever the protocol."""
+"""A limit on how long a client may leave unread what is sent to it, for HTTP and WebSockets."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 import socket
 import struct
 
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger of socket(7): on, for no time
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # `struct linger` of socket(7): on, for 0 s
 
 
 class SendTimeout(asyncio.Protocol):
-    """A connection that is dropped when its client takes nothing for too long."""
+    """A connection that is dropped when its client reads too slowly for too long."""
 
     send_seconds = 60.0
 
@@ -20,13 +20,13 @@ class SendTimeout(asyncio.Protocol):
     _send_timer: asyncio.TimerHandle | None = None
 
     def pause_writing(self) -> None:
-        """Wait for a client to take its answer, but not for ever."""
+        """Start the clock: the buffer of what is to be sent is full."""
         super().pause_writing()
         if self._send_timer is None:
             self._send_timer = self.loop.call_later(self.send_seconds, self._abort)
 
     def resume_writing(self) -> None:
-        """Go on: the client has taken most of it."""
+        """Stop the clock: the client has read most of it."""
         super().resume_writing()
         self._stop_sending_clock()
 
@@ -41,7 +41,7 @@ class SendTimeout(asyncio.Protocol):
             self._send_timer = None
 
     def _abort(self) -> None:
-        """Drop the connection, and what the system still holds of the answer."""
+        """Reset the connection: the system would keep the rest of the answer otherwise."""
         connection = self.transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self.transport.abort()

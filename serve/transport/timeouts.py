@@ -1,4 +1,4 @@
-"""Clients that are slow, that stop, or that close one side: how long a connection has for what."""
+"""Time limits for clients that send slowly or stop, and clients that close their sending side."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import socket
 from typing import Literal, cast
 
 from torchship.serve.transport.connection import Connection, OneWrite
+from torchship.serve.transport.http_answer import http_answer
 from torchship.serve.transport.send_timeout import SendTimeout
 
-LOOK_SECONDS = 0.02  # between two looks whether a client that closed its side is still there
+LOOK_SECONDS = 0.02  # between two checks whether a client that closed its side is still there
 TCP_CLOSE = 7  # the state of a connection that was reset; linux/include/net/tcp_states.h
 LONGEST_HEAD = 1 << 16  # bytes
-PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
+PROBE = http_answer(100)
 
 Stage = Literal["begun", "head", "body", "idle"]
 
@@ -20,28 +21,28 @@ Stage = Literal["begun", "head", "body", "idle"]
 class TimeoutProtocol(SendTimeout, Connection):
     """A connection whose client has a limited time for each step.
 
-    The time is for the whole of a head or a body: a byte now and then does not prolong it.
+    The limit is for a whole header or a whole body: sending a byte now and then does not extend it.
     """
 
     header_seconds = 10.0
     body_seconds = 60.0
 
-    at: Stage | None = "head"  # what is coming in, or None while the application works
+    at: Stage | None = "head"  # what is received now; None while a request is answered
 
-    _stage: Stage | None = None  # what the clock is for
+    _stage: Stage | None = None  # what the limit is for
     _until: float | None = None  # when it has run out, on the event loop's clock
-    _timer: asyncio.TimerHandle | None = None  # looks at the clock, no later than it runs out
-    _head_bytes = 0  # of a head or of trailers, but for those that came with their beginning
-    _got_body = False  # since data came last: it was not trailers alone
+    _timer: asyncio.TimerHandle | None = None  # fires no later than `_until`
+    _head_bytes = 0  # of a header or of trailers, without the read that began them
+    _got_body = False  # in the last read, which was not trailers alone
     _one_way = False  # the client has closed its sending side
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to serve a client, which is to send a head."""
+        """Begin to serve a client, and to wait for a header."""
         super().connection_made(transport)
         self._follow()
 
     def data_received(self, data: bytes) -> None:
-        """Take what came, and start or stop the clock."""
+        """Parse what was received, and start or stop the clock."""
         super().data_received(data)
         if self.at is not self._stage:
             self._follow()
@@ -53,36 +54,36 @@ class TimeoutProtocol(SendTimeout, Connection):
                 self.refuse(431, f"the {what} too long: expected at most {LONGEST_HEAD} bytes")
 
     def began(self) -> None:
-        """Take note that a request begins."""
-        self._stage = "begun"  # whatever clock runs is of another request
+        """Note that a request begins."""
+        self._stage = "begun"  # the clock that runs is that of another request
         self.at = "head"
 
     def on_message_begin(self) -> None:
-        """Take the beginning of a request."""
+        """Note that a request begins."""
         self.began()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Take the end of a request's head."""
+        """Note that the body is received from now on."""
         self.at = "body"
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of a request's body: what came was no trailer."""
+        """Note that not only trailers were received."""
         self._got_body = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Take the end of a request."""
+        """Note that the request is complete."""
         self.at = None
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Go on after an answer: with what is there already, or wait for a while."""
+        """Go on after an answer: with a pipelined request, or wait for the next one."""
         if self.pipeline or self.transport.is_closing():
             super().on_response_complete()
             return
-        # As uvicorn does, but for a timer that is made and cancelled for each request.
+        # As uvicorn does, but without making and cancelling a timer for each request.
         self.server_state.total_requests += 1
         self.flow.resume_reading()
         if self.at is None:
@@ -90,7 +91,7 @@ class TimeoutProtocol(SendTimeout, Connection):
             self._follow()
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand the connection over; WebSockets have their own clock."""
+        """Hand the connection over; WebSockets have their own limits."""
         self.at = None
         super().handle_websocket_upgrade()
 
@@ -103,7 +104,7 @@ class TimeoutProtocol(SendTimeout, Connection):
         super().connection_lost(exc)
 
     def _follow(self) -> None:
-        """Set the clock to what is coming in now; the timer need not be touched most times."""
+        """Set the limit for what is received now, mostly without touching the timer."""
         self._stage = self.at
         if self.at is None:
             self._until = None
@@ -129,7 +130,7 @@ class TimeoutProtocol(SendTimeout, Connection):
         left = self._until - self.loop.time()
         if left > 0:
             self._timer = self.loop.call_later(left, self._look_at_clock)
-        elif self.flow.read_paused or self.last_whole() is not None:  # it is we who are slow
+        elif self.flow.read_paused or self.last_whole() is not None:  # the delay is ours
             self._follow()
         elif self.transport.is_closing():
             return
@@ -140,11 +141,11 @@ class TimeoutProtocol(SendTimeout, Connection):
             self.transport.close()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """Take the end of what the client sends; True keeps the connection for the answer.
+        """Note that the client sends no more; True keeps the connection for the answer.
 
-        A client that has only closed its sending side waits for the answer; one that has left
-        looks the same until something is sent to it, so it is sent an interim response (RFC 9110,
-        15.2: a client can take one that it did not ask for). One that has left resets.
+        A client that has only closed its sending side waits for the answer. One that has left
+        looks the same until something is sent to it, so an interim response is sent (RFC 9110,
+        15.2: a client must accept one that it did not ask for). A client that has left resets.
         """
         cycle = self.last_whole()
         if (
@@ -153,10 +154,10 @@ class TimeoutProtocol(SendTimeout, Connection):
             or not hasattr(socket, "TCP_INFO")
         ):
             return None
-        if not self._one_way:  # uvloop says so again when it begins to read again
+        if not self._one_way:  # uvloop calls this again when it resumes reading
             self._one_way = True
             cycle.keep_alive = False
-            # In between the answers to pipelined requests it would be taken for a part of one.
+            # Between the answers to pipelined requests it would be taken for a part of one.
             alone = not self.pipeline and not cycle.response_started
             if alone and cycle.scope["http_version"] == "1.1":
                 self.transport.write(PROBE)

@@ -1,119 +1,128 @@
-"""A WebSocket as uvicorn has it, but for how it ends."""
+"""A WebSocket as uvicorn has it, except how it ends and how much memory its messages may take."""
 
 from __future__ import annotations
 
 from asyncio import BaseTransport
 from collections import deque
 from http import HTTPStatus
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-import orjson
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 
-from torchship.serve.http.middleware import Middleware
+from torchship.serve.http.accounting import RequestAccounting
+from torchship.serve.http.error_responses import error_body
 from torchship.serve.http.proxies import Proxies
+from torchship.serve.settings import Settings
 from torchship.serve.system.body_memory import BodyHold, BodyMemory
+from torchship.serve.transport.http_answer import error_lines, http_answer
 from torchship.serve.transport.send_timeout import SendTimeout
-
-if TYPE_CHECKING:
-    from torchship.serve.http.app import Application
-    from torchship.serve.settings import Settings
 
 DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 TRY_AGAIN_LATER = 1013  # of RFC 6455's registry of close codes
+MESSAGE_TOO_BIG = 1009
 SWITCHING = HTTPStatus.SWITCHING_PROTOCOLS
+
+STATUS_OF_CODE = {
+    MESSAGE_TOO_BIG: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    TRY_AGAIN_LATER: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+"""What a message is counted with that was refused with a close code; 400 for any other code."""
 
 
 class WebSocketProtocol(SendTimeout, WebSocketsSansIOProtocol):
-    """uvicorn's protocol, which answers the message that it has before the server ends.
+    """uvicorn's protocol, which answers what it was asked last before the server ends.
 
     It takes a handshake that was answered with a status as complete. uvicorn itself does so for a
     plain close only, and logs anything else as a fault of the application.
     """
 
-    front: ClassVar[Middleware]
+    accounting: ClassVar[RequestAccounting]
     proxies = Proxies()
 
-    inflight = BodyMemory(1 << 62)
-    """What all connections of the process hold."""
+    body_memory = BodyMemory(1 << 62)
+    """For the messages that all connections of the process hold."""
 
-    _answering = False  # the application has a message, and has not come back for the next
+    _answering = False  # the application works on a message
     _ending = False
 
     def data_received(self, data: bytes) -> None:
-        """Take what came; refuse a handshake of which uvicorn is told nothing."""
+        """Parse what was received; refuse a malformed handshake, which uvicorn does not report."""
         super().data_received(data)
         self._hold.add(self._framed + len(self.conn.reader.buffer) - self._hold.size)
-        if self.inflight.held > self.inflight.most:
+        if self.body_memory.held > self.body_memory.most:
             self._overload()
         error = self.conn.handshake_exc
         if error is not None and not self.handshake_initiated:
-            body = orjson.dumps({"error": f"the WebSocket's handshake: {error}"})
-            self.transport.write(
-                b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
-                b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
-            )
+            body = error_body(f"the WebSocket's handshake: {error}")
+            self.transport.write(http_answer(400, error_lines(body), body, last=True))
             self.transport.close()
-            self._count(400)
+            self._account(400)
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Begin to serve a client."""
-        self._hold = BodyHold(self.inflight)
-        self._framed = 0  # bytes of frames, inflated, of messages that are not answered
-        self._sizes: deque[int] = deque()  # of messages for which the application has not come
-        self._taken = 0  # bytes of the message that it has
+        self._hold = BodyHold(self.body_memory)
+        self._framed = 0  # bytes of frames, inflated, of messages that are not answered yet
+        self._sizes: deque[int] = deque()  # of messages that the application has not received yet
+        self._taken = 0  # bytes of the message that the application works on
         super().connection_made(transport)
 
     def handle_events(self) -> None:
-        """Take the frames that came, and count them."""
+        """Handle the frames that were received, and count their bytes."""
         for event in self.conn.events:
             if isinstance(event, Frame) and event.opcode in DATA:
                 self._framed += len(event.data)
         super().handle_events()
 
     def send_receive_event_to_app(self) -> None:
-        """Take the end of a message."""
+        """Queue a complete message for the application."""
         self._sizes.append(sum(map(len, self.frames)))
         super().send_receive_event_to_app()
 
     def _overload(self) -> None:
-        """End the connection: there is no room for what comes."""
+        """End the connection: there is no memory for what is received."""
         if self.handshake_complete and not self.close_sent:
             self.conn.fail(TRY_AGAIN_LATER, "the server has no room for the message")
             self.handle_parser_exception()
-            self._count(HTTPStatus.SERVICE_UNAVAILABLE, self.request)
         self.transport.close()
 
+    def handle_parser_exception(self) -> None:
+        """End the connection because of a message that was refused, and account for it once."""
+        refused_before = self.close_sent
+        super().handle_parser_exception()
+        if not refused_before and self.conn.close_sent is not None:
+            code = self.conn.close_sent.code
+            self._account(STATUS_OF_CODE.get(code, HTTPStatus.BAD_REQUEST), self.request)
+
     async def run_asgi(self) -> None:
-        """Run the application; what its messages held is free when it has ended."""
+        """Run the application; the memory of its messages is free when it has ended."""
         try:
             await super().run_asgi()
         finally:
             self._hold.release()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Take note that the client has left."""
+        """Free the memory of messages that nobody will answer."""
         super().connection_lost(exc)
         if not self._answering:
             self._hold.release()
 
     def handle_connect(self, event: Request) -> None:
-        """Begin with a handshake, or count its refusal by the protocol's own rules."""
+        """Begin with a handshake, or account for its refusal by uvicorn."""
         super().handle_connect(event)
         if self.response.status_code != SWITCHING:
-            self._count(self.response.status_code, event)
+            self._account(self.response.status_code, event)
 
-    def _count(self, status: int, event: Request | None = None) -> None:
+    def _account(self, status: int, event: Request | None = None) -> None:
         fields = [] if event is None else event.headers.raw_items()
         headers = [(k.lower().encode(), v.encode("latin-1")) for k, v in fields]
-        record = self.front.begin(headers)
+        record = self.accounting.begin(headers)
         record.status = status
         path = "" if event is None else event.path
         client = self.proxies.client(self.client, headers)
-        self.front.ended({"type": "websocket", "path": path, "client": client}, record)
+        self.accounting.end({"type": "websocket", "path": path, "client": client}, record)
 
     async def receive(self) -> ASGIReceiveEvent:
         """Give the application the next message; none when the server ends."""
@@ -131,25 +140,40 @@ class WebSocketProtocol(SendTimeout, WebSocketsSansIOProtocol):
         return message
 
     def shutdown(self) -> None:
-        """End the connection, when the message that it is about is answered."""
+        """End the connection as soon as its handshake, or the message it works on, is answered."""
         self._ending = True
-        if not self._answering:
+        handshaking = self.handshake_initiated and not self.handshake_complete
+        if not self._answering and not handshaking:
             super().shutdown()
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Send what the application says."""
+        """Send a message of the application."""
         await super().send(message)
         if self.close_sent:
             self.handshake_complete = True
 
 
-def websocket_protocol(settings: Settings, app: Application) -> type[WebSocketProtocol]:
-    """Return the protocol class of an application, with the times of the settings."""
+def websocket_protocol(
+    settings: Settings,
+    *,
+    accounting: RequestAccounting,
+    memory: BodyMemory,
+    trusted: Proxies | None = None,
+) -> type[WebSocketProtocol]:
+    """Return the class of a server's WebSockets.
 
-    class Timed(WebSocketProtocol):
-        front = app.front
-        proxies = app.proxies
-        inflight = app.inflight
+    Args:
+        settings: how long a client may take for what is sent to it.
+        accounting: takes in what was refused without the application.
+        memory: for the messages and bodies of all clients.
+        trusted: the proxies that are believed.
+    """
+    takes_in, believed = accounting, trusted or Proxies()
+
+    class ServerWebSocket(WebSocketProtocol):
+        accounting = takes_in
+        proxies = believed
+        body_memory = memory
         send_seconds = settings.send_seconds
 
-    return Timed
+    return ServerWebSocket

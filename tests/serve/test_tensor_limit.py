@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from torchship.serve.errors import TensorTooLargeError, status_of
-from torchship.serve.http.inference import check_sizes
+from torchship.serve.http.body import check_sizes
 from torchship.serve.protocol.tensors import Strings
 
 

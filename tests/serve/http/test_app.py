@@ -22,7 +22,7 @@ from torchship.script.format.tree import Flat
 from torchship.serve.engine.engine import Engine
 from torchship.serve.errors import BodyTooLargeError, QueueFullError
 from torchship.serve.http.app import create_app
-from torchship.serve.http.inference import read_body
+from torchship.serve.http.body import read_body
 from torchship.serve.repository.repository import Repository
 
 # It has no types.

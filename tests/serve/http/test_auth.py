@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket
 from torchship.script.errors import UsageError
 from torchship.serve.http.app import create_app
 from torchship.serve.http.auth import ApiKey, Guard, read_api_keys
-from torchship.serve.http.middleware import answer
+from torchship.serve.http.error_responses import answer
 from torchship.serve.http.rate_limit import TokenBucket
 from torchship.serve.repository.repository import Repository
 from torchship.serve.settings import Settings

@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from torchship.serve.engine.engine import Engine
 from torchship.serve.errors import ClientGoneError, UnknownModelError
+from torchship.serve.http.accounting import RequestAccounting
 from torchship.serve.http.app import create_app
 from torchship.serve.http.middleware import Middleware
 from torchship.serve.repository.repository import Repository
@@ -109,7 +110,8 @@ def ended(app: App, cycle: Uvicorn | None = None) -> dict[str, float]:
     scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
 
     async def run() -> None:
-        task = asyncio.ensure_future(Middleware(app, metrics)(scope, cycle.receive, cycle.send))
+        middleware = Middleware(app, RequestAccounting(metrics))
+        task = asyncio.ensure_future(middleware(scope, cycle.receive, cycle.send))
         await asyncio.sleep(0)
         if not task.done():
             task.cancel()

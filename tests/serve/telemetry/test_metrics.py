@@ -119,14 +119,12 @@ def test_rows_that_wait_are_the_queues_depth(archives: dict[str, Path]) -> None:
         repository = Repository([archives["memory"]], observer=metrics.observer)
         await repository.load()
         engine = repository.find("memory")
-        # The engine is woken with the loop's next turn: till then, they wait.
+        # The rows enter the queue in this turn of the event loop, and the engine is woken in the
+        # next one.
         body = {name: value.repeat(3, 1) for name, value in _row().items()}
         call = asyncio.ensure_future(engine.call("forward", body))
-
-        async def scrape_while_waiting() -> list[MetricFamily]:
-            return await metrics.own(repository.status())
-
-        _, families = await asyncio.gather(call, scrape_while_waiting())
+        await asyncio.sleep(0)
+        _, families = await asyncio.gather(call, metrics.own(repository.status()))
         repository.release()
         found = samples(expose(families)[0].decode())
         assert value(found, "torchship_queue_rows", model="memory", version="1") == 3

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import httpx
@@ -17,7 +20,9 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from torchship.serve.engine.limits import Limits
 from torchship.serve.http.app import create_app
+from torchship.serve.protocol.messages import decode_packed
 from torchship.serve.repository.repository import Repository
 from torchship.serve.settings import Settings
 from torchship.serve.transport.fast_path import LARGEST, fast_path_protocol
@@ -85,44 +90,102 @@ def test_the_application_would_answer_the_same(server: Any, content: bytes, othe
     assert quick.headers["x-request-id"] == "one"
 
 
+class Server:
+    """Connections in this process, and what of them the application was asked."""
+
+    def __init__(self, repository: Repository, settings: Settings | None = None) -> None:
+        chosen = settings or Settings()
+        app = create_app(repository, chosen)
+        self.asked: list[str] = []
+        self.state = ServerState()
+
+        async def watched(scope: Scope, receive: Receive, send: Send) -> None:
+            self.asked.append(scope["path"])
+            await app(scope, receive, send)
+
+        self._config = uvicorn.Config(watched, lifespan="off", log_config=None, access_log=False)
+        self._kind = fast_path_protocol(
+            chosen,
+            repository=repository,
+            accounting=app.front.accounting,
+            codec=app.codec,
+            memory=app.body_memory,
+        )
+
+    async def connect(self) -> Client:
+        loop = asyncio.get_running_loop()
+        mine, theirs = socket.socketpair()
+        protocol = self._kind(self._config, self.state, {}, loop)
+        await loop.connect_accepted_socket(lambda: protocol, mine)
+        return Client(*await asyncio.open_connection(sock=theirs))
+
+
+@dataclass
+class Client:
+    """The other side of a connection."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def ask(self, *parts: bytes) -> bytes:
+        """Send the parts; return the answers: to each part that ends a request."""
+        answers = b""
+        for part in parts:
+            self.writer.write(part)
+            await self.writer.drain()
+            if part.endswith(b"}"):
+                head = await self.reader.readuntil(b"\r\n\r\n")
+                length = next(
+                    int(x[15:]) for x in head.split(b"\r\n") if x[:15] == b"content-length:"
+                )
+                answers += head + await self.reader.readexactly(length)
+        return answers
+
+    async def close(self) -> None:
+        self.writer.close()
+        await self.writer.wait_closed()
+
+
+@contextmanager
+def counting(function: Callable[..., object]) -> Iterator[list[int]]:
+    """Count the calls of a function in this thread; the count is the list's only element."""
+    counted = [0]
+    code = function.__code__
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        counted[0] += event == "call" and frame.f_code is code
+
+    sys.setprofile(count)
+    try:
+        yield counted
+    finally:
+        sys.setprofile(None)
+
+
+def fed(
+    archives: dict[str, Path], *parts: bytes, settings: Settings | None = None
+) -> tuple[bytes, list[str], int]:
+    """Feed a connection; return what it wrote, what the application was asked, and the decodes."""
+
+    async def feed() -> tuple[bytes, list[str], int]:
+        repository = Repository([archives["tiny"]])
+        await repository.load()
+        server = Server(repository, settings)
+        client = await server.connect()
+        with counting(decode_packed) as decodes:
+            answers = await client.ask(*parts)
+        await client.close()
+        repository.release()
+        return answers, server.asked, decodes[0]
+
+    return asyncio.run(feed())
+
+
 def asked_application(
     archives: dict[str, Path], *parts: bytes, settings: Settings | None = None
 ) -> tuple[bytes, list[str]]:
     """Feed a connection; return what it wrote, and the paths that the application was asked."""
-    asked: list[str] = []
-
-    async def feed() -> bytes:
-        chosen = settings or Settings()
-        repository = Repository([archives["tiny"]])
-        await repository.load()
-        app = create_app(repository, chosen)
-
-        async def watched(scope: Scope, receive: Receive, send: Send) -> None:
-            asked.append(scope["path"])
-            await app(scope, receive, send)
-
-        loop = asyncio.get_running_loop()
-        mine, theirs = socket.socketpair()
-        config = uvicorn.Config(watched, lifespan="off", log_config=None, access_log=False)
-        protocol = fast_path_protocol(chosen, app)(config, ServerState(), {}, loop)
-        await loop.connect_accepted_socket(lambda: protocol, mine)
-        reader, writer = await asyncio.open_connection(sock=theirs)
-        answers = b""
-        for part in parts:
-            writer.write(part)
-            await writer.drain()
-            if part.endswith(b"}"):
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = next(
-                    int(x[15:]) for x in head.split(b"\r\n") if x[:15] == b"content-length:"
-                )
-                answers += head + await reader.readexactly(length)
-        writer.close()
-        await writer.wait_closed()
-        repository.release()
-        return answers
-
-    return asyncio.run(feed()), asked
+    return fed(archives, *parts, settings=settings)[:2]
 
 
 def test_an_ordinary_request_does_not_reach_the_application(archives: dict[str, Path]) -> None:
@@ -131,6 +194,45 @@ def test_an_ordinary_request_does_not_reach_the_application(archives: dict[str, 
     answers, asked = asked_application(archives, *parts)
     assert answers.count(b"HTTP/1.1 200 OK") == 3
     assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("status", "wrong"),
+    [
+        (400, body()[:-2] + b"}"),
+        (400, body(outputs=[{"name": "chess"}])),
+        (400, body(parameters={"method": "chess"})),
+        (400, body().replace(b"510", b"511")),
+        (413, body(3)),
+    ],
+)
+def test_neither_do_mistakes(archives: dict[str, Path], status: int, wrong: bytes) -> None:
+    settings = Settings(max_tensor_bytes=1024)
+    answers, asked, decodes = fed(archives, message(wrong), settings=settings)
+    assert answers.startswith(b"HTTP/1.1 %d " % status)
+    assert (decodes, asked) == (1, [])
+
+
+def test_a_request_that_finds_the_queue_full_is_decoded_once(archives: dict[str, Path]) -> None:
+    async def overload() -> tuple[list[bytes], list[str], list[int]]:
+        repository = Repository(
+            [archives["tiny"]], limits=Limits(max_queue=1, max_batch=4, delay_seconds=3600)
+        )
+        await repository.load()
+        server = Server(repository)
+        waiting = await server.connect()  # for others, to be joined with them
+        others = [await server.connect() for _ in range(4)]
+        with counting(decode_packed) as decodes:
+            waiting.writer.write(message(body()))
+            answers = [await other.ask(message(body())) for other in others]
+        for client in (waiting, *others):
+            await client.close()
+        repository.release()
+        return answers, server.asked, decodes
+
+    answers, asked, decodes = asyncio.run(overload())
+    assert [answer[:13] for answer in answers] == [b"HTTP/1.1 429 "] * 4
+    assert (decodes, asked) == ([5], [])
 
 
 @pytest.mark.parametrize(
@@ -147,7 +249,6 @@ def test_an_ordinary_request_does_not_reach_the_application(archives: dict[str, 
         message(body(outputs=[{"name": "logits", "parameters": {"classification": 1}}])),
         message(body(65)),
         message(body(LARGEST // 1020)),
-        message(body(outputs=[{"name": "chess"}], parameters={"method": "chess"})),
     ],
 )
 def test_an_unusual_one_does(archives: dict[str, Path], unusual: bytes) -> None:
