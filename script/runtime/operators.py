@@ -2,7 +2,7 @@
 
 Loading a library runs its code. An archive therefore names libraries and never files: a name is
 looked for in the folders that the user has given, our own library also where the package keeps it,
-and nowhere else. C++ does the same in `cpp_runner/src/operators.cpp`.
+and nowhere else. C++ does the same in `cpp_runner/src/archive/operators.cpp`.
 """
 
 from __future__ import annotations
