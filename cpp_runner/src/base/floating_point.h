@@ -14,10 +14,10 @@
 
 namespace torchship {
 
-/// While it lives the thread computes in the mode that a process starts with: to the nearest,
-/// subnormal numbers kept, nothing trapped. Then the caller's mode and its exception flags are as
-/// they were. A few nanoseconds where the mode is the default already. Not to be moved to another
-/// thread.
+/// While it lives, the thread computes in the mode that a process starts with: it rounds to the
+/// nearest, keeps subnormal numbers and traps nothing. The destructor restores the caller's mode
+/// and exception flags. Costs a few nanoseconds where the mode is the default already. Must not
+/// move to another thread.
 class DefaultFloatingPoint {
  public:
   DefaultFloatingPoint() : registers_(read()) {

@@ -12,8 +12,8 @@ constexpr std::size_t max_depth = 100;
 
 using Json = nlohmann::ordered_json;
 
-/// Builds the value. The library's own builder looks for each key among those before it, which are
-/// a plain list in ordered JSON: an object of a million keys would take it hours.
+/// Builds the value. The library's own builder searches for each key in the list of those before
+/// it: an object of a million keys would take it hours.
 class Builder : public nlohmann::json_sax<Json> {
  public:
   Json value;
@@ -41,7 +41,8 @@ class Builder : public nlohmann::json_sax<Json> {
 
   bool parse_error(std::size_t position, const std::string&,
                    const nlohmann::detail::exception& error) override {
-    // "[json.exception.parse_error.101] parse error at line 1, column 5: ...": the rest is for us
+    // "[json.exception.parse_error.101] parse error at line 1, column 5: ...": leave out the
+    // prefix, which is meant for developers
     const std::string_view message = error.what();
     const auto start = message.find("] ");
     constexpr int number_overflow = 406;
@@ -51,7 +52,8 @@ class Builder : public nlohmann::json_sax<Json> {
   }
 
  private:
-  /// An object or a list that is being read. It does not move: whatever holds it waits for it.
+  /// An object or a list that is being read. Its parent gets no other item until it
+  /// is closed, so that the pointer stays valid.
   struct Open {
     Json* container;
     std::set<std::string> keys;

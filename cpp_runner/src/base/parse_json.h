@@ -11,7 +11,7 @@
 
 namespace torchship {
 
-/// A text that the parser could not read on.
+/// A syntax error, or a number that is too large.
 class JsonSyntaxError : public std::invalid_argument {
  public:
   JsonSyntaxError(const std::string& message, std::size_t position, bool too_large)

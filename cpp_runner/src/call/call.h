@@ -68,7 +68,7 @@ class Call {
   void check_outputs(const TensorMap& inputs, const TensorMap& outputs) const;
 
   std::string model_;
-  std::shared_ptr<c10::DebugInfoBase> printing_;  // as which the model prints
+  std::shared_ptr<c10::DebugInfoBase> printing_;  // the name under which the model prints
   std::shared_ptr<const torch::jit::Module> module_;
   Method method_;
   c10::Device device_;

@@ -123,8 +123,8 @@ std::optional<at::Tensor> FastPath::zeros_of(const Slot& slot, const Sizes& size
 
 bool FastPath::bind(const TensorMap& given, std::span<const at::Tensor> carried, Sizes& sizes,
                     std::span<c10::IValue> stack) const {
-  // Both are sorted by name, and so one walk finds each input's place. State that is not given
-  // waits: only the inputs tell what size it starts with.
+  // Both are sorted by name, so one walk finds each input's place. State that is not given comes
+  // last: only the inputs tell what size it starts with.
   std::size_t waiting = 0;
   auto item = given.begin();
   for (const Slot& slot : inputs_) {

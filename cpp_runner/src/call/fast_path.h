@@ -1,8 +1,8 @@
 #pragma once
 
-/// The way of a call in which nothing is unusual: every argument and every output is one tensor,
-/// all of them are given, dense and contiguous on the CPU, and fit. It says yes or no and explains
-/// nothing; whatever it says no to goes the long way (call.h), which decides and explains.
+/// The path of an ordinary call: every argument and every output is one tensor, and all inputs are
+/// given, dense and contiguous on the CPU, with the right dtype and shape. It only says yes or no.
+/// Whatever it refuses takes the general path (call.h), which decides and explains.
 /// Internal.
 
 #include <torchship/manifest.h>

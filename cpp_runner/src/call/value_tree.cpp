@@ -180,7 +180,7 @@ void flatten_leaf(const Node& node, const IValue& value, bool shared, const Star
   if (!tensor.defined() || tensor.layout() != at::kStrided || !find_dtype(tensor.scalar_type())) {
     throw OutputError("output '" + name + "' is no dense tensor of numbers");
   }
-  // `tensor` is one more that holds it.
+  // Two references are `value` and `tensor`; any more is another owner.
   flat.emplace(name, owned(tensor, shared || tensor.use_count() > 2));
 }
 
@@ -204,7 +204,7 @@ void flatten_dict(const Node& node, const IValue& value, bool shared, const Star
   }
 }
 
-/// `shared`: somebody else holds a container around the value.
+/// `shared`: something else holds a container around the value.
 void flatten(const Node& node, const IValue& value, bool shared, const Stars& stars,
              TensorMap& flat) {
   const bool container = value.isTuple() || value.isList() || value.isGenericDict();

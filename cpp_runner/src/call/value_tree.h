@@ -23,8 +23,8 @@ struct Built {
 /// the node and the type do not fit each other.
 Built build_value(const Node& node, const c10::TypePtr& type, const TensorMap& leaves);
 
-/// The flat leaves of a result, contiguous and in memory of their own. Raises OutputError where it
-/// has not the node's structure.
+/// The flat leaves of a result, contiguous and in memory of their own. Raises OutputError where its
+/// structure is not the node's.
 TensorMap flatten_value(const Node& node, const c10::IValue& value);
 
 }  // namespace torchship

@@ -149,7 +149,7 @@ at::Tensor tensor_from_json(const json& value, at::ScalarType dtype, std::string
   const DefaultFloatingPoint mode;
   const auto shape = shape_of(value);
   if (shape.size() > max_rank) fail(what, "its lists are nested deeper than 64");
-  // The whole of it is walked before memory is asked for: a shape guessed from the first elements
+  // Walk all of it before memory is allocated: the shape is guessed from the first elements, and
   // may be far larger than what the JSON holds.
   walk(value, shape, what, [](const json&) {});
   at::Tensor tensor = at::empty(shape, at::TensorOptions(dtype));

@@ -1,18 +1,18 @@
 #pragma once
 
-/// Tensors whose memory says what they are. LibTorch keeps some things for later: strides, a sign,
-/// a conjugation, zeros that nobody has written. Internal.
+/// Tensors whose memory holds their values. LibTorch may only note a transposition, a sign, a
+/// conjugation or zeros, and carry it out later. Internal.
 
 #include <ATen/core/Tensor.h>
 
 namespace torchship {
 
-/// The tensor, contiguous, with nothing left for later: its elements are what its memory holds. The
-/// same tensor where it is so already.
+/// The tensor, contiguous, with everything carried out that LibTorch has only noted. Returns the
+/// same tensor where there is nothing to do.
 at::Tensor plain(const at::Tensor& tensor);
 
-/// What plain() gives, in memory that nobody else uses and without a gradient to compute. `shared`:
-/// somebody else holds the tensor.
+/// What plain() gives, in memory that nothing else uses, without a gradient to compute. `shared`:
+/// something else holds the tensor.
 at::Tensor owned(const at::Tensor& tensor, bool shared);
 
 /// The same on the CPU, to be written somewhere. Raises EncodingError for what is not dense.

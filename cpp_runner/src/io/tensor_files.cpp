@@ -83,7 +83,7 @@ TensorMap read_tensors(const std::filesystem::path& path, const std::string& npy
 
 void check_output_path(const std::filesystem::path& path) {
   check_extension(path);
-  // With a slash at its end, a file is no folder.
+  // The slash at its end makes access() refuse a file that is no folder.
   const std::filesystem::path folder = (path.has_parent_path() ? path.parent_path() : ".") / "";
   if (::access(folder.c_str(), W_OK | X_OK) != 0) {
     throw WriteError("cannot write '" + path.string() +

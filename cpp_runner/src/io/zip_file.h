@@ -15,7 +15,8 @@
 
 namespace torchship {
 
-/// A zip that is damaged or uses what we do not accept; callers turn it into their own kind.
+/// A zip that is damaged or uses what we do not accept; callers turn it into an error of their own
+/// kind.
 class ZipError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -26,7 +27,7 @@ struct ZipEntry {
 };
 
 /// Reads entries with their CRC-32 checked. Refuses what is no zip, names that are not UTF-8 or
-/// stand twice, encryption, methods other than stored and deflate, and more than 4 GiB inflated.
+/// occur twice, encryption, methods other than stored and deflate, and more than 4 GiB inflated.
 class ZipReader {
  public:
   /// `bytes` must outlive the reader.

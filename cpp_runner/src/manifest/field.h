@@ -95,7 +95,7 @@ class Field {
     return value_->get<double>();
   }
 
-  /// A number of things: an integer from 0 to 2^63 - 1.
+  /// A count: an integer from 0 to 2^63 - 1.
   std::int64_t count(const char* expected) const {
     expect(value_->is_number_unsigned()
                ? value_->get<std::uint64_t>() <= INT64_MAX
@@ -105,7 +105,7 @@ class Field {
   }
 
  private:
-  /// Written out for a message alone: many fields below a long key would be many long texts.
+  /// Made a text only for a message: many fields below a long key would be many long texts.
   struct Place {
     std::shared_ptr<const Place> above;  // null below the root
     std::variant<std::string_view, std::size_t> step;

@@ -15,8 +15,8 @@
 namespace torchship {
 namespace {
 
-// Looked up by name, never along a list: the manifest comes from outside, and may say anything a
-// million times.
+// Lookups are by name, never along a list: the manifest comes from outside, and any of its lists
+// may have a million items.
 using Names = std::set<std::string_view>;
 
 void collect(const Node& node, std::vector<const Node*>& found) {

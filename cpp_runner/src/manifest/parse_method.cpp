@@ -11,8 +11,8 @@
 namespace torchship {
 namespace {
 
-// Whatever is looked up is looked up by name, never along a list: the manifest comes from outside,
-// and may say anything a million times.
+// Lookups are by name, never along a list: the manifest comes from outside, and any of its lists
+// may have a million items.
 using Leaves = std::map<std::string_view, const Node*>;
 using Names = std::set<std::string_view>;
 

@@ -51,7 +51,7 @@ void parse_tuple(const Field& field, Node& node) {
   if (fields.list().size() != node.items.size()) fields.fail("fields and items differ in number");
 }
 
-/// `element`, and then none of the others; or else false.
+/// Reads `element`, which excludes `items` and `keys`; false where there is none.
 bool parse_element(const Field& field, Node& node) {
   if (!field.given("element")) return false;
   for (const char* other : {"items", "keys"}) {
@@ -79,7 +79,7 @@ void parse_dict(const Field& field, Node& node) {
 
 }  // namespace
 
-// Recursion ends: parse_json refuses text that is nested too deep.
+// The recursion is bounded: parse_json refuses text that is nested too deep.
 Node parse_node(const Field& field) {
   Node node;
   const Field kind = field.at("kind");

@@ -7,9 +7,7 @@
 namespace torchship {
 
 /// Checks that the LibTorch of this process is of the minor version that this library was built
-/// with: its C++ ABI changes between minors. Costs a comparison.
-///
-/// Throws UsageError.
+/// with: its C++ ABI changes between minors. Costs a comparison. Raises UsageError.
 void check_libtorch();
 
 /// The minor version that this library was built with, such as `2.13`.

@@ -31,7 +31,7 @@ const Model* model_of_this_thread() {
   return static_cast<const Model*>(c10::ThreadLocalDebugInfo::get(kind));
 }
 
-/// A write to a pipe whose reader has gone must not end the process: the model's call goes on.
+/// A write to a pipe whose reader has closed it must not end the process: the model's call goes on.
 class WithoutPipeSignal {
  public:
   WithoutPipeSignal() {
@@ -74,7 +74,7 @@ std::size_t character_length(std::string_view text) {
   return length <= text.size() && is_utf8(text.substr(0, length)) ? length : 0;
 }
 
-/// Whether a character moves the cursor, ends a line, or reorders or hides what stands beside it.
+/// Whether a character moves the cursor, ends a line, or reorders or hides its neighbours.
 bool misleads(std::string_view character) {
   std::uint32_t point = static_cast<unsigned char>(character.front());
   if (character.size() > 1) point &= 0x7FU >> character.size();

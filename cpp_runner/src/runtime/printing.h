@@ -11,9 +11,9 @@
 
 namespace torchship {
 
-/// A model as its prints name it. Made once for a model, for it is not cheap. The first call puts
-/// our print handler before the one that the process has: LibTorch knows one handler only, and so
-/// ours passes on what no model of ours has printed.
+/// The name under which a model prints. Made once for a model, since it is not cheap. The first
+/// call installs our print handler. LibTorch has only one, so ours passes on to the previous
+/// handler what was not printed by a model of ours.
 std::shared_ptr<c10::DebugInfoBase> printing_as(const std::string& model);
 
 /// While it lives, what TorchScript prints or warns of on this thread, and in the branches that it

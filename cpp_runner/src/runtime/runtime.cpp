@@ -66,10 +66,10 @@ void configure_runtime(int threads, Fusion fusion) {
     try {
       at::set_num_interop_threads(1);
     } catch (const c10::Error&) {
-      // The program around us has set it, or used it; LibTorch takes it once. It decides about no
-      // number, only about who computes the branches of `torch.jit.fork`.
+      // LibTorch takes it once, and the program around us has set it already, or used the threads.
+      // It changes no result, only which thread computes the branches of `torch.jit.fork`.
     }
-    at::globalContext().setAllowTF32CuDNN(false);  // as on the CPU: products of float32
+    at::globalContext().setAllowTF32CuDNN(false);  // full float32 products, as on the CPU
   });
   set_fusion(fusion);
   at::set_num_threads(threads);

@@ -9,8 +9,8 @@
 
 namespace torchship {
 
-/// The calling thread is set up for a model while this lives. Inference mode is not for speed
-/// alone: it is the mode of the Python runtimes, and leaves no autograd graph in carried state.
+/// While it lives, the calling thread is set up for a model. Inference mode is not only for speed:
+/// the Python runtimes use it too, and it leaves no autograd graph in carried state.
 class RuntimeScope {
  public:
   RuntimeScope() { use_wanted_threads(); }

@@ -14,7 +14,7 @@
 namespace torchship {
 namespace {
 
-std::atomic<int> wanted{0};  // 0: nobody has said
+std::atomic<int> wanted{0};  // 0: want_threads() was not called
 
 /// The workers that OpenMP keeps for one calling thread.
 struct Workers {
@@ -23,9 +23,9 @@ struct Workers {
 };
 thread_local Workers workers;
 
-/// Workers that somebody else has started may flush subnormal numbers to zero, or round otherwise.
-/// They are reached through LibTorch's loops: at::parallel_for here would be compiled without
-/// OpenMP.
+/// Workers that another part of the program has started may flush subnormal numbers to zero, or
+/// round otherwise. They are reached through LibTorch's loops: at::parallel_for here would be
+/// compiled without OpenMP.
 void start_workers(int threads) {
   std::fenv_t mode;
   std::fegetenv(&mode);
