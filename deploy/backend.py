@@ -9,13 +9,18 @@ from pathlib import Path
 
 from scikit_build_core.build import *  # noqa: F403
 
-_ROOMS = ("cpp_runner", "models", "script", "serve")
+_ROOMS = {
+    "cpp_runner": "cpp_runner/python",
+    "models": "models",
+    "script": "script",
+    "serve": "serve",
+}
 _NAMESPACE = Path(__file__).resolve().parent.parent / "src" / "torchship"
 
-for _room in _ROOMS:
+for _room, _folder in _ROOMS.items():
     if not (_NAMESPACE / _room / "__init__.py").is_file():
         sys.exit(
-            f"torchship: 'src/torchship/{_room}' is not the link to '{_room}' that it should be: "
+            f"torchship: 'src/torchship/{_room}' is not the link to '{_folder}' that it should be: "
             "expected a checkout with symbolic links; clone it again with "
             "`git clone -c core.symlinks=true`, or unpack the sdist with tar"
         )

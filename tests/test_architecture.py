@@ -11,6 +11,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# The Python files of each package: `src/torchship/` links to these folders.
+FOLDERS = {
+    "models": ROOT / "models",
+    "script": ROOT / "script",
+    "serve": ROOT / "serve",
+    "cpp_runner": ROOT / "cpp_runner" / "python",
+}
+
 MAY_IMPORT = {
     "models": {"models"},
     "script": {"script"},
@@ -30,13 +38,22 @@ LAYERS = {
 }
 
 
+# The folders of the C++ library, from leaf to root.
+CPP = ROOT / "cpp_runner"
+CPP_LAYERS = [
+    *("base", "io", "runtime", "manifest", "call"),
+    *("archive", "session", "verify", "c_api"),
+]
+# Public headers that no source has the name of: one of several formats, and one without a source.
+CPP_HEADERS = {"tensor_io": "io", "error": "base"}
+
+
 def modules(package: str) -> dict[str, Path]:
     """Every module of a package by its dotted name, however deep it lies."""
     found = {}
-    for file in sorted((ROOT / package).rglob("*.py")):
-        parts = file.relative_to(ROOT).with_suffix("").parts
-        if parts[1] not in ("tests", "examples"):
-            found[".".join(parts).removesuffix(".__init__")] = file
+    for file in sorted(FOLDERS[package].rglob("*.py")):
+        parts = file.relative_to(FOLDERS[package]).with_suffix("").parts
+        found[".".join((package, *parts)).removesuffix(".__init__")] = file
     return found
 
 
@@ -127,7 +144,7 @@ def test_every_module_has_a_line_on_the_map(package: str) -> None:
 def test_the_links_of_the_namespace_resolve(room: str) -> None:
     link = ROOT / "src" / "torchship" / room
     assert link.is_symlink()
-    assert link.resolve() == ROOT / room
+    assert link.resolve() == FOLDERS[room]
 
 
 def test_one_module_knows_how_to_make_and_load_torchscript() -> None:
@@ -139,3 +156,40 @@ def test_one_module_knows_how_to_make_and_load_torchscript() -> None:
         if calls.search(re.sub(r"(?s)\"\"\".*?\"\"\"|#[^\n]*|`[^`]*`", "", file.read_text()))
     }
     assert knowing == {"script/runtime/torchscript.py"}
+
+
+def cpp_folders() -> dict[str, str]:
+    """The folder that implements each public header, by the header's name."""
+    public = {file.stem for file in (CPP / "include" / "torchship").glob("*.h")}
+    sources = {file.stem: file.parent.name for file in (CPP / "src").glob("*/*.cpp")}
+    return CPP_HEADERS | {name: sources[name] for name in public & sources.keys()}
+
+
+def test_folders_of_the_cpp_library_include_only_those_before_them() -> None:
+    folders = cpp_folders()
+    assert {folder.name for folder in (CPP / "src").iterdir()} == set(CPP_LAYERS)
+    files = [*(CPP / "src").glob("*/*.h"), *(CPP / "src").glob("*/*.cpp")]
+    assert len(files) > 50
+    for file in files:
+        text = file.read_text()
+        included = re.findall(r'#include "(\w+)/\w+\.h"', text)
+        assert len(included) == text.count('#include "')
+        included += [folders[name] for name in re.findall(r"#include <torchship/(\w+)\.h>", text)]
+        own = CPP_LAYERS.index(file.parent.name)
+        for folder in included:
+            assert CPP_LAYERS.index(folder) <= own, f"{file.relative_to(CPP)} includes {folder}"
+
+
+def test_every_source_of_the_cpp_library_has_a_header_of_its_name() -> None:
+    formats = {"npy", "safetensors", "json_tensors", "tensor_files"}  # tensor_io.h
+    for file in (CPP / "src").glob("*/*.cpp"):
+        public = CPP / "include" / "torchship" / f"{file.stem}.h"
+        assert file.with_suffix(".h").exists() or public.exists() or file.stem in formats, file
+
+
+def test_the_cpp_library_knows_nothing_of_its_applications() -> None:
+    for file in (CPP / "src").glob("*/*.*"):
+        assert not re.search(r'#include "(app|snake)/', file.read_text()), file
+    for file in (CPP / "app").glob("*.*"):
+        if file.name not in ("main.cpp", "CMakeLists.txt"):
+            assert "snake/" not in file.read_text(), f"{file.name} knows the game"

@@ -1,9 +1,10 @@
-// torchship-runner bench
+#include "bench.h"
 
 #include <torchship/bench.h>
 #include <torchship/runtime.h>
 
-#include "common.h"
+#include "output.h"
+#include "text.h"
 
 #include <nlohmann/json.hpp>
 

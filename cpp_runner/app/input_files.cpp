@@ -2,7 +2,7 @@
 
 #include <torchship/error.h>
 
-#include "bytes.h"
+#include "base/files.h"
 #include "gray_png.h"
 
 #include <algorithm>

@@ -1,10 +1,12 @@
-// torchship-runner inspect
+#include "inspect.h"
 
 #include <torchship/session.h>
 
-#include "bytes.h"
-#include "common.h"
-#include "method_json.h"
+#include "base/join.h"
+#include "base/parse_json.h"
+#include "manifest/method_json.h"
+#include "output.h"
+#include "text.h"
 
 #include <nlohmann/json.hpp>
 
@@ -134,11 +136,10 @@ Json to_json(const Archive& archive, bool with_code) {
 
 /// What the factory returned compiled, of which no eager code was seen.
 std::string compiled_text(const std::vector<std::string>& names) {
-  std::string text;
-  for (const std::string& name : names) {
-    text += (text.empty() ? "" : ", ") + (name.empty() ? "the whole module" : name);
-  }
-  return text + ": no eager code vouches for the golden outputs of it";
+  const auto text = [](const std::string& name) {
+    return name.empty() ? "the whole module" : name;
+  };
+  return join(names, ", ", text) + ": no eager code vouches for the golden outputs of it";
 }
 
 std::string to_text(const Archive& archive) {

@@ -1,5 +1,11 @@
-#include "common.h"
-#include "out_of_memory.h"
+#include "base/out_of_memory.h"
+#include "bench.h"
+#include "common_options.h"
+#include "inspect.h"
+#include "output.h"
+#include "run.h"
+#include "snake/play.h"
+#include "verify.h"
 
 #include <nlohmann/json.hpp>
 
@@ -17,7 +23,7 @@ namespace {
 
 using torchship::ExitCode;
 
-/// Answers the shell on stderr, and where the user asked for JSON, a program on standard output.
+/// Reports an error on stderr, and, where the user asked for JSON, on standard output too.
 int refuse(bool json, std::string_view kind, const std::string& message, ExitCode exit_code) {
   std::fprintf(stderr, "torchship-runner: error: %s\n", message.c_str());
   if (json) {
@@ -67,7 +73,7 @@ int run(int argc, char** argv) {
   app::add_verify(program, action);
   app::add_run(program, action);
   app::add_bench(program, action);
-  app::add_play(program, action);
+  snake::add_play(program, action);
 
   const std::span arguments(argv + 1, argc > 0 ? static_cast<std::size_t>(argc - 1) : 0);
   // Looked for by hand: bad usage is answered in JSON too.
@@ -107,12 +113,12 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::signal(SIGPIPE, SIG_IGN);  // print() sees to a reader that has gone
+  std::signal(SIGPIPE, SIG_IGN);  // print() handles a reader that has closed the pipe
   const int code = run(argc, argv);
-  // What a profiler or a leak checker writes, it writes when a process ends in the usual way.
+  // Profilers and leak checkers write their reports when a process ends in the usual way.
   if (std::getenv("TORCHSHIP_TEARDOWN") != nullptr) return code;
-  // All answers are written. What would come now, the end of LibTorch's static objects, takes a
-  // third of a short run, and is for a process that goes on.
+  // All answers are written. Destroying LibTorch's static objects would take a third of a short
+  // run, and nothing uses the memory that it frees.
   std::cout.flush();
   std::fflush(nullptr);
   std::_Exit(code);

@@ -1,11 +1,11 @@
-// torchship-runner run
+#include "run.h"
 
 #include <torchship/session.h>
 #include <torchship/tensor_io.h>
 
-#include "bytes.h"
-#include "common.h"
 #include "input_files.h"
+#include "json_lines.h"
+#include "output.h"
 
 #include <nlohmann/json.hpp>
 
@@ -115,8 +115,8 @@ class Runner {
   }
 
  private:
-  /// Runs a step, and returns what is to be printed of it. A step whose outputs cannot be printed
-  /// was none.
+  /// Runs a step, and returns what is to be printed of it. If its outputs cannot be printed,
+  /// the state stays as it was.
   std::string step(const TensorMap& inputs) {
     Session session = session_;
     TensorMap outputs = session.step(inputs);
@@ -144,12 +144,10 @@ class Runner {
     if (lines_ == before && !reader_is_gone()) throw InputError("no input line");
   }
 
-  /// A bad line is answered too, and changes nothing; a bad archive ends the stream.
+  /// A bad line is answered with its error and changes nothing; a bad archive ends the stream.
   std::string answer(const std::string& line, const std::string& where) {
     try {
-      return step(session_.inputs_from_json(nlohmann::json(parse_json(line))));
-    } catch (const std::invalid_argument& error) {
-      return refused(where + error.what());
+      return step(session_.inputs_from_json(parse_line(line)));
     } catch (const Error& error) {
       if (error.exit_code() != ExitCode::bad_input) throw;
       return refused(where + error.what());

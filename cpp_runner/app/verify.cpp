@@ -1,8 +1,9 @@
-// torchship-runner verify
+#include "verify.h"
 
 #include <torchship/verify.h>
 
-#include "common.h"
+#include "output.h"
+#include "text.h"
 
 #include <nlohmann/json.hpp>
 

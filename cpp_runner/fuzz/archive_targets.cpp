@@ -4,12 +4,12 @@
 #include <torchship/error.h>
 #include <torchship/manifest.h>
 
-#include "bytes.h"
-#include "digest.h"
-#include "golden.h"
+#include "archive/golden.h"
+#include "base/bytes.h"
+#include "base/digest.h"
+#include "io/zip_file.h"
 #include "memory_file.h"
 #include "targets.h"
-#include "zip_file.h"
 
 #include <algorithm>
 #include <optional>
@@ -53,12 +53,6 @@ void look_at(const Manifest& manifest, const std::vector<std::vector<GoldenStep>
       require(!step.outputs.empty(), "a golden step has an output");
     }
   }
-}
-
-std::string sha256(std::string_view bytes) {
-  Sha256 digest;
-  digest.add(bytes);
-  return digest.hex();
 }
 
 }  // namespace

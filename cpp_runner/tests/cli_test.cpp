@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <array>
+#include <cmath>
+#include <limits>
 #include <sstream>
 
 namespace torchship {
@@ -210,6 +212,44 @@ TEST(cli, a_line_whose_answer_json_cannot_carry_is_bad_and_changes_nothing) {
             "{\"error\":\"line 2: output 'twice' holds infinity, which JSON cannot carry: write "
             ".npz or .safetensors\"}\n"
             "{\"sum\":[[2.0,4.0]],\"twice\":[[4.0,8.0]]}\n");
+}
+
+TEST(cli, a_line_says_nan_and_infinity_as_strings) {
+  const TemporaryFolder folder;
+  const std::string file = (folder / "y.npz").string();
+  const Done done = runner("run @tiny.pt --input - --output " + file,
+                           R"({"x": [["NaN", "Infinity", "-Infinity"]]})");
+  EXPECT_EQ(done.code, 0) << done.err;
+  if (done.code != 0) return;
+  const at::Tensor y = read_tensors(file, "").at("y");
+  EXPECT_TRUE(std::isnan(y[0][0].item<float>()));
+  EXPECT_EQ(y[0][1].item<float>(), std::numeric_limits<float>::infinity());
+  EXPECT_EQ(y[0][2].item<float>(), -std::numeric_limits<float>::infinity());
+}
+
+TEST(cli, a_line_with_a_number_that_json_has_not_says_what_to_write) {
+  const std::string ways =
+      R"(: send it as the string "NaN", "Infinity" or "-Infinity", or the tensor in a .npz or )"
+      ".safetensors file";
+  const auto said = [](const std::string& line) {
+    const Done done = runner("run @tiny.pt --input -", line + "\n");
+    EXPECT_EQ(done.code, 4);
+    return json::parse(done.out)["error"].get<std::string>();
+  };
+  for (const char* word : {"NaN", "nan", "Infinity", "-Infinity", "+inf", "-NaN"}) {
+    EXPECT_EQ(said(std::string(R"({"x": [[1, )") + word + ", 2]]}"),
+              std::string("line 1: not JSON: JSON has no ") + word + " (column 12)" + ways);
+  }
+  EXPECT_EQ(said(R"({"x": [[1e999, 1, 1]]})"),
+            "line 1: not JSON: 1e999 is too large for a double (column 9)" + ways);
+  const std::string digits(400, '9');
+  EXPECT_EQ(said(R"({"x": )" + digits + "}"), "line 1: not JSON: " + digits.substr(0, 40) +
+                                                  "... is too large for a double (column 7)" +
+                                                  ways);
+  // What is no such number is said as before.
+  for (const char* line : {R"({"x": nonsense})", R"({"x": [)", R"({"NaN": infinite})", "{1}"}) {
+    EXPECT_TRUE(said(line).starts_with("line 1: parse error at line 1, column ")) << line;
+  }
 }
 
 TEST(cli, errors_in_json) {

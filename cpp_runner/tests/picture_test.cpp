@@ -1,14 +1,14 @@
 // The picture of a game, byte for byte.
 
-#include "picture.h"
+#include "snake/picture.h"
 
 #include "support.h"
 
 namespace torchship {
 namespace {
 
-using app::picture;
-using app::Snake;
+using snake::picture;
+using snake::Snake;
 
 // The upper half of a cell in the foreground's colour, the lower one in the background's; a colour
 // holds until the next.
@@ -30,9 +30,9 @@ const std::string wall = "58;66;76";
 const std::string first = "79;179;255";
 const std::string second = "95;211;141";
 
-/// Two fields of 5 x 3 cells, of which the first has a tile of every kind, as models/snake/game.py plays
-/// it with this seed and these actions; `#` wall, `.` nothing, `*` food, `x` corpse, `a` and `b`
-/// the two snakes:
+/// Two fields of 5 x 3 cells, of which the first has a tile of every kind, as models/snake/game.py
+/// plays it with this seed and these actions; `#` wall, `.` nothing, `*` food, `x` corpse, `a` and
+/// `b` the two snakes:
 ///
 ///     #######
 ///     #b..x.#

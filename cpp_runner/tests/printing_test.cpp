@@ -1,6 +1,6 @@
 // What a model prints: under its name, on standard error, and never among answers.
 
-#include "printing.h"
+#include "runtime/printing.h"
 
 #include <torchship/session.h>
 

@@ -1,6 +1,6 @@
 // The game against games that models/snake/game.py played.
 
-#include "snake.h"
+#include "snake/snake.h"
 
 #include <torchship/error.h>
 
@@ -12,8 +12,8 @@ namespace torchship {
 namespace {
 
 using namespace torchship::testing;
-using app::Snake;
-using app::SnakeRules;
+using snake::Snake;
+using snake::SnakeRules;
 
 struct Played {
   const char* name;

@@ -179,6 +179,43 @@ TEST(tensor_io, json_to_tensors) {
                        "input 'x': expected uint8, got 256"));
 }
 
+TEST(tensor_io, json_strings_stand_for_what_json_has_no_numbers_for) {
+  const auto parse = [](const char* text, const auto&... dtype) {
+    return tensor_from_json(json::parse(text), dtype..., "input 'x'");
+  };
+  const char* text = R"([["NaN", 1], ["Infinity", "-Infinity"]])";
+  for (const at::ScalarType dtype : {at::kFloat, at::kDouble, at::kHalf, at::kBFloat16}) {
+    const at::Tensor tensor = parse(text, dtype).to(at::kDouble).flatten();
+    EXPECT_TRUE(std::isnan(tensor[0].item<double>()));
+    EXPECT_EQ(tensor[1].item<double>(), 1);
+    EXPECT_EQ(tensor[2].item<double>(), std::numeric_limits<double>::infinity());
+    EXPECT_EQ(tensor[3].item<double>(), -std::numeric_limits<double>::infinity());
+  }
+  EXPECT_EQ(parse(text).scalar_type(), at::kFloat);
+  EXPECT_EQ(parse("\"NaN\"", at::kDouble).dim(), 0);
+  // The names exactly, of floats alone.
+  for (const char* other :
+       {"[\"nan\"]", "[\"NaN \"]", "[\"+Infinity\"]", "[\"1\"]", "[\"\"]", "[null]"}) {
+    EXPECT_THROW(parse(other, at::kFloat), InputError) << other;
+  }
+  EXPECT_THROW(parse("[\"NaN\"]", at::kLong), InputError);
+  EXPECT_THROW(parse("[1, true, \"NaN\"]", at::kBool), InputError);
+}
+
+TEST(tensor_io, a_refused_nan_says_how_it_can_be_sent) {
+  const std::string ways =
+      R"(; for a NaN or an infinity send it as the string "NaN", "Infinity" or "-Infinity", or )"
+      "the tensor in a .npz or .safetensors file";
+  const auto refusal = [](const char* text, at::ScalarType dtype) {
+    return message_of<InputError>([&] { tensor_from_json(json::parse(text), dtype, "x"); });
+  };
+  for (const char* meant : {R"("nan")", R"(" -inf")", R"("INFINITY")", R"("+inf")", "null"}) {
+    EXPECT_EQ(refusal(meant, at::kFloat), std::string("x: expected float32, got ") + meant + ways);
+  }
+  EXPECT_EQ(refusal(R"("information")", at::kFloat), R"(x: expected float32, got "information")");
+  EXPECT_EQ(refusal(R"("NaN")", at::kLong), R"(x: expected int64, got "NaN")");
+}
+
 TEST(tensor_io, json_gives_back_the_same_bits) {
   const at::Tensor single = floats({0.1F, 1.0F / 3, 1e-45F, 3.3e38F, -0.0F}, {5});
   const at::Tensor wide = at::tensor({0.1, 1.0 / 3, 5e-324, 1.7e308}, at::kDouble);

@@ -2,7 +2,7 @@
 
 Loading a library runs its code. An archive therefore names libraries and never files: a name is
 looked up in the folders that the user gave, our own library also in the installed package, and
-nowhere else. C++ does the same in `cpp_runner/src/operators.cpp`.
+nowhere else. C++ does the same in `cpp_runner/src/archive/operators.cpp`.
 """
 
 from __future__ import annotations

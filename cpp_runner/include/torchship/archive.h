@@ -68,17 +68,17 @@ class Archive {
   Archive(const std::filesystem::path& path, const Options& options);
 
   /// The manifest, or nullptr for a plain TorchScript file, for which nothing vouches.
-  const Manifest* manifest() const { return contents_->manifest ? &*contents_->manifest : nullptr; }
+  const Manifest* manifest() const;
 
   /// The manifest's name, or the file's name without its extension.
-  const std::string& name() const { return contents_->name; }
-  const std::filesystem::path& path() const { return contents_->path; }
-  std::uint64_t file_size() const { return contents_->file_size; }
-  bool signature_checked() const { return contents_->signature_checked; }
-  const std::vector<Record>& records() const { return contents_->records; }
+  const std::string& name() const;
+  const std::filesystem::path& path() const;
+  std::uint64_t file_size() const;
+  bool signature_checked() const;
+  const std::vector<Record>& records() const;
 
   /// Steps of each golden case, indexed as in the manifest.
-  const std::vector<std::vector<GoldenStep>>& golden() const { return contents_->golden; }
+  const std::vector<std::vector<GoldenStep>>& golden() const;
 
   /// The inflated bytes of a record. Once the module is loaded the file's bytes are no longer kept:
   /// it is read again then. Raises ArchiveError if there is no such record, if the file has changed
@@ -100,37 +100,15 @@ class Archive {
   /// A method, prepared once for all sessions.
   std::shared_ptr<const class Call> call(const std::string& method) const;
 
-  struct Loaded;  // the module, once there is one
-  struct Contents {
-    std::filesystem::path path;  // or the name that was given to bytes in memory
-    bool in_memory = false;
-    std::uint64_t file_size = 0;  // bytes
-    std::string top_folder;
-    std::string name;
-    bool signature_checked = false;
-    std::optional<Manifest> manifest;
-    std::vector<Record> records;
-    std::vector<std::vector<GoldenStep>> golden;
-  };
-
-  explicit Archive(const Options& options);
   Archive(const std::filesystem::path& path, const TrustedKeys* keys, const Options& options);
   Archive(const ArchiveBytes& source, const Options& options);
 
   /// Loads the module, and warms it up as the options say.
   void start() const;
 
-  /// Gives the checked bytes to LibTorch. Raises ArchiveError when it cannot load them.
-  std::shared_ptr<torch::jit::Module> load(std::string_view bytes, const std::string& device) const;
-
-  /// Reads what is in the zip, and names the file or memory in whatever that raises.
-  static void read(Contents& contents, std::string_view bytes);
-  static void read_zip(Contents& contents, std::string_view bytes);
-  static void check_digests(Contents& contents, std::string_view bytes);
-
-  std::shared_ptr<const Contents> contents_;
+  std::shared_ptr<const struct ArchiveContents> contents_;
   std::shared_ptr<const Options> options_;
-  std::shared_ptr<Loaded> loaded_;
+  std::shared_ptr<class ArchiveModule> module_;
 };
 
 }  // namespace torchship

@@ -1,7 +1,7 @@
 #pragma once
 
-/// How an archive is opened. The defaults are those of Python (`script/runtime/torchscript.py`): agreement
-/// depends on them, and a test reads both back from LibTorch.
+/// How an archive is opened. The defaults are those of Python (`script/runtime/torchscript.py`):
+/// agreement depends on them, and a test reads both back from LibTorch.
 
 #include <torchship/hide_macros.h>
 
@@ -27,6 +27,16 @@ enum class Fusion {
 
 /// `off`, `static` or `dynamic`.
 std::string_view fusion_name(Fusion fusion);
+
+/// What becomes of outputs that are not as the manifest says.
+enum class OutputCheck {
+  strict,  // OutputError is raised
+  off,     // they are returned as they are
+
+  // Their former names.
+  enforce = strict,
+  ignore = off,
+};
 
 struct Options {
   /// Threads inside one operator, 1 to 1024. The order of a sum, and so its rounding, depends on

@@ -6,6 +6,7 @@
 
 #include <torchship/archive.h>
 #include <torchship/manifest.h>
+#include <torchship/options.h>
 #include <torchship/tensor_io.h>
 
 #include <nlohmann/json_fwd.hpp>
@@ -35,8 +36,7 @@ namespace torchship {
 /// then as it was.
 class Session {
  public:
-  /// Whether outputs that are not as the manifest promises raise OutputError.
-  enum class Promises { enforce, ignore };
+  using Promises = OutputCheck;  // its former name
 
   /// Raises UsageError when there is no such method, ArchiveError when the archive cannot be
   /// loaded. Several methods are several sessions; save_state() and load_state() carry recurrent
@@ -53,11 +53,11 @@ class Session {
 
   /// One call by itself: state that is not given starts as the manifest says; none is kept.
   /// Raises InputError, ModelError (the model itself raised), OutputError or OutOfMemoryError.
-  TensorMap run(const TensorMap& inputs, Promises promises = Promises::enforce) const;
+  TensorMap run(const TensorMap& inputs, OutputCheck check = OutputCheck::strict) const;
 
   /// One step of a sequence: state that is not given comes from the step before, and is kept for
   /// the next. A step that raises leaves the state as it was.
-  TensorMap step(const TensorMap& inputs, Promises promises = Promises::enforce);
+  TensorMap step(const TensorMap& inputs, OutputCheck check = OutputCheck::strict);
 
   /// Forgets the state: the next step is a first one.
   void reset();

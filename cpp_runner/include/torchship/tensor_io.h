@@ -36,7 +36,8 @@ TensorMap read_safetensors(std::string_view bytes);
 std::string write_safetensors(const TensorMap& tensors);
 
 /// Nested lists of numbers (or one number) to a tensor of `dtype`. Integers must fit and be written
-/// as integers; booleans are true and false. Raises InputError naming `what`.
+/// as integers; booleans are true and false; in floats the strings "NaN", "Infinity" and
+/// "-Infinity" stand for what JSON has no numbers for. Raises InputError naming `what`.
 at::Tensor tensor_from_json(const nlohmann::json& value, at::ScalarType dtype,
                             std::string_view what);
 
