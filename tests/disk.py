@@ -1,4 +1,4 @@
-"""A disk that refuses or does not answer, without a file system of its own.
+"""Simulates a disk that refuses writes or does not answer.
 
 An audit hook (PEP 578) sees every opening and every listing before it is made, in the process that
 it is installed in. What it is to do with a path is said by a file of the test's: its size is the

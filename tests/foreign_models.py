@@ -1,4 +1,4 @@
-"""Architectures of other people's libraries, and what becomes of each when it is shipped.
+"""Architectures of other libraries, and the result of exporting each.
 
 Their libraries are installed in an environment of their own, which `make` makes; their factories
 lie in `tests/foreign/architectures`, and are named on the command line as a user names his.

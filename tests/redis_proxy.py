@@ -1,4 +1,4 @@
-"""A TCP proxy before a Redis, on which a test does what networks do on a bad day."""
+"""A TCP proxy in front of Redis, with which a test simulates network faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Archives to serve, packed by hand so that each can be wrong in its own way, and a real server."""
+"""Hand-made archives, each of which can be wrong in its own way, and a real server."""
 
 import logging
 import socket

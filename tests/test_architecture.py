@@ -1,4 +1,4 @@
-"""The house: which way imports go, that the links resolve, and who knows TorchScript."""
+"""The structure of the code: direction of imports, symbolic links, the only user of TorchScript."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documents are true: their commands run and print what is shown, their links lead somewhere.
+"""The documents are correct: commands print what is shown, and links resolve.
 
 A ```console block is run in bash, all blocks of a page in one empty folder, in order. A line that
 begins with `$ ` is a command; what follows is its output. Figures may differ from machine to

@@ -1,4 +1,4 @@
-"""Which torch `make` installs: the small one where pip is offered it, and it says what comes.
+"""Which torch `make` installs: the CPU build if pip finds it; the choice is printed.
 
 The indexes are folders of empty wheels, the Python a new virtual environment.
 """

@@ -1,4 +1,4 @@
-"""What comes out of the checkout: the sdist, and what is refused before anything is packed."""
+"""Packaging: the sdist, and checkouts that are refused before packaging."""
 
 from __future__ import annotations
 

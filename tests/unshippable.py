@@ -1,4 +1,4 @@
-"""Modules that no archive can hold as they are, or not without a word, each for its own reason."""
+"""Modules that the exporter refuses, or exports only with a warning, each for another reason."""
 
 import functools
 from typing import Any, NamedTuple

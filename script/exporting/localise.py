@@ -12,6 +12,7 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from torchship.script.errors import ModelError
+from torchship.script.exporting.eager import same
 from torchship.script.format.golden import Case, run_case
 from torchship.script.runtime.program import Program
 
@@ -117,10 +118,6 @@ def _weights(eager: torch.nn.Module, compiled: torch.nn.Module) -> str:
     differing = [
         name
         for name in {**ours, **theirs}
-        if name not in ours or name not in theirs or not _same(ours[name], theirs[name])
+        if name not in ours or name not in theirs or not same(ours[name], theirs[name])
     ]
     return f" (its {', '.join(differing)} differ)" if differing else ""
-
-
-def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)

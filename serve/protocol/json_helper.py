@@ -17,12 +17,12 @@ from typing import IO, Any
 
 import orjson
 
-from torchship.serve.protocol.json_errors import not_json
 from torchship.serve.protocol.json_values import (
     BYTES,
     NUMPY,
     Bytes,
     ValuesError,
+    parse_object,
     read_values,
     write_values,
 )
@@ -37,11 +37,9 @@ NICE = 5  # small requests have priority over large ones
 def read(text: memoryview) -> tuple[dict[str, object], list[Bytes]]:
     """Return a request's JSON without the inputs' values, and those as bytes; or an error."""
     try:
-        head = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        return {"error": not_json(error)}, []
-    if not isinstance(head, dict):
-        return {"error": f"expected a JSON object, got {type(head).__name__}"}, []
+        head = parse_object(text)
+    except ValuesError as error:
+        return {"error": str(error)}, []
     inputs = head.get("inputs")
     places: list[tuple[int, int, int]] = []
     chunks: list[Bytes] = []

@@ -13,9 +13,10 @@ from itertools import chain
 from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
-from torchship.serve.protocol.json_errors import for_a_number
+from torchship.serve.protocol.json_errors import for_a_number, not_json
 
 BYTES = "BYTES"
 WITHOUT_JSON = ("FP16", "BF16")
@@ -52,6 +53,21 @@ _SHORT.maxstring = _SHORT.maxother = 40
 
 class ValuesError(ValueError):
     """Values that do not fit their datatype and shape, or that JSON cannot carry."""
+
+
+def parse_object(text: Bytes) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises:
+        ValuesError: the text is not JSON, or not an object.
+    """
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise ValuesError(not_json(error)) from None
+    if not isinstance(value, dict):
+        raise ValuesError(f"expected a JSON object, got {type(value).__name__}")
+    return value
 
 
 def short(value: object) -> str:

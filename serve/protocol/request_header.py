@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, cast
 
-import orjson
 import torch
 
 from torchship.script.format.dtypes import BY_WIRE
 from torchship.serve.errors import RequestError
-from torchship.serve.protocol.json_errors import not_json
-from torchship.serve.protocol.json_values import NonFinite
+from torchship.serve.protocol.json_values import NonFinite, ValuesError, parse_object
 from torchship.serve.protocol.tensors import BYTES, MAX_STRINGS, check_datatype, check_shape, short
 
 # Parameters that change the meaning of a request; ignoring one would give a wrong answer.
@@ -181,12 +179,9 @@ def json_object(text: bytes | bytearray | memoryview) -> dict[str, object]:
         RequestError: the text is not JSON, or not an object.
     """
     try:
-        head = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise RequestError(not_json(error)) from None
-    if not isinstance(head, dict):
-        raise RequestError(f"expected a JSON object, got {type(head).__name__}")
-    return head
+        return parse_object(text)
+    except ValuesError as error:
+        raise RequestError(str(error)) from None
 
 
 def entries_of(key: str, head: Mapping[str, object]) -> list[dict[str, object]]:

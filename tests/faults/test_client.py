@@ -1,4 +1,4 @@
-"""What clients do wrong, and what the real process makes of it: it answers, never with 500."""
+"""Misbehaving clients: the real process answers, and never with 500."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Disks that are full: under the temporary files, under the log, under everything."""
+"""Full disks: for temporary files, for the log, for everything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder of models on a bad day: what is live stays live, and the others go on loading."""
+"""Faults in the folder of models: live models stay live, and others continue to load."""
 
 import asyncio
 import errno

@@ -1,4 +1,4 @@
-"""The folder that the server is started in, which may be the one of models."""
+"""The server does not import code from its current folder, which may be that of the models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heads that a proxy and the server could read otherwise, and fields that come too late."""
+"""Request heads that a proxy and the server could read differently, and late trailers."""
 
 from __future__ import annotations
 

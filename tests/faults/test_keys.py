@@ -1,4 +1,4 @@
-"""Files of keys and certificates that are edited, or broken for a moment, while the server runs."""
+"""Files of keys and certificates that are edited or damaged while the server runs."""
 
 from __future__ import annotations
 

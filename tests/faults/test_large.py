@@ -1,4 +1,4 @@
-"""Large messages: nobody else waits for them, and all together have a limit."""
+"""Large messages do not delay others, and have a common limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model can do to a server: never end, break its signature, refuse rows of a batch."""
+"""Misbehaving models: endless calls, violated signatures, rows that fail."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Text that a model prints: it is data, whatever it says, and stops nothing."""
+"""Text that a model prints is only logged, whatever it contains."""
 
 from __future__ import annotations
 

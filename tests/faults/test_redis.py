@@ -1,4 +1,4 @@
-"""What breaks in or before Redis, and what becomes of a sequence's state: it is never wrong."""
+"""Faults of Redis and its connections: a sequence's state is never wrong."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Requests that are refused before they are whole: the answer arrives, and it is counted once."""
+"""Requests that are refused before they are complete: the answer arrives, and is counted once."""
 
 from __future__ import annotations
 

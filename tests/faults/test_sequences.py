@@ -1,4 +1,4 @@
-"""What would make a sequence's state wrong: archives that change below it, retries, odd ids."""
+"""Cases that could make a sequence's state wrong: changed archives, retries, unusual ids."""
 
 import json
 import os

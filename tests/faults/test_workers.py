@@ -1,4 +1,4 @@
-"""Workers that die: while they load, while others have loaded, and what they had counted."""
+"""Workers that die, while loading or afterwards, and their metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of the models share."""
+"""Fixtures of the models' tests."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""What every card promises, checked on every model."""
+"""The properties of cards, checked for every model."""
 
 import math
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""`docs/models.md` tells of every model, with the figures that its kept weights reached."""
+"""`docs/models.md` has every model, with the metrics of its stored weights."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What other people's libraries do in their modules, in small: it ships, or the refusal helps."""
+"""Patterns from other libraries' modules: they export, or the refusal says what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that are loaded and unloaded in every worker, whichever is asked."""
+"""Models are loaded and unloaded in every worker, whichever worker is asked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages between processes: whole, checked, and apart from whatever else is said."""
+"""Messages between processes: complete, validated, and separate from standard output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings that do not go with the archives there are."""
+"""Settings that do not fit the archives."""
 
 from __future__ import annotations
 

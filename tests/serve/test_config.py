@@ -1,4 +1,4 @@
-"""Flags, environment, file and defaults; what `--show-config` says of them."""
+"""Flags, environment, file and defaults, and the output of `--show-config`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server that ends still does for those who wait, and what it tells them at the limit."""
+"""Draining: a server that shuts down still answers, and what requests get at the limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an engine keeps of a request that it has answered: nothing."""
+"""An engine keeps no reference to a request that it has answered."""
 
 import asyncio
 import threading

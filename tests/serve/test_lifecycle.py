@@ -1,4 +1,4 @@
-"""Versions that come, change, fail and go, in a repository without a server."""
+"""Versions are added, changed, refused and removed, in a repository without a server."""
 
 import asyncio
 import hashlib

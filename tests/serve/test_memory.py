@@ -1,4 +1,4 @@
-"""What a server's memory has of an archive: its weights, once it is live."""
+"""Of a live archive, only one copy of its weights stays in the server's memory."""
 
 from collections.abc import Callable
 from pathlib import Path

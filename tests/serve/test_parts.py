@@ -1,4 +1,4 @@
-"""However many rows a request has and however few one call takes, the answer is the same."""
+"""A request that is run in parts gets the same answer, whatever the sizes."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What comes behind a request that is not answered yet takes nothing away from its answer."""
+"""Pipelined requests do not change the answer to an earlier one."""
 
 from __future__ import annotations
 

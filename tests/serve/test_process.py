@@ -1,4 +1,4 @@
-"""What the process says and how it ends."""
+"""The output of the server process, and how it ends."""
 
 import http.client
 import json

@@ -1,4 +1,4 @@
-"""What an archive promises is proved again before its model answers: also by archives made before.
+"""The server tests an archive's properties again before it is live, also for older archives.
 
 These are packed by hand: the exporter of today would not promise as much.
 """

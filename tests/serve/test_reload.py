@@ -1,4 +1,4 @@
-"""Models that are loaded, replaced, damaged and let go while a real server answers."""
+"""Models are loaded, replaced, damaged and unloaded while a real server answers."""
 
 import gc
 import http.client

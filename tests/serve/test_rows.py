@@ -1,4 +1,4 @@
-"""A request gets its own rows, also of a model that does not keep to its signature."""
+"""A request gets its own rows, even if the model violates its signature."""
 
 import asyncio
 from collections.abc import Callable

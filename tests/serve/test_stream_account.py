@@ -1,4 +1,4 @@
-"""What the server tells of streams, and what holds for their messages as for any request."""
+"""Streams in metrics, logs and traces; limits that apply to their messages."""
 
 import json
 from collections.abc import Callable

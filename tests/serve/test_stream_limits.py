@@ -1,4 +1,4 @@
-"""WebSockets whose clients are slow, or whose handshake is none: they hold nothing up."""
+"""WebSockets with slow clients or invalid handshakes do not block the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TLS and CORS: what stands in front of the protocol."""
+"""TLS and CORS."""
 
 from __future__ import annotations
 

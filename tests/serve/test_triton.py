@@ -1,4 +1,4 @@
-"""What Triton's client offers besides what test_app.py has: each call that this server has."""
+"""Triton's client: every call that this server supports, besides those in test_app.py."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""When a process has hung, by what its pulse shows."""
+"""The watchdog's decisions by a worker's heartbeat."""
 
 from __future__ import annotations
 

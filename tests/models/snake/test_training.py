@@ -1,4 +1,4 @@
-"""How the snake policies are trained, and how well the kept ones play."""
+"""Training of the snake policies, and how well the stored ones play."""
 
 from __future__ import annotations
 

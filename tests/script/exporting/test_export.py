@@ -1,4 +1,4 @@
-"""What becomes an archive, and what is refused and why."""
+"""Exports, and refusals with their reasons."""
 
 from __future__ import annotations
 

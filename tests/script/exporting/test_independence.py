@@ -1,4 +1,4 @@
-"""A dimension is called `batch` only if its rows are seen to be independent, on more than examples.
+"""A dimension is named `batch` only if its rows are independent, also beyond the examples.
 
 Each module here keeps to its promise on its own examples, and breaks it on others.
 """

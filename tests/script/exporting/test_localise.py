@@ -1,4 +1,4 @@
-"""Which submodule is blamed."""
+"""The first submodule that differs."""
 
 from __future__ import annotations
 

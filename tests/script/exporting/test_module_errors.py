@@ -1,4 +1,4 @@
-"""Whose fault an error is."""
+"""Errors of the user's module become ExportErrors; our own bugs do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which eager module an archive may have made."""
+"""The factories that an archive may name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tolerances start as the dtype's, and are widened where rounding may do more."""
+"""Tolerances start as the dtype's, and are widened where rounding can cause more."""
 
 from __future__ import annotations
 

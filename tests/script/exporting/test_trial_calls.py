@@ -1,4 +1,4 @@
-"""A size that the examples happen to share is fixed only if other calls share it too."""
+"""A size that the examples share is fixed only if trial calls share it too."""
 
 from collections.abc import Callable
 from pathlib import Path

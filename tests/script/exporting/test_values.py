@@ -1,4 +1,4 @@
-"""What an archive can carry: tensors of every kind, and values that are no tensors."""
+"""The values that an archive can carry: tensors of every kind, and other values."""
 
 from __future__ import annotations
 

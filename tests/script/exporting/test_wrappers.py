@@ -1,4 +1,4 @@
-"""Wrappers and weights that are made at every call: the message names what to ship instead."""
+"""Wrappers and recomputed weights are refused; the message names what to ship instead."""
 
 from __future__ import annotations
 

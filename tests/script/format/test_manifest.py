@@ -1,4 +1,4 @@
-"""The manifest and golden record as parsers of bytes that nobody vouches for."""
+"""The parsers of manifest and golden record, with untrusted bytes."""
 
 from __future__ import annotations
 

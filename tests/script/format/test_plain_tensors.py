@@ -1,4 +1,4 @@
-"""What a tensor carries lazily is resolved wherever its memory is read, and no memory is shared."""
+"""Lazy tensors are resolved wherever their memory is read, and no memory is shared."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Detached signatures: who may have made an archive, before a byte of it is parsed."""
+"""Detached signatures, which are checked before an archive is parsed."""
 
 from __future__ import annotations
 

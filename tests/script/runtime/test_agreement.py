@@ -1,4 +1,4 @@
-"""What agreement means, number by number."""
+"""The rule of agreement, number by number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The archive file: what it holds, and every way in which a damaged one is refused."""
+"""The archive file: its content, and refusals of damaged files."""
 
 from __future__ import annotations
 

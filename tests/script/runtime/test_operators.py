@@ -1,4 +1,4 @@
-"""Custom operators: found in a module, named in its manifest, loaded from where they may be."""
+"""Custom operators: found in a module, named in its manifest, loaded from allowed folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the signature says of outputs is checked by one rule, in every runtime."""
+"""The check of outputs against the signature, which is the same in every runtime."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What models print, told line by line: each test is a program of its own, as `install` is for one.
+"""What models print, line by line. Each test is a new process, because `install` is process-wide.
 
 The programs load `printing` alone: it must be there for processes that have no torch.
 """

@@ -1,4 +1,4 @@
-"""Imports and factories that change the process: the archive is made as the others will run it."""
+"""Imports and factories that change process-wide settings do not change the archive."""
 
 from __future__ import annotations
 

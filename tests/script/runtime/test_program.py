@@ -1,4 +1,4 @@
-"""A loaded model behind its signature: what it takes, and how it says what it does not."""
+"""A loaded model wrapped in its signature: valid inputs, and the errors for others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Factories that return what torch.jit has compiled before: no eager code vouches for it."""
+"""Factories that return modules that torch.jit has already compiled."""
 
 from __future__ import annotations
 

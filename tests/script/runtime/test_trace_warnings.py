@@ -1,4 +1,4 @@
-"""Traces of which the tracer warns: refused, or passed over, with golden cases and a record."""
+"""Traces with warnings: refused, or allowed with more golden cases and a record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The binary codec: every datatype and shape comes back, every truncation and lie is refused."""
+"""Large JSON: every datatype and shape survives the round trip; invalid messages are refused."""
 
 import json
 import math

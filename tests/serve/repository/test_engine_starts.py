@@ -1,4 +1,4 @@
-"""Which names a live model may have: those that every route can be asked for."""
+"""The names that a live model can have: those that work in every route."""
 
 import asyncio
 import re

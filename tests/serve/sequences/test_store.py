@@ -1,4 +1,4 @@
-"""Both stores of sequences keep the same promises."""
+"""Both sequence stores behave alike."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""What is said of requests on stderr, by a real server."""
+"""The access log of a real server."""
 
 import io
 import json

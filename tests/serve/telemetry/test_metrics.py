@@ -1,4 +1,4 @@
-"""Figures as Prometheus reads them and as Triton's client does, of one process and of two."""
+"""Metrics as Prometheus and Triton's client read them, of one process and of two."""
 
 import asyncio
 from collections.abc import AsyncIterator

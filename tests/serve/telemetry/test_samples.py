@@ -1,4 +1,4 @@
-"""The figures of several workers as those of one server."""
+"""The samples of several workers, merged into those of one server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Traces as a collector gets them: a real server sends, a small HTTP server decodes."""
+"""Traces of a real server, received by a small collector."""
 
 import json
 import os
