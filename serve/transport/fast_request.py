@@ -189,12 +189,10 @@ class FastRequest:
                 header_lines([(REQUEST_ID, self.record.request_id)]),
             )
         )
-        open_until_now = self.cycle.keep_alive
-        if "connection" in response.headers:  # which can only say that it ends
-            self.cycle.keep_alive = False
-            open_until_now = True  # its own line says so already
-        status = response.status_code
-        self._finish(status, http_answer(status, lines, content, not open_until_now))
+        closes = "connection" in response.headers  # then that line is there already
+        self.cycle.keep_alive = self.cycle.keep_alive and not closes
+        last = not self.cycle.keep_alive and not closes
+        self._finish(response.status_code, http_answer(response.status_code, lines, content, last))
 
     def fail(self, error: Exception) -> None:
         """Answer with what `start` raised, if the client still waits for an answer."""
