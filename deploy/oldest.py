@@ -9,15 +9,12 @@ is a guess. torch is left out: its lower bound is the release that `make` instal
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
+tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 EXTRAS = ("redis", "otel")
 
 
