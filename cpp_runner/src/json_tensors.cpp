@@ -68,7 +68,7 @@ float sticky_float(double wide) {
 
 template <typename T>
 T number(const json& value, std::string_view what, at::ScalarType dtype) {
-  const auto refuse = [&]() {
+  const auto refuse = [&] {
     fail(what, "expected " + dtype_name(dtype) + ", got " + value.dump());
   };
   if constexpr (std::is_same_v<T, bool>) {
@@ -141,7 +141,7 @@ at::Tensor tensor_from_json(const json& value, at::ScalarType dtype, std::string
 at::Tensor tensor_from_json(const json& value, std::string_view what) {
   const auto shape = shape_of(value);
   if (shape.size() > max_rank) fail(what, "its lists are nested deeper than 64");
-  bool any_float = shape.size() > 0 && shape.back() == 0;
+  bool any_float = !shape.empty() && shape.back() == 0;
   bool all_bool = !any_float;
   walk(value, shape, what, [&](const json& item) {
     any_float = any_float || item.is_number_float();
