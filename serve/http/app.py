@@ -235,6 +235,7 @@ class Application(FastAPI):
     ) -> None:
         super().__init__(
             title="TorchShip",
+            version=_own_version(),
             docs_url=None,
             redoc_url=None,
             openapi_url=None,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import traceback
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -50,10 +52,25 @@ def _with(*rooms: typer.Typer) -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
     )
-    app.callback()(lambda: None)  # without it, typer drops the name of a single command
+    app.callback()(_options)  # without it, typer drops the name of a single command
     for room in rooms:
         app.registered_commands += room.registered_commands
     return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"torchship {version('torchship')}")
+        raise typer.Exit
+
+
+_VERSION = typer.Option(
+    "--version", callback=_print_version, is_eager=True, help="Print the version."
+)
+
+
+def _options(_: Annotated[bool, _VERSION] = False) -> None:
+    """Take the options that come before a command."""
 
 
 def main() -> None:

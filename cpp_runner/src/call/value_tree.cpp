@@ -110,7 +110,7 @@ class Builder {
       if (!item.value) return item;
       list.push_back(std::move(*item.value));
     }
-    return {IValue(std::move(list)), ""};
+    return {IValue(list), ""};
   }
 
   Built build_dict(const Node& node, const TypePtr& element, const Stars& stars) const {
@@ -122,7 +122,7 @@ class Builder {
       if (!item.value) return item;
       dict.insert(keys[i], std::move(*item.value));
     }
-    return {IValue(std::move(dict)), ""};
+    return {IValue(dict), ""};
   }
 
   static Stars with(Stars stars, std::string star) {

@@ -166,7 +166,7 @@ at::Tensor tensor_from_json(const json& value, at::ScalarType dtype, std::string
 at::Tensor tensor_from_json(const json& value, std::string_view what) {
   const auto shape = shape_of(value);
   if (shape.size() > max_rank) fail(what, "its lists are nested deeper than 64");
-  bool any_float = shape.size() > 0 && shape.back() == 0;
+  bool any_float = !shape.empty() && shape.back() == 0;
   bool all_bool = !any_float;
   walk(value, shape, what, [&](const json& item) {
     any_float = any_float || item.is_number_float() || non_finite(item);

@@ -15,7 +15,7 @@ at::Tensor plain(const at::Tensor& tensor) {
 }
 
 at::Tensor owned(const at::Tensor& tensor, bool shared) {
-  const at::Tensor made = plain(tensor);
+  at::Tensor made = plain(tensor);
   if (!made.is_same(tensor)) return made;
   shared = shared || tensor.storage().use_count() > 1 || tensor.requires_grad();
   return shared ? tensor.clone(at::MemoryFormat::Contiguous) : made;

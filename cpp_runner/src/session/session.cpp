@@ -96,6 +96,7 @@ void Session::reset(std::span<const std::int64_t> rows) {
   const at::Tensor index =
       at::tensor(at::ArrayRef<std::int64_t>(rows.data(), rows.size())).to(call_->device());
   std::vector<at::Tensor> next;
+  next.reserve(state_.size());
   for (std::size_t i = 0; i < state_.size(); ++i) {
     // A copy: outputs that were returned share the state's memory.
     next.push_back(state_[i].index_fill(dimensions[i], index, 0));
