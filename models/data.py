@@ -126,10 +126,10 @@ def _content(file: _File) -> Tensor:
 
 
 def _checked(file: _File, content: bytes) -> bytes:
-    came = hashlib.sha256(content).hexdigest()
-    if came != file.content:
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != file.content:
         raise DataDamagedError(
-            f"{_path(file)}: SHA-256 of the content is {came}, expected {file.content}"
+            f"{_path(file)}: SHA-256 of the content is {actual}, expected {file.content}"
         )
     return content
 

@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from rich.console import Console
 from rich.table import Table
 
-from torchship.serve.settings import Settings, Shown, read_settings, show
+from torchship.serve.settings import SettingInfo, Settings, read_settings, show
 from torchship.serve.system.standard_streams import take_over
 
 app = typer.Typer()
@@ -34,7 +34,7 @@ def serve(show_config: bool, json: bool, **flags: object) -> None:
     The server is ready when every archive has reproduced its golden cases.
     Each option can also be set as TORCHSHIP_SERVE_<NAME> in the environment,
     or in the TOML file that --config names. Flags win over the environment,
-    the environment over the file. --show-config prints what came of it.
+    the environment over the file. --show-config prints every setting and its source.
 
     Example: torchship serve archives/ --port 8000
     """
@@ -54,7 +54,7 @@ def serve(show_config: bool, json: bool, **flags: object) -> None:
     run(settings)
 
 
-def _print(settings: list[Shown], json: bool) -> None:
+def _print(settings: list[SettingInfo], json: bool) -> None:
     if json:
         content = {s.name: asdict(s) for s in settings}
         print(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode())

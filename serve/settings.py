@@ -203,7 +203,7 @@ class Settings(BaseSettings):
 
 
 @dataclass(frozen=True)
-class Shown:
+class SettingInfo:
     """One setting as `--show-config` prints it: its source, and its value without secrets."""
 
     name: str
@@ -231,7 +231,7 @@ def read_settings(given: dict[str, object]) -> Settings:
         if first["type"] == "extra_forbidden":
             _check_name(name, f"'{name}'")
         raise UsageError(
-            f"setting '{name}': {first['msg']}, got {shown(first['input'])!r}"
+            f"setting '{name}': {first['msg']}, got {without_secrets(first['input'])!r}"
         ) from None
     except SettingsError as error:
         raise UsageError(str(error)) from None
@@ -247,7 +247,7 @@ def _check_name(name: str, what: str) -> None:
         ) from None
 
 
-def show(settings: Settings, given: dict[str, object]) -> list[Shown]:
+def show(settings: Settings, given: dict[str, object]) -> list[SettingInfo]:
     """Return every setting with its source: a flag, the environment, the file or the default."""
     environment = EnvSettingsSource(Settings)()
     file = _toml(Settings, settings.config)() if settings.config else {}
@@ -259,12 +259,12 @@ def show(settings: Settings, given: dict[str, object]) -> list[Shown]:
             source = PREFIX + name.upper()
         else:
             source = str(settings.config) if name in file else "default"
-        value = shown(settings.model_dump(mode="json")[name])
-        found.append(Shown(name, value, source, field.description or ""))
+        value = without_secrets(settings.model_dump(mode="json")[name])
+        found.append(SettingInfo(name, value, source, field.description or ""))
     return found
 
 
-def shown(value: object) -> object:
+def without_secrets(value: object) -> object:
     """Return a value that is safe to print: URLs lose their user and password."""
     return PASSWORD.sub("***@", value) if isinstance(value, str) else value
 

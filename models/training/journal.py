@@ -160,12 +160,12 @@ class Journal:
         if hashlib.sha256(data).digest() != digest:
             raise CheckpointError(f"{self._file} is damaged: its content has another SHA-256")
         content = torch.load(io.BytesIO(data), weights_only=True)
-        came = content["identity"]
+        actual = content["identity"]
         self._phases = content["phases"]
         self.history = content["history"]
-        if came != self._identity:
+        if actual != self._identity:
             raise CheckpointError(
-                f"{self._file} is of a training with {_figures(came)}, expected "
+                f"{self._file} is of a training with {_figures(actual)}, expected "
                 f"{_figures(self._identity)}: resume with the same figures"
             )
 

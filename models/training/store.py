@@ -83,9 +83,9 @@ def load(name: str, folder: Path = WEIGHTS) -> dict[str, Tensor]:
     path = folder / f"{name}.safetensors"
     expected = read_report(name, folder).sha256
     data = _read(path)
-    came = hashlib.sha256(data).hexdigest()
-    if came != expected:
-        raise WeightsError(f"{path.name}: SHA-256 is {came}, expected {expected}")
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != expected:
+        raise WeightsError(f"{path.name}: SHA-256 is {actual}, expected {expected}")
     try:
         weights = safetensors.torch.load(data)
     except SafetensorError as error:

@@ -34,10 +34,10 @@ def derive(method_name: str, method: Method, examples: Sequence[Case]) -> list[C
                 cases.append(_unroll(case, method, state_inputs))
     axes = batch_axes(method)
     if axes:
-        seen = {row_count(case.steps[0].inputs, axes) for case in examples}
+        known_sizes = {row_count(case.steps[0].inputs, axes) for case in examples}
         base = max(examples, key=lambda case: row_count(case.steps[0].inputs, axes))
         for size in BATCHES:
-            if size not in seen:
+            if size not in known_sizes:
                 steps = tuple(Step(resize(step.inputs, axes, size)) for step in base.steps)
                 resized = Case(f"batch {size}", method_name, steps)
                 if state_inputs and len(steps) == 1:

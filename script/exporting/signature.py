@@ -69,10 +69,10 @@ class Symbols:
                 "one example: a name stands for one size in each call"
             )
         if found is None:
-            seen = sorted({size for _, size in sizes})
+            observed = sorted({size for _, size in sizes})
             raise ExportError(
                 f"dimension {axis} of '{leaf}' was to be called '{symbol}', but has the size "
-                f"{seen[0]} in every example: give examples with two sizes of it"
+                f"{observed[0]} in every example: give examples with two sizes of it"
             )
         other = next((key for key, value in self._names.items() if value == symbol), found)
         if other != found:
@@ -125,7 +125,7 @@ class Inference:
         self._what = what
         self.sizes: dict[str, list[Sizes]] = {}
 
-    def node(self, name: str, kind: Any, seen: Sequence[Observed]) -> Node:
+    def node(self, name: str, kind: Any, observed: Sequence[Observed]) -> Node:
         """Return the tree of a value with the TorchScript type `kind` and these observations.
 
         Raises:
@@ -134,35 +134,35 @@ class Inference:
         """
         type_name = kind.kind()
         if type_name == "OptionalType":
-            present = [item for item in seen if item.value is not None]
+            present = [item for item in observed if item.value is not None]
             if not present:
                 return NoneNode()
             return OptionalNode(item=self.node(name, kind.getElementType(), present))
         if type_name == "UnionType":
-            kind = _member(kind, seen)
+            kind = _member(kind, observed)
             type_name = kind.kind()
         if type_name == "NoneType":
             return NoneNode()
-        if any(item.value is None for item in seen):
+        if any(item.value is None for item in observed):
             raise ExportError(f"{self._what} '{name}': got None, expected {kind.annotation_str}")
         if type_name == "TensorType":
-            return self._tensor(name, seen)
+            return self._tensor(name, observed)
         if type_name in ("IntType", "FloatType", "BoolType", "StringType"):
-            return self._scalar(name, type_name, seen)
+            return self._scalar(name, type_name, observed)
         if type_name == "TupleType":
-            return self._tuple(name, kind, seen)
+            return self._tuple(name, kind, observed)
         if type_name == "ListType":
-            return self._list(name, kind.getElementType(), seen)
+            return self._list(name, kind.getElementType(), observed)
         if type_name == "DictType":
-            return self._dict(name, kind, seen)
+            return self._dict(name, kind, observed)
         raise ExportError(
             f"{self._what} '{name}' has the type {kind.annotation_str}: expected tensors, "
             "numbers, strings, and tuples, lists, dicts or optionals of them"
         )
 
-    def _tensor(self, name: str, seen: Sequence[Observed]) -> Node:
+    def _tensor(self, name: str, observed: Sequence[Observed]) -> Node:
         tensors = []
-        for item in seen:
+        for item in observed:
             if not isinstance(item.value, torch.Tensor):
                 raise ExportError(
                     f"{self._what} '{name}': expected a tensor, got {type(item.value).__name__}: "
@@ -184,25 +184,25 @@ class Inference:
                 f"carries dense tensors of {', '.join(d.name for d in BY_TORCH.values())}"
             )
         self.sizes[name] = [
-            tuple((item.number, t.shape[axis]) for item, t in zip(seen, tensors, strict=True))
+            tuple((item.number, t.shape[axis]) for item, t in zip(observed, tensors, strict=True))
             for axis in range(ranks.pop())
         ]
         return TensorNode(name=name, dtype=name_of(dtype), shape=(None,) * len(self.sizes[name]))
 
-    def _scalar(self, name: str, type_name: str, seen: Sequence[Observed]) -> Node:
+    def _scalar(self, name: str, type_name: str, observed: Sequence[Observed]) -> Node:
         kind = {"IntType": "int", "FloatType": "float", "BoolType": "bool", "StringType": "str"}[
             type_name
         ]
-        for item in seen:
+        for item in observed:
             if not isinstance(item.value, SCALAR_TYPES[kind]):  # type: ignore[arg-type]
                 raise ExportError(
                     f"{self._what} '{name}': expected {kind}, got {type(item.value).__name__}"
                 )
         return ScalarNode(kind=kind, name=name)  # type: ignore[arg-type]
 
-    def _tuple(self, name: str, kind: Any, seen: Sequence[Observed]) -> Node:
+    def _tuple(self, name: str, kind: Any, observed: Sequence[Observed]) -> Node:
         elements = kind.elements()
-        values = [item.value for item in seen]
+        values = [item.value for item in observed]
         for value in values:
             if not isinstance(value, tuple) or len(value) != len(elements):
                 raise ExportError(
@@ -212,35 +212,35 @@ class Inference:
         fields = getattr(values[0], "_fields", None)
         parts = fields or range(len(elements))
         items = tuple(
-            self.node(f"{name}.{part}", element, [_item(item, index) for item in seen])
+            self.node(f"{name}.{part}", element, [_item(item, index) for item in observed])
             for index, (part, element) in enumerate(zip(parts, elements, strict=True))
         )
         return TupleNode(items=items, fields=fields)
 
-    def _list(self, name: str, element: Any, seen: Sequence[Observed]) -> Node:
-        for item in seen:
+    def _list(self, name: str, element: Any, observed: Sequence[Observed]) -> Node:
+        for item in observed:
             if not isinstance(item.value, list):
                 raise ExportError(
                     f"{self._what} '{name}': expected a list, got {type(item.value).__name__}"
                 )
-        lengths = {len(item.value) for item in seen}  # type: ignore[arg-type]
+        lengths = {len(item.value) for item in observed}  # type: ignore[arg-type]
         if len(lengths) == 1 and lengths != {0}:
             items = tuple(
-                self.node(f"{name}.{index}", element, [_item(item, index) for item in seen])
+                self.node(f"{name}.{index}", element, [_item(item, index) for item in observed])
                 for index in range(lengths.pop())
             )
             return ListNode(items=items)
-        every = [Observed(item.number, value) for item in seen for value in item.value]  # type: ignore[attr-defined]
+        every = [Observed(item.number, value) for item in observed for value in item.value]  # type: ignore[attr-defined]
         return ListNode(element=self._element(name, element, every))
 
-    def _dict(self, name: str, kind: Any, seen: Sequence[Observed]) -> Node:
+    def _dict(self, name: str, kind: Any, observed: Sequence[Observed]) -> Node:
         if kind.getKeyType().kind() != "StringType":
             raise ExportError(
                 f"{self._what} '{name}': expected a dict with string keys, got "
                 f"{kind.annotation_str}"
             )
         values: list[dict[str, object]] = []
-        for item in seen:
+        for item in observed:
             if not isinstance(item.value, dict):
                 raise ExportError(
                     f"{self._what} '{name}': expected a dict, got {type(item.value).__name__}"
@@ -252,13 +252,13 @@ class Inference:
         keys = list(values[0])
         if keys and all(set(value) == set(keys) for value in values):
             items = tuple(
-                self.node(f"{name}.{key}", element, [_item(item, key) for item in seen])
+                self.node(f"{name}.{key}", element, [_item(item, key) for item in observed])
                 for key in keys
             )
             return DictNode(keys=tuple(keys), items=items)
         every = [
             Observed(item.number, inner)
-            for item, value in zip(seen, values, strict=True)
+            for item, value in zip(observed, values, strict=True)
             for inner in value.values()
         ]
         return DictNode(element=self._element(name, element, every))
@@ -271,7 +271,7 @@ class Inference:
         return self.node(f"{name}.*", element, every)
 
 
-def _member(union: Any, seen: Sequence[Observed]) -> Any:
+def _member(union: Any, observed: Sequence[Observed]) -> Any:
     """Return the member of a union that all observed values have; the union if there is none.
 
     The archive then accepts only this member: graph layers, for example, are compiled for dense
@@ -281,13 +281,13 @@ def _member(union: Any, seen: Sequence[Observed]) -> Any:
     accepted |= {"StringType": str, "BoolType": bool, "IntType": int, "FloatType": float}
     for member in union.containedTypes():
         kind = accepted.get(member.kind())
-        if kind is not None and all(isinstance(item.value, kind) for item in seen):
+        if kind is not None and all(isinstance(item.value, kind) for item in observed):
             return member
     return union
 
 
-def _item(seen: Observed, key: object) -> Observed:
-    return Observed(seen.number, seen.value[key])  # type: ignore[index]
+def _item(observed: Observed, key: object) -> Observed:
+    return Observed(observed.number, observed.value[key])  # type: ignore[index]
 
 
 def check_name(name: object, what: str) -> None:
@@ -311,15 +311,15 @@ def infer_inputs(
     inference = Inference("argument")
     arguments = []
     for argument in schema.arguments[1:]:
-        seen = [
+        observed = [
             Observed(n, call[argument.name])
             for n, call in enumerate(calls)
             if argument.name in call
         ]
-        if not seen:
+        if not observed:
             continue
         check_name(argument.name, "an argument")
-        value = inference.node(argument.name, argument.type, seen)
+        value = inference.node(argument.name, argument.type, observed)
         required = not argument.has_default_value()
         arguments.append(Argument(name=argument.name, required=required, value=value))
     symbols = Symbols(len(calls))
@@ -359,7 +359,7 @@ def infer_outputs(
     """
     kind = schema.returns[0].type
     inference = Inference("output")
-    seen = [Observed(number, result) for number, result in enumerate(results)]
+    observed = [Observed(number, result) for number, result in enumerate(results)]
     for name in names:
         check_name(name, "an output")
     fields: tuple[str, ...] | None = getattr(results[0], "_fields", None)
@@ -372,7 +372,7 @@ def infer_outputs(
             )
         node: Node = TupleNode(
             items=tuple(
-                inference.node(name, element, [_item(item, index) for item in seen])
+                inference.node(name, element, [_item(item, index) for item in observed])
                 for index, (name, element) in enumerate(zip(parts, kind.elements(), strict=True))
             ),
             fields=fields,
@@ -380,7 +380,7 @@ def infer_outputs(
     else:
         if len(names) > 1:
             raise ExportError(f"got {len(names)} output names, and the module returns one value")
-        node = inference.node(names[0] if names else "output", kind, seen)
+        node = inference.node(names[0] if names else "output", kind, observed)
     if any(isinstance(leaf, ScalarNode) for leaf in leaves(node)) or not list(leaves(node)):
         raise ExportError("the module returns something that is not a tensor: return tensors only")
     return resolve(node, inference, symbols)

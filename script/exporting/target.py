@@ -136,9 +136,9 @@ def import_name(text: str) -> Callable[..., Any]:
 
 
 def _current_folder_is_importable() -> None:
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    current_folder = os.getcwd()
+    if current_folder not in sys.path:
+        sys.path.insert(0, current_folder)
 
 
 def make_module(source: Source, consent: str | None = None) -> torch.nn.Module:
@@ -204,8 +204,8 @@ def refuse_non_factory(text: str, factory: object) -> None:
 
 def raised(error: BaseException) -> str:
     """Return an error's type and the first line of its message."""
-    kind, said = type(error).__name__, first_line(error)
-    return kind if said == kind else f"{kind}: {said}"
+    kind, message = type(error).__name__, first_line(error)
+    return kind if message == kind else f"{kind}: {message}"
 
 
 def _needs_no_consent(module_name: str) -> bool:
@@ -219,12 +219,12 @@ def _needs_no_consent(module_name: str) -> bool:
         return False
     if spec is None:
         return True  # the import will report the error
-    here = Path.cwd().resolve()
+    current_folder = Path.cwd().resolve()
     # An origin may also be "frozen" or "built-in".
     places = [*(spec.submodule_search_locations or ()), *([spec.origin] if spec.origin else [])]
     return bool(places) and all(
         Path(place).is_absolute()
-        and Path(place).resolve().is_relative_to(here)
+        and Path(place).resolve().is_relative_to(current_folder)
         and not {"site-packages", "dist-packages"} & set(Path(place).resolve().parts)
         for place in places
     )

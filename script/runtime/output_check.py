@@ -80,16 +80,16 @@ class OutputCheck:
             if expected is None:
                 expected = known[name] = self._expect(name, symbols)
             dtype, shape = expected
-            came = output.shape
-            if output.dtype is dtype and (came == shape or _fits(came, shape, bound)):
+            actual = output.shape
+            if output.dtype is dtype and (actual == shape or _fits(actual, shape, bound)):
                 continue
             shown = tuple(
                 bound.get(size, size) if isinstance(size, str) else size for size in shape
             )
             raise SignatureError(
                 f"output '{name}': expected {name_of(dtype)}{shape_text(shown)}, "
-                f"got {name_of(output.dtype)}{shape_text(tuple(came))}",
-                *(name, tuple(came)),
+                f"got {name_of(output.dtype)}{shape_text(tuple(actual))}",
+                *(name, tuple(actual)),
             )
 
     def _expect(self, name: str, symbols: Mapping[str, int]) -> _Expected:
@@ -102,11 +102,11 @@ class OutputCheck:
         return BY_NAME[node.dtype].torch, shape
 
 
-def _fits(came: tuple[int, ...], shape: tuple[Dimension, ...], bound: dict[str, int]) -> bool:
+def _fits(actual: tuple[int, ...], shape: tuple[Dimension, ...], bound: dict[str, int]) -> bool:
     """Return whether sizes match; `bound` collects the sizes of symbols that no input has."""
-    if len(came) != len(shape):
+    if len(actual) != len(shape):
         return False
-    for size, expected in zip(came, shape, strict=True):
+    for size, expected in zip(actual, shape, strict=True):
         if isinstance(expected, str):
             expected = bound.setdefault(expected, size)
         if expected is not None and size != expected:

@@ -271,21 +271,21 @@ def _check_leaf(leaf: Leaf, name: str, tensor: torch.Tensor, symbols: dict[str, 
         else:
             fits = tensor.dtype == SCALAR_DTYPES[leaf.kind] and tuple(shape) in ((), (1,))
         if not fits:
-            raise InputError(f"input '{name}': expected {leaf.kind}, got {_came(tensor)}")
+            raise InputError(f"input '{name}': expected {leaf.kind}, got {_actual(tensor)}")
         return
     if dtypes.name_of(tensor.dtype) != leaf.dtype or len(shape) != len(leaf.shape):
-        raise InputError(f"input '{name}': expected {_text(leaf)}, got {_came(tensor)}")
+        raise InputError(f"input '{name}': expected {_text(leaf)}, got {_actual(tensor)}")
     for size, dimension in zip(shape, leaf.shape, strict=True):
         if isinstance(dimension, int) and size != dimension:
-            raise InputError(f"input '{name}': expected {_text(leaf)}, got {_came(tensor)}")
+            raise InputError(f"input '{name}': expected {_text(leaf)}, got {_actual(tensor)}")
         if isinstance(dimension, str) and symbols.setdefault(dimension, size) != size:
             raise InputError(
                 f"input '{name}': expected {_text(leaf)} with {dimension}={symbols[dimension]}, "
-                f"got {_came(tensor)}"
+                f"got {_actual(tensor)}"
             )
 
 
-def _came(tensor: torch.Tensor) -> str:
+def _actual(tensor: torch.Tensor) -> str:
     return f"{dtypes.name_of(tensor.dtype)}[{','.join(map(str, tensor.shape))}]"
 
 

@@ -125,9 +125,9 @@ def _sizes(method: Method, steps: Sequence[Flat]) -> dict[str, set[int]]:
                 continue
             place = f"axis {axis} of '{leaf.name}'"
             where = place if size is None else places.setdefault(size, f"'{size}' ({place})")
-            came = sizes.setdefault(where, set())
+            found = sizes.setdefault(where, set())
             for inputs in steps:
-                came |= {t.shape[axis] for name, t in inputs.items() if matches(leaf.name, name)}
+                found |= {t.shape[axis] for name, t in inputs.items() if matches(leaf.name, name)}
     return sizes
 
 

@@ -58,7 +58,7 @@ class WorkerRepository(Repository):
         finally:
             self._send(messages.ArchiveLoading(name=name, digest=digest, begins=False))
 
-    async def _prove(self, archive: Archive) -> Engine:
+    async def _start_engine(self, archive: Archive) -> Engine:
         """Verify an archive; see `Repository`.
 
         Raises:
@@ -73,7 +73,7 @@ class WorkerRepository(Repository):
         # `_loading_of` reported the file's name; now the model's name is known.
         self._send(messages.ArchiveLoading(name=name, digest=digest, begins=True))
         with self._pulse.loading():
-            return await super()._prove(archive)
+            return await super()._start_engine(archive)
 
     def _engine_of(self, archive: Archive) -> Engine:
         engine = super()._engine_of(archive)

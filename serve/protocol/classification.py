@@ -44,13 +44,13 @@ def largest(name: str, value: Value, count: int, labels: Mapping[str, Sequence[s
         RequestError: the output is not numeric, or has no dimension of classes.
     """
     if isinstance(value, Strings) or value.dtype is torch.bool or not value.dim():
-        came = (
+        got = (
             f"BYTES{shape_text(value.shape)}"
             if isinstance(value, Strings)
             else f"{BY_TORCH[value.dtype].wire}{shape_text(tuple(value.shape))}"
         )
         raise RequestError(
-            f"output '{name}': classification needs numbers with a dimension of classes, got {came}"
+            f"output '{name}': classification needs numbers with a dimension of classes, got {got}"
         )
     size = value.shape[-1]
     rows = value.reshape(-1, size) if value.numel() else value.reshape(0, size)

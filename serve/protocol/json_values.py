@@ -111,10 +111,10 @@ def _flat_values(what: str, datatype: str, shape: tuple[int, ...], data: object)
         for size in shape[1:]:
             for row in values:
                 if not isinstance(row, list) or len(row) != size:
-                    came = f"{len(row)} values" if isinstance(row, list) else "a single value"
+                    actual = f"{len(row)} values" if isinstance(row, list) else "a single value"
                     raise ValuesError(
                         f"{what}: expected data nested as {kind(datatype, shape)}, "
-                        f"got {came} for {size}"
+                        f"got {actual} for {size}"
                     )
             values = list(chain.from_iterable(values))  # type: ignore[arg-type]
     if len(values) != math.prod(shape):
@@ -129,9 +129,9 @@ def _check_types(what: str, datatype: str, values: Sequence[object], allowed: se
     found = set(map(type, values)) - allowed
     if found:
         wrong = next(value for value in values if type(value) in found)
-        came = "null" if wrong is None else short(wrong)
+        actual = "null" if wrong is None else short(wrong)
         hint = for_a_number(wrong) if datatype in FLOATS else ""
-        raise ValuesError(f"{what}: expected {datatype} values, got {came}{hint}")
+        raise ValuesError(f"{what}: expected {datatype} values, got {actual}{hint}")
 
 
 def _numbers(what: str, datatype: str, values: list[object], bools: bool) -> Bytes:
@@ -161,7 +161,7 @@ def _numbers(what: str, datatype: str, values: list[object], bools: bool) -> Byt
 
 
 def _floats(what: str, datatype: str, values: list[object], bools: bool) -> Bytes:
-    named: NDArray[np.bool_] | None = None  # which values came as strings such as "NaN"
+    named: NDArray[np.bool_] | None = None  # which values were strings such as "NaN"
     try:
         if bools:
             _check_types(what, datatype, values, {int, float})

@@ -68,8 +68,8 @@ class Signature:
                     )
                 flat[name] = bytes_to_tensor(value.items[0])
             elif leaf.kind == "str":
-                came = f"{name_of(value.dtype)}{shape_text(tuple(value.shape))}"
-                raise RequestError(f"input '{name}': expected {_expected(leaf)}, got {came}")
+                actual = f"{name_of(value.dtype)}{shape_text(tuple(value.shape))}"
+                raise RequestError(f"input '{name}': expected {_expected(leaf)}, got {actual}")
             else:
                 flat[name] = value
         return flat

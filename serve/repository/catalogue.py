@@ -65,15 +65,15 @@ class Entry:
     """Whether the file has changed since it was last read."""
     gone: bool = False
     """Whether its file was removed while it is live; another file may yet replace it."""
-    work: ArchiveLoad | None = None
+    load: ArchiveLoad | None = None
     """The load that is running."""
     batch: object = None
     """The same object for entries whose loading began together."""
-    rivalled: tuple[str, str] | None = None
+    taken_key: tuple[str, str] | None = None
     """Name and version, if it failed because another file holds the same model."""
-    passing: int = 0
+    temporary_failures: int = 0
     """How many times in a row the unchanged file failed for a temporary reason."""
-    looks: int = 0
+    scans_to_skip: int = 0
     """How many scans are skipped before the next attempt."""
 
     @property
@@ -82,7 +82,7 @@ class Entry:
         return self.found.path
 
     @property
-    def shown(self) -> str:
+    def printable_path(self) -> str:
         """The path of the file, safe to print on one line."""
         return printable(str(self.path))
 
@@ -96,19 +96,21 @@ class Entry:
         """The reason for clients: without folders and internal errors, which only the log has."""
         if self.state == "unloaded":
             return "not loaded"
-        if self.work is not None and (self.state == "waiting" or self.work.stalled):
-            return self.work.doing
+        if self.load is not None and (self.state == "waiting" or self.load.stalled):
+            return self.load.activity
         if not self.is_user_error:
             return "internal error while loading"
-        return (self.public_message or self.reason).replace(self.shown, printable(self.path.name))
+        return (self.public_message or self.reason).replace(
+            self.printable_path, printable(self.path.name)
+        )
 
     def public(self) -> IndexEntry:
         """Return the entry as clients see it."""
         name, version = self.key or (printable(self.path.stem), "")
         return IndexEntry(name, version, STATES[self.state], self.public_reason)
 
-    def failed(
-        self, reason: str, public_message: str, is_user_error: bool, passing: bool, out: bool
+    def mark_failed(
+        self, reason: str, public_message: str, is_user_error: bool, temporary: bool, out: bool
     ) -> None:
         """Record why the present file was refused, and when to try it again.
 
@@ -116,20 +118,20 @@ class Entry:
         """
         self.reason, self.public_message = reason, public_message
         self.is_user_error, self.out = is_user_error, out
-        self.passing = self.passing + 1 if passing else 0
-        self.looks = min(1 << (self.passing - 1), MOST_LOOKS) if passing else 0
+        self.temporary_failures = self.temporary_failures + 1 if temporary else 0
+        self.scans_to_skip = min(1 << (self.temporary_failures - 1), MOST_LOOKS) if temporary else 0
         if self.engine is None:
             self.state = "failed"
 
-    def well(self) -> None:
+    def mark_good(self) -> None:
         """Record that the present file is good."""
         self.reason, self.public_message, self.is_user_error, self.out = "", "", True, False
-        self.passing, self.looks, self.rivalled = 0, 0, None
+        self.temporary_failures, self.scans_to_skip, self.taken_key = 0, 0, None
 
     def due(self) -> bool:
         """Count a scan; return whether to try the unchanged file again."""
-        self.looks = max(0, self.looks - 1)
-        return self.passing > 0 and self.looks == 0
+        self.scans_to_skip = max(0, self.scans_to_skip - 1)
+        return self.temporary_failures > 0 and self.scans_to_skip == 0
 
 
 @dataclass(frozen=True)
@@ -208,8 +210,8 @@ class Catalogue:
                 if entry.path in gone and not entry.gone:
                     entry.gone = True
                     newly.append(entry)
-            elif entry.work is not None:
-                entry.work.cancel()
+            elif entry.load is not None:
+                entry.load.cancel()
         self.entries = list(entries)
         return newly
 
@@ -219,8 +221,8 @@ class Catalogue:
         for root, is_folder in self._roots.items():
             if root not in self._looks:
                 below = [f for f in known if f.path == root or root in f.path.parents]
-                work = partial(look_at, root, is_folder, below)
-                self._looks[root] = asyncio.ensure_future(on_thread(work, daemon=True))
+                scan_root = partial(look_at, root, is_folder, below)
+                self._looks[root] = asyncio.ensure_future(on_thread(scan_root, daemon=True))
         if self._looks:
             await asyncio.wait(self._looks.values(), timeout=STALLED_SECONDS)
         done = {root: look for root, look in self._looks.items() if look.done()}
@@ -234,13 +236,13 @@ class Catalogue:
         self._problems = set(problems)
         return states
 
-    async def _identify(self, entry: Entry, work: ArchiveLoad) -> None:
+    async def _identify(self, entry: Entry, load: ArchiveLoad) -> None:
         """Read a file's manifest to learn its model, if its folders do not say it."""
         entry.changed = False
         if entry.found.key is None:
             try:
-                content = await work.read(entry.path, self._keys)
-                manifest = await work.identify(entry.path, content)
+                content = await load.read(entry.path, self._keys)
+                manifest = await load.identify(entry.path, content)
                 entry.key = manifest.name, manifest.version
             except (UnreadableError, OutOfMemoryError):
                 entry.changed = True
@@ -257,20 +259,20 @@ class Catalogue:
         Several run at the same time. A file whose disk does not answer is not waited for.
         """
         for entry in sorted(entries, key=lambda entry: entry.found.size):
-            if entry.work is not None:
+            if entry.load is not None:
                 if not entry.changed:
                     continue  # its running load reads the same file
-                entry.work.cancel()
-            work = ArchiveLoad(self._turns)
-            entry.work = work
-            work.begin(do(entry, work), partial(self._ended, entry, work))
+                entry.load.cancel()
+            load = ArchiveLoad(self._turns)
+            entry.load = load
+            load.begin(do(entry, load), partial(self._ended, entry, load))
         for entry in entries:
-            if entry.work is not None:
-                await entry.work.settled()
+            if entry.load is not None:
+                await entry.load.settled()
 
-    def _ended(self, entry: Entry, work: ArchiveLoad) -> None:
-        if entry.work is work:
-            entry.work = None
+    def _ended(self, entry: Entry, load: ArchiveLoad) -> None:
+        if entry.load is load:
+            entry.load = None
 
     def of_name(self, name: str) -> list[Entry]:
         """Return the entries of a model; a file that could not be read counts by its file name."""

@@ -78,32 +78,34 @@ class LiveModels:
         """Every archive, in the given order."""
         return self._catalogue.entries
 
-    async def _take(self, entry: Entry, work: ArchiveLoad, name: str | None) -> None:
+    async def _load_entry(self, entry: Entry, load: ArchiveLoad, name: str | None) -> None:
         """Load an entry's present file; if it is good, it replaces the archive that was live."""
         entry.changed = False
-        if entry.engine is None and not entry.passing:
+        if entry.engine is None and not entry.temporary_failures:
             entry.state, entry.reason = "waiting", ""
         try:
-            await self._replace(entry, work, name)
+            await self._replace(entry, load, name)
         except NotReadyError:  # the server is shutting down
             pass
         except OutOfServiceError as error:
             self._fail(entry, str(error), out=True)
         except OperatorError as error:
-            self._fail(entry, str(error), public_message=error.public, passing=True)
+            self._fail(entry, str(error), public_message=error.public, temporary=True)
         except TorchShipError as error:
-            passing = isinstance(error, UnreadableError | OutOfMemoryError) or is_scarcity(
+            temporary = isinstance(error, UnreadableError | OutOfMemoryError) or is_scarcity(
                 str(error)
             )
-            self._fail(entry, str(error), passing=passing)
+            self._fail(entry, str(error), temporary=temporary)
         except Exception as error:
-            log.exception("loading %s", entry.shown)
-            self._fail(entry, f"{type(error).__name__}: {error}", is_user_error=False, passing=True)
+            log.exception("loading %s", entry.printable_path)
+            self._fail(
+                entry, f"{type(error).__name__}: {error}", is_user_error=False, temporary=True
+            )
 
-    async def _replace(self, entry: Entry, work: ArchiveLoad, name: str | None) -> None:
-        content = await work.read(entry.path, self._keys)
+    async def _replace(self, entry: Entry, load: ArchiveLoad, name: str | None) -> None:
+        content = await load.read(entry.path, self._keys)
         if entry.engine is not None and entry.engine.digest == content.digest:
-            entry.well()
+            entry.mark_good()
             if name is not None:  # a client asked for it and expects a line in the log
                 self._announce(logging.INFO, _is_live(entry.engine))
             return
@@ -111,23 +113,23 @@ class LiveModels:
             self._starting.release(content.digest)
         if self._starting.in_quarantine(content.digest):
             with suppress(ArchiveError):  # the file may not be an archive
-                manifest = await work.identify(entry.path, content)
+                manifest = await load.identify(entry.path, content)
                 self._check_key(entry, (manifest.name, manifest.version), name)
             self._starting.refuse_quarantined(content.digest)
         with self._loading_of(printable(entry.path.stem), content.digest):
-            archive = await work.check(entry.path, content)
+            archive = await load.check(entry.path, content)
             del content
             key = archive.require_manifest().name, archive.require_manifest().version
             self._check_key(entry, key, name)
             # One at a time per model, so that the second of two files of one model finds the first.
             async with self._verifying.setdefault(key[0], asyncio.Lock()):
-                later = self._rival(entry, key)
-                work.doing = "its golden cases are being run"
-                engine = await self._prove(archive)
+                later = self._later_duplicate(entry, key)
+                load.activity = "its golden cases are being run"
+                engine = await self._start_engine(archive)
                 del archive
                 self._go_live(entry, engine)
                 if later is not None:
-                    self._yield_to(entry, later)
+                    self._displace(entry, later)
         await asyncio.to_thread(trim_malloc)
 
     def _loading_of(self, name: str, digest: str) -> AbstractContextManager[None]:
@@ -151,7 +153,7 @@ class LiveModels:
         if entry.engine is None:
             entry.key = key
 
-    def _rival(self, entry: Entry, key: tuple[str, str]) -> Entry | None:
+    def _later_duplicate(self, entry: Entry, key: tuple[str, str]) -> Entry | None:
         """Return a later entry that is live as the same model, which this one replaces.
 
         If two files of one model are loaded together, the first in order wins, not the faster one.
@@ -164,19 +166,19 @@ class LiveModels:
             if other is not entry and not other.gone and other.engine and other.key == key:
                 if other.batch is entry.batch and order[other] > order.get(entry, len(order)):
                     return other
-                entry.rivalled = key
+                entry.taken_key = key
                 raise ArchiveError(_is_in_already(key, other))
-        entry.rivalled = None
+        entry.taken_key = None
         return None
 
-    def _yield_to(self, entry: Entry, later: Entry) -> None:
+    def _displace(self, entry: Entry, later: Entry) -> None:
         engine, later.engine = later.engine, None
         if engine is not None and later.key is not None:
             self._retire(engine)
-            later.rivalled = later.key
+            later.taken_key = later.key
             self._fail(later, _is_in_already(later.key, entry))
 
-    async def _prove(self, archive: Archive) -> Engine:
+    async def _start_engine(self, archive: Archive) -> Engine:
         """Return the engine of an archive after it has reproduced the golden cases.
 
         Raises:
@@ -226,14 +228,14 @@ class LiveModels:
         for entry in self.entries:
             if entry.engine is engine:
                 entry.engine = None
-                self._forget(engine)
+                self._remove_from_live(engine)
                 self._ending.end(engine)
                 self._fail(entry, reason, out=True)
 
     def _go_live(self, entry: Entry, engine: Engine) -> None:
         old = entry.engine
         entry.engine, entry.state = engine, "live"
-        entry.well()
+        entry.mark_good()
         entry.key = name, version = engine.manifest.name, engine.manifest.version
         versions = self._live.get(name, {}) | {version: engine}
         newest_first = sorted(versions, key=version_order, reverse=True)
@@ -249,25 +251,25 @@ class LiveModels:
         reason: str,
         is_user_error: bool = True,
         public_message: str = "",
-        passing: bool = False,
+        temporary: bool = False,
         out: bool = False,
     ) -> None:
         # A model's error may have any length, and goes into log lines and answers.
         reason = printable(" ".join(reason.split()))[:LONGEST_REASON]
-        again = entry.passing > 0 and passing and entry.reason == reason
-        entry.failed(reason, public_message, is_user_error, passing, out)
+        again = entry.temporary_failures > 0 and temporary and entry.reason == reason
+        entry.mark_failed(reason, public_message, is_user_error, temporary, out)
         if not again:  # the same failure is reported once
             self.failed_total += 1
-            self._announce(logging.WARNING, f"failed: {entry.shown}: {entry.reason}")
+            self._announce(logging.WARNING, f"failed: {entry.printable_path}: {entry.reason}")
 
     def _unload(self, entries: Iterable[Entry], for_good: bool = False) -> None:
         """Unload entries; `for_good` also removes them, because their files were removed."""
         for entry in list(entries):
             engine, entry.engine = entry.engine, None
-            entry.well()
+            entry.mark_good()
             entry.state, entry.initial = "unloaded", False
-            if entry.work is not None:
-                entry.work.cancel()
+            if entry.load is not None:
+                entry.load.cancel()
             if for_good:
                 self.entries.remove(entry)
             if engine is not None:
@@ -276,13 +278,13 @@ class LiveModels:
     def _retire(self, engine: Engine) -> None:
         """Give no new request the engine, and close it when none holds it."""
         name, version = engine.manifest.name, engine.manifest.version
-        if self._forget(engine):
+        if self._remove_from_live(engine):
             line = f"unloaded: {name}/{version}"
             self._ending.end(engine, partial(self._announce, logging.INFO, line))
         else:
             self._ending.end(engine)
 
-    def _forget(self, engine: Engine) -> bool:
+    def _remove_from_live(self, engine: Engine) -> bool:
         """Give no new request the engine; return whether it was live until now."""
         name, version = engine.manifest.name, engine.manifest.version
         if self._live.get(name, {}).get(version) is not engine:
@@ -343,8 +345,8 @@ class LiveModels:
         """Cancel all loads, because the server ends."""
         self.close()
         for entry in self.entries:
-            if entry.work is not None:
-                entry.work.cancel()
+            if entry.load is not None:
+                entry.load.cancel()
         self._starting.close()
 
     def release(self) -> None:

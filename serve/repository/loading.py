@@ -25,7 +25,7 @@ class ArchiveLoad:
 
     def __init__(self, slots: asyncio.Semaphore) -> None:
         """Take the semaphore that limits concurrent loads."""
-        self.doing = "it waits for its turn"
+        self.activity = "it waits for its turn"
         self.stalled = False
         """Whether the disk has sent nothing for `STALLED_SECONDS`."""
         self._task: asyncio.Task[None] | None = None
@@ -33,7 +33,7 @@ class ArchiveLoad:
         self._has_slot = False
         self._settled = asyncio.Event()
 
-    def begin(self, doing: Coroutine[None, None, None], ended: Callable[[], None]) -> None:
+    def begin(self, work: Coroutine[None, None, None], ended: Callable[[], None]) -> None:
         """Run the coroutine `doing`; call `ended` when it has ended or was cancelled."""
 
         def end(task: asyncio.Task[None]) -> None:
@@ -42,7 +42,7 @@ class ArchiveLoad:
             if not task.cancelled() and task.exception() is not None:
                 log.error("loading", exc_info=task.exception())
 
-        self._task = asyncio.create_task(doing)
+        self._task = asyncio.create_task(work)
         self._task.add_done_callback(end)
 
     def cancel(self) -> None:
@@ -72,7 +72,7 @@ class ArchiveLoad:
             ArchiveError: as `read_content`.
         """
         await self._acquire_slot()
-        self.doing = f"'{path.name}' is being read"
+        self.activity = f"'{path.name}' is being read"
         blocks = 0
 
         def count(size: int) -> None:
@@ -87,7 +87,7 @@ class ArchiveLoad:
             while not (await asyncio.wait({reading}, timeout=STALLED_SECONDS))[0]:
                 if blocks == blocks_before and not self.stalled:
                     self.stalled = True
-                    self.doing = f"the disk does not answer: {self.doing}"
+                    self.activity = f"the disk does not answer: {self.activity}"
                     self._settle()
                 blocks_before = blocks
         finally:
@@ -111,5 +111,5 @@ class ArchiveLoad:
         Raises:
             ArchiveError: as `check_content`.
         """
-        self.doing = f"'{path.name}' is being checked"
+        self.activity = f"'{path.name}' is being checked"
         return await on_thread(lambda: check_content(path, content))

@@ -129,46 +129,50 @@ class Repository(LiveModels):
                 self._fail(of_name[0], "it is not in the repository")
             for entry in of_name:
                 entry.initial = True
-        await self._take_all(e for e in self.entries if e.initial and not e.is_missing)
+        await self._load_entries(e for e in self.entries if e.initial and not e.is_missing)
         if self._closed:
             raise NotReadyError("the server is shutting down")
         self._loaded = True
 
     def summary(self) -> list[str]:
         """Return the result of the start as lines: what failed or is still loading, or `ready`."""
-        lines = [f"failed: {e.shown}: {e.reason}" for e in self.entries if e.state == "failed"]
+        lines = [
+            f"failed: {e.printable_path}: {e.reason}" for e in self.entries if e.state == "failed"
+        ]
         lines += [
-            f"waiting: {e.shown}: {e.public_reason}" for e in self.entries if e.state == "waiting"
+            f"waiting: {e.printable_path}: {e.public_reason}"
+            for e in self.entries
+            if e.state == "waiting"
         ]
         live = [e.key for e in self.entries if e.state == "live" and e.key]
         return lines or ["ready: " + ", ".join(f"{name}/{version}" for name, version in live)]
 
     async def rescan(self) -> None:
         """Load new and changed files, and unload removed ones; poll mode does this regularly."""
-        await (await self._begin())
+        await (await self._scan())
 
     async def watch(self, seconds: float) -> None:
         """Rescan forever, `seconds` after the end of the last scan, without waiting for loads."""
         while True:
             await asyncio.sleep(seconds)
             try:
-                await self._begin()
+                await self._scan()
             except Exception:
                 log.exception("looking for new archives")
 
-    async def _begin(self) -> asyncio.Task[None]:
+    async def _scan(self) -> asyncio.Task[None]:
         """Scan the files, and return the task that loads and unloads them."""
         gone = await self._catalogue.look()
         taken = {e.key for e in self.entries if e.state == "live" and not e.gone}
         chosen = []
         for entry in self.entries:
-            due, busy = entry.due(), entry.work is not None and not entry.changed
-            free = entry.rivalled is not None and entry.rivalled not in taken
+            due, busy = entry.due(), entry.load is not None and not entry.changed
+            free = entry.taken_key is not None and entry.taken_key not in taken
             if (entry.changed or due or free) and not (entry.gone or busy):
                 chosen.append(entry)
 
         async def settle() -> None:
-            await self._take_all(chosen)
+            await self._load_entries(chosen)
             self._unload([entry for entry in gone if entry.gone], for_good=True)
 
         return self._ending.spawn(settle())
@@ -193,7 +197,7 @@ class Repository(LiveModels):
             for entry in self._catalogue.missing(name):
                 self.entries.remove(entry)
                 chosen[0].initial = True
-            await self._take_all(chosen, name)
+            await self._load_entries(chosen, name)
             if self._closed:
                 raise NotReadyError("the server is shutting down")
             failed = [entry for entry in chosen if entry.reason]
@@ -202,9 +206,9 @@ class Repository(LiveModels):
                 goes_on = "; what was live before stays live" if name in self._live else ""
                 raise LoadError(f"model {short(name)} could not be loaded: {why}{goes_on}")
             for entry in chosen:
-                if entry.work is not None:
+                if entry.load is not None:
                     raise NotReadyError(
-                        f"model {short(name)} is not loaded yet: {entry.work.doing}; it will be "
+                        f"model {short(name)} is not loaded yet: {entry.load.activity}; it will be "
                         "when it can"
                     )
             self._unload((e for e in self._of_key(name) if e.gone), for_good=True)
@@ -236,7 +240,7 @@ class Repository(LiveModels):
         """Return the lock for changes of a model."""
         return self._changing.setdefault(name, asyncio.Lock())
 
-    async def _take_all(self, entries: Iterable[Entry], name: str | None = None) -> None:
+    async def _load_entries(self, entries: Iterable[Entry], name: str | None = None) -> None:
         """Load entries, small files first; return when all have ended or stalled.
 
         `name` is the model that a client asked for.
@@ -244,7 +248,7 @@ class Repository(LiveModels):
         chosen, batch = list(entries), object()
         for entry in chosen:
             entry.batch = batch
-        await self._catalogue.work_on(chosen, partial(self._take, name=name))
+        await self._catalogue.work_on(chosen, partial(self._load_entry, name=name))
 
     def status(self) -> RepositoryStatus:
         """Return the state for the metrics."""

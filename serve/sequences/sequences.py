@@ -167,11 +167,11 @@ class Sequences:
         if request.sequence_id is None:
             raise RequestError("expected a sequence_id with sequence_start or sequence_end")
         key = SequenceKey(model, request.sequence_id)
-        came = time.monotonic()
+        arrived = time.monotonic()
         async with self._turn(key, request.sequence_start) as turn:
             timeout = request.timeout
             if timeout is not None:
-                timeout -= time.monotonic() - came
+                timeout -= time.monotonic() - arrived
                 if timeout <= 0:
                     raise DeadlineError("the request waited longer than its timeout")
             start = request.sequence_start

@@ -278,10 +278,10 @@ def _compare(policy: str, games: dict[str, Game], own: Player, steps: int) -> bo
     return True
 
 
-def _difference(reference: str, expected: Moment, name: str, came: Moment) -> str | None:
+def _difference(reference: str, expected: Moment, name: str, actual: Moment) -> str | None:
     """Return a text with the differences between two games after the same step."""
     for what in ("actions", "lengths", "food", "corpses", "deaths"):
-        a, b = getattr(expected, what), getattr(came, what)
+        a, b = getattr(expected, what), getattr(actual, what)
         if a.shape != b.shape:
             return f"{len(a)} agents in {reference}, {len(b)} in {name}"
         agents = np.flatnonzero(a != b)
@@ -292,7 +292,7 @@ def _difference(reference: str, expected: Moment, name: str, came: Moment) -> st
             chosen = f"{ACTIONS[a[agent]]} in {reference}, {ACTIONS[b[agent]]} in {name}"
             return f"agent {agent} chose {chosen}"
         return f"agent {agent}: {what} {a[agent]} in {reference}, {b[agent]} in {name}"
-    if expected.digest != came.digest:
+    if expected.digest != actual.digest:
         return f"{reference} and {name} chose alike, and their games differ"
     return None
 
