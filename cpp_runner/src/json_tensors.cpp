@@ -68,7 +68,7 @@ float sticky_float(double wide) {
 
 template <typename T>
 T number(const json& value, std::string_view what, at::ScalarType dtype) {
-  const auto refuse = [&] {
+  const auto refuse = [&]() {
     fail(what, "expected " + dtype_name(dtype) + ", got " + value.dump());
   };
   if constexpr (std::is_same_v<T, bool>) {
