@@ -327,7 +327,8 @@ def test_a_turn_that_is_over_is_not_entered_again(redis_url: str) -> None:
 
 def test_a_turn_that_lasts_keeps_its_lease(redis_url: str) -> None:
     async def check(store: Store) -> None:
-        slow = RedisStore(redis_url, IDLE, 10, lease_ms=30)
+        # A tenth of a lease: what is not renewed would be gone before the turn ends.
+        slow = RedisStore(redis_url, 0.003, 10, lease_ms=30)
         renewed = asyncio.Event()
         plain, count = slow._renew, 0
 
@@ -340,8 +341,6 @@ def test_a_turn_that_lasts_keeps_its_lease(redis_url: str) -> None:
             return reply
 
         slow._renew = watched  # type: ignore[assignment]
-        # A tenth of a lease: what is not renewed would be gone before the turn ends.
-        slow._idle_ms = 3
         await put(store, A, 0)
         async with slow.turn(A, opening=True) as turn:
             other = asyncio.create_task(put(store, A, 2))
