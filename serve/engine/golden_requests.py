@@ -1,12 +1,12 @@
-"""Calls of golden cases made as clients make theirs: through the bytes of request and answer.
+"""Calls of golden cases made as clients make theirs: through the bytes of request and response.
 
-What a client is told is made by decoding, admitting, joining, splitting and encoding too. A model
-whose numbers are right and cannot be encoded would be ready, and answer nobody.
+What a client receives depends on decoding, checking, joining, splitting and encoding too. A model
+whose outputs are right but cannot be encoded would be ready, and every request would fail.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 
 import torch
@@ -17,7 +17,7 @@ from torchship.script.format.tree import Flat
 from torchship.script.runtime.program import Program
 from torchship.serve.engine.admission import Admissions, Admitted
 from torchship.serve.engine.batching import Batching
-from torchship.serve.engine.execution import BatchExecutor
+from torchship.serve.engine.execution import BatchRunner
 from torchship.serve.engine.input_buffers import Given
 from torchship.serve.engine.limits import Limits
 from torchship.serve.engine.queue import Job
@@ -47,22 +47,29 @@ from torchship.serve.system.heartbeat import Heartbeat
 
 
 class GoldenRequests:
-    """The way of a request through one engine's parts, in the thread that calls."""
+    """Takes requests through one engine's parts, in the calling thread."""
 
     def __init__(
-        self, manifest: Manifest, batchings: Mapping[str, Batching], limits: Limits, number: int
+        self,
+        manifest: Manifest,
+        batchings: Mapping[str, Batching],
+        limits: Limits,
+        runner: BatchRunner,
     ) -> None:
-        """Take what the engine has, and its number for pulses."""
+        """Take what the engine has."""
         self._manifest = manifest
         self._batchings = batchings
         self._methods = {
             name: (Signature(method), Admissions(method, batchings[name], limits))
             for name, method in manifest.methods.items()
         }
-        self._runner = BatchExecutor(batchings, number)
+        self._runner = runner
 
-    def of(self, program: Program, pulse: Heartbeat) -> Call:
-        """Return what makes a program's calls this way; each shows in the pulse while it runs."""
+    def calls(self, program: Program, pulse: Heartbeat) -> Call:
+        """Return a function that makes the program's calls as clients make theirs.
+
+        Each call shows in the pulse while it runs.
+        """
 
         def call(method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
             signature, _ = self._methods[method]
@@ -70,7 +77,7 @@ class GoldenRequests:
             came = _sent(sent, method, binary=True)
             if sum(value.nbytes for value in inputs.values()) <= LARGE_JSON:
                 _check_alike("input", came, _sent(sent, method, binary=False))
-            outputs = self._run(method, came, lambda: program, pulse)
+            outputs = self._run(method, came, program, pulse)
             answered = self._answered(outputs, method, binary=True)
             if sum(value.nbytes for value in outputs.values()) <= LARGE_JSON:
                 _check_alike("output", answered, self._answered(outputs, method, binary=False))
@@ -82,10 +89,10 @@ class GoldenRequests:
         self,
         method: str,
         inputs: Mapping[str, RawTensor | Strings],
-        ready: Callable[[], Program],
+        program: Program,
         pulse: Heartbeat,
     ) -> Mapping[str, RawTensor]:
-        """Do as `Engine.enter` does, and as `Engine.call` where that does not do.
+        """Run a request as `Engine.enter` does; one that it leaves to `Engine.call` as that does.
 
         Raises:
             TorchShipError: what a client would be told.
@@ -93,8 +100,15 @@ class GoldenRequests:
         signature, admissions = self._methods[method]
 
         def run(given: Given, known: Admitted) -> Mapping[str, RawTensor]:
-            job = Job(method, given, known.rows, known.kind, Future(), known.symbols)
-            ((_, outcome),) = self._runner.run([job], ready, pulse, [])
+            job = Job(
+                method=method,
+                inputs=given,
+                rows=known.rows,
+                kind=known.kind,
+                answer=Future(),
+                symbols=known.symbols,
+            )
+            ((_, outcome),) = self._runner.run([job], lambda: program, pulse, [])
             if isinstance(outcome, Exception):
                 raise outcome
             return outcome
@@ -115,7 +129,7 @@ class GoldenRequests:
     def _answered(
         self, outputs: Mapping[str, RawTensor], method: str, *, binary: bool
     ) -> Mapping[str, Wire]:
-        """Return what a client reads in the answer with these outputs."""
+        """Return what a client reads in the response with these outputs."""
         form = {name: binary or _without_json(output) for name, output in outputs.items()}
         wanted = tuple(WantedOutput(name, form[name]) for name in outputs)
         request = InferRequest({}, wanted, parameters={"method": method, "non_finite": "string"})
@@ -142,7 +156,7 @@ def _without_json(value: Wire) -> bool:
 
 
 def _check_alike(what: str, a: Mapping[str, Wire], b: Mapping[str, Wire]) -> None:
-    """Compare what came as binary data with what came as JSON.
+    """Compare tensors that were sent as binary data with the same ones sent as JSON.
 
     Raises:
         DisagreementError: a tensor differs.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import deque
@@ -21,19 +22,19 @@ PRIORITIES = (1, 2)
 
 
 class Answer(Protocol):
-    """Who waits for a job's outputs, told on the event loop: a future, or what is like one."""
+    """What takes a job's outputs, on the event loop: a future, or an object with these methods."""
 
     def done(self) -> bool:
-        """Return whether nothing is waited for any more."""
+        """Return whether it has its outputs or an error, or was cancelled."""
 
     def cancelled(self) -> bool:
-        """Return whether whoever waited has given up."""
+        """Return whether the outputs are not wanted any more."""
 
     def set_result(self, outputs: Mapping[str, RawTensor], /) -> None:
         """Take the outputs."""
 
     def set_exception(self, error: Exception, /) -> None:
-        """Take what went wrong instead."""
+        """Take the error that happened instead."""
 
 
 @dataclass(eq=False, slots=True)
@@ -45,7 +46,7 @@ class Job:
     rows: int
     kind: Kind | None
     """Jobs of one method and kind may run together; None runs alone."""
-    done: Answer
+    answer: Answer
     symbols: Mapping[str, int] = field(default_factory=dict)
     """The sizes for which the signature's symbols stand in these inputs."""
     wanted: frozenset[str] | None = None
@@ -54,19 +55,19 @@ class Job:
     deadline: float | None = None
     """On `time.monotonic`'s clock; a job that is still waiting then is not run."""
     gone: Callable[[], bool] | None = None
-    """Whether nobody waits for the outputs any more; such a job is not run."""
+    """Returns whether the client has left; then the job is not run."""
     entered: float = 0.0
-    """On `time.perf_counter`'s clock."""
+    """When it was made, on the engine's wall clock."""
     timing: Timing | None = None
-    """Is told when the job ran, if somebody wants to know."""
+    """Takes in when the job ran, for a request that is traced."""
     nbytes: int = 0
     """Size of the inputs."""
     source: Hashable = None
-    """The client that sent it; None when nobody knows."""
+    """The client that sent it; None when it is not known."""
 
     @property
     def weight(self) -> int:
-        """Rows in the line; a job without rows counts as one."""
+        """How many rows it counts for in the queue; a job without rows counts as one."""
         return max(self.rows, 1)
 
     def expired(self) -> bool:
@@ -75,21 +76,27 @@ class Job:
 
 
 class RequestQueue:
-    """Jobs in the order they came; the event loop puts them in, the engine's thread takes them."""
+    """Jobs in the order they came; the event loop puts them in, the engine's thread takes them.
+
+    There is one queue for each priority, with one limit for all of them.
+    """
 
     def __init__(self, limit: int, byte_limit: int) -> None:
         """Hold at most so many rows and bytes; one request may have more if nothing else waits."""
         self.limit = limit
         self.byte_limit = byte_limit
         self.rows = 0
+        """How many rows wait."""
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """The event loop that the last jobs came from, where they are told; None at first."""
         self._bytes = 0
-        self._lines: dict[int, deque[Job]] = {priority: deque() for priority in PRIORITIES}
+        self._queues: dict[int, deque[Job]] = {priority: deque() for priority in PRIORITIES}
         self._lock = threading.Lock()
-        self._bell: SimpleQueue[None] = SimpleQueue()
+        self._wake_ups: SimpleQueue[None] = SimpleQueue()
         self._closed = False
 
     def put(self, jobs: list[Job]) -> None:
-        """Let jobs wait. A busy engine finds them when it is done; `wake` an idle one.
+        """Let jobs wait. A busy engine finds them when it is done; an idle one needs `wake`.
 
         Raises:
             QueueFullError: they would be too many rows or bytes; none of them waits.
@@ -108,44 +115,45 @@ class RequestQueue:
                     f"limit of {self.byte_limit}; try again later"
                 )
             for job in jobs:
-                self._lines[job.priority].append(job)
+                self._queues[job.priority].append(job)
             self.rows += weight
             self._bytes += nbytes
 
     def wake(self) -> None:
-        """Have an idle engine look. What it finds may be nothing."""
-        self._bell.put(None)
+        """Have the thread that waits in `take` or `wait_for_wake_up` look at the queue."""
+        self._wake_ups.put(None)
 
-    def sleep(self) -> None:
-        """Wait until somebody calls `wake` or `close`, whatever waits here."""
-        self._bell.get()
+    def wait_for_wake_up(self) -> None:
+        """Block until `wake` or `close` is called, even if jobs wait already."""
+        self._wake_ups.get()
 
     def take(self, most: int, most_bytes: int) -> list[Job] | None:
-        """Return the next batch; wait for one; None when closed and empty."""
+        """Return the next batch, as `batch`; block until there is one; None when closed."""
         while not (batch := self.batch(most, most_bytes)):
             if self._closed:
                 return None
-            self._bell.get()
+            self._wake_ups.get()
         return batch
 
     def batch(self, most: int, most_bytes: int) -> list[Job]:
-        """Return the next batch, of at most so many rows and bytes; no jobs when none wait.
+        """Return the next batch, of at most so many rows and bytes; an empty one if no jobs wait.
 
-        It begins with the oldest job of the highest priority, which may be larger. What fits to it
-        is taken in order, also from behind jobs of other kinds, which come next.
+        It begins with the oldest job of the highest priority, which may be larger. Jobs of the same
+        method and kind are added in their order if they fit; those between them are passed over and
+        stay in their places.
         """
         with self._lock:
-            first = next((line.popleft() for line in self._lines.values() if line), None)
+            first = next((queue.popleft() for queue in self._queues.values() if queue), None)
             if first is None:
                 return []
             batch = [first]
             rows, nbytes = first.weight, first.nbytes
             if first.kind is not None:
                 method, kind = first.method, first.kind
-                for line in self._lines.values():
+                for queue in self._queues.values():
                     passed_over: list[Job] = []
-                    while line and rows < most:
-                        job = line.popleft()
+                    while queue and rows < most:
+                        job = queue.popleft()
                         if (
                             job.kind == kind
                             and job.method == method
@@ -157,18 +165,18 @@ class RequestQueue:
                             nbytes += job.nbytes
                         else:
                             passed_over.append(job)
-                    line.extendleft(reversed(passed_over))
+                    queue.extendleft(reversed(passed_over))
             self.rows -= rows
             self._bytes -= nbytes
             return batch
 
     def close(self) -> list[Job]:
-        """Take no more; return the jobs that were waiting."""
+        """End `take` for good; return the jobs that were waiting."""
         with self._lock:
             self._closed = True
-            left = [job for line in self._lines.values() for job in line]
-            for line in self._lines.values():
-                line.clear()
+            left = [job for queue in self._queues.values() for job in queue]
+            for queue in self._queues.values():
+                queue.clear()
             self.rows = self._bytes = 0
-        self._bell.put(None)
+        self._wake_ups.put(None)
         return left

@@ -1,4 +1,4 @@
-"""Something that is held while it is used, and closed when nobody holds it any more."""
+"""An object that counts its users, so that it can be closed when nobody uses it any more."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ H = TypeVar("H", bound="ReferenceCounted")
 
 
 class ReferenceCounted:
-    """What `with` holds; used from one event loop."""
+    """An object that is held by `with` while it is used; all users are on one event loop."""
 
     def __init__(self) -> None:
         self._holders = 0
-        self._free: asyncio.Future[None] | None = None
+        self._released: asyncio.Event | None = None  # while somebody waits for it
 
     def __enter__(self: H) -> H:
-        """Hold it: until the calls made with it are answered."""
+        """Hold it, until the calls that are made with it are answered."""
         self._holders += 1
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let it go."""
+        """Release it."""
         self._holders -= 1
-        if not self._holders and self._free is not None and not self._free.done():
-            self._free.set_result(None)
+        if not self._holders and self._released is not None:
+            self._released.set()
 
     async def free(self) -> None:
         """Return when nobody holds it."""
-        if self._holders:
-            self._free = asyncio.get_running_loop().create_future()
-            await self._free
+        while self._holders:
+            if self._released is None or self._released.is_set():
+                self._released = asyncio.Event()
+            await self._released.wait()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import logging
 import os
@@ -28,12 +27,6 @@ class Threaded(Protocol):
 
 
 _STARTED: weakref.WeakSet[Threaded] = weakref.WeakSet()
-
-
-def settle(waited: asyncio.Future[None] | None, error: Exception | None) -> None:
-    """Let whoever waits for a thread go on; whoever has gone on already is not told again."""
-    if waited is not None and not waited.done():
-        waited.set_result(None) if error is None else waited.set_exception(error)
 
 
 def note_started(threaded: Threaded) -> None:

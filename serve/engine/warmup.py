@@ -1,12 +1,11 @@
-"""A model proved before it answers: golden cases, every batch size, and whether it is quick."""
+"""What runs before a model answers: its golden cases, and every batch size that can come."""
 
 from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -24,55 +23,49 @@ from torchship.serve.engine.batching import Batching
 from torchship.serve.engine.call_watchdog import CallWatchdog
 from torchship.serve.engine.golden_requests import GoldenRequests
 from torchship.serve.engine.limits import Limits
-from torchship.serve.errors import DisagreementError, NotReadyError, RequestError
+from torchship.serve.errors import DisagreementError, RequestError
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Warmup:
-    """The batches that can come, and who watches that no call takes too long."""
+class WarmupContext:
+    """What a warm-up needs to know of its engine."""
 
     batchings: Mapping[str, Batching]
     """Of the methods, by name; those whose rows are not independent are forbidden to join."""
     limits: Limits
-    watch: CallWatchdog
-    rehearsal: GoldenRequests
+    watchdog: CallWatchdog
+    """Notices calls that take too long; told what runs, for its message."""
+    golden_requests: GoldenRequests
+    check_wanted: Callable[[], None]
+    """Raises NotReadyError if the warm-up is to end before its next case or call."""
 
 
-def prove(
-    archive: Archive, warming: Warmup, device: str, stopping: threading.Event
-) -> tuple[Program, bool]:
-    """Load an archive, run its golden cases and warm it up; on the thread that will answer.
-
-    Args:
-        archive: what to load.
-        warming: which batches can come, what is quick, and who watches.
-        device: where the model runs, such as `cpu`.
-        stopping: when set, the work ends before its next case or call.
+def warm_up(
+    archive: Archive,
+    program: Program,
+    context: WarmupContext,
+) -> bool:
+    """Run an archive's golden cases and then every batch size; in the thread that will answer.
 
     Returns:
-        The program, and whether it is quick.
+        Whether each method's largest batch took at most `Limits.inline_threshold_seconds`.
 
     Raises:
-        ArchiveError: it cannot be loaded.
         DisagreementError: there is no golden case, or one that cannot be run or differs.
-        NotReadyError: `stopping` was set.
+        NotReadyError: `check_wanted` raised it.
     """
-    if not archive.golden:
-        raise DisagreementError("it has no golden cases: nothing shows that it is right")
-    program = archive.program(device)
-    for number in range(len(archive.golden)):
-        if stopping.is_set():
-            raise NotReadyError("the server is shutting down")
-        warming.watch.doing = f"a call of golden case {number} ('{archive.golden[number].name}')"
-        prove_case(warming.rehearsal.of(program, warming.watch.pulse), archive, number)
-    quick = _warm_up(program, archive, warming, stopping)
-    return program, quick and device == "cpu"
+    call = context.golden_requests.calls(program, context.watchdog.pulse)
+    for number, case in enumerate(archive.golden):
+        context.check_wanted()
+        context.watchdog.doing = f"a call of golden case {number} ('{case.name}')"
+        check_golden_case(call, archive, number)
+    return _run_all_sizes(program, archive, context)
 
 
-def prove_case(call: Call, archive: Archive, number: int) -> None:
-    """Run one golden case with calls as a client's, in the thread that calls.
+def check_golden_case(call: Call, archive: Archive, number: int) -> None:
+    """Run one golden case in the calling thread, with calls as a client makes them.
 
     Raises:
         DisagreementError: it cannot be run, or an output differs from its golden value: the message
@@ -97,55 +90,58 @@ def prove_case(call: Call, archive: Archive, number: int) -> None:
         )
 
 
-def _warm_up(
-    program: Program, archive: Archive, warming: Warmup, stopping: threading.Event
-) -> bool:
+def _run_all_sizes(program: Program, archive: Archive, context: WarmupContext) -> bool:
     """Run every batch size that can come, twice, with rows of the golden cases and like them.
 
-    Some kernels are compiled for a shape when they first meet it. A method whose rows prove not to
-    be independent, whatever its archive says, has each request run alone.
+    Some kernels are compiled for a shape when they first meet it. If the rows of a method turn out
+    not to be independent, whatever its archive says, each of its requests runs alone.
 
     Returns:
         Whether each method's largest batch took at most `Limits.inline_threshold_seconds`.
     """
-    call = warming.watch.marked(program.call)
+    watched = context.watchdog.marked(program.call)
 
-    def wanted(method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
-        if stopping.is_set():
-            raise NotReadyError("the server is shutting down")
-        return call(method, inputs)
+    def call(method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
+        context.check_wanted()
+        return watched(method, inputs)
 
     given = {
         name: [case.steps[0].inputs for case in archive.golden if case.method == name]
         for name in archive.require_manifest().methods
     }
     rows: dict[str, Rows | None] = {}
-    for name, batching in warming.batchings.items():
+    for name, batching in context.batchings.items():
         given[name] = [inputs for inputs in given[name] if batching.kind(inputs)]
         batching.allow(given[name])
-        warming.watch.doing = f"a call of method '{name}' with rows like those of the golden cases"
-        rows[name] = _independent_rows(wanted, archive, warming, name, given[name])
-    quick = True
-    for name, batching in warming.batchings.items():
-        warming.watch.doing = f"a call of method '{name}' to warm up"
+        context.watchdog.doing = (
+            f"a call of method '{name}' with rows like those of the golden cases"
+        )
+        rows[name] = _independent_rows(call, archive, context, name, given[name])
+    is_short = True
+    for name, batching in context.batchings.items():
+        context.watchdog.doing = f"a call of method '{name}' to warm up"
         seconds = math.inf
         if given[name]:
-            seconds = _warm_method(wanted, archive, warming, name, given[name][0], rows[name])
-        quick = quick and batching.only and seconds <= warming.limits.inline_threshold_seconds
-    return quick
+            seconds = _warm_method(call, archive, context, name, given[name][0], rows[name])
+        threshold = context.limits.inline_threshold_seconds
+        is_short = is_short and batching.only and seconds <= threshold
+    return is_short
 
 
 def _independent_rows(
-    call: Call, archive: Archive, warming: Warmup, name: str, given: Sequence[Flat]
+    call: Call, archive: Archive, context: WarmupContext, name: str, given: Sequence[Flat]
 ) -> Rows | None:
-    """Return as many rows as one call may have; None where there are none, or not independent."""
-    method, rows_in_call = archive.require_manifest().methods[name], warming.limits.rows_in_call
+    """Return as many rows as one call may have, with the outputs that each gives alone.
+
+    None if the method has no batch, or its rows are not independent.
+    """
+    method, rows_in_call = archive.require_manifest().methods[name], context.limits.rows_in_call
     try:
         return independent_rows(
             call, name, method, BATCH, given, lambda size: rows_in_call(1, size)
         )
     except DependenceError as error:
-        _forbid(archive, name, warming.batchings[name], error)
+        _forbid(archive, name, context.batchings[name], error)
         return None
 
 
@@ -158,16 +154,17 @@ def _forbid(archive: Archive, name: str, batching: Batching, why: Exception) -> 
 
 
 def _warm_method(
-    call: Call, archive: Archive, warming: Warmup, name: str, given: Flat, rows: Rows | None
+    call: Call, archive: Archive, context: WarmupContext, name: str, given: Flat, rows: Rows | None
 ) -> float:
     """Run a method at every batch size, and return the seconds that the last took.
 
-    Of the two calls of a size one has the rows of a golden case, which no size may spoil.
+    One of the two calls of a size has the rows of a golden case, whose outputs are known to be
+    right alone; the other has rows whose outputs are compared with those that they gave alone.
     """
     axes = batch_axes(archive.require_manifest().methods[name])
     row_bytes = sum(tensor.nbytes for tensor in resize(given, axes, 1).values())
     seconds = math.inf
-    for size in range(1, warming.limits.rows_in_call(1, row_bytes) + 1):
+    for size in range(1, context.limits.rows_in_call(1, row_bytes) + 1):
         golden = resize(given, axes, size)
         _, seconds = _timed(call, name, golden)
         known = None if rows is None or size > rows.count else rows
@@ -177,12 +174,12 @@ def _warm_method(
             if known is not None:
                 known.check_together(size, together)
         except (DependenceError, InputError, ModelError) as error:
-            _forbid(archive, name, warming.batchings[name], error)
+            _forbid(archive, name, context.batchings[name], error)
             rows = None
     return seconds
 
 
 def _timed(call: Call, name: str, inputs: Flat) -> tuple[Flat, float]:
-    began = time.thread_time()  # not what others do to a busy machine
+    began = time.thread_time()  # without the time that other processes took on a busy machine
     outputs = call(name, inputs)
     return outputs, time.thread_time() - began

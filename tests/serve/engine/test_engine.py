@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from programs import Loader, Run
 from torchship.script.errors import InputError, ModelError
 from torchship.script.format.tree import Flat
 from torchship.script.runtime.archive import open_archive
-from torchship.script.runtime.program import Program
 from torchship.serve.engine.engine import Engine
 from torchship.serve.engine.limits import Limits
 from torchship.serve.errors import (
@@ -27,8 +27,8 @@ from torchship.serve.telemetry.records import BatchReport
 MakeArchive = Callable[..., Path]
 
 
-def start(path: Path) -> Engine:
-    engine = Engine(open_archive(path))
+def start(path: Path, loader: Loader | None = None) -> Engine:
+    engine = Engine(open_archive(path), load=(loader or Loader()).load)
     asyncio.run(engine.start())
     return engine
 
@@ -47,17 +47,15 @@ def test_a_sound_archive_answers(archives: dict[str, Path]) -> None:
 
 
 def test_every_golden_case_runs_three_times_on_the_one_thread_that_answers(
-    archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    archives: dict[str, Path],
 ) -> None:
     threads: list[threading.Thread] = []
-    plain = Program.run
 
-    def watched(self: Program, method: str, inputs: Flat, symbols: Mapping[str, int]) -> Flat:
+    def watched(run: Run, method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
         threads.append(threading.current_thread())
-        return plain(self, method, inputs, symbols)
+        return run()
 
-    monkeypatch.setattr(Program, "run", watched)
-    engine = start(archives["tiny"])
+    engine = start(archives["tiny"], Loader(watched))
     independence = 2 * (64 + 5 + 3)  # of both methods: rows alone, together, with other neighbours
     warm_up = 2 * 2 * 64  # of both methods at every batch size
     assert len(threads) == 3 * 3 + independence + warm_up
@@ -67,18 +65,15 @@ def test_every_golden_case_runs_three_times_on_the_one_thread_that_answers(
     engine.close()
 
 
-def test_every_batch_size_that_can_come_is_run_twice_before(
-    archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_batch_size_that_can_come_is_run_twice_before(archives: dict[str, Path]) -> None:
     calls: list[tuple[str, int]] = []
-    plain = Program.run
 
-    def watched(self: Program, method: str, inputs: Flat, symbols: Mapping[str, int]) -> Flat:
+    def watched(run: Run, method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
         calls.append((method, len(inputs["obs"])))
-        return plain(self, method, inputs, symbols)
+        return run()
 
-    monkeypatch.setattr(Program, "run", watched)
-    engine = Engine(open_archive(archives["tiny"]), Limits(max_batch=5))
+    limits = Limits(max_batch=5)
+    engine = Engine(open_archive(archives["tiny"]), limits, load=Loader(watched).load)
     asyncio.run(engine.start())
     engine.close()
     sizes = [size for size in range(1, 6) for _ in range(2)]
@@ -142,14 +137,35 @@ def test_an_engine_that_did_not_prove_itself_does_not_answer(make_archive: MakeA
     engine.close()
 
 
-def test_a_closed_engine_stops_its_checks(archives: dict[str, Path]) -> None:
-    engine = Engine(open_archive(archives["tiny"]))
-    proving = threading.Event()
-    engine._stopping = proving
-    proving.set()
+@pytest.mark.parametrize("limits", [Limits(), Limits(inline_threshold_seconds=10)])
+def test_a_closed_engine_stops_its_warm_up(archives: dict[str, Path], limits: Limits) -> None:
+    """It is closed in the first call in its thread, or in the first one on the event loop."""
+    calls: list[bool] = []
+
+    def closing(run: Run, method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
+        on_loop = threading.current_thread() is threading.main_thread()
+        if on_loop or not limits.inline_threshold_seconds:
+            calls.append(on_loop)
+            engine.close()
+        return run()
+
+    archive = open_archive(archives["tiny"])
+    engine = Engine(archive, limits, load=Loader(closing).load)
     with pytest.raises(NotReadyError, match="shutting down"):
         asyncio.run(engine.start())
+    assert engine.join()
+    assert len(archive.golden) > 1
+    assert len(calls) == 3 * len(archive.golden[0].steps), "it ends with its case"
+    with pytest.raises(NotReadyError, match="is not ready"):
+        asyncio.run(engine.call("forward", {}))
+
+
+def test_an_engine_that_was_closed_before_does_not_start(archives: dict[str, Path]) -> None:
+    engine = Engine(open_archive(archives["memory"]))
     engine.close()
+    with pytest.raises(NotReadyError, match="shutting down"):
+        asyncio.run(engine.start())
+    assert engine.join()
 
 
 class Reusing(nn.Module):
@@ -165,9 +181,10 @@ class Reusing(nn.Module):
 
 def test_an_answer_is_not_overwritten_by_the_next(archives: dict[str, Path]) -> None:
     async def ask() -> list[float]:
-        engine = Engine(open_archive(archives["logarithm"]))
+        loader = Loader()
+        engine = Engine(open_archive(archives["logarithm"]), load=loader.load)
         await engine.start()
-        engine._program = Program(engine.manifest, Reusing())
+        loader.instead = Reusing()
         answers = [await engine.call("forward", {"x": torch.full((1,), x)}) for x in (1.0, 2.0)]
         engine.close()
         return [answer["output"].item() for answer in answers]
@@ -190,24 +207,19 @@ def test_a_method_that_is_not_there_is_refused(archives: dict[str, Path]) -> Non
 
 
 class Gate:
-    """Holds the engine's thread inside a call until it is opened; records the calls' rows."""
+    """Holds the engine's calls until it is opened; records their rows."""
 
-    def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, loader: Loader) -> None:
         self.rows: list[int] = []
         self.inside = threading.Event()
         self._open = threading.Event()
-        plain = Program.run
+        loader.around = self._around
 
-        def watched(
-            program: Program, method: str, inputs: Flat, symbols: Mapping[str, int]
-        ) -> Flat:
-            if program is engine._program:
-                self.rows.append(len(inputs["obs"]))
-                self.inside.set()
-                assert self._open.wait(30)
-            return plain(program, method, inputs, symbols)
-
-        monkeypatch.setattr(Program, "run", watched)
+    def _around(self, run: Run, method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
+        self.rows.append(len(inputs["obs"]))
+        self.inside.set()
+        assert self._open.wait(30)
+        return run()
 
     async def entered(self) -> None:
         """Wait until the engine is busy."""
@@ -219,12 +231,13 @@ class Gate:
 
 @asynccontextmanager
 async def busy(
-    path: Path, monkeypatch: pytest.MonkeyPatch, limits: Limits | None = None
+    path: Path, limits: Limits | None = None, loader: Loader | None = None
 ) -> AsyncIterator[tuple[Engine, Gate, asyncio.Task[Flat]]]:
     """An engine that is in a call of one row, until the gate is opened; and that call."""
-    engine = Engine(open_archive(path), limits)
+    loader = loader or Loader()
+    engine = Engine(open_archive(path), limits, load=loader.load)
     await engine.start()
-    gate = Gate(engine, monkeypatch)
+    gate = Gate(loader)
     first = asyncio.create_task(engine.call("forward", observations(1, 1)))
     await gate.entered()
     try:
@@ -239,17 +252,16 @@ def observations(seed: int, rows: int) -> Flat:
     return {"obs": torch.randint(256, (rows, 510), generator=generator).byte()}
 
 
-def test_what_waits_while_the_engine_is_busy_is_the_next_batch(
-    archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_waits_while_the_engine_is_busy_is_the_next_batch(archives: dict[str, Path]) -> None:
     requests = [observations(seed, rows) for seed, rows in enumerate((1, 2, 1, 3, 60, 2))]
     program = open_archive(archives["tiny"]).program()
     alone = [program.call("forward", inputs)["logits"] for inputs in requests]
 
     async def ask() -> list[Flat]:
-        engine = Engine(open_archive(archives["tiny"]), Limits(max_batch=64))
+        loader = Loader()
+        engine = Engine(open_archive(archives["tiny"]), Limits(max_batch=64), load=loader.load)
         await engine.start()
-        gate = Gate(engine, monkeypatch)
+        gate = Gate(loader)
         first = asyncio.create_task(engine.call("forward", requests[0]))
         await gate.entered()
         others = [asyncio.create_task(engine.call("forward", r)) for r in requests[1:]]
@@ -268,13 +280,12 @@ def test_what_waits_while_the_engine_is_busy_is_the_next_batch(
         torch.testing.assert_close(answer["logits"], expected)
 
 
-def test_an_idle_engine_begins_at_once(
-    archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_idle_engine_begins_at_once(archives: dict[str, Path]) -> None:
     async def ask() -> None:
-        engine = Engine(open_archive(archives["tiny"]))
+        loader = Loader()
+        engine = Engine(open_archive(archives["tiny"]), load=loader.load)
         await engine.start()
-        gate = Gate(engine, monkeypatch)
+        gate = Gate(loader)
         only = asyncio.create_task(engine.call("forward", observations(1, 1)))
         await gate.entered()  # though nothing else came
         gate.open()
@@ -285,15 +296,14 @@ def test_an_idle_engine_begins_at_once(
     asyncio.run(ask())
 
 
-def test_a_large_request_runs_in_parts_that_were_allowed(
-    archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_request_runs_in_parts_that_were_allowed(archives: dict[str, Path]) -> None:
     inputs = observations(1, 21)
 
     async def ask() -> Flat:
-        engine = Engine(open_archive(archives["tiny"]), Limits(max_batch=8))
+        loader = Loader()
+        engine = Engine(open_archive(archives["tiny"]), Limits(max_batch=8), load=loader.load)
         await engine.start()
-        gate = Gate(engine, monkeypatch)
+        gate = Gate(loader)
         gate.open()
         answer = await engine.call("forward", inputs)
         assert gate.rows == [8, 8, 5]
@@ -305,8 +315,6 @@ def test_a_large_request_runs_in_parts_that_were_allowed(
 
 
 def test_one_bad_request_of_a_batch_fails_alone(archives: dict[str, Path]) -> None:
-    """The model refuses a sum over 100; the rows of `memory` are added up, not mixed."""
-
     class Picky(nn.Module):
         def forward(self, obs: torch.Tensor) -> torch.Tensor:
             if bool((obs[:, 0] == 255).any()):
@@ -319,12 +327,15 @@ def test_one_bad_request_of_a_batch_fails_alone(archives: dict[str, Path]) -> No
         return {"obs": obs}
 
     async def ask() -> list[Flat | BaseException]:
-        engine = Engine(open_archive(archives["tiny"]))
-        await engine.start()
-        engine._program = Program(engine.manifest, Picky())
-        calls = [engine.call("forward", row(first)) for first in (1, 255, 3, 4)]
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        engine.close()
+        loader = Loader()
+        async with busy(archives["tiny"], loader=loader) as (engine, gate, before):
+            loader.instead = Picky()
+            calls = [asyncio.create_task(engine.call("forward", row(n))) for n in (1, 255, 3, 4)]
+            await asyncio.sleep(0)  # a turn of the loop, in which they enter the queue
+            gate.open()
+            await before
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            assert gate.rows == [1, 4, 2, 1, 1, 2], "they ran together, then in halves"
         return answers
 
     one, bad, three, four = asyncio.run(ask())
@@ -335,11 +346,9 @@ def test_one_bad_request_of_a_batch_fails_alone(archives: dict[str, Path]) -> No
         assert answer["logits"].tolist() == [[first, 0.0, 0.0]]
 
 
-def test_a_request_that_waited_too_long_or_left_is_not_run(
-    archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_request_that_waited_too_long_or_left_is_not_run(archives: dict[str, Path]) -> None:
     async def ask() -> None:
-        async with busy(archives["tiny"], monkeypatch) as (engine, gate, first):
+        async with busy(archives["tiny"]) as (engine, gate, first):
             late = asyncio.create_task(engine.call("forward", observations(2, 2), timeout=0.0))
             left = asyncio.create_task(engine.call("forward", observations(3, 3)))
             last = asyncio.create_task(engine.call("forward", observations(4, 4)))
@@ -355,11 +364,9 @@ def test_a_request_that_waited_too_long_or_left_is_not_run(
     asyncio.run(ask())
 
 
-def test_a_full_queue_refuses_at_once_and_recovers(
-    archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_queue_refuses_at_once_and_recovers(archives: dict[str, Path]) -> None:
     async def ask() -> None:
-        async with busy(archives["tiny"], monkeypatch, Limits(max_queue=4)) as (
+        async with busy(archives["tiny"], Limits(max_queue=4)) as (
             engine,
             gate,
             first,
@@ -382,11 +389,9 @@ def test_a_bad_input_is_refused_before_it_waits(archives: dict[str, Path]) -> No
     engine.close()
 
 
-def test_closing_gives_up_those_that_wait(
-    archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_closing_gives_up_those_that_wait(archives: dict[str, Path]) -> None:
     async def ask() -> None:
-        async with busy(archives["tiny"], monkeypatch) as (engine, gate, first):
+        async with busy(archives["tiny"]) as (engine, gate, first):
             waiting = asyncio.create_task(engine.call("forward", observations(2, 1)))
             await asyncio.sleep(0)
             engine.close()
@@ -422,21 +427,19 @@ QUICK = Limits(max_batch=4, inline_threshold_seconds=10)
 
 
 def test_a_quick_model_is_proved_on_the_event_loop_and_answers_there(
-    archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    archives: dict[str, Path],
 ) -> None:
     here: list[bool] = []
-    plain = Program.run
 
-    def watched(self: Program, method: str, inputs: Flat, symbols: Mapping[str, int]) -> Flat:
+    def watched(run: Run, method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
         here.append(threading.current_thread() is threading.main_thread())
-        return plain(self, method, inputs, symbols)
+        return run()
 
-    monkeypatch.setattr(Program, "run", watched)
     archive = open_archive(archives["tiny"])
     steps = sum(len(case.steps) for case in archive.golden)
 
     async def ask() -> None:
-        engine = Engine(archive, QUICK)
+        engine = Engine(archive, QUICK, load=Loader(watched).load)
         await engine.start()
         assert sum(here) == 3 * steps
         await engine.call("forward", {"obs": torch.zeros(1, 510, dtype=torch.uint8)})
@@ -454,28 +457,23 @@ def test_a_model_whose_time_depends_on_more_than_the_batch_keeps_its_thread(
         engine = Engine(open_archive(archives[name]), QUICK)
         await engine.start()
         engine.close()
-        return engine._here
+        return engine.runs_on_loop
 
     # logarithm: x float32[n], where n is no batch.
     assert not asyncio.run(here("logarithm"))
     assert asyncio.run(here("tiny"))
 
 
-def test_a_model_that_differs_on_the_event_loop_is_refused(
-    archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain = Program.run
+def test_a_model_that_differs_on_the_event_loop_is_refused(archives: dict[str, Path]) -> None:
 
-    def wrong(self: Program, method: str, inputs: Flat, symbols: Mapping[str, int]) -> Flat:
-        outputs = plain(self, method, inputs, symbols)
+    def wrong(run: Run, method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
+        outputs = run()
         if threading.current_thread() is threading.main_thread():
             outputs = {name: value + 1 for name, value in outputs.items()}
         return outputs
 
-    monkeypatch.setattr(Program, "run", wrong)
-
     async def begin() -> None:
-        engine = Engine(open_archive(archives["tiny"]), QUICK)
+        engine = Engine(open_archive(archives["tiny"]), QUICK, load=Loader(wrong).load)
         with pytest.raises(DisagreementError):
             await engine.start()
         assert await asyncio.to_thread(engine.join)
@@ -484,20 +482,20 @@ def test_a_model_that_differs_on_the_event_loop_is_refused(
 
 
 def test_a_model_that_turns_out_slow_goes_on_in_its_thread_for_good(
-    make_archive: MakeArchive, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make_archive: MakeArchive, caplog: pytest.LogCaptureFixture
 ) -> None:
     here: list[bool] = []
-    plain = Program.run
 
-    def watched(self: Program, method: str, inputs: Flat, symbols: Mapping[str, int]) -> Flat:
+    def watched(run: Run, method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
         here.append(threading.current_thread() is threading.main_thread())
-        return plain(self, method, inputs, symbols)
+        return run()
 
     async def ask() -> None:
         limits = Limits(max_batch=2, inline_threshold_seconds=0.005)
-        engine = Engine(open_archive(make_archive("held")), limits)
+        loader = Loader()
+        engine = Engine(open_archive(make_archive("held")), limits, load=loader.load)
         await engine.start()
-        monkeypatch.setattr(Program, "run", watched)
+        loader.around = watched
         for rounds in (1.0, 400_000.0, *[1.0] * 20):
             x = torch.full((1, 1), rounds)
             assert (await engine.call("forward", {"x": x}))["y"].equal(x * 2)

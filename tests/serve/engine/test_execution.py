@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from programs import Loader
 from torchship.script.runtime.archive import open_archive
-from torchship.script.runtime.program import Program
 from torchship.serve.engine.engine import Engine
 from torchship.serve.engine.limits import Limits
 from torchship.serve.errors import NotReadyError, OutOfServiceError
@@ -25,7 +25,7 @@ QUICK = pytest.mark.parametrize("inline_threshold_seconds", [0.0, 10.0], ids=["t
 class Waiter:
     """Waits for outputs as a connection does, and may fail in each of its methods."""
 
-    def __init__(self, fails_in: str = "", error: type[Exception] = OSError) -> None:
+    def __init__(self, fails_in: str = "", error: type[BaseException] = OSError) -> None:
         self.fails_in = fails_in
         self.error = error
         self.told: list[object] = []
@@ -82,13 +82,13 @@ def enter(engine: Engine, values: list[float], waiters: list[Waiter]) -> None:
 
 @QUICK
 @pytest.mark.parametrize("place", ["done", "cancelled", "gone", "set_result"])
-@pytest.mark.parametrize("error", [OSError, StopIteration])
+@pytest.mark.parametrize("error", [OSError, StopIteration, asyncio.CancelledError])
 def test_one_that_raises_when_it_is_told_keeps_nobody_from_being_told(
     make_archive: MakeArchive,
     caplog: pytest.LogCaptureFixture,
     inline_threshold_seconds: float,
     place: str,
-    error: type[Exception],
+    error: type[BaseException],
 ) -> None:
     waiters = [Waiter(), Waiter(place, error), Waiter(), Waiter()]
 
@@ -104,7 +104,8 @@ def test_one_that_raises_when_it_is_told_keeps_nobody_from_being_told(
     assert "over 100" in str(waiters[2].told)
     assert waiters[3].told == [8.0]
     if place in ("gone", "cancelled", "set_result"):
-        assert [type(told) for told in waiters[1].told] == [error]
+        expected = error if issubclass(error, Exception) else RuntimeError
+        assert [type(told) for told in waiters[1].told] == [expected]
     assert caplog.text.count(f"no room in {place}") == 1 or place == "done"
 
 
@@ -150,9 +151,14 @@ def test_a_thread_that_ends_takes_its_engine_out_of_service(make_archive: MakeAr
     told: list[tuple[Engine, str]] = []
 
     async def ask() -> tuple[Engine, list[object]]:
-        engine = Engine(open_archive(make_archive("picky")), hung=lambda *news: told.append(news))
+        loader = Loader()
+        engine = Engine(
+            open_archive(make_archive("picky")),
+            hung=lambda *news: told.append(news),
+            load=loader.load,
+        )
         await engine.start()
-        engine._program = Program(engine.manifest, Leaves())
+        loader.instead = Leaves()
         calls = (engine.call("forward", {"x": torch.ones(1, 1)}) for _ in range(3))
         answers = await asyncio.gather(*calls, return_exceptions=True)
         with pytest.raises(OutOfServiceError):
@@ -193,10 +199,11 @@ def test_a_thread_that_comes_back_from_a_call_that_took_too_long_just_ends(
     async def ask() -> None:
         before = set(threading.enumerate())
         limits = Limits(call_seconds=0.2)
-        engine = Engine(open_archive(make_archive("picky")), limits, hung=failing)
+        loader = Loader()
+        engine = Engine(open_archive(make_archive("picky")), limits, hung=failing, load=loader.load)
         await engine.start()
         threads.extend(set(threading.enumerate()) - before)
-        engine._program = Program(engine.manifest, stuck)
+        loader.instead = stuck
         calls = [
             asyncio.ensure_future(engine.call("forward", {"x": torch.ones(1, 1)})) for _ in range(2)
         ]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from programs import Loader, Run
 from torchship.script.errors import ModelError
 from torchship.script.format.tree import Flat
 from torchship.script.runtime.archive import open_archive
-from torchship.script.runtime.program import Program
 from torchship.serve.engine.engine import Engine
 from torchship.serve.engine.failure_isolation import MOST_SOURCES, FailureIsolation
 from torchship.serve.engine.limits import Limits
@@ -60,34 +60,27 @@ class Caller:
     The engine's thread is kept busy until all have come, or it would begin with the first ones.
     """
 
-    def __init__(
-        self, path: Path, monkeypatch: pytest.MonkeyPatch, limits: Limits | None = None
-    ) -> None:
-        self.engine = Engine(open_archive(path), limits)
+    def __init__(self, path: Path, limits: Limits | None = None) -> None:
+        self._loader = Loader()
+        self.engine = Engine(open_archive(path), limits, load=self._loader.load)
         self.rows: list[int] = []
         self._loop = threading.get_ident()
         self._threaded = limits is None or not limits.inline_threshold_seconds
         self._busy = threading.Event()
         self._all_came = threading.Event()
-        plain = Program.run
 
-        def counted(
-            program: Program, method: str, inputs: Flat, symbols: Mapping[str, int]
-        ) -> Flat:
-            self.rows.append(len(inputs["x"]))
-            if not self._busy.is_set() and threading.get_ident() != self._loop:
-                self._busy.set()
-                self._all_came.wait()
-            return plain(program, method, inputs, symbols)
-
-        self._counted = counted
-        self._monkeypatch = monkeypatch
+    def _count(self, run: Run, method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
+        self.rows.append(len(inputs["x"]))
+        if not self._busy.is_set() and threading.get_ident() != self._loop:
+            self._busy.set()
+            assert self._all_came.wait(60)
+        return run()
 
     async def start(self) -> None:
         """Prove the archive; count calls from now on."""
         await self.engine.start()
         self._busy.set()
-        self._monkeypatch.setattr(Program, "run", self._counted)
+        self._loader.around = self._count
 
     async def ask(self, sent: list[tuple[float, Hashable]]) -> list[float | str]:
         """Return what became of each value: twice the value, or the error's message."""
@@ -127,11 +120,11 @@ QUICK = pytest.mark.parametrize("inline_threshold_seconds", [0.0, 10.0], ids=["t
 
 @QUICK
 def test_one_bad_row_of_64_costs_a_dozen_calls_once(
-    make_archive: MakeArchive, monkeypatch: pytest.MonkeyPatch, inline_threshold_seconds: float
+    make_archive: MakeArchive, inline_threshold_seconds: float
 ) -> None:
     async def ask() -> None:
         limits = Limits(inline_threshold_seconds=inline_threshold_seconds)
-        caller = Caller(make_archive("picky"), monkeypatch, limits)
+        caller = Caller(make_archive("picky"), limits)
         await caller.start()
         sent: list[tuple[float, Hashable]] = [(float(n), f"client {n}") for n in range(64)]
         sent[37] = (BAD, "bad client")
@@ -156,10 +149,10 @@ def test_one_bad_row_of_64_costs_a_dozen_calls_once(
 
 
 def test_a_batch_of_bad_rows_alone_costs_little_more_than_a_call_for_each(
-    make_archive: MakeArchive, monkeypatch: pytest.MonkeyPatch
+    make_archive: MakeArchive,
 ) -> None:
     async def ask() -> None:
-        caller = Caller(make_archive("picky"), monkeypatch)
+        caller = Caller(make_archive("picky"))
         await caller.start()
         sent: list[tuple[float, Hashable]] = [(BAD, number) for number in range(64)]
         assert right(await caller.ask(sent), sent, "a value is over 100")
@@ -169,11 +162,9 @@ def test_a_batch_of_bad_rows_alone_costs_little_more_than_a_call_for_each(
     asyncio.run(ask())
 
 
-def test_rows_that_fail_together_and_not_alone_are_answered(
-    make_archive: MakeArchive, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_that_fail_together_and_not_alone_are_answered(make_archive: MakeArchive) -> None:
     async def ask() -> None:
-        caller = Caller(make_archive("rationed"), monkeypatch)
+        caller = Caller(make_archive("rationed"))
         await caller.start()
         for value in (60.0, 30.0, 5.0):
             sent: list[tuple[float, Hashable]] = [(value, number) for number in range(21)]
@@ -187,7 +178,6 @@ def test_rows_that_fail_together_and_not_alone_are_answered(
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_rows_run_again_as_the_client_sent_them(
     make_archive: MakeArchive,
-    monkeypatch: pytest.MonkeyPatch,
     inline_threshold_seconds: float,
     rows: int,
 ) -> None:
@@ -195,7 +185,7 @@ def test_rows_run_again_as_the_client_sent_them(
 
     async def ask() -> None:
         limits = Limits(max_batch=4, inline_threshold_seconds=inline_threshold_seconds)
-        caller = Caller(make_archive("picky"), monkeypatch, limits)
+        caller = Caller(make_archive("picky"), limits)
         await caller.start()
         good: list[tuple[float, Hashable]] = [(float(n + 1), n) for n in range(rows)]
         for _ in range(3):
@@ -207,12 +197,10 @@ def test_rows_run_again_as_the_client_sent_them(
     asyncio.run(ask())
 
 
-def test_what_is_left_of_a_request_that_has_failed_is_not_run(
-    make_archive: MakeArchive, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_left_of_a_request_that_has_failed_is_not_run(make_archive: MakeArchive) -> None:
     async def ask() -> None:
         limits = Limits(max_batch=1, inline_threshold_seconds=10)
-        caller = Caller(make_archive("picky"), monkeypatch, limits)
+        caller = Caller(make_archive("picky"), limits)
         await caller.start()
         caller.rows.clear()
         values = torch.tensor([[BAD], *[[1.0]] * 63])

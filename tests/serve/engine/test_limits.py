@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from programs import Loader, Run
 from torchship.script.format.tree import Flat
 from torchship.script.runtime.archive import open_archive
-from torchship.script.runtime.program import Program
 from torchship.serve.engine.engine import Engine
 from torchship.serve.engine.limits import Limits
 from torchship.serve.protocol.tensors import RawTensor, pack
@@ -38,24 +38,20 @@ def test_small_batches_make_no_small_queue() -> None:
 @pytest.mark.parametrize("inline_threshold_seconds", [0.0, 10.0])
 def test_batches_requests_and_the_warm_up_keep_to_the_bytes(
     make_archive: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
     inline_threshold_seconds: float,
 ) -> None:
     calls: list[int] = []
-    plain = Program.run
 
-    def counted(program: Program, method: str, inputs: Flat, symbols: Mapping[str, int]) -> Flat:
+    def counted(run: Run, method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
         calls.append(len(inputs["x"]))
-        return plain(program, method, inputs, symbols)
-
-    monkeypatch.setattr(Program, "run", counted)
+        return run()
 
     async def ask() -> None:
         # Three rows of 4 bytes each.
         limits = Limits(
             max_batch=64, max_batch_bytes=14, inline_threshold_seconds=inline_threshold_seconds
         )
-        engine = Engine(open_archive(make_archive("held")), limits)
+        engine = Engine(open_archive(make_archive("held")), limits, load=Loader(counted).load)
         await engine.start()
         assert max(calls) == 3
         calls.clear()

@@ -13,6 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from torchship.serve.engine.limits import Limits
 from torchship.serve.http.app import create_app
 from torchship.serve.repository.repository import Repository
 from torchship.serve.telemetry.metrics import Metrics
@@ -35,10 +36,12 @@ def value(found: list[Sample], name: str, **labels: str) -> float:
 
 
 @asynccontextmanager
-async def serving(*paths: Path) -> AsyncIterator[tuple[httpx.AsyncClient, Metrics]]:
+async def serving(
+    *paths: Path, limits: Limits | None = None
+) -> AsyncIterator[tuple[httpx.AsyncClient, Metrics]]:
     metrics = Metrics()
     async with AsyncExitStack() as stack:
-        repository = Repository(paths, observer=metrics.observer)
+        repository = Repository(paths, limits=limits, observer=metrics.observer)
         stack.callback(repository.release)
         await repository.load()
         app = create_app(repository, metrics=metrics)
@@ -54,32 +57,42 @@ async def scrape(client: httpx.AsyncClient) -> list[Sample]:
 
 
 def test_requests_and_batches_are_counted(archives: dict[str, Path]) -> None:
+    # Rows wait until the batch is full: eight requests of a row are one batch.
+    limits = Limits(max_batch=8, delay_seconds=3600)
+
     async def check() -> None:
-        async with serving(archives["memory"], archives["logarithm"]) as (client, _):
+        async with serving(archives["memory"], limits=limits) as (client, _):
             body = {"inputs": [ROW]}
             answers = [client.post("/v2/models/memory/infer", json=body) for _ in range(8)]
             assert {a.status_code for a in await asyncio.gather(*answers)} == {200}
-            bad = {"inputs": [LOGARITHM | {"data": [101]}]}
-            assert (await client.post("/v2/models/logarithm/infer", json=bad)).status_code == 400
             assert (await client.get("/v2/models/memory")).status_code == 200
             found = await scrape(client)
         memory = {"model": "memory", "version": "1"}
-        logarithm = {"model": "logarithm", "version": "1"}
         assert value(found, "torchship_requests_total", code="200", **memory) == 8
         assert value(found, "torchship_requests_total", **memory) == 8
-        assert value(found, "torchship_requests_total", code="400", **logarithm) == 1
         assert value(found, "torchship_requests_total", code="200", model="", version="") == 1
         assert value(found, "torchship_request_seconds_count", **memory) == 8
         assert value(found, "torchship_queue_seconds_count", **memory) == 8
         assert value(found, "torchship_batch_rows_sum", **memory) == 8
-        batches = value(found, "torchship_batch_rows_count", **memory)
-        assert 1 <= batches <= 8
-        assert value(found, "torchship_inference_seconds_count", **memory) == batches
-        assert value(found, "torchship_executions_total", **memory) == batches
+        assert value(found, "torchship_batch_rows_count", **memory) == 1
+        assert value(found, "torchship_inference_seconds_count", **memory) == 1
+        assert value(found, "torchship_executions_total", **memory) == 1
         assert value(found, "torchship_inference_seconds_sum", **memory) > 0
+        assert value(found, "torchship_queue_rows", **memory) == 0
+
+    asyncio.run(check())
+
+
+def test_a_request_that_the_model_refuses_is_counted(archives: dict[str, Path]) -> None:
+    async def check() -> None:
+        async with serving(archives["logarithm"]) as (client, _):
+            bad = {"inputs": [LOGARITHM | {"data": [101]}]}
+            assert (await client.post("/v2/models/logarithm/infer", json=bad)).status_code == 400
+            found = await scrape(client)
+        logarithm = {"model": "logarithm", "version": "1"}
+        assert value(found, "torchship_requests_total", code="400", **logarithm) == 1
         assert value(found, "torchship_batch_rows_count", **logarithm) == 1
         assert value(found, "torchship_executions_total", **logarithm) == 0
-        assert value(found, "torchship_queue_rows", **memory) == 0
 
     asyncio.run(check())
 
