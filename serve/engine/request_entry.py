@@ -176,20 +176,25 @@ class RequestEntry:
         known = self._admissions[method].admit_packed(inputs)
         if known is None or not known.whole:
             return False
+        symbols, rows, kind, nbytes, _, _ = known
+        deadline = None if timeout is None else time.monotonic() + timeout
+        entered = self._now()
+        # In the order of the fields: keywords would take 0.3 us longer, 2 % of a small call.
         job = Job(
-            method=method,
-            inputs=inputs,
-            rows=known.rows,
-            kind=known.kind,
-            answer=answer,
-            symbols=known.symbols,
-            wanted=wanted,
-            priority=priority,
-            deadline=None if timeout is None else time.monotonic() + timeout,
-            gone=gone,
-            entered=self._now(),
-            nbytes=known.nbytes,
-            source=source,
+            method,
+            inputs,
+            rows,
+            kind,
+            answer,
+            symbols,
+            wanted,
+            priority,
+            deadline,
+            gone,
+            entered,
+            None,  # timing: requests that are traced come by `call`
+            nbytes,
+            source,
         )
         dispatcher = self._dispatcher
         if not (alone and dispatcher.idle and dispatcher.executor.run_now([job])):
