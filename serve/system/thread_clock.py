@@ -31,10 +31,14 @@ class SystemThreadClock:
     wall = staticmethod(time.perf_counter)
     processor = staticmethod(time.thread_time)
 
+    def __init__(self, schedstat: str = SCHEDSTAT) -> None:
+        """Read the waits from that file, which Linux keeps for each thread."""
+        self._schedstat = schedstat
+
     def queued(self) -> float | None:
         """Return how long the calling thread has waited for a processor; None if not on Linux."""
         try:
-            with open(SCHEDSTAT, "rb", buffering=0) as file:
+            with open(self._schedstat, "rb", buffering=0) as file:
                 return int(file.read(100).split()[1]) / 1e9
         except (OSError, IndexError, ValueError):
             return None

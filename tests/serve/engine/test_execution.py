@@ -12,8 +12,10 @@ from torch import nn
 
 from programs import Loader
 from torchship.script.runtime.archive import open_archive
+from torchship.serve.engine.delivery import deliver
 from torchship.serve.engine.engine import Engine
 from torchship.serve.engine.limits import Limits
+from torchship.serve.engine.queue import Job
 from torchship.serve.errors import NotReadyError, OutOfServiceError
 from torchship.serve.protocol.tensors import RawTensor, pack
 from torchship.serve.telemetry.records import BatchReport
@@ -124,6 +126,54 @@ def test_an_observer_that_raises_is_logged_once_and_everybody_is_told(
     asyncio.run(ask())
     assert [waiter.told for waiter in waiters] == [[6.0]] * 6
     assert caplog.text.count("OSError: no space left on device") == 1
+
+
+class Interrupted(nn.Module):
+    """Is interrupted, as by Ctrl+C, while it runs."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+
+def test_jobs_whose_call_is_interrupted_on_the_event_loop_are_told(
+    make_archive: MakeArchive,
+) -> None:
+    waiters = [Waiter() for _ in range(3)]
+    loader = Loader()
+
+    async def ask() -> None:
+        engine = Engine(
+            open_archive(make_archive("picky")),
+            Limits(max_batch=2, inline_threshold_seconds=10),
+            load=loader.load,
+        )
+        await engine.start()
+        loader.instead = Interrupted()
+        enter(engine, [1.0, 2.0, 3.0], waiters)
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            engine.close()
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(ask())
+    told = [str(told) for waiter in waiters[:2] for told in waiter.told]
+    assert told == ["its call was ended by KeyboardInterrupt"] * 2
+
+
+def test_the_rest_of_a_batch_is_told_when_one_ends_the_process() -> None:
+    waiters = [
+        Waiter(),
+        Waiter("set_result", KeyboardInterrupt),
+        Waiter(),
+        Waiter("done", SystemExit),
+    ]
+    waiters.append(Waiter())
+    jobs = [Job(method="forward", inputs={}, rows=1, kind="a", answer=waiter) for waiter in waiters]
+    outputs = {"y": pack(torch.tensor([[7.0]]))}
+    with pytest.raises(SystemExit):
+        deliver([(job, outputs) for job in jobs])
+    assert [waiter.told for waiter in waiters] == [[7.0], [], [7.0], [], [7.0]]
 
 
 def test_closing_tells_everybody_that_waits(make_archive: MakeArchive) -> None:
