@@ -1,4 +1,4 @@
-"""Inputs checked before they wait, and what follows from them: symbols, rows, kind and size."""
+"""Inputs checked before they enter the queue; their symbols, rows, kind and size."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from torchship.serve.engine.limits import Limits
 from torchship.serve.protocol.tensors import RawTensor
 from torchship.serve.protocol.wire_signature import Signature
 
-MOST_ADMITTED = 256  # names, dtypes and shapes that are remembered as fitting
+MOST_ADMITTED = 256  # combinations of names, dtypes and shapes that are remembered as valid
 
 
 class Admitted(NamedTuple):
-    """What is to be known of a request's inputs, or of a part of them."""
+    """What the engine needs to know of a request's inputs, or of a part of them."""
 
     symbols: Mapping[str, int]
-    """The sizes for which the signature's symbols stand."""
+    """The sizes of the signature's symbols, such as `batch`."""
     rows: int
     kind: Kind | None
     nbytes: int
     rows_in_call: int
-    """How many such rows one call takes."""
+    """How many rows of this size one call takes."""
     whole: bool
-    """Whether one call takes them all."""
+    """Whether one call takes all of them."""
 
 
 class Admissions:
-    """Checks the inputs of one method's requests; remembers which names and shapes fit."""
+    """Checks the inputs of one method's requests; remembers which shapes are valid."""
 
     def __init__(self, method: Method, batching: Batching, limits: Limits) -> None:
         self._method = method
@@ -42,7 +42,7 @@ class Admissions:
         self._known: dict[Hashable, Admitted] = {}
 
     def admit(self, inputs: Flat) -> Admitted:
-        """Check inputs and say what follows from them.
+        """Check inputs and return what follows from them.
 
         Raises:
             InputError: they do not fit the signature.
@@ -62,10 +62,10 @@ class Admissions:
         return admitted
 
     def admit_packed(self, inputs: Mapping[str, RawTensor]) -> Admitted | None:
-        """Do as `admit` with inputs as they came; None if their values must be looked at.
+        """Do as `admit` with inputs that are still bytes; return None if their values are needed.
 
         Raises:
-            RequestError: an unknown input, or a string for what is none.
+            RequestError: an unknown input, or a string for an input that takes none.
             InputError: they do not fit the signature.
         """
         key = tuple([(name, value.dtype, value.shape) for name, value in inputs.items()])
@@ -76,7 +76,7 @@ class Admissions:
         return admitted
 
     def parts(self, inputs: Flat, whole: Admitted) -> Iterator[tuple[Flat, Admitted]]:
-        """Cut a request that is too large for one call; all that is known is of the part."""
+        """Cut a request that is too large for one call; yield parts with what is known of them."""
         for part in self._batching.cut(inputs, whole.rows_in_call):
             rows = self._batching.rows(part)
             symbols = {**whole.symbols, BATCH: rows}

@@ -1,7 +1,7 @@
 """Which requests may run as one call, and how their tensors are put together and taken apart.
 
 Rows are independent along `batch` (the exporter has checked that), so a call of many requests' rows
-gives each request what it would have got alone, up to the rounding of another kernel.
+gives each request the outputs that it would have had alone, up to the rounding of another kernel.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from torchship.serve.engine.input_buffers import (
 from torchship.serve.protocol.tensors import RawTensor, join_packed, pack, split_packed
 
 Kind = Hashable
-"""Requests of one kind may run as one call."""
+"""What is equal for requests that may run as one call."""
 
 
 class Batching:
-    """The batch dimension of one method: what is joined, and what must be alike."""
+    """The batch dimension of one method: what is joined, and what must be equal."""
 
     def __init__(self, method: Method) -> None:
         self._method = method
@@ -44,8 +44,8 @@ class Batching:
             for leaf in leaves(method.outputs)
             if isinstance(leaf, TensorNode) and BATCH in leaf.shape
         }
-        # A tensor of rows by rows cannot be cut, nor put together, along both dimensions. An output
-        # that is as large as the data says would be as large as a neighbour's data says.
+        # A tensor with the batch in two dimensions can be neither cut nor joined along both. If the
+        # size of an output depended on values, it would depend on other requests' values too.
         self.possible = (
             bool(self._inputs)
             and all(leaf.name in self._outputs for leaf in leaves(method.outputs))
@@ -71,32 +71,32 @@ class Batching:
         )
 
         self.check = OutputCheck(method).check
-        self.frames = InputBufferPool()
-        # Rows of a later dimension do not lie one after the other.
-        self._framed = self.possible and not any(self._inputs.values())
+        self.buffers = InputBufferPool()
+        # Rows along a later dimension are not contiguous in memory.
+        self._buffered = self.possible and not any(self._inputs.values())
 
     def allow(self, calls: Iterable[Flat]) -> None:
-        """Join requests from now on that give the same inputs as one of these calls, beside state.
+        """Join only requests that give the same inputs as one of these calls, apart from state.
 
-        That state starts with zeros if it is left out is as good as zeros that are given.
+        State that is left out starts with zeros, so it may be given or not.
         """
         self._allowed = {frozenset(call) - self._starts for call in calls}
 
     def forbid(self) -> None:
-        """Have every request run alone from now on; nothing may wait yet."""
+        """Run every request alone from now on. To be called before any request waits."""
         self.possible = False
 
     @property
     def only(self) -> bool:
-        """Whether the batch is all that differs between calls: how long one takes is known then."""
+        """Whether calls differ in the batch only, so that the longest call is known."""
         return self.possible and self._fixed
 
     def follows_from_shapes(self, inputs: Given) -> bool:
-        """Whether rows and kind follow from names, dtypes and shapes alone."""
+        """Return whether rows and kind follow from names, dtypes and shapes alone."""
         return not self._numbers or self._numbers.isdisjoint(inputs)
 
     def rows(self, inputs: Flat) -> int:
-        """Return how many rows the inputs have; 0 where there is no batch."""
+        """Return how many rows the inputs have; 0 if they have no batch."""
         for name, tensor in inputs.items():
             axis = axis_of(name, self._inputs)
             if axis is not None:
@@ -112,7 +112,7 @@ class Batching:
         if not self.possible or not self.rows(inputs):
             return None
         if self._allowed is not None and frozenset(inputs) - self._starts not in self._allowed:
-            return None  # nothing has shown that their rows are independent
+            return None  # the warm-up has not shown that such rows are independent
         parts: list[Hashable] = []
         for name in sorted(inputs):
             tensor = inputs[name]
@@ -126,29 +126,29 @@ class Batching:
                 return None
         for sources in self._sources:
             if not any(matches(source, name) for source in sources for name in inputs):
-                return None  # an optional input that would say how large an output is
+                return None  # the size of an output would come from an input that is missing
         return tuple(parts)
 
     def prepare(
         self, requests: Sequence[Given], kind: Kind | None, symbols: Mapping[str, int]
     ) -> Flat:
-        """Return what `join` does, of a small call in tensors that the next such call fills again.
+        """Do as `join`, with the input tensors of an earlier small call if there are some.
 
-        One call at a time of a method. `symbols` are the sizes in the call, of all rows.
+        One call at a time of a method. `symbols` are the sizes in the whole call.
         """
-        if kind is None or not self._framed:
+        if kind is None or not self._buffered:
             return self.join(requests)
         packed = are_packed(requests)
         if packed is None:
             return self.join(requests)
         key = kind, symbols[BATCH]
-        if (filled := self.frames.fill(key, packed)) is not None:
+        if (filled := self.buffers.fill(key, packed)) is not None:
             return filled
         inputs = self.join(requests)
         if fits(inputs):
             whole = with_state(self._method, inputs, symbols)
             state = {name: whole[name] for name in whole.keys() - inputs.keys()}
-            self.frames.keep(key, InputBuffers(inputs, state))
+            self.buffers.keep(key, InputBuffers(inputs, state))
         return inputs
 
     def join(self, requests: Sequence[Given]) -> Flat:
@@ -184,7 +184,7 @@ class Batching:
             }
 
     def merge(self, outputs: Sequence[Flat]) -> Flat:
-        """Return the outputs of a request that was cut."""
+        """Return the outputs of a request that was cut, joined again."""
         merged: Flat = {}
         for name in outputs[0]:
             axis = axis_of(name, self._outputs)
@@ -206,12 +206,12 @@ class Batching:
 
         Raises:
             SignatureError: an output, wanted or not, has another dtype or shape than the signature
-                says, such as another number of rows: nobody knows which are whose.
+                says, such as another number of rows, so that it cannot be split.
         """
         asked = outputs if wanted is None else {n: o for n, o in outputs.items() if n in wanted}
         if len(rows) == 1:
             packed = {name: pack(tensor) for name, tensor in asked.items()}
-            # To read the shapes of tensors once more would take longer.
+            # Reading the shapes of tensors again takes longer than reading those of the copies.
             self.check(packed if len(packed) == len(outputs) else outputs, symbols)
             return [packed]
         self.check(outputs, symbols)

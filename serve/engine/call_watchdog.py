@@ -1,7 +1,7 @@
-"""Whether a call of a model that runs in a thread of its own takes too long.
+"""Notices calls that take too long in an engine's thread.
 
-The event loop looks now and then, so that no request pays for it and no other thread is needed. A
-model on the event loop itself is watched by another process, through the process's own pulse.
+The event loop looks now and then, which costs requests nothing and needs no other thread. A model
+on the event loop itself is watched by another process, through the process's own heartbeat.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ SHORTEST_LOOK = 0.05  # seconds between two looks
 
 
 class CallWatchdog:
-    """Looks at one engine's pulse and tells when a call has taken too long."""
+    """Looks at the heartbeat of one engine's thread, and reports a call that takes too long."""
 
     def __init__(self, number: int, seconds: float) -> None:
-        """Allow the engine of that number so many seconds for a call."""
+        """Allow so many seconds for a call of the engine with that number."""
         self.pulse = Heartbeat()
         """Of the engine's thread."""
         self.doing = "a call"
@@ -36,7 +36,7 @@ class CallWatchdog:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, late: Callable[[str], None]) -> None:
-        """Look from now on, on the event loop that runs; tell `late` once what took too long.
+        """Look from now on, on the running event loop; call `late` once, with what took too long.
 
         `late` is a method, whose object is not kept alive.
         """
@@ -46,7 +46,7 @@ class CallWatchdog:
         self._timer = asyncio.get_running_loop().call_later(self._pause, self._look, late)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop looking."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -57,8 +57,8 @@ class CallWatchdog:
             return
         shown = self.pulse.shown()
         began = shown.began if shown.call else 0.0
-        # Looks are counted, not seconds: a process that was stopped for a while, or whose event
-        # loop was busy, is no fault of the model's.
+        # Looks are counted, not seconds: the process may have been stopped for a while, or its
+        # event loop busy, which says nothing about the model.
         self._looks = self._looks + 1 if began and began == self._began else 0
         self._began = began
         if self._looks * self._pause >= self._seconds:

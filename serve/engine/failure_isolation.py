@@ -1,10 +1,10 @@
-"""Which clients' rows run together after a batch has failed, so that the others need not suffer.
+"""Which clients' rows run together after a batch has failed, so that the others are not slowed.
 
 A batch that fails is run again in halves, which costs about 2 log2 n calls for one bad job among
-n. A client that goes on sending bad rows would cost everybody that much for each batch. So for a
+n. A client that goes on sending bad rows would cost all clients that much for each batch. So for a
 while after such a failure the jobs of clients whose last job succeeded run as one call, and all
-other jobs as another. A client that nobody has seen yet is among the others: one that opens a new
-connection for each bad row gains nothing by it.
+other jobs as another. A client that has not been seen before belongs to the others, so opening a
+new connection for each bad row gains nothing.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import time
 from collections.abc import Hashable, Sequence
 from typing import Protocol, TypeVar
 
-WATCHED_SECONDS = 60.0  # after the last failure; then everybody runs together again
-MOST_SOURCES = 4096  # that are remembered
+WATCHED_SECONDS = 60.0  # after the last failure; then all clients run together again
+MOST_SOURCES = 4096  # clients that are remembered
 
 
 class HasSource(Protocol):
-    """What somebody sent."""
+    """What a client sent."""
 
     @property
     def source(self) -> Hashable:
-        """Who; None when nobody knows."""
+        """The client; None when it is not known."""
 
 
 S = TypeVar("S", bound=HasSource)
@@ -50,7 +50,7 @@ class FailureIsolation:
         return [group for group in (trusted, others) if group]
 
     def failed(self, job: HasSource | None = None) -> None:
-        """Note that a job failed, or a batch of several; begin to look, or go on."""
+        """Note that a job failed, or a batch of several; isolate from now on."""
         self.active = True
         self._until = time.monotonic() + self._seconds
         if job is not None:

@@ -1,6 +1,6 @@
-"""Input tensors of small calls, kept from one call to the next and filled anew.
+"""Input tensors of small calls, kept from one call to the next and filled again.
 
-For a small model, making its input tensors takes as long as a good part of the call.
+For a small model, making the input tensors takes a considerable part of the call.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import torch
 from torchship.script.format.tree import Flat
 from torchship.serve.protocol.tensors import RawTensor
 
-LARGEST = 1 << 16  # bytes of one call's inputs; beyond, making them is nothing beside the call
-MOST_BYTES = 1 << 20  # of all frames of one method
+LARGEST = 1 << 16  # bytes of one call's inputs; making larger ones is a small part of their call
+MOST_BYTES = 1 << 20  # of all buffers of one method
 
 Given = Mapping[str, torch.Tensor] | Mapping[str, RawTensor]
-"""A request's inputs by flat name, as tensors or as they came."""
+"""A request's inputs by flat name, as tensors or as the bytes that came."""
 
 
 class InputBuffers:
-    """The inputs of one call, of some names, dtypes and shapes; one call at a time uses it.
+    """The inputs of calls with certain names, dtypes and shapes; used by one call at a time.
 
     They hold what came until the next call, and may be returned as outputs: those must be copied
     before it. A model that writes to them in place may have changed more than their values, such as
@@ -54,39 +54,39 @@ class InputBuffers:
 
 
 class InputBufferPool:
-    """The frames of one method, by the kind and the rows of the calls that they are for.
+    """The buffers of one method, by the kind and the rows of the calls that they are for.
 
-    Clients choose sizes and numbers, so there may be any number of kinds: the oldest frames make
+    Clients choose sizes and numbers, so there may be any number of kinds: the oldest buffers make
     room for new ones.
     """
 
     def __init__(self) -> None:
         self.nbytes = 0
-        """Of all frames."""
-        self._frames: dict[Hashable, InputBuffers] = {}
+        """Of all buffers."""
+        self._buffers: dict[Hashable, InputBuffers] = {}
 
     def fill(self, key: Hashable, requests: Sequence[Mapping[str, RawTensor]]) -> Flat | None:
-        """Return the inputs of a call with the rows of all requests; None if there is no frame."""
-        frame = self._frames.get(key)
-        return None if frame is None else frame.fill(requests)
+        """Return the inputs of a call with the rows of all requests; None without a buffer."""
+        buffers = self._buffers.get(key)
+        return None if buffers is None else buffers.fill(requests)
 
-    def keep(self, key: Hashable, frame: InputBuffers) -> None:
-        """Use a frame for such calls from now on."""
+    def keep(self, key: Hashable, buffers: InputBuffers) -> None:
+        """Use these buffers for such calls from now on."""
         self._drop(key)
-        self._frames[key] = frame
-        self.nbytes += frame.nbytes
+        self._buffers[key] = buffers
+        self.nbytes += buffers.nbytes
         while self.nbytes > MOST_BYTES:
-            self._drop(next(iter(self._frames)))
+            self._drop(next(iter(self._buffers)))
 
     def _drop(self, key: Hashable) -> None:
-        dropped = self._frames.pop(key, None)
+        dropped = self._buffers.pop(key, None)
         self.nbytes -= 0 if dropped is None else dropped.nbytes
 
 
 def are_packed(requests: Sequence[Given]) -> Sequence[Mapping[str, RawTensor]] | None:
-    """Return requests all of which are as they came; None if one of them is not.
+    """Return the requests if all are still bytes; None if one of them is tensors.
 
-    The inputs of a request are all as they came, or none of them is.
+    Of the inputs of one request either all are bytes or none.
     """
     for inputs in requests:
         if type(next(iter(inputs.values()), None)) is not RawTensor:
@@ -95,7 +95,7 @@ def are_packed(requests: Sequence[Given]) -> Sequence[Mapping[str, RawTensor]] |
 
 
 def fits(inputs: Flat) -> bool:
-    """Whether a call is small enough for a frame."""
+    """Return whether a call is small enough to keep its buffers."""
     sizes = [tensor.nbytes for tensor in inputs.values()]
     return min(sizes, default=0) > 0 and sum(sizes) <= LARGEST
 

@@ -1,4 +1,4 @@
-"""The threads of models at the end of the process."""
+"""Ends the threads of models before the process ends, which would abort inside LibTorch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ JOIN_SECONDS = 30
 
 
 class Threaded(Protocol):
-    """Something that has a thread."""
+    """An object that has a thread."""
 
     def close(self) -> None:
         """Ask the thread to end."""
@@ -30,7 +30,7 @@ _STARTED: weakref.WeakSet[Threaded] = weakref.WeakSet()
 
 
 def note_started(threaded: Threaded) -> None:
-    """Have the thread ended before the process is."""
+    """End this thread before the process ends."""
     _STARTED.add(threaded)
 
 
@@ -44,7 +44,7 @@ def end_all(seconds: float = JOIN_SECONDS) -> bool:
 
 
 def leave(code: int) -> None:
-    """End the process at once: one that has a thread inside LibTorch would abort."""
+    """End the process at once: returning would abort it while a thread is inside LibTorch."""
     log.warning("a model still runs: the process ends without it")
     logging.shutdown()
     drain_all()
@@ -53,6 +53,6 @@ def leave(code: int) -> None:
 
 @atexit.register
 def _end() -> None:
-    """End the threads in good order; the exit code is not known here, and was no success."""
+    """End the threads. If one does not end, the exit code is 1: the real one is not known here."""
     if not end_all():
         leave(1)

@@ -143,9 +143,9 @@ def test_what_shares_its_memory_and_what_does_not() -> None:
     other = Batching(method([tensor("x", "batch", 3)], tensor("y", "batch")))
     for rows in range(1, 2000):  # 24 MB of inputs, if all of them were kept
         memory(rows, batching=other)
-        assert 0 < other.frames.nbytes <= MOST_BYTES
+        assert 0 < other.buffers.nbytes <= MOST_BYTES
     assert len(memory(1999, batching=other)) == 1
-    assert other.frames.nbytes > MOST_BYTES // 2
+    assert other.buffers.nbytes > MOST_BYTES // 2
 
 
 @given(st.integers(1, 20), st.integers(1, 7))
