@@ -132,12 +132,13 @@ def test_rows_that_wait_are_the_queues_depth(archives: dict[str, Path]) -> None:
         repository = Repository([archives["memory"]], observer=metrics.observer)
         await repository.load()
         engine = repository.find("memory")
-        # The rows enter the queue in this turn of the event loop, and the engine is woken in the
-        # next one.
         body = {name: value.repeat(3, 1) for name, value in _row().items()}
         call = asyncio.ensure_future(engine.call("forward", body))
+        # One turn of the event loop brings them into the queue; the next one wakes the engine.
         await asyncio.sleep(0)
-        _, families = await asyncio.gather(call, metrics.own(repository.status()))
+        status = repository.status()
+        await call
+        families = await metrics.own(status)
         repository.release()
         found = samples(expose(families)[0].decode())
         assert value(found, "torchship_queue_rows", model="memory", version="1") == 3
