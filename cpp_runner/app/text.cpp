@@ -14,6 +14,7 @@ std::string node_text(const Node& node);
 /// The members of a dict, `name: value`; of one with any keys `*: value`.
 std::string members_text(const Node& node) {
   std::vector<std::string> members;
+  members.reserve(node.items.size());
   for (std::size_t i = 0; i < node.items.size(); ++i) {
     members.push_back((node.variadic ? "*" : node.keys[i]) + ": " + node_text(node.items[i]));
   }
