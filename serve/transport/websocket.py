@@ -18,6 +18,7 @@ from torchship.serve.http.proxies import Proxies
 from torchship.serve.settings import Settings
 from torchship.serve.system.body_memory import BodyHold, BodyMemory
 from torchship.serve.transport.http_answer import error_lines, http_answer
+from torchship.serve.transport.lingering_close import LingeringClose
 from torchship.serve.transport.send_timeout import SendTimeout
 
 DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
@@ -47,10 +48,13 @@ class WebSocketProtocol(SendTimeout, WebSocketsSansIOProtocol):
 
     _answering = False  # the application works on a message
     _ending = False
+    _lingers = False  # what is received is dropped
 
     def data_received(self, data: bytes) -> None:
         """Parse what was received; refuse a malformed handshake, which uvicorn does not report."""
         super().data_received(data)
+        if self._lingers:
+            return
         self._hold.add(self._framed + len(self.conn.reader.buffer) - self._hold.size)
         if self.body_memory.held > self.body_memory.most:
             self._overload()
@@ -83,18 +87,32 @@ class WebSocketProtocol(SendTimeout, WebSocketsSansIOProtocol):
 
     def _overload(self) -> None:
         """End the connection: there is no memory for what is received."""
-        if self.handshake_complete and not self.close_sent:
+        if not self.handshake_complete:
+            self.transport.close()
+        elif not self.close_sent:
             self.conn.fail(TRY_AGAIN_LATER, "the server has no room for the message")
             self.handle_parser_exception()
-        self.transport.close()
 
     def handle_parser_exception(self) -> None:
-        """End the connection because of a message that was refused, and account for it once."""
-        refused_before = self.close_sent
-        super().handle_parser_exception()
-        if not refused_before and self.conn.close_sent is not None:
-            code = self.conn.close_sent.code
-            self._account(STATUS_OF_CODE.get(code, HTTPStatus.BAD_REQUEST), self.request)
+        """Refuse a message: say why, account for it once, and read on until the client closes.
+
+        To close the socket at once would reset the connection if the client still sends, and the
+        reset overtakes the close frame. The fragments that have come are dropped here, so that
+        nobody else is refused for their memory.
+        """
+        close = self.conn.close_sent
+        if close is None or self.close_sent or self._lingers:
+            return
+        self._lingers = self.close_sent = True
+        self.queue.put_nowait(
+            {"type": "websocket.disconnect", "code": close.code, "reason": close.reason}
+        )
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.frames = []
+        self._framed = self._taken + sum(self._sizes)
+        self._hold.add(self._framed - self._hold.size)
+        self._account(STATUS_OF_CODE.get(close.code, HTTPStatus.BAD_REQUEST), self.request)
+        LingeringClose(self, self.transport, self.loop)
 
     async def run_asgi(self) -> None:
         """Run the application; the memory of its messages is free when it has ended."""
@@ -142,6 +160,9 @@ class WebSocketProtocol(SendTimeout, WebSocketsSansIOProtocol):
     def shutdown(self) -> None:
         """End the connection as soon as its handshake, or the message it works on, is answered."""
         self._ending = True
+        if self._lingers:
+            self.transport.close()
+            return
         handshaking = self.handshake_initiated and not self.handshake_complete
         if not self._answering and not handshaking:
             super().shutdown()

@@ -265,18 +265,6 @@ def test_nothing_in_the_package_leads_to_the_source(
     assert headers == {f.name for f in (ROOT / "cpp_runner/include/torchship").iterdir()}
 
 
-def test_the_wheel_leaves_out_nothing_that_is_installed(wheel: Path) -> None:
-    # scikit-build-core applies `wheel.exclude` to what CMake installs too.
-    project = (ROOT / "pyproject.toml").read_text()
-    line = next(line for line in project.splitlines() if line.startswith("wheel.exclude = "))
-    excluded = re.findall(r'"([^"]+)"', line)
-    assert excluded
-    for file in wheel.rglob("*"):
-        path = file.relative_to(wheel.parents[1])
-        for pattern in excluded:
-            assert not path.is_relative_to(pattern), f"{path}: excluded by {pattern}"
-
-
 def test_cmake_prefix_of_a_package_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(binary, "files", lambda name: [])
     result = CliRunner().invoke(application(), ["cmake-prefix"])

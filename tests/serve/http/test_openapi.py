@@ -129,7 +129,7 @@ def test_inference_has_every_error(document: Any) -> None:
     for path in ("/v2/models/{model}/infer", "/v2/models/tiny/infer"):
         responses = document["paths"][path]["post"]["responses"]
         assert set(responses) == {"200", "500", *map(str, STATUS.values())}
-        assert "waited longer" in responses["408"]["description"]
+        assert "waited in the queue" in responses["408"]["description"]
     assert "422" not in str(document)
 
 
