@@ -18,7 +18,7 @@ from torchship.serve.http.proxies import Proxies
 from torchship.serve.settings import Settings
 from torchship.serve.system.body_memory import BodyHold, BodyMemory
 from torchship.serve.transport.http_answer import error_lines, http_answer
-from torchship.serve.transport.lingering_close import LingeringClose
+from torchship.serve.transport.lingering_close import MOST_SECONDS, LingeringClose
 from torchship.serve.transport.send_timeout import SendTimeout
 
 DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
@@ -112,6 +112,8 @@ class WebSocketProtocol(SendTimeout, WebSocketsSansIOProtocol):
         self._framed = self._taken + sum(self._sizes)
         self._hold.add(self._framed - self._hold.size)
         self._account(STATUS_OF_CODE.get(close.code, HTTPStatus.BAD_REQUEST), self.request)
+        # Without a timer uvicorn closes the connection as soon as the application has ended.
+        self.close_timer = self.loop.call_later(MOST_SECONDS, self.transport.close)
         LingeringClose(self, self.transport, self.loop)
 
     async def run_asgi(self) -> None:

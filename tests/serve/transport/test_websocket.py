@@ -109,7 +109,7 @@ def test_one_that_is_not_answered_at_the_limit_is_refused_with_503() -> None:
     assert log.lines == [Line("", 503)]
 
 
-@pytest.mark.parametrize(
+REFUSED = pytest.mark.parametrize(
     ("sent", "code", "status"),
     [
         (frame(b"a" * (ROOM + 1)), 1009, 413),
@@ -118,6 +118,9 @@ def test_one_that_is_not_answered_at_the_limit_is_refused_with_503() -> None:
         (frame(b"a" * ROOM) * 3, 1013, 503),
     ],
 )
+
+
+@REFUSED
 def test_a_message_that_is_refused_is_accounted_for_once(
     sent: bytes, code: int, status: int
 ) -> None:
@@ -131,3 +134,43 @@ def test_a_message_that_is_refused_is_accounted_for_once(
     assert content[0] == 0x88
     assert content[2:4] == struct.pack(">H", code)
     assert sorted(log.lines) == [Line("", 101), Line("", status)]
+
+
+@REFUSED
+@pytest.mark.parametrize("server_ends", [False, True])
+def test_a_client_that_still_sends_is_read_until_either_side_ends(
+    sent: bytes, code: int, status: int, server_ends: bool
+) -> None:
+    """A socket that is closed with unread data in it resets the connection."""
+
+    async def steps(session: Session) -> bytes:
+        session.let.set()
+        await session.reader.readuntil(b"\r\n\r\n")
+        session.writer.write(sent)
+        content = await session.reader.read()
+        session.writer.write(bytes(1 << 22))  # more than the socket holds
+        await session.writer.drain()
+        assert not session.protocol.transport.is_closing()
+        if server_ends:
+            session.protocol.shutdown()
+            assert session.protocol.transport.is_closing()
+        return content + await session.rest()
+
+    content, log = run(steps)
+    assert content[:1] + content[2:4] == b"\x88" + struct.pack(">H", code)
+    assert sorted(log.lines) == [Line("", 101), Line("", status)]
+
+
+def test_what_a_refused_message_held_is_free_at_once() -> None:
+    async def steps(session: Session) -> bytes:
+        session.let.set()
+        await session.reader.readuntil(b"\r\n\r\n")
+        memory = session.protocol.body_memory
+        begun = frame(b"a" * ROOM, 0x01)  # a fragment; the last one does not come
+        memory.held = 2 * ROOM  # by others
+        session.protocol.data_received(begun)
+        assert session.protocol.close_sent
+        assert memory.held == 2 * ROOM
+        return await session.rest()
+
+    run(steps)
