@@ -15,6 +15,14 @@
 #define TS_FUNCTION static
 #define TS_ALIGNED
 #endif
+/* Unrolls a loop of a constant number of steps, so that an array it indexes can live in registers. */
+#if defined(__clang__)
+#define TS_UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__)
+#define TS_UNROLL _Pragma("GCC unroll 32")
+#else
+#define TS_UNROLL
+#endif
 /* Every function below exists once for each instruction set: ts_exp is ts_exp_avx2 in one of them. */
 #define TS_PASTE_(name, suffix) name##_##suffix
 #define TS_PASTE(name, suffix) TS_PASTE_(name, suffix)

@@ -1,0 +1,197 @@
+/* Every kernel of gemm.h against loops over scalars: the same bits, and no access beyond an operand.
+   Compiled once for each instruction set, after vector.h and gemm.h. */
+static uint32_t ts_seed = 1;
+TS_INLINE uint32_t ts_random(uint32_t below) {
+  ts_seed = ts_seed * 1664525u + 1013904223u;
+  return (uint32_t)(((uint64_t)(ts_seed >> 8) * below) >> 24);
+}
+TS_INLINE float ts_random_float(int special) {
+  static const float specials[] = {INFINITY, -INFINITY, NAN, -0.0f, 0.0f, 1e-40f, -1e-42f, 3e38f};
+  if (special && ts_random(50) == 0) return specials[ts_random(8)];
+  return ((float)ts_random(1 << 20) / (1 << 19) - 1) * (ts_random(8) == 0 ? 1000.0f : 1.0f);
+}
+TS_INLINE float ts_reference_step(float a, float b, float c) {
+#if TS_HAS_FMA
+  return fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+TS_INLINE float ts_reference_end(float sum, int relu) { return relu && sum < 0 ? 0.0f : sum; }
+TS_INLINE int ts_same(float a, float b) { return memcmp(&a, &b, sizeof a) == 0 || (a != a && b != b); }
+/* `count` floats that end where reading or writing fails; those before them are NaN. */
+TS_INLINE float *ts_operand(int which, ptrdiff_t count, int special) {
+  float *end = operand_end(which);
+  for (ptrdiff_t i = 1; i <= 64; i++) end[-count - i] = NAN;
+  for (ptrdiff_t i = 1; i <= count; i++) end[-i] = ts_random_float(special);
+  return end - count;
+}
+/* The packed weights of the definition, in place of ts_pack. */
+TS_INLINE float *ts_packed_operand(ptrdiff_t k, ptrdiff_t n, const float *w) {
+  const ptrdiff_t padded = (n + 15) / 16 * 16;
+  float *packed = ts_operand(1, k * padded, 0);
+  ptrdiff_t i = 0;
+  for (ptrdiff_t panel = 0; panel < padded; panel += 32)
+    for (ptrdiff_t row = 0; row < k; row++)
+      for (ptrdiff_t column = panel; column < panel + 32 && column < padded; column++)
+        packed[i++] = column < n ? w[row * n + column] : 0;
+  return packed;
+}
+/* Starts: 0 is NULL, 1 a bias, 2 rows of their own, 3 those of the output itself. */
+TS_INLINE int ts_check_rows(const char *name, ptrdiff_t rows, ptrdiff_t n, const float *expected, const float *out,
+                            ptrdiff_t out_stride) {
+  for (ptrdiff_t r = 0; r < rows; r++)
+    for (ptrdiff_t j = 0; j < (r + 1 < rows ? out_stride : n); j++) {
+      const float want = j < n ? expected[r * n + j] : 77.0f;
+      if (ts_same(out[r * out_stride + j], want)) continue;
+      printf("%s: rows %d n %d, row %d column %d: %.9g is not %.9g\n", name, (int)rows, (int)n, (int)r, (int)j,
+             (double)out[r * out_stride + j], (double)want);
+      return 1;
+    }
+  return 0;
+}
+typedef struct {
+  const float *start;
+  ptrdiff_t start_stride;
+  float *out;
+  ptrdiff_t out_stride;
+  int relu;
+} ts_ends;
+TS_INLINE ts_ends ts_random_ends(ptrdiff_t rows, ptrdiff_t n, int special) {
+  const int kind = (int)ts_random(4);
+  ts_ends e = {NULL, 0, NULL, n + (ptrdiff_t)ts_random(4), (int)ts_random(2)};
+  e.out = ts_operand(3, rows > 0 ? (rows - 1) * e.out_stride + n : 0, special);
+  for (ptrdiff_t r = 0; r < rows; r++)
+    for (ptrdiff_t j = 0; j < (r + 1 < rows ? e.out_stride : n); j++)
+      if (j >= n || kind != 3) e.out[r * e.out_stride + j] = 77.0f;
+  if (kind == 1) e.start = ts_operand(2, n, special);
+  if (kind == 2) {
+    e.start_stride = n + (ptrdiff_t)ts_random(3);
+    e.start = ts_operand(2, rows > 0 ? (rows - 1) * e.start_stride + n : 0, special);
+  }
+  if (kind == 3) {
+    e.start = e.out;
+    e.start_stride = e.out_stride;
+  }
+  return e;
+}
+TS_INLINE float ts_start(const ts_ends *e, ptrdiff_t r, ptrdiff_t j) {
+  return e->start ? e->start[r * e->start_stride + j] : 0.0f;
+}
+static float ts_expected[1 << 16], ts_weights[1 << 16];
+TS_FUNCTION int ts_check_linear(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t k, int special) {
+  const ptrdiff_t x_stride = k + (ptrdiff_t)ts_random(4);
+  const float *x = ts_operand(0, rows > 0 ? (rows - 1) * x_stride + k : 0, special);
+  for (ptrdiff_t i = 0; i < k * n; i++) ts_weights[i] = ts_random_float(0);
+  const float *packed = ts_packed_operand(k, n, ts_weights);
+  const ts_ends e = ts_random_ends(rows, n, special);
+  for (ptrdiff_t r = 0; r < rows; r++)
+    for (ptrdiff_t j = 0; j < n; j++) {
+      float sum = ts_start(&e, r, j);
+      for (ptrdiff_t i = 0; i < k; i++) sum = ts_reference_step(x[r * x_stride + i], ts_weights[i * n + j], sum);
+      ts_expected[r * n + j] = ts_reference_end(sum, e.relu);
+    }
+  ts_linear(rows, x, x_stride, k, packed, n, e.start, e.start_stride, e.out, e.out_stride, e.relu);
+  return ts_check_rows("linear", rows, n, ts_expected, e.out, e.out_stride);
+}
+/* A convolution without padding, grouped where the group's channels are a part of a pixel. */
+typedef struct {
+  ptrdiff_t images, height, width, channels, taken, kernel_height, kernel_width, stride_y, stride_x, dilation;
+  ptrdiff_t out_height, out_width;
+} ts_shape;
+TS_INLINE ts_shape ts_random_shape(ptrdiff_t channels, ptrdiff_t taken, int plain) {
+  ts_shape s = {0, 0, 0, channels, taken, 0, 0, 0, 0, 0, 0, 0};
+  s.kernel_height = 1 + ts_random(3);
+  s.kernel_width = 1 + ts_random(3);
+  s.dilation = plain ? 1 : 1 + ts_random(2);
+  s.stride_y = 1 + ts_random(2);
+  s.stride_x = 1 + ts_random(3);
+  s.images = ts_random(4);
+  s.out_height = 1 + ts_random(5);
+  s.out_width = 1 + ts_random(s.images == 1 ? 70 : 9);
+  s.height = (s.out_height - 1) * s.stride_y + (s.kernel_height - 1) * s.dilation + 1;
+  s.width = (s.out_width - 1) * s.stride_x + (s.kernel_width - 1) * s.dilation + 1;
+  return s;
+}
+TS_INLINE ts_places ts_shape_places(const ts_shape *s) {
+  const ptrdiff_t line = s->width * s->channels;
+  const ts_places places = {s->images, s->out_height, s->out_width, s->height * line, s->stride_y * line,
+                            s->stride_x * s->channels};
+  return places;
+}
+/* Where tap t of output r begins in the input. */
+TS_INLINE ptrdiff_t ts_tap(const ts_shape *s, ptrdiff_t r, ptrdiff_t t) {
+  const ptrdiff_t image = r / (s->out_height * s->out_width);
+  const ptrdiff_t y = r / s->out_width % s->out_height * s->stride_y + t / s->kernel_width * s->dilation;
+  const ptrdiff_t x = r % s->out_width * s->stride_x + t % s->kernel_width * s->dilation;
+  return ((image * s->height + y) * s->width + x) * s->channels;
+}
+TS_INLINE ptrdiff_t ts_offsets(const ts_shape *s, ptrdiff_t *offsets) {
+  const ptrdiff_t taps = s->kernel_height * s->kernel_width;
+  for (ptrdiff_t t = 0; t < taps; t++) offsets[t] = ts_tap(s, 0, t);
+  return taps;
+}
+TS_FUNCTION int ts_check_conv(ptrdiff_t n, int special) {
+  const ptrdiff_t taken = 1 + ts_random(9), channels = taken * (1 + ts_random(2));
+  const int lines = channels == taken && ts_random(2);
+  const ts_shape s = ts_random_shape(channels, taken, lines);
+  const ts_places places = ts_shape_places(&s);
+  ptrdiff_t offsets[9];
+  const ptrdiff_t taps = ts_offsets(&s, offsets), rows = s.images * s.out_height * s.out_width, k = taps * taken;
+  ts_segments segments = {taps, offsets, taken};
+  if (rows * n > 1 << 16) return 0;
+  if (lines) {
+    for (ptrdiff_t y = 0; y < s.kernel_height; y++) offsets[y] = offsets[y * s.kernel_width];
+    segments.count = s.kernel_height;
+    segments.length = s.kernel_width * taken;
+  }
+  /* The last group of channels, so that the last row ends where the operand does. */
+  const float *x = ts_operand(0, s.images * s.height * s.width * channels, special) + channels - taken;
+  for (ptrdiff_t i = 0; i < k * n; i++) ts_weights[i] = ts_random_float(0);
+  const float *packed = ts_packed_operand(k, n, ts_weights);
+  const ts_ends e = ts_random_ends(rows, n, special);
+  for (ptrdiff_t r = 0; r < rows; r++)
+    for (ptrdiff_t j = 0; j < n; j++) {
+      float sum = ts_start(&e, r, j);
+      for (ptrdiff_t t = 0; t < taps; t++)
+        for (ptrdiff_t i = 0; i < taken; i++)
+          sum = ts_reference_step(x[ts_tap(&s, r, t) + i], ts_weights[(t * taken + i) * n + j], sum);
+      ts_expected[r * n + j] = ts_reference_end(sum, e.relu);
+    }
+  ts_conv(&places, x, &segments, packed, n, e.start, e.start_stride, e.out, e.out_stride, e.relu);
+  return ts_check_rows("conv", rows, n, ts_expected, e.out, e.out_stride);
+}
+TS_FUNCTION int ts_check_pack(ptrdiff_t k, ptrdiff_t n) {
+  const int transposed = (int)ts_random(2);
+  const ptrdiff_t stride = (transposed ? k : n) + (ptrdiff_t)ts_random(3), padded = (n + 15) / 16 * 16;
+  const ptrdiff_t k_stride = transposed ? 1 : stride, n_stride = transposed ? stride : 1;
+  const ptrdiff_t last = k == 0 ? 0 : (k - 1) * k_stride + (n - 1) * n_stride + 1;
+  const float *w = ts_operand(0, last, 0);
+  for (ptrdiff_t i = 0; i < k; i++)
+    for (ptrdiff_t j = 0; j < n; j++) ts_weights[i * n + j] = w[i * k_stride + j * n_stride];
+  const float *expected = ts_packed_operand(k, n, ts_weights);
+  float *packed = ts_operand(3, k * padded, 0);
+  ts_pack(k, n, w, k_stride, n_stride, packed);
+  return ts_check_rows("pack", k, padded, expected, packed, padded);
+}
+/* Every number of rows, of columns and of k, each with others drawn by chance. */
+TS_FUNCTION int ts_check(int thorough) {
+  int failed = 0;
+  for (int round = 0; round < (thorough ? 4 : 1); round++) {
+    for (ptrdiff_t n = 1; n <= 70; n++)
+      for (ptrdiff_t i = 0; i <= 40; i++) {
+        failed += ts_check_linear(i, n, ts_random(41), round == 3);
+        failed += ts_check_linear(ts_random(41), n, i, round == 3);
+        failed += ts_check_pack(i, n);
+        if (failed > 10) return failed;
+      }
+    for (ptrdiff_t n = 65; n <= 300; n++) {
+      failed += ts_check_linear(1 + ts_random(2), n, ts_random(41), 0);
+      if (failed > 10) return failed;
+    }
+    failed += ts_check_linear(600, 20, 5, 0);
+    for (ptrdiff_t n = 1; n <= 70; n++)
+      for (int i = 0; i < 10; i++) failed += ts_check_conv(n, round == 3);
+  }
+  return failed;
+}
