@@ -15,13 +15,11 @@
 #define TS_FUNCTION static
 #define TS_ALIGNED
 #endif
-/* Unrolls a loop of a constant number of steps, so that an array it indexes can live in registers. */
-#if defined(__clang__)
-#define TS_UNROLL _Pragma("clang loop unroll(full)")
-#elif defined(__GNUC__)
-#define TS_UNROLL _Pragma("GCC unroll 32")
+/* A value that is used many times is loaded once: gcc would load it for each use. */
+#if defined(__GNUC__) && !defined(__clang__) && defined(__SSE2__)
+#define TS_IN_REGISTER(x) __asm__("" : "+v"(x))
 #else
-#define TS_UNROLL
+#define TS_IN_REGISTER(x) ((void)0)
 #endif
 /* Every function below exists once for each instruction set: ts_exp is ts_exp_avx2 in one of them. */
 #define TS_PASTE_(name, suffix) name##_##suffix
