@@ -1,0 +1,47 @@
+"""From an archive to C."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from torchship.native.emitting import source
+from torchship.native.emitting.source import CompiledMethod, Unit
+from torchship.native.importing.builder import Weights
+from torchship.native.importing.method import import_method
+from torchship.native.passes import fusion, memory, simplify
+from torchship.script.runtime.archive import Archive
+
+
+@dataclass(frozen=True)
+class Code:
+    """The generated C of one archive."""
+
+    prefix: str
+    header: str
+    source: str
+    unit: Unit
+
+
+def compile_archive(archive: Archive) -> Code:
+    """Return an archive's methods as C.
+
+    Raises:
+        UnsupportedError: an operator has no C yet; the message names it and its source line.
+    """
+    manifest = archive.require_manifest()
+    module = archive.load()
+    weights = Weights()
+    methods = []
+    for name, signature in manifest.methods.items():
+        program, interface = import_method(module, name, signature, weights)
+        simplify.simplify(program, weights)
+        fusion.fuse(program)
+        plan = memory.plan(program)
+        piece = source.piece_rows(plan) if interface.batched else 0
+        methods.append(CompiledMethod(program, interface, plan, piece))
+    prefix = re.sub(r"\W+", "_", manifest.name).lower()
+    prefix = prefix if not prefix[0].isdigit() else f"m{prefix}"
+    title = f"{manifest.name} {manifest.version}" + (f": {manifest.description}" if manifest.description else "")
+    unit = Unit(prefix, title.replace("*/", "* /"), archive.digest, methods)
+    return Code(prefix, source.header(unit), source.source(unit), unit)

@@ -1,0 +1,454 @@
+"""The generated C: the header with the interface, and the file with weights, kernels and methods."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from torchship.native.emitting import kernel_sources, statements
+from torchship.native.emitting.places import c_type
+from torchship.native.emitting.writer import Writer, double_literal, float_literal, integer_literal, string_literal
+from torchship.native.errors import UnsupportedError
+from torchship.native.importing.method import BATCH, Field, Interface
+from torchship.native.ir import sizes
+from torchship.native.ir.program import ITEM_SIZES, Method, Storage, walk
+from torchship.native.passes.memory import Plan
+
+PIECE_BYTES = 1 << 20
+LARGEST_PIECE = 96
+
+
+@dataclass(frozen=True)
+class CompiledMethod:
+    """A method that is ready to be written."""
+
+    program: Method
+    interface: Interface
+    plan: Plan
+    piece: int
+    """How many rows of a batch are computed at a time; 0 if they are not split."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one pair of files holds."""
+
+    prefix: str
+    title: str
+    digest: str
+    methods: Sequence[CompiledMethod]
+
+    @property
+    def weights(self) -> list[Storage]:
+        """The weights that some method reads, in order."""
+        found: dict[Storage, None] = {}
+        for method in self.methods:
+            for statement in walk(method.program.statements):
+                for view in (*statement.reads(), *statement.writes()):
+                    if view.storage.kind == "weight":
+                        found[view.storage] = None
+        return list(found)
+
+
+def piece_rows(plan: Plan) -> int:
+    """Return how many rows of a batch to compute at a time, so that their data stay in the cache."""
+    total = sizes.simple_expr(plan.total)
+    values = {s: 64 for s in total.free_symbols}
+
+    def at(rows: int) -> int:
+        return int(total.xreplace({s: (rows if s.name == "rows" else v) for s, v in values.items()}))
+
+    per_row = max(1, (at(96) - at(0)) // 96)
+    rows = min(LARGEST_PIECE, max(1, PIECE_BYTES // per_row))
+    return rows // 12 * 12 if rows >= 12 else rows
+
+
+# --- the header ---
+
+
+def header(unit: Unit) -> str:
+    """Return the text of the header."""
+    p, guard = unit.prefix, f"{unit.prefix.upper()}_H"
+    out = Writer()
+    out.line(f"/* {unit.title}")
+    out.line("   Written by torchship from an archive; do not edit. */")
+    out.line(f"#ifndef {guard}")
+    out.line(f"#define {guard}")
+    out.line("#include <stddef.h>")
+    out.line("#include <stdint.h>")
+    out.line("#ifdef __cplusplus")
+    out.line('extern "C" {')
+    out.line("#endif")
+    out.line()
+    out.line("/* What a call returns. */")
+    out.line(f"#define {p.upper()}_OK 0")
+    out.line(f"#define {p.upper()}_RAISED 1 /* the model refused its inputs; out->message says why */")
+    out.line(f"#define {p.upper()}_BAD_ARGUMENT 2 /* a pointer is missing, or a size is negative */")
+    out.line()
+    out.line("/* The weights, in the order in which the kernels read them. */")
+    with out.block(f"typedef struct {p}_weights"):
+        for storage in unit.weights:
+            out.line(f"{c_type(storage.dtype)} {storage.name}[{_padded(storage)}];")
+        if not unit.weights:
+            out.line("char none;")
+    out.lines[-1] += f" {p}_weights;"
+    out.line()
+    out.line("/* The weights of the archive. */")
+    out.line(f"const {p}_weights *{p}_embedded_weights(void);")
+    out.line("/* Facts about this code as JSON: the archive's digest, the methods and their fields. */")
+    out.line(f"const char *{p}_info(void);")
+    for method in unit.methods:
+        _declare(out, p, method)
+    out.line()
+    out.line("#ifdef __cplusplus")
+    out.line("}")
+    out.line("#endif")
+    out.line("#endif")
+    return out.text()
+
+
+def _padded(storage: Storage) -> int:
+    step = 64 // ITEM_SIZES[storage.dtype]
+    return -(-int(storage.count) // step) * step
+
+
+def _declare(out: Writer, p: str, method: CompiledMethod) -> None:
+    name = f"{p}_{method.program.name}"
+    out.line()
+    out.line(f"/* --- {method.program.name} --- */")
+    with out.block("typedef struct"):
+        for field in method.interface.inputs:
+            out.line(_field(field, const=True))
+    out.lines[-1] += f" {name}_in;"
+    with out.block("typedef struct"):
+        for field in method.interface.outputs:
+            out.line(_field(field, const=False))
+        out.line("char *message; /* gets the text of an error; may be NULL */")
+        out.line("int64_t message_size; /* of that buffer, in bytes */")
+    out.lines[-1] += f" {name}_out;"
+    out.line("/* The bytes of workspace that a call with these sizes needs. */")
+    out.line(f"size_t {name}_workspace_size(const {name}_in *in);")
+    out.line("/* Stores the shape of an output, by its number, and returns its number of axes. */")
+    out.line(f"int {name}_shape(const {name}_in *in, int output, int64_t *shape);")
+    out.line("/* Computes the outputs. Weights of NULL are the archive's. Different calls may run at the same time with")
+    out.line("   different workspaces; outputs may not overlap inputs. */")
+    out.line(
+        f"int {name}(const {p}_weights *weights, const {name}_in *in, const {name}_out *out, void *workspace);"
+    )
+
+
+def _field(field: Field, const: bool) -> str:
+    if field.kind == "size":
+        return f"int64_t {field.name};"
+    if field.kind in ("int", "bool"):
+        return f"int64_t {field.name};" + (" /* 0 or 1 */" if field.kind == "bool" else "")
+    if field.kind == "float":
+        return f"double {field.name};"
+    shape = "[" + ", ".join(_public(size) for size in field.shape) + "]"
+    note = f"{field.dtype}{shape}" + ("; may be NULL" if field.optional else "")
+    return f"{'const ' if const else ''}{c_type(field.dtype)} *{field.name}; /* {note} */"
+
+
+def _public(size: sizes.Size) -> str:
+    text = sizes.c_text(size)
+    return BATCH if text == "rows" else text.replace("rows", BATCH)
+
+
+# --- the source ---
+
+
+def source(unit: Unit) -> str:
+    """Return the text of the C file."""
+    methods = Writer()
+    for method in unit.methods:
+        _method(methods, unit, method)
+    body = methods.text()
+    kernels = kernel_sources.needed(body)
+    out = Writer()
+    out.line(f"/* {unit.title}")
+    out.line("   Written by torchship from an archive; do not edit. Compile with -O3 -ffp-contract=off. */")
+    out.line("#ifndef TS_ONCE")
+    out.line("#define TS_ONCE")
+    out.line("#include <math.h>")
+    out.line("#include <string.h>")
+    out.line(f'#include "{unit.prefix}.h"')
+    _instruction_sets(out)
+    out.line(kernel_sources.source("portable").rstrip())
+    for name in sorted(set().union(*(kernel_sources.defined(k) for k in kernels))):
+        out.line(f"#define {name} TS_NAME({name})")
+    out.line(kernel_sources.source("text").rstrip())
+    out.line(f"#define TS_RAISED {unit.prefix.upper()}_RAISED")
+    _weights(out, unit)
+    for method in unit.methods:
+        out.line(f"#define {unit.prefix}_{method.program.name}_rows TS_NAME({unit.prefix}_{method.program.name}_rows)")
+    _passes(out)
+    for method in unit.methods:
+        _entry(out, unit, method)
+    _info(out, unit)
+    out.line("#else")
+    out.line(kernel_sources.source("passes_begin").rstrip())
+    for name in kernels:
+        out.line(kernel_sources.source(name).rstrip())
+    out.line(body.rstrip())
+    out.line(kernel_sources.source("passes_end").rstrip())
+    out.line("#endif")
+    return out.text()
+
+
+def _instruction_sets(out: Writer) -> None:
+    out.line("#if defined(TS_ONLY_PLAIN)")
+    out.line("#define TS_PLAIN")
+    out.line("#elif defined(__GNUC__) && defined(__x86_64__)")
+    out.line("#include <immintrin.h>")
+    out.line("#define TS_X86")
+    out.line("#elif defined(__GNUC__) && defined(__aarch64__)")
+    out.line("#include <arm_neon.h>")
+    out.line("#elif defined(__wasm_simd128__)")
+    out.line("#include <wasm_simd128.h>")
+    out.line("#else")
+    out.line("#define TS_PLAIN")
+    out.line("#endif")
+
+
+def _passes(out: Writer) -> None:
+    """Write the inclusions of the file in itself, one for each instruction set."""
+    out.line("#if defined(TS_X86)")
+    for name in ("AVX512", "AVX2", "SSE2"):
+        guard = " && ".join(f"!defined(TS_ONLY_{other})" for other in ("AVX512", "AVX2", "SSE2") if other != name)
+        out.line(f"#if {guard}")
+        out.line(f"#define TS_PASS_{name}")
+        out.line("#include __FILE__")
+        out.line(f"#undef TS_PASS_{name}")
+        out.line("#endif")
+    out.line("#else")
+    out.line("#if defined(TS_PLAIN)")
+    out.line("#elif defined(__aarch64__)")
+    out.line("#define TS_PASS_NEON")
+    out.line("#else")
+    out.line("#define TS_PASS_WASM")
+    out.line("#endif")
+    out.line("#include __FILE__")
+    out.line("#endif")
+
+
+def _weights(out: Writer, unit: Unit) -> None:
+    p = unit.prefix
+    out.line(f"static const TS_ALIGNED {p}_weights {p}_archive_weights = {{")
+    with out.indented():
+        for storage in unit.weights:
+            assert storage.value is not None
+            out.line(f"/* {storage.wish or storage.name} */ {{")
+            _numbers(out, storage.value, storage.dtype)
+            out.line("},")
+        if not unit.weights:
+            out.line("0")
+    out.line("};")
+    out.line(f"const {p}_weights *{p}_embedded_weights(void) {{ return &{p}_archive_weights; }}")
+
+
+def _numbers(out: Writer, values: torch.Tensor, dtype: str) -> None:
+    write = {"float32": float_literal, "float64": double_literal}.get(dtype, integer_literal)
+    texts = [write(value) for value in values.tolist()]  # type: ignore[operator]
+    if not texts:
+        texts = ["0"]
+    for start in range(0, len(texts), 12):
+        out.line("  " + ", ".join(texts[start : start + 12]) + ",")
+
+
+def _method(out: Writer, unit: Unit, method: CompiledMethod) -> None:
+    """Write the function that computes some rows of a batch, or the whole."""
+    p, name = unit.prefix, f"{unit.prefix}_{method.program.name}"
+    program, interface = method.program, method.interface
+    out.line()
+    head = (
+        f"TS_FUNCTION int {name}_rows(const {p}_weights *w, const {name}_in *in, const {name}_out *out, "
+        "int64_t first, int64_t rows,"
+    )
+    out.line(head)
+    with out.block("                       char *workspace, ts_message *message)"):
+        used = {v.storage for s in walk(program.statements) for v in (*s.reads(), *s.writes())}
+        for field in interface.inputs:
+            if field.kind == "size":
+                if field.leaf != BATCH:
+                    out.line(f"const int64_t {field.variable} = in->{field.name};")
+                else:
+                    out.line(f"const int64_t {BATCH} = in->{field.name};")
+            elif field.kind in ("int", "bool"):
+                kind = "int64_t" if field.kind == "int" else "int"
+                out.line(f"const {kind} {field.variable} = {'(int)' if field.kind == 'bool' else ''}in->{field.name};")
+            elif field.kind == "float":
+                out.line(f"const double {field.variable} = in->{field.name};")
+        unused = ["w", "in", "out", "first", "rows", "workspace", "message"]
+        for field in interface.inputs:
+            if field.kind != "tensor":
+                unused.append(field.variable if field.leaf != BATCH else BATCH)
+        for one in unused:
+            out.line(f"(void){one};")
+        for field in interface.inputs:
+            if field.storage is not None and field.storage in used:
+                out.line(f"const {c_type(field.dtype)} *const {field.storage.name} = {_input(field)};")
+        for field in interface.outputs:
+            if field.storage is not None:
+                out.line(f"{c_type(field.dtype)} *const {field.storage.name} = out->{field.name}{_first(field)};")
+        for storage, offset in method.plan.offsets.items():
+            kind = c_type(storage.dtype)
+            out.line(f"{kind} *const {storage.name} = ({kind} *)(void *)(workspace + {sizes.c_text(offset)});")
+        statements.emit_all(out, program.statements)
+        out.line("return 0;")
+
+
+def _input(field: Field) -> str:
+    first = _first(field)
+    if field.optional and first:
+        return f"in->{field.name} ? in->{field.name}{first} : NULL"
+    return f"in->{field.name}{first}"
+
+
+def _first(field: Field) -> str:
+    """Return the offset of the first row that is computed."""
+    if field.batch_axis is None:
+        return ""
+    inner = sizes.product(field.shape[field.batch_axis + 1 :])
+    step = sizes.c_text(sizes.simple(sizes.symbol("first") * inner))
+    return f" + {step}"
+
+
+def _entry(out: Writer, unit: Unit, method: CompiledMethod) -> None:
+    """Write the functions of the interface: they check, split the batch, and choose instructions."""
+    p, name = unit.prefix, f"{unit.prefix}_{method.program.name}"
+    interface = method.interface
+    allowed = {"rows", *(f.variable for f in interface.inputs)}
+    for symbol in sizes.symbols_of(method.plan.total):
+        if symbol.name not in allowed:
+            raise UnsupportedError(f"method '{method.program.name}': the size of a tensor depends on values ({symbol})")
+    fields = [f for f in interface.inputs if f.kind in ("size", "int")]
+    out.line()
+    with out.block(f"size_t {name}_workspace_size(const {name}_in *in)"):
+        _size_variables(out, fields, method.piece)
+        out.line(f"return (size_t)({sizes.c_text(method.plan.total)}) + 64;")
+    with out.block(f"int {name}_shape(const {name}_in *in, int output, int64_t *shape)"):
+        _size_variables(out, fields, 0)
+        with out.block("switch (output)"):
+            for number, field in enumerate(interface.outputs):
+                out.line(f"case {number}: /* {field.leaf} */")
+                with out.indented():
+                    for axis, size in enumerate(field.shape):
+                        out.line(f"shape[{axis}] = {sizes.c_text(size)};")
+                    out.line(f"return {len(field.shape)};")
+            out.line("default: return -1;")
+    rows = f"{name}_rows"
+    with out.block(f"int {name}(const {p}_weights *weights, const {name}_in *in, const {name}_out *out, void *workspace)"):
+        out.line("if (!in || !out || !workspace) return " + f"{p.upper()}_BAD_ARGUMENT;")
+        out.line("ts_message message = {out->message, out->message_size, 0};")
+        out.line("ts_say(&message, \"\");")
+        out.line("char *memory = (char *)workspace + (64 - (uintptr_t)workspace % 64) % 64;")
+        out.line(f"if (!weights) weights = &{p}_archive_weights;")
+        for field in interface.inputs:
+            if field.kind == "size":
+                _refuse(out, p, f"in->{field.name} < 0", f"in->{field.name} is negative")
+            elif field.kind == "tensor" and not field.optional:
+                _refuse(out, p, f"!in->{field.name}", f"in->{field.name} is NULL")
+        for field in interface.outputs:
+            _refuse(out, p, f"!out->{field.name}", f"out->{field.name} is NULL")
+        batch = next((f"in->{f.name}" for f in interface.inputs if f.leaf == BATCH and f.kind == "size"), "0")
+        out.line(f"int (*compute)(const {p}_weights *, const {name}_in *, const {name}_out *, int64_t, int64_t, char *,")
+        out.line("               ts_message *);")
+        _choose(out, rows)
+        if method.piece:
+            out.line("int64_t first = 0;")
+            with out.block("do"):
+                out.line(f"const int64_t rest = {batch} - first, rows = rest < {method.piece} ? rest : {method.piece};")
+                out.line("const int status = compute(weights, in, out, first, rows, memory, &message);")
+                out.line("if (status) return status;")
+                out.line("first += rows;")
+            out.lines[-1] += f" while (first < {batch});"
+            out.line("return 0;")
+        else:
+            out.line(f"return compute(weights, in, out, 0, {batch}, memory, &message);")
+
+
+def _size_variables(out: Writer, fields: Sequence[Field], piece: int) -> None:
+    out.line("(void)in;")
+    for field in fields:
+        value = f"in->{field.name}"
+        if field.leaf == BATCH and piece and field.kind == "size":
+            value = f"in->{field.name} < {piece} ? in->{field.name} : {piece}"
+        out.line(f"const int64_t {field.variable} = {value};")
+        out.line(f"(void){field.variable};")
+
+
+def _refuse(out: Writer, p: str, condition: str, text: str) -> None:
+    with out.block(f"if ({condition})"):
+        out.line(f"ts_say(&message, {string_literal(text)});")
+        out.line(f"return {p.upper()}_BAD_ARGUMENT;")
+
+
+def _choose(out: Writer, rows: str) -> None:
+    out.line("#if defined(TS_X86)")
+    out.line("#if defined(TS_ONLY_AVX512)")
+    out.line(f"compute = TS_PASTE({rows.removesuffix('_rows')}_rows, avx512);" if False else f"compute = {_suffixed(rows, 'avx512')};")
+    out.line("#elif defined(TS_ONLY_AVX2)")
+    out.line(f"compute = {_suffixed(rows, 'avx2')};")
+    out.line("#elif defined(TS_ONLY_SSE2)")
+    out.line(f"compute = {_suffixed(rows, 'sse2')};")
+    out.line("#else")
+    out.line('if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && '
+             '__builtin_cpu_supports("avx512bw") &&')  # fmt: skip
+    out.line(f'    __builtin_cpu_supports("avx512vl")) compute = {_suffixed(rows, "avx512")};')
+    out.line(f'else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) compute = {_suffixed(rows, "avx2")};')
+    out.line(f"else compute = {_suffixed(rows, 'sse2')};")
+    out.line("#endif")
+    out.line("#elif defined(TS_PLAIN)")
+    out.line(f"compute = {_suffixed(rows, 'plain')};")
+    out.line("#elif defined(__aarch64__)")
+    out.line(f"compute = {_suffixed(rows, 'neon')};")
+    out.line("#else")
+    out.line(f"compute = {_suffixed(rows, 'wasm')};")
+    out.line("#endif")
+
+
+def _suffixed(name: str, suffix: str) -> str:
+    return f"{name}_{suffix}"
+
+
+# --- facts ---
+
+
+def info(unit: Unit) -> dict[str, object]:
+    """Return what `<name>_info` tells as JSON."""
+    return {
+        "prefix": unit.prefix,
+        "archive": unit.digest,
+        "methods": {
+            method.program.name: {
+                "inputs": [
+                    {"name": f.name, "leaf": f.leaf, "kind": f.kind, "dtype": f.dtype, "optional": f.optional,
+                     "shape": [s if isinstance(s, int) else _public(s) for s in f.shape]}
+                    for f in method.interface.inputs
+                ],
+                "outputs": [
+                    {"name": f.name, "leaf": f.leaf, "dtype": f.dtype, "rank": len(f.shape)}
+                    for f in method.interface.outputs
+                ],
+            }
+            for method in unit.methods
+        },
+    }  # fmt: skip
+
+
+def _info(out: Writer, unit: Unit) -> None:
+    text = json.dumps(info(unit))
+    out.line()
+    with out.block(f"const char *{unit.prefix}_info(void)"):
+        out.line("return")
+        with out.indented():
+            for start in range(0, len(text), 90):
+                out.line(string_literal(text[start : start + 90]))
+        out.lines[-1] += ";"
+    out.line("#if defined(TORCHSHIP_LIBRARY)")
+    out.line("const char *torchship_native_info(void);")
+    out.line(f"const char *torchship_native_info(void) {{ return {unit.prefix}_info(); }}")
+    out.line("#endif")

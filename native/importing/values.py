@@ -1,0 +1,141 @@
+"""What the values of a TorchScript graph are while the compiler runs it.
+
+Numbers, texts, lists and None are known at once or stand for C expressions; tensors are views of
+storages, or tensors that are not in memory yet because their reader may not need them there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sympy
+
+from torchship.native.ir.program import Scalar, View
+from torchship.native.ir.sizes import Size
+
+
+@dataclass(frozen=True, eq=False)
+class OneHot:
+    """one_hot(index, classes), with the axis of classes at `axis`; not in memory."""
+
+    index: View
+    classes: int
+    axis: int
+    dtype: str
+
+    @property
+    def shape(self) -> tuple[Size, ...]:
+        sizes = list(self.index.shape)
+        sizes.insert(self.axis, self.classes)
+        return tuple(sizes)
+
+
+@dataclass(frozen=True, eq=False)
+class Concat:
+    """cat(parts, axis); not in memory."""
+
+    parts: tuple[View | OneHot | Full, ...]
+    axis: int
+    dtype: str
+    shape: tuple[Size, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Full:
+    """A tensor whose elements are all `value`; not in memory."""
+
+    value: int | float | bool | Scalar | sympy.Expr
+    dtype: str
+    shape: tuple[Size, ...]
+
+
+Tensor = View | OneHot | Concat | Full
+
+
+@dataclass(frozen=True, eq=False)
+class Optional:
+    """`value` if the C expression `flag` is true, else None."""
+
+    flag: str
+    value: object
+
+
+@dataclass(eq=False)
+class ListValue:
+    """A list of known length; `home` is the loop in which it was made (see the importer)."""
+
+    items: list[object]
+    home: int
+
+
+@dataclass(eq=False)
+class StackedList:
+    """A list of tensors of one shape, whose length is known when the code runs.
+
+    Element i is `stacked[i]`, or `stacked[count - 1 - i]` if `reversed`. `stacked` is None as long
+    as nothing was appended.
+    """
+
+    stacked: View
+    count: Size
+    reversed: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class IntegersOf:
+    """`tensor.tolist()` of a tensor of one axis: integers that are read when they are asked for."""
+
+    view: View
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text with numbers that are known when the code runs."""
+
+    parts: tuple[str | Scalar | Size | tuple[Size, ...], ...]
+
+
+@dataclass(frozen=True)
+class Device:
+    """The CPU."""
+
+    type: str = "cpu"
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleValue:
+    """A submodule: what `prim::GetAttr` reads from."""
+
+    path: str
+    module: object
+
+
+def is_tensor(value: object) -> bool:
+    """Whether the value is a tensor."""
+    return isinstance(value, View | OneHot | Concat | Full)
+
+
+def is_size(value: object) -> bool:
+    """Whether the value is an integer, known now or when the code runs; a bool is none."""
+    return (isinstance(value, int) and not isinstance(value, bool)) or isinstance(value, sympy.Expr)
+
+
+def dtype_of(value: Tensor) -> str:
+    """Return a tensor's dtype."""
+    return value.dtype
+
+
+def tensors_in(values: Sequence[object]) -> list[Tensor]:
+    """Return the tensors among values and inside their lists and tuples."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, View | OneHot | Concat | Full):
+            found.append(value)
+        elif isinstance(value, ListValue):
+            found += tensors_in(value.items)
+        elif isinstance(value, tuple):
+            found += tensors_in(value)
+        elif isinstance(value, Optional):
+            found += tensors_in([value.value])
+    return found

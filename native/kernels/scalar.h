@@ -1,0 +1,16 @@
+/* --- integers, and single floats --- */
+TS_INLINE int64_t ts_floor_div(int64_t a, int64_t b) { return a / b - (a % b != 0 && (a < 0) != (b < 0)); }
+TS_INLINE int64_t ts_modulo(int64_t a, int64_t b) { return a - ts_floor_div(a, b) * b; }
+TS_INLINE int64_t ts_smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+TS_INLINE int64_t ts_larger(int64_t a, int64_t b) { return a > b ? a : b; }
+/* As ts_max and ts_min do: a NaN of either is the result. */
+TS_INLINE float ts_max1(float a, float b) { return a < b || b != b ? b : a; }
+TS_INLINE float ts_min1(float a, float b) { return b < a || b != b ? b : a; }
+TS_INLINE float ts_relu1(float x) { return x < 0 ? 0 : x; }
+TS_INLINE float ts_fma1(float a, float b, float c) { return ts_lane(ts_fma(ts_set(a), ts_set(b), ts_set(c)), 0); }
+TS_INLINE float ts_sqrt1(float x) { return ts_lane(ts_sqrt(ts_set(x)), 0); }
+TS_INLINE float ts_remainder1(float a, float b) {
+  const float rest = fmodf(a, b);
+  return rest != 0 && (rest < 0) != (b < 0) ? rest + b : rest;
+}
+TS_INLINE float ts_sign1(float x) { return (float)((x > 0) - (x < 0)); }
