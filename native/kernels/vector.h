@@ -15,6 +15,7 @@ TS_INLINE ts_i ts_seti(int32_t x) {
   return x - zero;
 }
 TS_INLINE ts_v ts_load(const float *p) { return *(const ts_v_unaligned *)p; }
+TS_INLINE ts_i ts_loadi(const int32_t *p) { return *(const ts_i_unaligned *)p; }
 TS_INLINE void ts_store(float *p, ts_v v) { *(ts_v_unaligned *)p = v; }
 TS_INLINE ts_i ts_bits(ts_v v) { return (ts_i)v; }
 TS_INLINE ts_v ts_from_bits(ts_i v) { return (ts_v)v; }
@@ -22,6 +23,7 @@ TS_INLINE ts_i ts_lt(ts_v a, ts_v b) { return a < b; }
 TS_INLINE ts_i ts_le(ts_v a, ts_v b) { return a <= b; }
 TS_INLINE ts_i ts_eq(ts_v a, ts_v b) { return a == b; }
 TS_INLINE ts_i ts_ne(ts_v a, ts_v b) { return a != b; }
+TS_INLINE ts_i ts_shift_left(ts_i v, int bits) { return v << bits; }
 TS_INLINE ts_v ts_to_float(ts_i v) { return __builtin_convertvector(v, ts_v); }
 TS_INLINE float ts_lane(ts_v v, int lane) { return v[lane]; }
 TS_INLINE int32_t ts_lanei(ts_i v, int lane) { return v[lane]; }
@@ -31,6 +33,7 @@ typedef int32_t ts_i;
 TS_INLINE ts_v ts_set(float x) { return x; }
 TS_INLINE ts_i ts_seti(int32_t x) { return x; }
 TS_INLINE ts_v ts_load(const float *p) { return *p; }
+TS_INLINE ts_i ts_loadi(const int32_t *p) { return *p; }
 TS_INLINE void ts_store(float *p, ts_v v) { *p = v; }
 TS_INLINE ts_i ts_bits(ts_v v) { ts_i bits; memcpy(&bits, &v, sizeof bits); return bits; }
 TS_INLINE ts_v ts_from_bits(ts_i v) { ts_v x; memcpy(&x, &v, sizeof x); return x; }
@@ -38,12 +41,29 @@ TS_INLINE ts_i ts_lt(ts_v a, ts_v b) { return -(ts_i)(a < b); }
 TS_INLINE ts_i ts_le(ts_v a, ts_v b) { return -(ts_i)(a <= b); }
 TS_INLINE ts_i ts_eq(ts_v a, ts_v b) { return -(ts_i)(a == b); }
 TS_INLINE ts_i ts_ne(ts_v a, ts_v b) { return -(ts_i)(a != b); }
+TS_INLINE ts_i ts_shift_left(ts_i v, int bits) { return (ts_i)((uint32_t)v << bits); }
 TS_INLINE ts_v ts_to_float(ts_i v) { return (ts_v)v; }
 TS_INLINE float ts_lane(ts_v v, int lane) { (void)lane; return v; }
 TS_INLINE int32_t ts_lanei(ts_i v, int lane) { (void)lane; return v; }
 #endif
 TS_INLINE ts_v ts_select(ts_i mask, ts_v a, ts_v b) {
   return ts_from_bits((mask & ts_bits(a)) | (~mask & ts_bits(b)));
+}
+/* Whether any lane of a mask is set. */
+TS_INLINE int ts_any(ts_i mask) {
+#if defined(TS_PASS_AVX512)
+  return _mm512_movepi32_mask((__m512i)mask) != 0;
+#elif defined(TS_PASS_AVX2)
+  return _mm256_movemask_ps((__m256)mask) != 0;
+#elif defined(TS_PASS_SSE2)
+  return _mm_movemask_ps((__m128)mask) != 0;
+#elif defined(TS_PASS_NEON)
+  return vmaxvq_u32((uint32x4_t)mask) != 0;
+#elif defined(TS_PASS_WASM)
+  return wasm_v128_any_true((v128_t)mask);
+#else
+  return mask != 0;
+#endif
 }
 /* Multiply and add: a * b + c. */
 TS_INLINE ts_v ts_fma(ts_v a, ts_v b, ts_v c) {
@@ -77,7 +97,38 @@ TS_INLINE ts_v ts_sqrt(ts_v v) {
 /* The larger and the smaller; a NaN of either is the result, as in torch. */
 TS_INLINE ts_v ts_max(ts_v a, ts_v b) { return ts_select(ts_lt(a, b) | ts_ne(b, b), b, a); }
 TS_INLINE ts_v ts_min(ts_v a, ts_v b) { return ts_select(ts_lt(b, a) | ts_ne(b, b), b, a); }
+/* As the machines have them in one instruction: b where either is NaN, so that a bound as `a` keeps a NaN `b`. */
+TS_INLINE ts_v ts_lesser(ts_v a, ts_v b) {
+#if defined(TS_PASS_AVX512)
+  return (ts_v)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(TS_PASS_AVX2)
+  return (ts_v)_mm256_min_ps((__m256)a, (__m256)b);
+#elif defined(TS_PASS_SSE2)
+  return (ts_v)_mm_min_ps((__m128)a, (__m128)b);
+#elif defined(TS_PASS_WASM)
+  return (ts_v)wasm_f32x4_pmin((v128_t)b, (v128_t)a);
+#else
+  return ts_select(ts_lt(a, b), a, b);
+#endif
+}
+TS_INLINE ts_v ts_greater(ts_v a, ts_v b) {
+#if defined(TS_PASS_AVX512)
+  return (ts_v)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(TS_PASS_AVX2)
+  return (ts_v)_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(TS_PASS_SSE2)
+  return (ts_v)_mm_max_ps((__m128)a, (__m128)b);
+#elif defined(TS_PASS_WASM)
+  return (ts_v)wasm_f32x4_pmax((v128_t)b, (v128_t)a);
+#else
+  return ts_select(ts_lt(b, a), a, b);
+#endif
+}
 TS_INLINE ts_v ts_abs(ts_v v) { return ts_from_bits(ts_bits(v) & ts_seti(0x7fffffff)); }
+/* The magnitude of v, which is not negative, with the sign of x. */
+TS_INLINE ts_v ts_with_sign(ts_v v, ts_v x) {
+  return ts_from_bits(ts_bits(v) | (ts_bits(x) & ts_seti(INT32_MIN)));
+}
 /* max(v, 0), and NaN of NaN. */
 TS_INLINE ts_v ts_relu(ts_v v) { return ts_select(ts_lt(v, ts_set(0)), ts_set(0), v); }
 /* The first `count` lanes, the others 0; count is 1 to TS_W. */
