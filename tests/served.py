@@ -206,7 +206,17 @@ class Layered(nn.Module):
 
 
 class Endless(nn.Module):
-    """x: float32[batch,1] -> twice that; says so and never ends for a value below 0."""
+    """x: float32[batch,1] -> twice that; never ends for a value below 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        while bool((y < 0).any()):
+            y = y * 1.0
+        return x * 2
+
+
+class Announced(nn.Module):
+    """x: float32[batch,1] -> twice that; for a value below 0 it prints so and never ends."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
@@ -492,6 +502,7 @@ MORE = {
     "loud": _loud,
     "layered": _layered,
     "endless": lambda: _column(Endless()),
+    "announced": lambda: _column(Announced()),
     "stalled": lambda: _column(Stalled()),
     "picky": lambda: _column(Picky()),
     "rationed": lambda: _column(Rationed()),

@@ -23,12 +23,12 @@ WHILE, FOREVER = 1_500_000, 1_000_000_000  # rounds
 
 def request(value: float, *headers: str) -> bytes:
     x = {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [value]}
-    return post("endless", json.dumps({"inputs": [x]}).encode(), *headers)
+    return post("announced", json.dumps({"inputs": [x]}).encode(), *headers)
 
 
 def waiting_rows(server: Any) -> float:
     text = httpx.get(f"{server.url}/metrics", trust_env=False).text
-    name = 'torchship_queue_rows{model="endless",version="1"} '
+    name = 'torchship_queue_rows{model="announced",version="1"} '
     return sum(float(x.removeprefix(name)) for x in text.splitlines() if x.startswith(name))
 
 
@@ -69,9 +69,9 @@ def test_a_message_that_is_in_the_model_is_answered(
 
 
 def test_requests_that_wait_at_the_limit_get_503(launch: Launch, make_archive: MakeArchive) -> None:
-    archives = make_archive("endless"), make_archive("lasting")
+    archives = make_archive("announced"), make_archive("lasting")
     with launch("--quick-us", 0, "--shutdown-seconds", 1, *archives) as server:
-        assert server.line() == "ready: endless/1, lasting/1"
+        assert server.line() == "ready: announced/1, lasting/1"
         with ExitStack() as stack, stream(server) as socket:
             waiting = [stack.enter_context(connected(server)) for _ in range(3)]
             waiting[0][0].sendall(request(-1))

@@ -29,7 +29,7 @@ LIMIT = 10  # seconds on the server's clock
 @pytest.fixture(scope="module")
 def served(archives: dict[str, Path]) -> Iterator[ClockedServer]:
     """Return a server on whose clock each limit is as long as the others."""
-    limits = {f"{name}_seconds": LIMIT for name in ("header", "body", "send")}
+    limits: dict[str, Any] = {f"{name}_seconds": LIMIT for name in ("header", "body", "send")}
     with clocked(*(archives[name] for name in ("logarithm", "slow", "half")), **limits) as process:
         yield process
 
