@@ -134,7 +134,7 @@ WRONG: dict[str, object] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_with_a_large_request_is_said(roomy: Any, name: str) -> None:
+def test_an_invalid_large_request_gets_an_explanation(roomy: Any, name: str) -> None:
     content = b"{" * 300_000 if WRONG[name] is None else json.dumps(WRONG[name]).encode()
     assert len(content) > 1 << 18
     answer = ask(roomy, post("logarithm", content))
@@ -401,7 +401,7 @@ def test_an_announcement_alone_holds_nothing(capped: Any) -> None:
         assert_room(capped)
 
 
-def test_bombs_count_as_what_they_become(capped: Any) -> None:
+def test_compressed_bodies_count_with_their_inflated_size(capped: Any) -> None:
     """A megabyte of zeros is a kilobyte on its way."""
     bomb = gzip.compress(b" " * (29 * MIB))
     with ExitStack() as stack:

@@ -220,7 +220,9 @@ def test_the_learning_rate_falls_for_the_last_quarter_and_the_last_twentieth() -
 
 @pytest.mark.parametrize("make", [mm.makemore_flat, mm.wavenet, cl.charlstm])
 @pytest.mark.parametrize("scripted", [False, True])
-def test_wrong_input_is_told(make: Callable[[], nn.Module], scripted: bool, script: Script) -> None:
+def test_wrong_input_is_reported(
+    make: Callable[[], nn.Module], scripted: bool, script: Script
+) -> None:
     module = script(make()) if scripted else make()
     error = torch.jit.Error if scripted else ValueError
     good = torch.zeros(2, 8, dtype=torch.int64)

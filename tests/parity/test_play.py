@@ -423,7 +423,7 @@ def test_a_step_that_the_binary_refuses_is_passed_on_and_changes_nothing(
     assert len({str(actions) for actions in chosen}) > 1
 
 
-def test_the_binary_s_last_words_are_passed_on(archives: Path, tmp_path: Path) -> None:
+def test_the_last_error_of_the_binary_is_passed_on(archives: Path, tmp_path: Path) -> None:
     archive = open_archive(archives / "snake.pt")
     damaged = tmp_path / "snake.pt"
     damaged.write_bytes((archives / "snake.pt").read_bytes()[:-100])

@@ -234,7 +234,9 @@ def make() -> nn.Module:
 """
 
 
-def test_a_policy_that_prints_plays_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_printing_does_not_change_a_policys_game(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "loud_policy.py").write_text(LOUD)
     monkeypatch.syspath_prepend(str(tmp_path))
     loud = importlib.import_module("loud_policy").make

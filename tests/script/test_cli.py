@@ -121,7 +121,7 @@ def test_inspect_shows_what_is_in_the_archive(here: Path) -> None:
     assert "def forward(self," in document["code"]
 
 
-def test_inspect_says_that_nothing_vouches_for_a_plain_file(here: Path) -> None:
+def test_inspect_reports_a_plain_file_as_unverified(here: Path) -> None:
     import torch
 
     with pytest.warns(zoo.TORCHSCRIPT_NOTICE):

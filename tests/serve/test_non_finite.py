@@ -101,7 +101,7 @@ def test_a_body_with_what_json_has_no_number_for(
     assert answer.json() == {"error": expected}
 
 
-def test_other_bodies_that_are_no_json_are_told_as_before(server: Any) -> None:
+def test_other_bodies_that_are_not_json_get_the_same_error_as_before(server: Any) -> None:
     for content in ('{"inputs": nonsense}', '{"inputs": [', '{"NaN": infinite}', ""):
         answer = httpx.post(
             f"{server.url}/v2/models/logarithm/infer", content=content, trust_env=False, timeout=60

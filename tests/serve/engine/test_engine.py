@@ -426,7 +426,7 @@ def test_only_outputs_that_someone_wants_are_copied(archives: dict[str, Path]) -
 QUICK = Limits(max_batch=4, inline_threshold_seconds=10)
 
 
-def test_a_quick_model_is_proved_on_the_event_loop_and_answers_there(
+def test_a_quick_model_is_verified_on_the_event_loop_and_answers_there(
     archives: dict[str, Path],
 ) -> None:
     here: list[bool] = []

@@ -553,7 +553,7 @@ def test_requests_of_one_sequence_run_in_the_order_they_came(archives: dict[str,
     use(check, archives["memory"])
 
 
-def test_the_timeout_counts_the_wait_for_ones_turn(archives: dict[str, Path]) -> None:
+def test_the_timeout_includes_the_wait_for_a_turn(archives: dict[str, Path]) -> None:
     readings = iter([0.0, 11.0])  # as a request comes, and as its turn comes
 
     async def check(models: Models, sequences: Sequences) -> None:
@@ -565,7 +565,7 @@ def test_the_timeout_counts_the_wait_for_ones_turn(archives: dict[str, Path]) ->
     use(check, archives["memory"], clock=lambda: next(readings))
 
 
-def test_a_record_is_told_where_a_step_ran_and_when(archives: dict[str, Path]) -> None:
+def test_a_record_holds_where_and_when_a_step_ran(archives: dict[str, Path]) -> None:
     async def check(models: Models, sequences: Sequences) -> None:
         record = Record()
         await sequences.answer("memory", None, asked("a", sequence_start=True), None, record)

@@ -144,7 +144,7 @@ def test_a_turn_that_fails_leaves_the_state_as_it_was(setting: Setting) -> None:
     setting.run(check)
 
 
-def test_what_is_idle_expires_and_is_told_from_what_never_was(setting: Setting) -> None:
+def test_an_expired_sequence_is_distinguished_from_an_unknown_one(setting: Setting) -> None:
     async def check(store: Store) -> None:
         await put(store, A, 1)
         async with store.turn(B, opening=True) as busy:
@@ -390,7 +390,7 @@ def test_a_turn_that_lasts_keeps_its_lease(redis_url: str) -> None:
     Setting(redis_url).run(check)
 
 
-def test_a_redis_that_is_not_there_is_told_without_its_address() -> None:
+def test_an_unreachable_redis_is_reported_without_its_address() -> None:
     async def check() -> None:
         store = RedisStore(f"unix://{os.devnull}/nothing", IDLE, 10)
         with pytest.raises(StateStoreError, match=r"^the store of sequences failed: \w+$"):
@@ -405,7 +405,7 @@ def test_a_redis_that_is_not_there_is_told_without_its_address() -> None:
 @pytest.mark.parametrize(
     "url", ["redis://127.0.0.1:port/0", "redis://[::1/0", "redis://a:99999", "redis://a?b=c"]
 )
-def test_a_url_that_is_none_is_named(url: str) -> None:
+def test_an_invalid_url_is_named(url: str) -> None:
     with pytest.raises(UsageError, match="setting 'state': expected a URL like redis://"):
         RedisStore(url, IDLE, 10)
 
