@@ -93,7 +93,7 @@ def test_batch_norm_in_eval_mode_uses_and_keeps_the_running_statistics(
     assert all(torch.equal(tensor, before[name]) for name, tensor in layer.named_buffers())
 
 
-def test_torchs_batch_norm_is_silently_another_where_length_and_channels_are_equal() -> None:
+def test_torchs_batch_norm_differs_silently_if_length_equals_channels() -> None:
     """Channels-last data: an error for [8, 4, 6], other numbers and no error for [8, 6, 6]."""
     theirs = nn.BatchNorm1d(6)
     with pytest.raises(RuntimeError):

@@ -458,7 +458,7 @@ def test_a_load_from_the_bytes_that_are_live_changes_nothing(
 
 
 @pytest.mark.parametrize("limits", [LIMITS, Limits(max_batch=1, inline_threshold_seconds=10)])
-def test_an_engine_that_is_taken_out_is_given_to_nobody_and_not_waited_for(
+def test_an_engine_out_of_service_gets_no_requests_and_is_not_waited_for(
     place: MakeArchive, tmp_path: Path, limits: Limits
 ) -> None:
     file = place("slow", "1")

@@ -389,7 +389,7 @@ def test_a_bad_input_is_refused_before_it_waits(archives: dict[str, Path]) -> No
     engine.close()
 
 
-def test_closing_gives_up_those_that_wait(archives: dict[str, Path]) -> None:
+def test_closing_refuses_waiting_requests(archives: dict[str, Path]) -> None:
     async def ask() -> None:
         async with busy(archives["tiny"]) as (engine, gate, first):
             waiting = asyncio.create_task(engine.call("forward", observations(2, 1)))

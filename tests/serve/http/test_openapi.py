@@ -51,7 +51,9 @@ def assert_alike(answered: dict[str, Value], expected: dict[str, Value]) -> None
 
 
 @pytest.mark.parametrize("model", IN_JSON)
-def test_an_example_is_answered_as_it_says(server: Any, document: Any, model: str) -> None:
+def test_an_example_request_gets_the_documented_answer(
+    server: Any, document: Any, model: str
+) -> None:
     operation = of(document, model)
     request = media(operation["requestBody"])["examples"]["golden"]["value"]
     response = media(operation["responses"]["200"])["examples"]["golden"]["value"]
