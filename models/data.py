@@ -38,7 +38,9 @@ class Digits:
 
 
 @dataclass(frozen=True)
-class _File:
+class DataFile:
+    """A published file, and what its bytes must be."""
+
     folder: str
     """Below TORCHSHIP_DATA and in `MIRRORS`."""
     name: str
@@ -51,20 +53,21 @@ class _File:
 
     @property
     def place(self) -> str:
+        """Where the file is below TORCHSHIP_DATA."""
         return f"{self.folder}/{self.name}" if self.folder else self.name
 
 
 _IMAGES_HEADER, _LABELS_HEADER = 16, 8
-_FILES = {
+FILES = {
     "train": (
-        _File(
+        DataFile(
             "mnist",
             "train-images-idx3-ubyte.gz",
             _IMAGES_HEADER,
             "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
             "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
         ),
-        _File(
+        DataFile(
             "mnist",
             "train-labels-idx1-ubyte.gz",
             _LABELS_HEADER,
@@ -73,14 +76,14 @@ _FILES = {
         ),
     ),
     "test": (
-        _File(
+        DataFile(
             "mnist",
             "t10k-images-idx3-ubyte.gz",
             _IMAGES_HEADER,
             "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
             "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
         ),
-        _File(
+        DataFile(
             "mnist",
             "t10k-labels-idx1-ubyte.gz",
             _LABELS_HEADER,
@@ -90,7 +93,7 @@ _FILES = {
     ),
 }
 _DIGEST_OF_NAMES = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
-_NAMES = _File("", "names.txt", 0, _DIGEST_OF_NAMES, _DIGEST_OF_NAMES)
+NAMES_FILE = DataFile("", "names.txt", 0, _DIGEST_OF_NAMES, _DIGEST_OF_NAMES)
 
 
 def mnist(split: Literal["train", "test"]) -> Digits:
@@ -100,21 +103,27 @@ def mnist(split: Literal["train", "test"]) -> Digits:
         DataMissingError: a file is missing and cannot be downloaded.
         DataDamagedError: a file's content differs from the published one.
     """
-    images, labels = (_content(file) for file in _FILES[split])
+    images, labels = (read_values(file) for file in FILES[split])
     return Digits(images.reshape(-1, 28 * 28), labels.long())
 
 
-def names() -> list[str]:
+def names(file: DataFile = NAMES_FILE) -> list[str]:
     """Return the 32,033 names of makemore, lower case, in the file's order.
 
     Raises:
         DataMissingError: the file is missing and cannot be downloaded.
         DataDamagedError: its content differs from the published one.
     """
-    return _checked(_NAMES, _read(_NAMES)).decode("ascii").split()
+    return _checked(file, _read(file)).decode("ascii").split()
 
 
-def _content(file: _File) -> Tensor:
+def read_values(file: DataFile) -> Tensor:
+    """Return the values of a compressed file as uint8[count], without its header.
+
+    Raises:
+        DataMissingError: it is missing and cannot be downloaded.
+        DataDamagedError: its content differs from the published one.
+    """
     packed = _read(file)
     try:
         content = gzip.decompress(packed)
@@ -125,7 +134,7 @@ def _content(file: _File) -> Tensor:
     return torch.frombuffer(writable, dtype=torch.uint8, offset=file.header)
 
 
-def _checked(file: _File, content: bytes) -> bytes:
+def _checked(file: DataFile, content: bytes) -> bytes:
     actual = hashlib.sha256(content).hexdigest()
     if actual != file.content:
         raise DataDamagedError(
@@ -134,12 +143,12 @@ def _checked(file: _File, content: bytes) -> bytes:
     return content
 
 
-def _path(file: _File) -> Path:
+def _path(file: DataFile) -> Path:
     folder = os.environ.get("TORCHSHIP_DATA") or os_cache("torchship")
     return Path(folder) / file.folder / file.name
 
 
-def _read(file: _File) -> bytes:
+def _read(file: DataFile) -> bytes:
     path = _path(file) if os.environ.get("TORCHSHIP_DATA") else _download(file)
     try:
         return path.read_bytes()
@@ -151,7 +160,7 @@ def _read(file: _File) -> bytes:
         raise DataMissingError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _download(file: _File) -> Path:
+def _download(file: DataFile) -> Path:
     path = _path(file)
     failures = []
     for mirror in MIRRORS[file.folder]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from programs import Loader
 from torchship.serve.process.server import Shared, make_repository, make_server
 from torchship.serve.settings import Settings
 from torchship.serve.telemetry.metrics import Metrics
@@ -88,13 +89,15 @@ def access_log() -> Iterator[AccessLog]:
 class ClockedServer:
     """A server in a thread of its own; it goes by a clock that `advance` moves."""
 
-    def __init__(self, settings: Settings, log: AccessLog) -> None:
+    def __init__(self, settings: Settings, log: AccessLog, loader: Loader) -> None:
         self.log = log
         self._loop = SteppedLoop()
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.address: tuple[str, int] = self._listening.getsockname()
         self._metrics = Metrics()
-        self._repository = make_repository(settings, Shared(), self._metrics)
+        self._repository = make_repository(
+            settings, Shared(), self._metrics, load_program=loader.load
+        )
         self._server = make_server(settings, self._repository, self._metrics, Shared())
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._ready = threading.Event()
@@ -140,6 +143,18 @@ class ClockedServer:
         self.settle()
         self._loop.advance(seconds)
 
+    def holds_unread_answers(self) -> bool:
+        """Return whether a client leaves unread more than the server's buffer for it may hold."""
+
+        async def look() -> bool:
+            transports = [one.transport for one in self._server.server_state.connections]
+            return any(
+                transport.get_write_buffer_size() > transport.get_write_buffer_limits()[1]
+                for transport in transports
+            )
+
+        return self.run(look())
+
     def counted(self) -> dict[Line, int]:
         """Return how many requests were counted, by model and status."""
         figures = figures_of(self.run(self._metrics.own(self._repository.status())))
@@ -169,11 +184,13 @@ class ClockedServer:
 
 
 @contextmanager
-def clocked(*archives: Path, **settings: object) -> Iterator[ClockedServer]:
-    """Serve archives until the block ends."""
+def clocked(
+    *archives: Path, loader: Loader | None = None, **settings: object
+) -> Iterator[ClockedServer]:
+    """Serve archives until the block ends; the loader may hold or watch their calls."""
     chosen = Settings(paths=list(archives), access_log="all", **settings)  # type: ignore[arg-type]
     with access_log() as log:
-        server = ClockedServer(chosen, log)
+        server = ClockedServer(chosen, log, loader or Loader())
         server.start()
         try:
             yield server

@@ -28,7 +28,7 @@ class Proxy:
         self.happened = threading.Event()
         """Set when a reply is lost or kept back, or a request held."""
         self._open: asyncio.Event
-        self._loop: asyncio.AbstractEventLoop
+        self.loop: asyncio.AbstractEventLoop
         self._writers: set[asyncio.StreamWriter] = set()
 
     def lose(self, request: bytes, stays_away: bool = False) -> None:
@@ -50,7 +50,7 @@ class Proxy:
         """Be a cable again; what was held arrives now."""
         self.losing = self.holding = self.silent = b""
         self.away = False
-        self._loop.call_soon_threadsafe(self._open.set)
+        self.loop.call_soon_threadsafe(self._open.set)
 
     async def serve(self, ready: threading.Event, end: asyncio.Event) -> None:
         """Pass on until the end."""
@@ -134,7 +134,7 @@ def running_proxy(upstream: str) -> Iterator[Proxy]:
     ready, ends = threading.Event(), []
 
     async def serve() -> None:
-        proxy._loop, end = asyncio.get_running_loop(), asyncio.Event()
+        proxy.loop, end = asyncio.get_running_loop(), asyncio.Event()
         ends.append(end)
         await proxy.serve(ready, end)
 
@@ -144,5 +144,5 @@ def running_proxy(upstream: str) -> Iterator[Proxy]:
     try:
         yield proxy
     finally:
-        proxy._loop.call_soon_threadsafe(ends[0].set)
+        proxy.loop.call_soon_threadsafe(ends[0].set)
         thread.join()

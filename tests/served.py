@@ -215,6 +215,18 @@ class Endless(nn.Module):
         return x * 2
 
 
+class Announced(nn.Module):
+    """x: float32[batch,1] -> twice that; for a value below 0 it prints so and never ends."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        if bool((y < 0).any()):
+            print("a call that never ends")
+        while bool((y < 0).any()):
+            y = y * 1.0
+        return x * 2
+
+
 class Stalled(nn.Module):
     """x: float32[batch,1] -> twice that; as a script it never ends."""
 
@@ -490,6 +502,7 @@ MORE = {
     "loud": _loud,
     "layered": _layered,
     "endless": lambda: _column(Endless()),
+    "announced": lambda: _column(Announced()),
     "stalled": lambda: _column(Stalled()),
     "picky": lambda: _column(Picky()),
     "rationed": lambda: _column(Rationed()),

@@ -79,7 +79,9 @@ def test_the_small_one_where_it_is_offered(python: Path, indexes: Path) -> None:
     assert installed(python) == "2.13.0+cpu"
 
 
-def test_the_large_one_otherwise_and_it_says_so_first(python: Path, indexes: Path) -> None:
+def test_the_large_build_is_installed_with_a_notice_if_no_small_one_is_offered(
+    python: Path, indexes: Path
+) -> None:
     result = install(python, "auto", indexes / "cuda")
     assert result.returncode == 0, result.stderr
     assert "pip is offered none" in result.stdout

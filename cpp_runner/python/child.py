@@ -153,7 +153,12 @@ class Child:
         self._end()
         self._complaints.last()
 
-    def _write(self, line: bytes) -> None:
+    @property
+    def exit_code(self) -> int | None:
+        """The binary's exit code; None while it runs."""
+        return self._process.poll()
+
+    def write(self, line: bytes) -> None:
         """Send a line, which ends with a new line."""
         with contextlib.suppress(BrokenPipeError):  # `_read` says why
             self._in.write(line)

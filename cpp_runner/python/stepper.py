@@ -47,7 +47,7 @@ class Stepper(Child):
 
         State among the inputs takes the place of the carried one.
         """
-        self._write(
+        self.write(
             orjson.dumps(
                 {name: tensor.numpy() for name, tensor in inputs.items()},
                 option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE,

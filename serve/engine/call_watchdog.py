@@ -22,9 +22,12 @@ SHORTEST_LOOK = 0.05  # seconds between two looks
 class CallWatchdog:
     """Looks at the heartbeat of one engine's thread, and reports a call that takes too long."""
 
-    def __init__(self, number: int, seconds: float) -> None:
-        """Allow so many seconds for a call of the engine with that number."""
-        self.pulse = Heartbeat()
+    def __init__(self, number: int, seconds: float, pulse: Heartbeat | None = None) -> None:
+        """Allow so many seconds for a call of the engine with that number.
+
+        `pulse` is the heartbeat of the engine's thread, by default a new one.
+        """
+        self.pulse = pulse or Heartbeat()
         """Of the engine's thread."""
         self.doing = "a call"
         """What runs now, as messages name it."""

@@ -21,6 +21,7 @@ from torchship.script.errors import (
 )
 from torchship.script.runtime.archive import Archive
 from torchship.script.runtime.malloc_trim import trim_malloc
+from torchship.script.runtime.program import Program
 from torchship.script.runtime.torchscript import is_scarcity
 from torchship.serve.engine.engine import Engine
 from torchship.serve.engine.limits import Limits
@@ -54,6 +55,7 @@ class LiveModels:
         report: Callable[[str], None],
         observer: Callable[[str, str], Observer] | None,
         pulse: Heartbeat | None,
+        load_program: Callable[[Archive, str], Program],
     ) -> None:
         """See `Repository`."""
         self.verified_total = 0
@@ -66,6 +68,7 @@ class LiveModels:
         self._report = report
         self._observer = observer
         self._pulse = pulse or Heartbeat()
+        self._load_program = load_program
         self._live: dict[str, dict[str, Engine]] = {}
         self._verifying: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._starting = EngineStarts(quarantine)
@@ -199,7 +202,14 @@ class LiveModels:
         """Return an engine that is not started."""
         manifest = archive.require_manifest()
         observer = self._observer and self._observer(manifest.name, manifest.version)
-        return Engine(archive, self._limits, observer, pulse=self._pulse, hung=self._has_hung)
+        return Engine(
+            archive,
+            self._limits,
+            observer,
+            pulse=self._pulse,
+            hung=self._has_hung,
+            load=self._load_program,
+        )
 
     def _has_hung(self, engine: Engine, reason: str) -> None:
         """Take an engine out of service after a call that did not end in time."""

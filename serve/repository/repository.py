@@ -13,6 +13,8 @@ from weakref import WeakValueDictionary
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from torchship.script.errors import UsageError
+from torchship.script.runtime.archive import Archive
+from torchship.script.runtime.program import Program
 from torchship.serve.engine.limits import Limits
 from torchship.serve.errors import LoadError, ModeError, NotReadyError, UnknownModelError
 from torchship.serve.protocol.tensors import short
@@ -47,6 +49,7 @@ class Repository(LiveModels):
         report: Callable[[str], None] = lambda line: None,
         observer: Callable[[str, str], Observer] | None = None,
         pulse: Heartbeat | None = None,
+        load_program: Callable[[Archive, str], Program] = Archive.program,
     ) -> None:
         """Find the archives; nothing is loaded yet.
 
@@ -61,6 +64,7 @@ class Repository(LiveModels):
             report: called with one line for each change after the start.
             observer: returns, by name and version, the function to call after each batch.
             pulse: the heartbeat of the process, for models that run on its event loop.
+            load_program: makes the program of an archive, as `Engine`'s `load`.
 
         Raises:
             UsageError: `load` is given in another mode.
@@ -68,7 +72,9 @@ class Repository(LiveModels):
         if load and mode != "explicit":
             raise UsageError(f"setting 'load' is for explicit mode, and the mode is '{mode}'")
         catalogue = Catalogue(paths, keys, mode == "explicit", loads)
-        super().__init__(catalogue, keys, limits, quarantine or {}, report, observer, pulse)
+        super().__init__(
+            *(catalogue, keys, limits, quarantine or {}, report, observer, pulse, load_program)
+        )
         self.mode: Mode = mode
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._names = list(dict.fromkeys(load))

@@ -119,10 +119,16 @@ class Sequences:
     """
 
     def __init__(
-        self, repository: Repository, store: Store, codec: LargeJsonCodec | None = None
+        self,
+        repository: Repository,
+        store: Store,
+        codec: LargeJsonCodec | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Keep the state of the repository's models in a store; the clock is for timeouts."""
         self._repository = repository
         self._codec = codec or LargeJsonCodec()
+        self._clock = clock
         self._store = store
         # A stream's sequence is used by its own connection only, so it stays in this process.
         self._streams = store if isinstance(store, MemoryStore) else MemoryStore(inf, store.most)
@@ -167,11 +173,11 @@ class Sequences:
         if request.sequence_id is None:
             raise RequestError("expected a sequence_id with sequence_start or sequence_end")
         key = SequenceKey(model, request.sequence_id)
-        arrived = time.monotonic()
+        arrived = self._clock()
         async with self._turn(key, request.sequence_start) as turn:
             timeout = request.timeout
             if timeout is not None:
-                timeout -= time.monotonic() - arrived
+                timeout -= self._clock() - arrived
                 if timeout <= 0:
                     raise DeadlineError("the request waited longer than its timeout")
             start = request.sequence_start

@@ -124,6 +124,10 @@ class TurnQueue:
     def __init__(self) -> None:
         self._locks: dict[SequenceKey, tuple[asyncio.Lock, int]] = {}
 
+    def __len__(self) -> int:
+        """Return how many sequences have a request that waits or has its turn."""
+        return len(self._locks)
+
     @asynccontextmanager
     async def wait(self, key: SequenceKey) -> AsyncIterator[None]:
         """Wait for the earlier requests of a sequence; the block has exclusive access."""

@@ -63,7 +63,7 @@ def bomb(kind: str, size: int) -> bytes:
     return start + block * (size // MIB) + stream.flush()
 
 
-def test_bombs_are_refused_and_never_inflated(server: Any) -> None:
+def test_oversized_compressed_bodies_are_refused_without_being_inflated(server: Any) -> None:
     bombs = [(kind, bomb(kind, 512 * MIB)) for kind in ("gzip", "deflate")]
     assert_well(server)
     before = peak(server)
@@ -265,7 +265,7 @@ def test_a_content_length_that_lies(server: Any) -> None:
 
 
 @pytest.mark.parametrize("ending", [socket.SHUT_WR, socket.SHUT_RDWR])
-def test_sockets_that_are_half_closed_harm_nobody(server: Any, ending: int) -> None:
+def test_half_closed_sockets_do_not_affect_other_clients(server: Any, ending: int) -> None:
     for content in (
         b"",
         b"POST /v2/mod",

@@ -394,7 +394,7 @@ def bound(path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("mode", ["poll", "explicit"])
-def test_what_is_no_regular_file_is_named_and_keeps_nobody(
+def test_an_irregular_file_is_named_and_does_not_block_others(
     put: MakeArchive,
     folder: Path,
     launch: Launch,
@@ -446,7 +446,7 @@ def test_a_directory_that_looks_like_a_file_may_be_a_model(put: MakeArchive, fol
 
 
 @pytest.mark.parametrize("name", ["two\nlines", "\udcff", "\x1b[31m"])
-def test_a_file_with_any_name_is_told_on_one_line(
+def test_a_file_with_any_name_is_reported_on_one_line(
     put: MakeArchive, folder: Path, launch: Launch, name: str
 ) -> None:
     put("memory")

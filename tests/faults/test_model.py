@@ -106,7 +106,7 @@ asyncio.run(main())
 """
 
 
-def test_whoever_is_told_of_it_is_told_once_and_nobody_waits_for_the_thread(
+def test_an_out_of_service_engine_is_reported_once_and_its_thread_not_waited_for(
     make_archive: MakeArchive,
 ) -> None:
     command = [sys.executable, "-c", HUNG, str(make_archive("endless"))]
@@ -119,9 +119,7 @@ def test_whoever_is_told_of_it_is_told_once_and_nobody_waits_for_the_thread(
     assert "the process ends without it" in ended.stderr
 
 
-def test_one_bad_row_harms_nobody_elses_and_everybody_is_answered(
-    make_archive: MakeArchive, launch: Any
-) -> None:
+def test_one_bad_row_does_not_affect_other_requests(make_archive: MakeArchive, launch: Any) -> None:
     """Connections of their own send at the same time, over and over."""
     with launch(make_archive("picky")) as process:
         assert process.line() == "ready: picky/1"

@@ -11,27 +11,32 @@ from typing import Any
 
 import pytest
 
-from wire import ask, chunked, connected, counted, post, read, row
+from clocked import ClockedServer, Line, clocked
+from wire import Answer, ask, chunked, connected, post, read, row
 
 trustme: Any = import_module("trustme")  # it has no types
 
 KEY = "0123456789abcdef"
 ALLOWED = "Origin: http://page.example"
+LIMIT = 10  # seconds on the server's clock
 LARGE = b" " * (16 << 20)  # more than the buffers of both sides hold
 
 
 @pytest.fixture(scope="module")
 def guarded(
-    launch: Callable[..., Any], archives: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Any]:
+    archives: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ClockedServer]:
     """Return a server with keys and small limits, which one page may ask."""
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text(f"us:{KEY}\n")
-    options = ("--api-keys", keys, "--max-body-bytes", 1 << 20, "--cors-origin", ALLOWED[8:])
-    more = ("--body-seconds", 1, "--access-log", "all")
-    with launch(*options, *more, archives["logarithm"], archives["memory"]) as process:
-        assert process.line().startswith("ready: ")
-        yield process
+    with clocked(
+        *(archives[name] for name in ("logarithm", "memory")),
+        api_keys=keys,
+        max_body_bytes=1 << 20,
+        cors_origin=(ALLOWED[8:],),
+        body_seconds=LIMIT,
+    ) as server:
+        yield server
 
 
 def known(*headers: str) -> tuple[str, ...]:
@@ -58,7 +63,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_client_that_sends_all_of_its_body_first_reads_the_answer(
-    guarded: Any, name: str
+    guarded: ClockedServer, name: str
 ) -> None:
     """To close with data unread would reset the connection, and the answer with it."""
     status, content = REFUSED[name]
@@ -70,7 +75,7 @@ def test_a_client_that_sends_all_of_its_body_first_reads_the_answer(
         assert stream.read() == b""
 
 
-def test_a_connection_goes_on_after_a_refusal_of_a_small_body(guarded: Any) -> None:
+def test_a_connection_goes_on_after_a_refusal_of_a_small_body(guarded: ClockedServer) -> None:
     body = row(1)
     with connected(guarded) as (connection, stream):
         connection.sendall(post("nobody", b"", *known(), length=len(body)))
@@ -79,7 +84,9 @@ def test_a_connection_goes_on_after_a_refusal_of_a_small_body(guarded: Any) -> N
         assert read(stream).status == 200
 
 
-def test_a_refusal_instead_of_100_continue_ends_the_connection(guarded: Any) -> None:
+def test_a_refusal_instead_of_100_continue_ends_the_connection(
+    guarded: ClockedServer,
+) -> None:
     """The client may leave the body out: what it sends next must not be taken for it."""
     with connected(guarded) as (connection, stream):
         connection.sendall(post("nobody", b"", *known("Expect: 100-continue"), length=200))
@@ -88,7 +95,7 @@ def test_a_refusal_instead_of_100_continue_ends_the_connection(guarded: Any) -> 
         assert stream.read() == b""
 
 
-def test_a_client_that_never_stops_is_left(guarded: Any) -> None:
+def test_a_client_that_never_stops_sending_is_disconnected(guarded: ClockedServer) -> None:
     with connected(guarded) as (connection, stream):
         connection.sendall(post("logarithm", b"", *known(), length=1 << 40))
         assert read(stream).status == 413
@@ -114,14 +121,16 @@ def test_a_refusal_over_tls_arrives(
                 assert read(stream).status == 413
 
 
+LATE, LATE_IN_APPLICATION = "a late body", "a late body of the application"
+
 ENDED = {
-    "a late body": ("logarithm", "408", post("logarithm", b"{", length=9)),
-    "a late body of the application": (
+    LATE: ("logarithm", "408", post("logarithm", b"{", length=9)),
+    LATE_IN_APPLICATION: (
         "logarithm",
         "408",
         post("logarithm", b"{", *known(), length=1 << 17),
     ),
-    "a chunk that is none": (
+    "an invalid chunk": (
         "logarithm",
         "400",
         chunked("logarithm", b"{}").replace(b"2\r\n", b"z\r\n"),
@@ -144,24 +153,33 @@ ENDED = {
 }
 
 
+def ask_late(server: ClockedServer, content: bytes) -> Answer:
+    """Return the answer to a request whose body does not come within its time."""
+    with connected(server) as (connection, stream):
+        connection.sendall(content)
+        server.advance(LIMIT)
+        return read(stream)
+
+
 @pytest.mark.parametrize("name", ENDED)
 def test_whatever_is_answered_is_counted_and_logged_once(
-    launch: Callable[..., Any], archives: dict[str, Path], name: str
+    archives: dict[str, Path], name: str
 ) -> None:
     model, code, content = ENDED[name]
-    options = ("--body-seconds", 0.3, "--access-log", "all")
-    with launch(*options, archives["logarithm"], archives["memory"]) as process:
-        assert process.line().startswith("ready: ")
-        assert str(ask(process, content).status) == code
-        counts = counted(process)
-        assert counts == {(model, code): 1}
-        said = process.stderr(f"status={code}")
-        lines = [line for line in said.splitlines() if f"status={code}" in line]
-        assert len(lines) == 1
-        assert f"model={model} " in lines[0]
+    with clocked(archives["logarithm"], archives["memory"], body_seconds=LIMIT) as server:
+        is_late = name in (LATE, LATE_IN_APPLICATION)
+        answer = ask_late(server, content) if is_late else ask(server, content)
+        assert str(answer.status) == code
+        server.settle()
+        refusal = Line(model, answer.status)
+        probes = {Line("", 200)}  # those of `settle`
+        assert {line: n for line, n in server.counted().items() if line not in probes} == {
+            refusal: 1
+        }
+    assert [line for line in server.log.lines if line not in probes] == [refusal]
 
 
-def test_refusals_of_an_allowed_page_can_be_read_by_it(guarded: Any) -> None:
+def test_an_allowed_page_can_read_refusals(guarded: ClockedServer) -> None:
     contents = {
         400: post("logarithm", b"{", *known(ALLOWED)),
         401: post("logarithm", b"{}", ALLOWED),
@@ -174,7 +192,7 @@ def test_refusals_of_an_allowed_page_can_be_read_by_it(guarded: Any) -> None:
         431: post("x", b"", ALLOWED).removesuffix(b"\r\n") + b"X: " + b"x" * (1 << 18),
     }
     for status, content in contents.items():
-        answer = ask(guarded, content)
+        answer = ask_late(guarded, content) if status == 408 else ask(guarded, content)
         assert answer.status == status
         assert answer.headers["access-control-allow-origin"] == "http://page.example"
         assert json.loads(answer.body)["error"]

@@ -172,7 +172,7 @@ def test_a_state_is_exported_and_imported_with_its_archives_digest(host: Host) -
     assert host.step("to") == 1.25
 
 
-def test_a_stream_that_lives_over_a_reload_starts_anew_only_when_told(host: Host) -> None:
+def test_a_stream_that_outlives_a_reload_restarts_only_on_request(host: Host) -> None:
     url = host.server.url.replace("http", "ws", 1) + "/v2/models/memory/stream"
     message = json.dumps({"inputs": [X]})
     with connect(url, proxy=None) as socket:
@@ -245,7 +245,7 @@ def test_requests_with_equal_ids_are_different_steps(host: Host) -> None:
 
 
 @pytest.mark.parametrize("key", [1, True, None, "x" * 257])
-def test_a_key_that_is_none_is_refused(host: Host, key: object) -> None:
+def test_an_invalid_key_is_refused(host: Host, key: object) -> None:
     answer = host.ask("r", sequence_start=True, idempotency_key=key)
     assert answer.status_code == 400
     assert "'idempotency_key': expected a string of at most 256" in answer.json()["error"]

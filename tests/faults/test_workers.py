@@ -182,7 +182,7 @@ def test_a_file_whose_name_is_not_utf_8_is_served(launch: Any, make_archive: Mak
         assert ask(server, "models/logarithm/infer", ONES).status_code == 200
 
 
-def test_a_refusal_that_is_not_utf_8_is_said(tmp_path: Path) -> None:
+def test_a_refusal_that_is_not_utf_8_is_shown(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"m\xff.pt")
     refused = subprocess.run(
         [sys.executable, "-m", "torchship", "serve", path],
@@ -231,7 +231,7 @@ def test_what_a_dead_worker_had_started_leaves_no_process(
             assert server.popen.poll() is None
 
 
-def test_the_address_is_told_whichever_worker_listens_first(archives: dict[str, Path]) -> None:
+def test_the_address_is_printed_whichever_worker_listens_first(archives: dict[str, Path]) -> None:
     command = [sys.executable, "-m", "torchship", "serve", "--port", "0"]
     command.append(str(archives["logarithm"]))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as popen:

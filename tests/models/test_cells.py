@@ -244,7 +244,7 @@ def test_a_cell_starts_as_torchs_do(make: Callable[[int, int], Cell]) -> None:
             assert float(values.max() - values.min()) > 0.35, name
 
 
-def test_a_cell_that_is_not_finished_says_so() -> None:
+def test_an_unfinished_cell_raises_not_implemented() -> None:
     cell = Cell(3, 5, gates=4, states=2)
     with pytest.raises(NotImplementedError):
         cell.project(torch.zeros(1, 1, 3))

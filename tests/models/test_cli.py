@@ -87,7 +87,7 @@ def test_a_loss_that_is_not_finite_saves_nothing(tmp_path: Path) -> None:
     assert left == ["fizzbuzz-logs"], "no weights, and no checkpoint that would end there again"
 
 
-def test_bad_usage_is_told_in_one_line(tmp_path: Path) -> None:
+def test_bad_usage_is_reported_in_one_line(tmp_path: Path) -> None:
     code, _, err = invoke("train", "fizbuzz")
     assert (code, err.count("\n")) == (2, 1)
     known = ", ".join(registry.names())
@@ -138,7 +138,7 @@ def test_a_file_or_folder_in_the_way_is_named(tmp_path: Path) -> None:
     assert (code, err) == (2, f"cannot write '{image}': Is a directory\n")
 
 
-def test_missing_data_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_data_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHSHIP_DATA", str(tmp_path / "none"))
     code, _, err = invoke("train", "bobnet", "--out", str(tmp_path))
     assert code == 4

@@ -98,7 +98,7 @@ def test_one_flipped_label_is_noticed(folder: Path, digits: data.Digits) -> None
     assert source == folder.parent  # the fixture points elsewhere while this test runs
     content = bytearray(b"\x00\x00\x08\x01" + (10_000).to_bytes(4, "big"))
     content += bytes(digits.labels.tolist())
-    assert hashlib.sha256(content).hexdigest() == data._FILES["test"][1].content
+    assert hashlib.sha256(content).hexdigest() == data.FILES["test"][1].content
     content[4321] ^= 1
     (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bytes(content)))
     images = b"\x00\x00\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (10_000, 28, 28))
@@ -112,7 +112,7 @@ def test_a_download_is_checked_kept_and_not_repeated(
     cache: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packed, content = gzip.compress(b"12345678" + bytes([3, 1, 4])), b"12345678" + bytes([3, 1, 4])
-    file = data._File(
+    file = data.DataFile(
         "mnist",
         "small.gz",
         8,
@@ -120,14 +120,14 @@ def test_a_download_is_checked_kept_and_not_repeated(
         hashlib.sha256(content).hexdigest(),
     )
     (mirror / "small.gz").write_bytes(packed)
-    assert data._content(file).tolist() == [3, 1, 4]
+    assert data.read_values(file).tolist() == [3, 1, 4]
     assert os.listdir(cache) == ["small.gz"]
     monkeypatch.setattr(data, "MIRRORS", {"mnist": ()})
     (mirror / "small.gz").unlink()
     with pytest.raises(DataMissingError):
-        data._content(file)
+        data.read_values(file)
     monkeypatch.setattr(data, "MIRRORS", {"mnist": ("http://127.0.0.1:9/",)})
-    assert data._content(file).tolist() == [3, 1, 4]
+    assert data.read_values(file).tolist() == [3, 1, 4]
 
 
 def test_a_download_that_differs_is_refused_and_not_kept(cache: Path, mirror: Path) -> None:
@@ -167,11 +167,9 @@ def test_the_real_names_are_as_published(tmp_path: Path, monkeypatch: pytest.Mon
         data.names()
 
 
-def test_names_are_downloaded_beside_the_digits(
-    cache: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_names_are_downloaded_beside_the_digits(cache: Path, mirror: Path) -> None:
     digest = hashlib.sha256(b"anna\nbo\n").hexdigest()
-    monkeypatch.setattr(data, "_NAMES", data._File("", "names.txt", 0, digest, digest))
+    file = data.DataFile("", "names.txt", 0, digest, digest)
     (mirror / "names.txt").write_bytes(b"anna\nbo\n")
-    assert data.names() == ["anna", "bo"]
+    assert data.names(file) == ["anna", "bo"]
     assert (cache.parent / "names.txt").exists()

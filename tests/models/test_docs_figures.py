@@ -22,18 +22,18 @@ def sections() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", registry.names())
-def test_the_parameters_are_told(name: str) -> None:
+def test_the_parameters_are_printed(name: str) -> None:
     count = sum(parameter.numel() for parameter in registry.get(name).factory().parameters())
     assert f"| {count:,} |" in sections()[name]
 
 
 @pytest.mark.parametrize("name", registry.trainable())
-def test_the_metrics_reached_are_told(name: str) -> None:
+def test_the_metrics_reached_are_printed(name: str) -> None:
     for metric, value in store.read_report(name).metrics.items():
         where = PAGE if metric.endswith("random") else sections()[name]
         assert figure(metric, value) in where, metric
 
 
 @pytest.mark.parametrize("name", registry.trainable())
-def test_the_command_and_its_time_are_told(name: str) -> None:
+def test_the_command_and_its_time_are_printed(name: str) -> None:
     assert f"| `{name}` | `torchship train {name}` | " in PAGE

@@ -93,7 +93,7 @@ def test_batch_norm_in_eval_mode_uses_and_keeps_the_running_statistics(
     assert all(torch.equal(tensor, before[name]) for name, tensor in layer.named_buffers())
 
 
-def test_torchs_batch_norm_is_silently_another_where_length_and_channels_are_equal() -> None:
+def test_torchs_batch_norm_differs_silently_if_length_equals_channels() -> None:
     """Channels-last data: an error for [8, 4, 6], other numbers and no error for [8, 6, 6]."""
     theirs = nn.BatchNorm1d(6)
     with pytest.raises(RuntimeError):
@@ -220,7 +220,9 @@ def test_the_learning_rate_falls_for_the_last_quarter_and_the_last_twentieth() -
 
 @pytest.mark.parametrize("make", [mm.makemore_flat, mm.wavenet, cl.charlstm])
 @pytest.mark.parametrize("scripted", [False, True])
-def test_wrong_input_is_told(make: Callable[[], nn.Module], scripted: bool, script: Script) -> None:
+def test_wrong_input_is_reported(
+    make: Callable[[], nn.Module], scripted: bool, script: Script
+) -> None:
     module = script(make()) if scripted else make()
     error = torch.jit.Error if scripted else ValueError
     good = torch.zeros(2, 8, dtype=torch.int64)

@@ -74,7 +74,7 @@ def test_classes_come_as_often_as_they_are_likely() -> None:
     assert shares[4] == 0
 
 
-def test_the_draw_falls_where_the_cumulative_distribution_says() -> None:
+def test_a_draw_follows_the_cumulative_distribution() -> None:
     logits = torch.log(torch.tensor([[0.25, 0.0, 0.5, 0.25]]))
     for u, expected in ((0.0, 0), (0.2499, 0), (0.26, 2), (0.7499, 2), (0.76, 3), (1 - 2**-24, 3)):
         assert sampling.categorical(logits, torch.tensor([u])).item() == expected

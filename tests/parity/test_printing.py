@@ -178,7 +178,7 @@ def test_a_stream_of_steps_holds_answers_alone(
 ) -> None:
     with Stepper(open_archive(folder / "talker.pt"), "forward") as binary:
         for step in range(3):
-            binary._write(b'{"x": [[%d, %d]], "text": "{}"}\n' % (step, step))
+            binary.write(b'{"x": [[%d, %d]], "text": "{}"}\n' % (step, step))
             assert binary.receive()["output"].tolist() == [[2 * step, 2 * step]]
     out, err = capfd.readouterr()
     assert out == ""
@@ -191,7 +191,7 @@ def test_a_model_may_print_more_than_any_pipe_holds(
     """A parent that read one pipe after the other, or kept all, would hang or grow."""
     with Stepper(open_archive(folder / "talker.pt"), "forward") as binary:
         line = json.dumps({"x": [[1, 1]], "text": "line\n" * 100_000}) + "\n"
-        binary._write(line.encode())
+        binary.write(line.encode())
         assert binary.receive()["output"].tolist() == [[2, 2]]
     assert capfd.readouterr().err.count("talker: line\n") == 100_000
 
@@ -234,7 +234,9 @@ def make() -> nn.Module:
 """
 
 
-def test_a_policy_that_prints_plays_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_printing_does_not_change_a_policys_game(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "loud_policy.py").write_text(LOUD)
     monkeypatch.syspath_prepend(str(tmp_path))
     loud = importlib.import_module("loud_policy").make

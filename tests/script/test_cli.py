@@ -59,7 +59,7 @@ def test_a_model_of_ours_by_name(here: Path) -> None:
     assert manifest.labels == {"scores": ("number", "fizz", "buzz", "fizzbuzz")}
 
 
-def test_a_module_of_the_current_folder_with_everything_said(here: Path) -> None:
+def test_a_module_of_the_current_folder_with_every_option(here: Path) -> None:
     result = run(
         *("script", "my_package.my_module:make_model"),
         *("--example", "my_package.my_module:examples", "-o", "mine.pt"),
@@ -121,7 +121,7 @@ def test_inspect_shows_what_is_in_the_archive(here: Path) -> None:
     assert "def forward(self," in document["code"]
 
 
-def test_inspect_says_that_nothing_vouches_for_a_plain_file(here: Path) -> None:
+def test_inspect_reports_a_plain_file_as_unverified(here: Path) -> None:
     import torch
 
     with pytest.warns(zoo.TORCHSCRIPT_NOTICE):

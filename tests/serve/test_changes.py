@@ -164,7 +164,7 @@ def outcome(id: str, failure: Failure | None = None, **digests: str) -> Outcome:
     return Outcome(id=id, failure=failure, digests={f"{k}/1": v for k, v in digests.items()})
 
 
-def test_the_one_that_asked_is_told_when_all_have_answered() -> None:
+def test_the_requester_is_answered_when_all_workers_have_answered() -> None:
     async def check() -> None:
         workers = Workers(0, 1)
         changes = workers.changes

@@ -24,7 +24,7 @@ def before_call(context, case, kwargs):
 """
 
 
-def test_the_server_does_what_its_document_says(server: Any, tmp_path: Path) -> None:
+def test_the_server_behaves_as_its_openapi_document(server: Any, tmp_path: Path) -> None:
     report = tmp_path / "report.har"
     (tmp_path / "hooks.py").write_text(HOOKS)
     environment = os.environ | {"SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(tmp_path)}

@@ -8,9 +8,12 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
+
+from wire import connected, post, read
 
 Launch = Callable[..., AbstractContextManager[Any]]
 MakeArchive = Callable[..., Path]
@@ -18,11 +21,15 @@ MakeArchive = Callable[..., Path]
 WHILE, FOREVER = 1_500_000, 1_000_000_000  # rounds
 
 
-def held(rounds: float, headers: str = "", rows: int = 1) -> bytes:
-    x = {"name": "x", "datatype": "FP32", "shape": [rows, 1], "data": [rounds] * rows}
-    body = json.dumps({"inputs": [x]})
-    head = f"POST /v2/models/held/infer HTTP/1.1\r\nHost: a\r\n{headers}"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+def request(value: float, *headers: str) -> bytes:
+    x = {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [value]}
+    return post("announced", json.dumps({"inputs": [x]}).encode(), *headers)
+
+
+def waiting_rows(server: Any) -> float:
+    text = httpx.get(f"{server.url}/metrics", trust_env=False).text
+    name = 'torchship_queue_rows{model="announced",version="1"} '
+    return sum(float(x.removeprefix(name)) for x in text.splitlines() if x.startswith(name))
 
 
 def stream(server: Any) -> ClientConnection:
@@ -61,22 +68,24 @@ def test_a_message_that_is_in_the_model_is_answered(
         assert "Traceback" not in server.stderr()
 
 
-def test_who_still_waits_at_the_limit_is_told(launch: Launch, make_archive: MakeArchive) -> None:
-    archives = make_archive("held"), make_archive("lasting")
+def test_requests_that_wait_at_the_limit_get_503(launch: Launch, make_archive: MakeArchive) -> None:
+    archives = make_archive("announced"), make_archive("lasting")
     with launch("--quick-us", 0, "--shutdown-seconds", 1, *archives) as server:
-        assert server.line() == "ready: held/1, lasting/1"
+        assert server.line() == "ready: announced/1, lasting/1"
         with ExitStack() as stack, stream(server) as socket:
-            waiting = [stack.enter_context(server.connect()) for _ in range(3)]
-            waiting[0].sendall(held(FOREVER, rows=64))  # in the model
-            waiting[1].sendall(held(1))
-            waiting[2].sendall(held(1, "traceparent: a\r\n"))
+            waiting = [stack.enter_context(connected(server)) for _ in range(3)]
+            waiting[0][0].sendall(request(-1))
+            assert "a call that never ends" in server.stderr("a call that never ends")
+            waiting[1][0].sendall(request(1))
+            waiting[2][0].sendall(request(1, "traceparent: a"))
+            while waiting_rows(server) != 2:  # what was not read yet would not be answered
+                pass
             socket.send(message(FOREVER))
             assert socket.ping().wait(60)
             server.popen.terminate()
-            for connection in waiting:
-                answer = connection.recv(65536)
-                assert answer.startswith(b"HTTP/1.1 503 ")
-                assert answer.endswith(b'{"error":"the server is shutting down"}')
+            for _, answers in waiting:
+                answer = read(answers)
+                assert (answer.status, answer.error) == (503, "the server is shutting down")
             assert closing_code(socket) == 1012
         assert server.popen.wait(60) == 0
         assert "Traceback" not in server.stderr()

@@ -318,7 +318,7 @@ def test_an_engine_that_was_replaced_is_closed_and_freed(
     run("explicit", test, tmp_path / "models", load=("memory",))
 
 
-def test_explicit_mode_loads_what_it_is_told(
+def test_explicit_mode_loads_only_what_is_requested(
     place: MakeArchive, make_archive: MakeArchive, tmp_path: Path
 ) -> None:
     place("memory", "1")
@@ -458,7 +458,7 @@ def test_a_load_from_the_bytes_that_are_live_changes_nothing(
 
 
 @pytest.mark.parametrize("limits", [LIMITS, Limits(max_batch=1, inline_threshold_seconds=10)])
-def test_an_engine_that_is_taken_out_is_given_to_nobody_and_not_waited_for(
+def test_an_engine_out_of_service_gets_no_requests_and_is_not_waited_for(
     place: MakeArchive, tmp_path: Path, limits: Limits
 ) -> None:
     file = place("slow", "1")
@@ -576,7 +576,7 @@ def test_the_supervisor_knows_an_archive_before_it_is_checked(
         assert [message.begins for message in own] == [True] * len(names) + [False]
 
 
-def test_who_asks_for_a_model_in_quarantine_gets_it(place: MakeArchive, tmp_path: Path) -> None:
+def test_an_explicit_load_overrides_the_quarantine(place: MakeArchive, tmp_path: Path) -> None:
     place("memory", "1")
 
     async def test(repository: Repository, lines: Lines) -> None:

@@ -32,7 +32,7 @@ def logarithm(*data: object, datatype: str = "FP32", **more: object) -> dict[str
     ("said", "expected"),
     [("string", ["NaN", "-Infinity", "Infinity", 0.0]), ("null", [None, None, None, 0.0])],
 )
-def test_they_come_as_the_request_says(
+def test_non_finite_values_have_the_requested_form(
     server: Any, said: str, expected: list[object], more: int
 ) -> None:
     data = ["NaN", 0, "Infinity", 1, *[1] * more]
@@ -101,7 +101,7 @@ def test_a_body_with_what_json_has_no_number_for(
     assert answer.json() == {"error": expected}
 
 
-def test_other_bodies_that_are_no_json_are_told_as_before(server: Any) -> None:
+def test_other_bodies_that_are_not_json_get_the_same_error_as_before(server: Any) -> None:
     for content in ('{"inputs": nonsense}', '{"inputs": [', '{"NaN": infinite}', ""):
         answer = httpx.post(
             f"{server.url}/v2/models/logarithm/infer", content=content, trust_env=False, timeout=60
@@ -139,7 +139,7 @@ def test_our_client_gets_back_what_it_sent(server: Any, archives: dict[str, Path
             assert math.isnan(float(outputs["total"]))
 
 
-def test_openapi_says_so(server: Any) -> None:
+def test_the_openapi_document_describes_non_finite(server: Any) -> None:
     text = httpx.get(f"{server.url}/openapi.json", trust_env=False, timeout=60).text
     schemas = json.loads(text)["components"]["schemas"]
     for name in ("InferenceRequest", "RequestOutput"):

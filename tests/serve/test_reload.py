@@ -114,7 +114,7 @@ def test_a_body_that_is_not_the_protocols_is_refused(server: Any, body: str, mes
     assert message in answer.json()["error"]
 
 
-def test_a_fixed_server_says_that_it_is_one(server: Any) -> None:
+def test_a_server_in_fixed_mode_reports_its_mode(server: Any) -> None:
     for what in ("load", "unload"):
         answer = post(server, f"/v2/repository/models/tiny/{what}")
         assert answer.status_code == 400

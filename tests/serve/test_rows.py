@@ -14,7 +14,7 @@ from torchship.serve.engine.limits import Limits
 
 
 @pytest.mark.parametrize("inline_threshold_seconds", [0.0, 1.0])
-def test_rows_that_a_model_leaves_out_are_nobody_elses(
+def test_rows_that_a_model_leaves_out_do_not_affect_other_requests(
     make_archive: Callable[..., Path], inline_threshold_seconds: float
 ) -> None:
     async def ask() -> list[object]:

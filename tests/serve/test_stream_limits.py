@@ -6,13 +6,16 @@ import json
 import select
 import socket
 import struct
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
+from clocked import ClockedServer, clocked
+
+LIMIT = 10  # seconds on the server's clock
 LINES = [
     b"Host: a",
     b"Upgrade: websocket",
@@ -27,13 +30,15 @@ def handshake(*more: bytes, target: bytes = b"/v2/models/memory/stream", end: by
 
 
 @pytest.fixture(scope="module")
-def server(launch: Callable[..., Any], archives: dict[str, Path]) -> Iterator[Any]:
-    with launch("--send-seconds=0.3", archives["memory"]) as process:
-        assert process.line() == "ready: memory/1"
-        yield process
-        process.popen.terminate()
-        assert process.popen.wait(60) == 0
-        assert "Traceback" not in process.stderr()
+def served(archives: dict[str, Path]) -> Iterator[ClockedServer]:
+    with clocked(archives["memory"], send_seconds=LIMIT) as server:
+        yield server
+
+
+@pytest.fixture
+def server(served: ClockedServer, caplog: pytest.LogCaptureFixture) -> Iterator[ClockedServer]:
+    yield served
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +50,7 @@ def server(launch: Callable[..., Any], archives: dict[str, Path]) -> Iterator[An
         handshake(b"Content-Length: 2", end=b"{}").replace(b"GET", b"POST"),
     ],
 )
-def test_a_handshake_that_is_none_is_refused(server: Any, content: bytes) -> None:
+def test_an_invalid_handshake_is_refused(server: ClockedServer, content: bytes) -> None:
     with server.connect() as connection:
         connection.sendall(content)
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
@@ -54,7 +59,7 @@ def test_a_handshake_that_is_none_is_refused(server: Any, content: bytes) -> Non
     assert json.loads(body)["error"].startswith("the WebSocket's handshake: ")
 
 
-def test_a_client_that_takes_no_answers_is_left(server: Any) -> None:
+def test_a_client_that_reads_no_answers_is_disconnected(server: ClockedServer) -> None:
     x = {"name": "x", "datatype": "FP32", "shape": [60_000, 2], "data": [1] * 120_000}
     message = json.dumps({"inputs": [x]}).encode()
     frame = b"\x81\xff" + struct.pack(">Q", len(message)) + bytes(4) + message
@@ -64,11 +69,25 @@ def test_a_client_that_takes_no_answers_is_left(server: Any) -> None:
         connection.connect(server.address)
         connection.sendall(handshake())
         assert connection.recv(12) == b"HTTP/1.1 101"
-        with pytest.raises(ConnectionError):
-            while True:  # until the server does not take them any more, and ends it
-                connection.sendall(frame)
+        errors: list[OSError] = []
+
+        def send() -> None:
+            try:
+                while True:  # until the server reads no more, and ends the connection
+                    connection.sendall(frame)
+            except OSError as error:  # a TimeoutError if the server does not end it
+                errors.append(error)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        while not server.holds_unread_answers():
+            pass
+        server.advance(LIMIT)  # not so long that a ping would be late
+        sender.join()
+        assert isinstance(errors[0], ConnectionError)
         poll = select.poll()
         poll.register(connection, 0)
         assert poll.poll(60_000)
+    server.settle()
     live = httpx.get(f"{server.url}/v2/sequences", trust_env=False).json()["live"]
     assert live == 0

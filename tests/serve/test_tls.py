@@ -56,7 +56,7 @@ def test_over_tls_the_client_verifies_the_server(
             httpx.get(plain + "/v2", trust_env=False)
 
 
-def test_who_leaves_two_requests_over_tls_holds_nothing(
+def test_two_abandoned_requests_over_tls_hold_no_memory(
     launch: Launch, make_archive: Any, tmp_path: Path
 ) -> None:
     """The end of a connection is seen while the second waits for the answer to the first."""

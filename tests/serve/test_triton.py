@@ -155,6 +155,6 @@ def test_text_that_is_no_text_is_the_clients_error(client: Any) -> None:
         lambda client: client.get_cuda_shared_memory_status(),
     ],
 )
-def test_what_this_server_has_not_is_said_so(client: Any, call: Any) -> None:
+def test_what_this_server_lacks_is_reported(client: Any, call: Any) -> None:
     with pytest.raises(InferenceServerException, match=r"\[404\] .*not found"):
         call(client)

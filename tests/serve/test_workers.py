@@ -141,7 +141,7 @@ def test_workers_end_when_their_supervisor_is_killed(pair: Any) -> None:
         pass
 
 
-def test_what_fails_is_said_once(launch: Launch, make_archive: MakeArchive) -> None:
+def test_a_failure_is_reported_once(launch: Launch, make_archive: MakeArchive) -> None:
     def wrong(outputs: Flat) -> Flat:
         return {name: value + 1 for name, value in outputs.items()}
 

@@ -131,7 +131,7 @@ def test_a_checkpoint_in_the_way_is_neither_used_nor_lost(tmp_path: Path) -> Non
     assert not file.exists()
 
 
-def test_what_cannot_be_resumed_is_told(tmp_path: Path) -> None:
+def test_a_run_that_cannot_be_resumed_is_reported(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"tiny\.checkpoint is not there"):
         Journal(IDENTITY, tmp_path, resume=True)
     with Journal(IDENTITY, tmp_path) as journal:
@@ -188,7 +188,7 @@ def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("package", ["tensorboard", "matplotlib"])
-def test_a_missing_extra_is_told_before_anything_is_trained(
+def test_a_missing_extra_is_reported_before_training(
     package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [n for n in sys.modules if n.startswith((package, "torch.utils.tensorboard"))]:

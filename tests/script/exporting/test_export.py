@@ -363,7 +363,7 @@ def test_a_compiler_that_changes_the_numbers(
         ({"name": "a/b"}, "field 'name'"),
     ],
 )
-def test_what_the_user_says_must_fit(said: dict[str, Any], expected: str, tmp_path: Path) -> None:
+def test_the_users_options_must_fit(said: dict[str, Any], expected: str, tmp_path: Path) -> None:
     assert expected in refusal(zoo.target(zoo.linear, zoo.rows, **said), tmp_path)
 
 

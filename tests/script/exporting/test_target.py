@@ -264,7 +264,9 @@ except ExportError as error:
 
 
 @pytest.mark.parametrize("around", [False, True])
-def test_a_class_without_a_source_file_is_told_of_it(around: bool, tmp_path: Path) -> None:
+def test_a_class_without_a_source_file_is_refused_with_the_reason(
+    around: bool, tmp_path: Path
+) -> None:
     done = subprocess.run(
         [sys.executable, "-"],
         input=f"AROUND = {around}\n{IN_A_NOTEBOOK}",

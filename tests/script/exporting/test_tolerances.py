@@ -46,7 +46,7 @@ def test_well_conditioned_outputs_keep_the_tolerance_of_their_dtype(tmp_path: Pa
     assert widened(manifest) == []
 
 
-def test_cancellation_widens_a_tolerance_and_is_told(tmp_path: Path) -> None:
+def test_cancellation_widens_a_tolerance_and_is_reported(tmp_path: Path) -> None:
     manifest = export(zoo.target(cancelling, zoo.rows), tmp_path / "a.pt").require_manifest()
     tolerance = manifest.methods["forward"].tolerances["output"]
     assert 1e-3 < tolerance.atol < 1e-1

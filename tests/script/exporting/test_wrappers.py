@@ -149,6 +149,6 @@ def test_dynamic_quantisation_leaves_its_modules_in_training_mode(tmp_path: Path
     export(target, tmp_path / "quantised.pt")
 
 
-def test_a_quantised_module_in_training_mode_is_told_of_dropout(tmp_path: Path) -> None:
+def test_a_quantised_module_in_training_mode_is_refused_for_dropout(tmp_path: Path) -> None:
     message = refusal(lambda: unshippable.sequential().train(), tmp_path)
     assert "dropout and batch normalisation" in message

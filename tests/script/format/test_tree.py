@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given
@@ -20,7 +22,7 @@ from torchship.script.format.nodes import (
     TupleNode,
     leaves,
 )
-from torchship.script.format.tree import build, flatten, matches
+from torchship.script.format.tree import build, bytes_to_tensor, flatten, matches
 
 Pair = tuple[Node, object]
 
@@ -159,3 +161,13 @@ def test_named_tuples_keep_their_fields() -> None:
 def test_another_structure_is_refused(node: Node, value: object) -> None:
     with pytest.raises(TypeError, match="expected"):
         flatten(node, value)
+
+
+def test_the_bytes_of_a_text_are_copied_as_one() -> None:
+    """One by one they take a hundred times as long, which a server's event loop does not have."""
+
+    class CopiedBytes(bytes):
+        def __iter__(self) -> Iterator[int]:
+            raise AssertionError("the bytes are read one by one")
+
+    assert bytes_to_tensor(CopiedBytes(b"abc")).tolist() == list(b"abc")

@@ -358,7 +358,7 @@ print(resident - base, peak - base)
     assert peak < 1.8 * weights
 
 
-def test_a_plain_torchscript_file_says_that_nothing_vouches_for_it(data: bytes) -> None:
+def test_a_plain_torchscript_file_is_reported_as_unverified(data: bytes) -> None:
     records = records_of(data)
     plain = rezip({name: c for name, c in records.items() if not name.startswith("extra/")})
     archive = parse_archive(Path("plain.pt"), plain)

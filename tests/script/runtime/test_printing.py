@@ -183,7 +183,7 @@ with printing.by("moba"):
     assert [Path(f"{file}{number}").read_text() for number in range(3)] == ["", "", ""]
 
 
-def test_a_program_has_the_lines_told_as_it_likes() -> None:
+def test_a_program_may_receive_the_printed_lines_in_its_own_function() -> None:
     done = program("""
 def tell(model, line):
     print(model, repr(line))  # ours, though the model runs

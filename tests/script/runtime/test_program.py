@@ -132,7 +132,7 @@ def test_a_state_that_starts_absent_is_not_made_up(tmp_path: Path) -> None:
     assert "input 'total' is missing" in refusal(accumulator, {"x": zoo.noise(1, 2, 3)})
 
 
-def test_what_the_model_raises_is_told_without_a_trace(moba: Program) -> None:
+def test_what_the_model_raises_is_reported_without_a_traceback(moba: Program) -> None:
     obs = torch.full((1, 510), 17, dtype=torch.uint8)
     with pytest.raises(ModelError) as caught:
         moba.call("forward", {"obs": obs})

@@ -167,7 +167,7 @@ def test_a_loaded_module_with_weights_that_are_nan(tmp_path: Path) -> None:
         export(zoo.target(lambda: loaded, zoo.rows), tmp_path / "a.pt")
 
 
-def test_a_module_optimised_for_this_process_is_told_of_it(tmp_path: Path) -> None:
+def test_a_module_optimised_for_this_process_is_refused_with_the_reason(tmp_path: Path) -> None:
     convolution = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
     optimised = torch.jit.optimize_for_inference(torch.jit.script(convolution))
     examples = [{"input": zoo.noise(n, n, 3, 8, 8)} for n in (2, 3)]
@@ -215,7 +215,7 @@ def test_the_commands_say_what_was_compiled_before(
     assert shown["manifest"]["source"]["compiled"] == ["body"]
 
 
-def test_a_plain_file_is_told_how_to_become_an_archive(tmp_path: Path) -> None:
+def test_a_plain_file_is_refused_with_how_to_make_an_archive(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(zoo.linear()), tmp_path / "plain.pt")
     opened = open_archive(tmp_path / "plain.pt")
     with pytest.raises(Exception, match="or that loads this file"):

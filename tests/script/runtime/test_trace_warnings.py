@@ -59,7 +59,7 @@ def test_without_leave_the_refusal_names_the_line_and_the_option(tmp_path: Path)
     assert "pass over the warnings (--allow-trace-warnings)" in message
 
 
-def test_with_leave_every_warning_is_told_and_recorded(tmp_path: Path) -> None:
+def test_allowed_warnings_are_printed_and_recorded(tmp_path: Path) -> None:
     told: list[str] = []
     target = zoo.target(asserting, examples(4, 5, 6))
     export(target, tmp_path / "a.pt", ALLOWED, told.append)

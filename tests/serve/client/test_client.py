@@ -96,7 +96,7 @@ def test_nan_travels_in_either_form(
         assert math.isnan(outputs["output"].item())
 
 
-def test_no_server_is_said_so(signatures: dict[str, Method]) -> None:
+def test_a_missing_server_is_reported(signatures: dict[str, Method]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as bound:
         port = bound.getsockname()[1]
     with (

@@ -1,19 +1,21 @@
 """What shows that a call runs, and for how long."""
 
 import asyncio
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from clocked import SteppedLoop
+from programs import Loader, Run
 from torchship.script.format.tree import Flat
 from torchship.script.runtime.archive import open_archive
 from torchship.serve.engine.call_watchdog import CallWatchdog, marked
 from torchship.serve.engine.engine import Engine
 from torchship.serve.engine.limits import Limits
-from torchship.serve.system.heartbeat import Heartbeat
+from torchship.serve.system.heartbeat import Heartbeat, HeartbeatState
 
 MakeArchive = Callable[..., Path]
 
@@ -36,72 +38,84 @@ def test_a_call_shows_in_the_pulse_also_if_it_fails() -> None:
     assert seen == [7, 7]
 
 
-def test_a_call_that_takes_too_long_is_told_once() -> None:
-    async def look() -> str:
-        told: asyncio.Queue[str] = asyncio.Queue()
-        watch = CallWatchdog(3, 0.1)
-        watch.start(told.put_nowait)
-        watch.doing = "a call of golden case 2 ('x')"
-        watch.pulse.enter(3)
-        first = await asyncio.wait_for(told.get(), 60)
-        assert told.empty()
-        watch.stop()
-        return first
+class Reports:
+    """Keeps what a watchdog reports."""
 
-    assert asyncio.run(look()) == "a call of golden case 2 ('x') took longer than 0.1 s"
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def note(self, what: str) -> None:
+        self.found.append(what)
+
+
+def reports_after(pauses: Sequence[float], pulse: Heartbeat | None = None) -> list[int]:
+    """Return how many reports there are after each pause of the event loop during one call.
+
+    The watchdog allows 2 s, and so looks every 0.5 s.
+    """
+    loop = SteppedLoop()
+    reports, counts = Reports(), []
+
+    async def look() -> None:
+        watchdog = CallWatchdog(3, 2, pulse)
+        watchdog.start(reports.note)
+        watchdog.doing = "a call of golden case 2 ('x')"
+        watchdog.pulse.enter(3)
+        for seconds in pauses:
+            loop.now += seconds
+            for _ in range(3):  # turns in which the watchdog looks, if it is time to
+                await asyncio.sleep(0)
+            counts.append(len(reports.found))
+        watchdog.stop()
+
+    loop.run_until_complete(look())
+    loop.close()
+    assert set(reports.found) <= {"a call of golden case 2 ('x') took longer than 2 s"}
+    return counts
+
+
+def test_a_call_that_takes_too_long_is_reported_once() -> None:
+    # The first look finds the call, and four more see that it still runs.
+    assert reports_after([0.5] * 8) == [0, 0, 0, 0, 1, 1, 1, 1]
 
 
 def test_time_in_which_the_process_did_not_run_does_not_count() -> None:
-    async def look() -> bool:
-        told: asyncio.Queue[str] = asyncio.Queue()
-        watch = CallWatchdog(3, 0.1)
-        watch.start(told.put_nowait)
-        watch.pulse.enter(3)
-        threading.Event().wait(0.5)  # as if stopped: the event loop does not turn
-        for _ in range(3):
-            await asyncio.sleep(0)
-        watch.pulse.leave()
-        watch.stop()
-        return told.empty()
+    """However late a look is, on the event loop's clock and on that of the heartbeat."""
 
-    assert asyncio.run(look())
+    class EarlyHeartbeat(Heartbeat):
+        def shown(self) -> HeartbeatState:
+            return replace(super().shown(), began=1e-9)
+
+    assert reports_after([1000] * 5, EarlyHeartbeat()) == [0, 0, 0, 0, 1]
 
 
 def test_a_model_on_the_event_loop_shows_in_the_pulse_of_the_process(
     make_archive: MakeArchive,
 ) -> None:
-    """Another thread looks until it sees the call: the event loop itself cannot."""
     pulse = Heartbeat()
-    seen = threading.Event()
-    done = threading.Event()
+    seen: list[int] = []
 
-    async def ask() -> None:
-        engine = Engine(
-            open_archive(make_archive("held")),
-            Limits(max_batch=2, inline_threshold_seconds=10),
-            pulse=pulse,
-        )
+    def watched(run: Run, method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
+        seen.append(pulse.shown().call)
+        return run()
+
+    async def ask() -> int:
+        loader = Loader()
+        limits = Limits(max_batch=2, inline_threshold_seconds=10)
+        archive = open_archive(make_archive("held"))
+        engine = Engine(archive, limits, pulse=pulse, load=loader.load)
         other = Engine(open_archive(make_archive("held", version="2")), pulse=pulse)
         assert 0 < engine.number != other.number > 0
-
-        def look() -> None:
-            while not done.is_set():
-                if pulse.shown().call == engine.number:
-                    seen.set()
-                    return
-
         await engine.start()
         assert pulse.shown().call == 0
-        looking = threading.Thread(target=look)
-        looking.start()
-        await engine.call("forward", {"x": torch.full((1, 1), 100_000.0)})
+        loader.around = watched
+        await engine.call("forward", {"x": torch.ones(1, 1)})
         assert pulse.shown().call == 0
-        done.set()
-        await asyncio.to_thread(looking.join)
         await engine.retire()
+        return engine.number
 
-    asyncio.run(ask())
-    assert seen.is_set()
+    number = asyncio.run(ask())
+    assert seen == [number]
 
 
 def test_golden_cases_on_the_event_loop_show_in_the_pulse(make_archive: MakeArchive) -> None:

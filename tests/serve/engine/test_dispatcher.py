@@ -90,7 +90,7 @@ def test_rows_wait_for_others_until_a_batch_is_full() -> None:
     asyncio.run(check())
 
 
-def test_a_full_queue_wakes_nobody() -> None:
+def test_a_full_queue_does_not_wake_the_thread() -> None:
     async def check() -> None:
         dispatcher, executor = made(Limits())
         dispatcher.put(jobs(8))

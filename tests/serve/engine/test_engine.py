@@ -389,7 +389,7 @@ def test_a_bad_input_is_refused_before_it_waits(archives: dict[str, Path]) -> No
     engine.close()
 
 
-def test_closing_gives_up_those_that_wait(archives: dict[str, Path]) -> None:
+def test_closing_refuses_waiting_requests(archives: dict[str, Path]) -> None:
     async def ask() -> None:
         async with busy(archives["tiny"]) as (engine, gate, first):
             waiting = asyncio.create_task(engine.call("forward", observations(2, 1)))
@@ -426,7 +426,7 @@ def test_only_outputs_that_someone_wants_are_copied(archives: dict[str, Path]) -
 QUICK = Limits(max_batch=4, inline_threshold_seconds=10)
 
 
-def test_a_quick_model_is_proved_on_the_event_loop_and_answers_there(
+def test_a_quick_model_is_verified_on_the_event_loop_and_answers_there(
     archives: dict[str, Path],
 ) -> None:
     here: list[bool] = []

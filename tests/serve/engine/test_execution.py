@@ -85,7 +85,7 @@ def enter(engine: Engine, values: list[float], waiters: list[Waiter]) -> None:
 @QUICK
 @pytest.mark.parametrize("place", ["done", "cancelled", "gone", "set_result"])
 @pytest.mark.parametrize("error", [OSError, StopIteration, asyncio.CancelledError])
-def test_one_that_raises_when_it_is_told_keeps_nobody_from_being_told(
+def test_an_answer_that_raises_does_not_keep_others_from_their_answers(
     make_archive: MakeArchive,
     caplog: pytest.LogCaptureFixture,
     inline_threshold_seconds: float,
@@ -112,7 +112,7 @@ def test_one_that_raises_when_it_is_told_keeps_nobody_from_being_told(
 
 
 @QUICK
-def test_an_observer_that_raises_is_logged_once_and_everybody_is_told(
+def test_an_observer_that_raises_is_logged_once_and_every_job_is_answered(
     make_archive: MakeArchive, caplog: pytest.LogCaptureFixture, inline_threshold_seconds: float
 ) -> None:
     waiters = [Waiter() for _ in range(6)]
@@ -135,7 +135,7 @@ class Interrupted(nn.Module):
         raise KeyboardInterrupt
 
 
-def test_jobs_whose_call_is_interrupted_on_the_event_loop_are_told(
+def test_jobs_whose_call_is_interrupted_on_the_event_loop_get_an_error(
     make_archive: MakeArchive,
 ) -> None:
     waiters = [Waiter() for _ in range(3)]
@@ -161,7 +161,7 @@ def test_jobs_whose_call_is_interrupted_on_the_event_loop_are_told(
     assert told == ["its call was ended by KeyboardInterrupt"] * 2
 
 
-def test_the_rest_of_a_batch_is_told_when_one_ends_the_process() -> None:
+def test_the_rest_of_a_batch_is_answered_when_one_answer_ends_the_process() -> None:
     waiters = [
         Waiter(),
         Waiter("set_result", KeyboardInterrupt),
@@ -176,7 +176,7 @@ def test_the_rest_of_a_batch_is_told_when_one_ends_the_process() -> None:
     assert [waiter.told for waiter in waiters] == [[7.0], [], [7.0], [], [7.0]]
 
 
-def test_closing_tells_everybody_that_waits(make_archive: MakeArchive) -> None:
+def test_closing_answers_every_waiting_job(make_archive: MakeArchive) -> None:
     waiters = [Waiter("set_exception"), Waiter("done"), Waiter()]
 
     async def ask() -> None:

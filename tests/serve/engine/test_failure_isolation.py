@@ -26,7 +26,7 @@ class Sent:
         self.source = source
 
 
-def test_everybody_runs_together_until_a_batch_fails_and_again_later() -> None:
+def test_requests_share_batches_until_one_fails_and_again_later() -> None:
     spoilers = FailureIsolation(seconds=1000)
     good, bad, new, unknown = Sent("good"), Sent("bad"), Sent("new"), Sent(None)
     assert not spoilers.active

@@ -43,9 +43,7 @@ def test_jobs_without_a_kind_come_alone() -> None:
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=20), st.integers(5, 12))
-def test_a_batch_is_never_larger_than_allowed_and_nobody_is_lost(
-    sizes: list[int], most: int
-) -> None:
+def test_batches_keep_to_their_limit_and_lose_no_job(sizes: list[int], most: int) -> None:
     waiting = RequestQueue(1000, BYTES)
     jobs = [job(rows) for rows in sizes]
     waiting.put(jobs)

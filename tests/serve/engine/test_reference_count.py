@@ -5,7 +5,7 @@ import asyncio
 from torchship.serve.engine.reference_count import ReferenceCounted
 
 
-def test_everybody_that_waits_for_it_goes_on_when_it_is_free() -> None:
+def test_every_waiter_continues_when_the_object_is_free() -> None:
     async def check() -> None:
         held = ReferenceCounted()
         await held.free()
@@ -22,7 +22,7 @@ def test_everybody_that_waits_for_it_goes_on_when_it_is_free() -> None:
     asyncio.run(check())
 
 
-def test_who_holds_it_again_at_once_is_waited_for() -> None:
+def test_a_holder_that_holds_again_at_once_is_waited_for() -> None:
     async def check() -> None:
         held = ReferenceCounted()
         with held:

@@ -502,7 +502,9 @@ def test_reading_ends_at_the_limit() -> None:
     assert received == 3
 
 
-def test_a_client_that_leaves_early_harms_nobody(server: Any, http: httpx.Client) -> None:
+def test_a_client_that_disconnects_early_does_not_affect_others(
+    server: Any, http: httpx.Client
+) -> None:
     for _ in range(5):
         with server.connect() as connection:
             connection.sendall(

@@ -65,7 +65,7 @@ def test_an_id_that_is_not_sane_is_replaced(http: httpx.Client, given: bytes) ->
 @pytest.mark.parametrize(
     ("verb", "path"), [("GET", "/v2/models/m"), ("POST", "/v2/models/m/infer")]
 )
-def test_a_fault_tells_the_requests_id(
+def test_an_internal_error_names_the_request_id(
     verb: str, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(Repository):
@@ -139,7 +139,7 @@ async def endless(scope: Scope, receive: Receive, send: Send) -> None:
     await asyncio.Event().wait()
 
 
-def test_who_leaves_before_the_answer_is_counted_with_499() -> None:
+def test_a_client_that_disconnects_before_the_answer_is_counted_with_499() -> None:
     left = Uvicorn()
     left.disconnected = True
     assert ended(fine) == {"200": 1}

@@ -51,7 +51,9 @@ def assert_alike(answered: dict[str, Value], expected: dict[str, Value]) -> None
 
 
 @pytest.mark.parametrize("model", IN_JSON)
-def test_an_example_is_answered_as_it_says(server: Any, document: Any, model: str) -> None:
+def test_an_example_request_gets_the_documented_answer(
+    server: Any, document: Any, model: str
+) -> None:
     operation = of(document, model)
     request = media(operation["requestBody"])["examples"]["golden"]["value"]
     response = media(operation["responses"]["200"])["examples"]["golden"]["value"]
@@ -155,7 +157,10 @@ def test_the_page_shows_the_examples_without_a_script(server: Any) -> None:
 
 def test_the_document_changes_with_what_is_live(archives: dict[str, Path]) -> None:
     async def watch() -> None:
-        repository = Repository([archives["memory"]])
+        changes: asyncio.Queue[str] = asyncio.Queue()
+        repository = Repository(
+            [archives["memory"]], mode="explicit", load=["memory"], report=changes.put_nowait
+        )
         openapi = OpenApi(FastAPI(), repository)
         before = openapi.document()
         assert b"/v2/models/memory/infer" not in before
@@ -164,10 +169,10 @@ def test_the_document_changes_with_what_is_live(archives: dict[str, Path]) -> No
         assert b"/v2/models/memory/infer" in after
         assert openapi.document() is after
         engine = weakref.ref(repository.find("memory"))
-        repository.release()
-        repository.find("memory").join()
-        repository.entries.clear()
-        repository._live.clear()
+        await repository.unload_model("memory")
+        assert await asyncio.wait_for(changes.get(), 60) == "unloaded: memory/1"
+        for _ in range(3):  # turns in which the task that ended the engine ends too
+            await asyncio.sleep(0)
         gc.collect()
         assert engine() is None, "the document keeps an unloaded model alive"
 

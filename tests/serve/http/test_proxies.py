@@ -71,7 +71,7 @@ def test_the_docs_ask_below_the_prefix(behind: Any, server: Any) -> None:
 
 
 @pytest.mark.parametrize("more", [(), ("Origin: http://localhost",)])
-def test_the_log_knows_who_asked(behind: Any, server: Any, more: tuple[str, ...]) -> None:
+def test_the_access_log_names_the_client(behind: Any, server: Any, more: tuple[str, ...]) -> None:
     name = f"who-{len(more)}"
     headers = (f"X-Request-Id: {name}", "X-Forwarded-For: 6.6.6.6, 192.0.2.7:99, 10.0.0.1")
     assert ask(behind, post("logarithm", BODY, *headers, *more)).status == 200
@@ -102,7 +102,9 @@ def test_the_scheme_and_host_are_those_of_the_proxy(behind: Any) -> None:
         assert ask(behind, content).status == status
 
 
-def test_nobody_else_is_believed(launch: Launch, archives: dict[str, Path]) -> None:
+def test_forwarded_headers_of_other_clients_are_ignored(
+    launch: Launch, archives: dict[str, Path]
+) -> None:
     options = ("--forwarded-allow-ips", "10.0.0.1", "--access-log", "all", "--log-format", "json")
     with launch(*options, archives["logarithm"]) as process:
         assert process.line() == "ready: logarithm/1"

@@ -44,7 +44,7 @@ def keys(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_bucket_is_one_for_all_who_share_it(table: int) -> None:
+def test_processes_that_share_a_bucket_share_its_tokens(table: int) -> None:
     now = 50.0
     rates = (2.0, 0.5)
     tables = RateTable(table), RateTable(table)
@@ -91,7 +91,7 @@ except OSError:
 """
 
 
-def test_who_takes_has_the_bucket_to_itself(table: int) -> None:
+def test_taking_a_token_excludes_other_processes(table: int) -> None:
     def held(slot: int) -> bool:
         command = [sys.executable, "-c", TRY, str(table), str(slot)]
         return subprocess.run(command, pass_fds=[table]).returncode == 7

@@ -75,7 +75,7 @@ def test_any_body_is_read_or_refused(name: str, body: bytes) -> None:
         assert len(inflate(name, body, 1000)) <= 1000
 
 
-def test_the_name_is_read_as_http_says() -> None:
+def test_the_name_is_read_according_to_http() -> None:
     assert inflate(" GZip ", gzip.compress(b"x"), 1) == b"x"
     assert inflate("identity", b"x", 1) == b"x"
     with pytest.raises(EncodingError, match="expected gzip, deflate, identity, got 'br'"):

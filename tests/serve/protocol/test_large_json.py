@@ -88,7 +88,7 @@ def test_a_binary_response_round_trips_bit_by_bit(outputs: dict[str, Value]) -> 
 @example(torch.tensor([1, math.nan]))
 @example(torch.tensor([-math.inf], dtype=torch.float64))
 @example(torch.tensor([0x7F800001], dtype=torch.int32).view(torch.float32))  # a signalling NaN
-def test_a_json_request_round_trips_or_cannot_be_said(value: Value) -> None:
+def test_a_json_request_round_trips_or_has_no_json_form(value: Value) -> None:
     assert isinstance(value, torch.Tensor)
     finite = not value.is_floating_point() or bool(value.isfinite().all())
     try:

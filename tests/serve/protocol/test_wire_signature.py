@@ -108,7 +108,7 @@ def test_leaves_become_wire_tensors_and_leaves_again(nested: Signature) -> None:
         ),
     ],
 )
-def test_a_string_for_what_is_none_is_refused(
+def test_a_string_for_an_input_that_is_no_string_is_refused(
     nested: Signature, name: str, value: Value, message: str
 ) -> None:
     with pytest.raises(RequestError) as caught:

@@ -6,6 +6,7 @@ import os
 import random
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
@@ -21,10 +22,10 @@ import safetensors.torch
 import torch
 from pydantic import ValidationError
 
+from programs import Loader, Run
 from redis_server import running_redis
 from torchship.script.format.tree import Flat
 from torchship.script.runtime.archive import open_archive
-from torchship.script.runtime.program import Program
 from torchship.serve.engine.engine import Engine
 from torchship.serve.errors import (
     DeadlineError,
@@ -37,6 +38,7 @@ from torchship.serve.repository.repository import Repository
 from torchship.serve.sequences.memory_store import MemoryStore
 from torchship.serve.sequences.redis_store import RedisStore
 from torchship.serve.sequences.sequences import Sequences, needs_single_worker, open_store
+from torchship.serve.sequences.store import SequenceKey
 from torchship.serve.settings import Settings
 from torchship.serve.telemetry.records import Record
 
@@ -442,8 +444,8 @@ def test_a_sequence_goes_on_at_any_server_that_shares_its_redis(
 class Models(Repository):
     """A repository from which a version can go."""
 
-    def __init__(self, *files: Path) -> None:
-        super().__init__(files)
+    def __init__(self, *files: Path, loader: Loader | None = None) -> None:
+        super().__init__(files, load_program=(loader or Loader()).load)
         self.gone: set[str] = set()
 
     def find(self, name: str, version: str | None = None) -> Engine:
@@ -455,11 +457,17 @@ class Models(Repository):
 Use = Callable[[Models, Sequences], Awaitable[None]]
 
 
-def use(use_them: Use, *files: Path) -> None:
+def use(
+    use_them: Use,
+    *files: Path,
+    loader: Loader | None = None,
+    store: MemoryStore | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
     async def run() -> None:
-        models = Models(*files)
+        models = Models(*files, loader=loader)
         await models.load()
-        sequences = Sequences(models, MemoryStore(60, 100))
+        sequences = Sequences(models, store or MemoryStore(60, 100), clock=clock)
         try:
             await use_them(models, sequences)
         finally:
@@ -487,22 +495,20 @@ def test_a_sequence_ends_with_its_version(make_archive: Callable[..., Path]) -> 
     use(check, make_archive("memory"), make_archive("memory", version="2"))
 
 
-def test_steps_of_different_sequences_run_as_one_batch(
-    archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_steps_of_different_sequences_run_as_one_batch(archives: dict[str, Path]) -> None:
     rows: list[int] = []
     busy, all_came = threading.Event(), threading.Event()
-    plain = Program.run
+    loader, store = Loader(), MemoryStore(60, 100)
 
-    def watched(self: Program, method: str, inputs: Flat, symbols: Mapping[str, int]) -> Flat:
+    def watched(run: Run, method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
         rows.append(len(inputs["x"]))
         if not busy.is_set():  # or the engine's thread would begin with the first that come
             busy.set()
             all_came.wait()
-        return plain(self, method, inputs, symbols)
+        return run()
 
     async def check(models: Models, sequences: Sequences) -> None:
-        monkeypatch.setattr(Program, "run", watched)
+        loader.around = watched
         one = {"x": torch.zeros(1, 2), "h": torch.zeros(1, 2)}
         for before, ids in ((0, range(1, 5)), (4, range(1, 9))):  # first steps among later ones
             busy.clear()
@@ -524,10 +530,12 @@ def test_steps_of_different_sequences_run_as_one_batch(
             h = n * (1.5 if n <= 4 else 1)
             assert outputs(json.loads(content))["h"] == [[h, h]]
         # What is kept is each sequence's own row, not the batch in which it was.
-        kept = [state.tensors["h"] for _, state in sequences._store._idle.values()]  # type: ignore[attr-defined]
-        assert {tensor.untyped_storage().nbytes() for tensor in kept} == {8}
+        for n in range(1, 9):
+            async with store.turn(SequenceKey("memory", str(n)), opening=False) as turn:
+                assert turn.state is not None
+                assert turn.state.tensors["h"].untyped_storage().nbytes() == 8
 
-    use(check, archives["memory"])
+    use(check, archives["memory"], loader=loader, store=store)
 
 
 def test_requests_of_one_sequence_run_in_the_order_they_came(archives: dict[str, Path]) -> None:
@@ -545,26 +553,19 @@ def test_requests_of_one_sequence_run_in_the_order_they_came(archives: dict[str,
     use(check, archives["memory"])
 
 
-def test_the_timeout_counts_the_wait_for_ones_turn(
-    archives: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Clock:
-        readings = iter([0.0, 11.0])  # as a request comes, and as its turn comes
-
-        def monotonic(self) -> float:
-            return next(self.readings)
+def test_the_timeout_includes_the_wait_for_a_turn(archives: dict[str, Path]) -> None:
+    readings = iter([0.0, 11.0])  # as a request comes, and as its turn comes
 
     async def check(models: Models, sequences: Sequences) -> None:
-        monkeypatch.setattr("torchship.serve.sequences.sequences.time", Clock())
         request = asked("a", sequence_start=True, timeout=10_000_000)
         with pytest.raises(DeadlineError):
             await sequences.answer("memory", None, request)
         assert await sequences.live() == 0
 
-    use(check, archives["memory"])
+    use(check, archives["memory"], clock=lambda: next(readings))
 
 
-def test_a_record_is_told_where_a_step_ran_and_when(archives: dict[str, Path]) -> None:
+def test_a_record_holds_where_and_when_a_step_ran(archives: dict[str, Path]) -> None:
     async def check(models: Models, sequences: Sequences) -> None:
         record = Record()
         await sequences.answer("memory", None, asked("a", sequence_start=True), None, record)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 
@@ -12,13 +13,20 @@ import torch
 from hypothesis import strategies as st
 from redis import asyncio as redis
 
+from clocked import SteppedLoop
 from redis_server import running_redis
 from torchship.script.errors import UsageError
 from torchship.serve.errors import RequestError, StateStoreError, TooManySequencesError
 from torchship.serve.sequences.memory_store import REMEMBERED, MemoryStore
-from torchship.serve.sequences.redis_scripts import ENTER, LEAVE, WAIT
+from torchship.serve.sequences.redis_scripts import ENTER, LEAVE, RENEW, WAIT
 from torchship.serve.sequences.redis_store import LIVE, RedisStore
-from torchship.serve.sequences.store import SequenceKey, SequenceState, Store, read_state
+from torchship.serve.sequences.store import (
+    SequenceKey,
+    SequenceState,
+    Store,
+    TurnQueue,
+    read_state,
+)
 
 A, B = SequenceKey("moba", "a"), SequenceKey("moba", "b")
 IDLE = 60.0
@@ -136,7 +144,7 @@ def test_a_turn_that_fails_leaves_the_state_as_it_was(setting: Setting) -> None:
     setting.run(check)
 
 
-def test_what_is_idle_expires_and_is_told_from_what_never_was(setting: Setting) -> None:
+def test_an_expired_sequence_is_distinguished_from_an_unknown_one(setting: Setting) -> None:
     async def check(store: Store) -> None:
         await put(store, A, 1)
         async with store.turn(B, opening=True) as busy:
@@ -176,14 +184,38 @@ def test_use_puts_expiry_off() -> None:
 
 
 def test_memory_is_freed_without_a_request() -> None:
+    loop = SteppedLoop()
+
     async def check() -> None:
-        store = MemoryStore(0.001, REMEMBERED + 2)
+        store = MemoryStore(IDLE, REMEMBERED + 2, loop.time)
+        tensors = []
         for number in range(REMEMBERED + 1):
-            await put(store, SequenceKey("moba", str(number)), 1)
-        while store._idle:  # it is the event loop's timer that empties it
+            kept = state(1)
+            tensors.append(weakref.ref(kept.tensors["h"]))
+            async with store.turn(SequenceKey("moba", str(number)), opening=True) as turn:
+                turn.keep(kept)
+        del kept, turn
+        assert all(tensor() is not None for tensor in tensors)
+        loop.now += IDLE
+        for _ in range(3):  # turns, in which the timer fires
             await asyncio.sleep(0)
-        assert len(store._expired) == REMEMBERED
-        assert not store._queue._locks
+        assert all(tensor() is None for tensor in tensors)
+        expired = [
+            await has_expired(store, SequenceKey("moba", str(number)))
+            for number in range(REMEMBERED + 1)
+        ]
+        assert expired == [False] + [True] * REMEMBERED
+
+    loop.run_until_complete(check())
+    loop.close()
+
+
+def test_a_queue_of_turns_forgets_a_sequence_without_requests() -> None:
+    async def check() -> None:
+        queue = TurnQueue()
+        async with queue.wait(A), queue.wait(B):
+            assert len(queue) == 2
+        assert len(queue) == 0
 
     asyncio.run(check())
 
@@ -262,7 +294,6 @@ def test_the_turn_of_a_server_that_died_is_passed_over(redis_url: str) -> None:
         await put(store, A, 1)
         async with AsyncExitStack() as stack:
             turn = await stack.enter_async_context(dead.turn(A, opening=False))
-            await dead._redis.connection_pool.disconnect()
             for task in asyncio.all_tasks() - {asyncio.current_task()}:
                 task.cancel()  # it renews its lease no more
             await put(store, A, 2)
@@ -329,22 +360,21 @@ def test_a_turn_that_lasts_keeps_its_lease(redis_url: str) -> None:
     async def check(store: Store) -> None:
         # A tenth of a lease: what is not renewed would be gone before the turn ends.
         slow = RedisStore(redis_url, 0.003, 10, lease_ms=30)
-        renewed = asyncio.Event()
-        plain, count = slow._renew, 0
+        listening = asyncio.Event()
 
-        async def watched(*arguments: object) -> object:
-            nonlocal count
-            reply = await plain(*arguments)  # type: ignore[arg-type]
-            count += 1
-            if count == 10:
-                renewed.set()
-            return reply
+        async def renewals(count: int) -> None:
+            """Return when Redis was asked so often to renew a lease."""
+            async with redis.Redis.from_url(redis_url) as client, client.monitor() as monitor:
+                renew = client.register_script(RENEW).sha
+                listening.set()
+                while count:
+                    count -= renew in (await monitor.next_command())["command"]
 
-        slow._renew = watched  # type: ignore[assignment]
+        enough = asyncio.create_task(renewals(10))
+        await listening.wait()
         await put(store, A, 0)
         async with slow.turn(A, opening=True) as turn:
             other = asyncio.create_task(put(store, A, 2))
-            enough = asyncio.create_task(renewed.wait())
             # Without a lease the other has its turn before this one is renewed often enough.
             await asyncio.wait({other, enough}, return_when=asyncio.FIRST_COMPLETED)
             assert not other.done()
@@ -360,7 +390,7 @@ def test_a_turn_that_lasts_keeps_its_lease(redis_url: str) -> None:
     Setting(redis_url).run(check)
 
 
-def test_a_redis_that_is_not_there_is_told_without_its_address() -> None:
+def test_an_unreachable_redis_is_reported_without_its_address() -> None:
     async def check() -> None:
         store = RedisStore(f"unix://{os.devnull}/nothing", IDLE, 10)
         with pytest.raises(StateStoreError, match=r"^the store of sequences failed: \w+$"):
@@ -375,7 +405,7 @@ def test_a_redis_that_is_not_there_is_told_without_its_address() -> None:
 @pytest.mark.parametrize(
     "url", ["redis://127.0.0.1:port/0", "redis://[::1/0", "redis://a:99999", "redis://a?b=c"]
 )
-def test_a_url_that_is_none_is_named(url: str) -> None:
+def test_an_invalid_url_is_named(url: str) -> None:
     with pytest.raises(UsageError, match="setting 'state': expected a URL like redis://"):
         RedisStore(url, IDLE, 10)
 

@@ -195,7 +195,7 @@ def test_two_applications_in_one_process_count_for_themselves() -> None:
     assert value(samples(expose(own(second))[0].decode()), "torchship_requests_total") == 0
 
 
-def test_open_metrics_for_who_asks_for_it() -> None:
+def test_open_metrics_are_sent_on_request() -> None:
     metrics = Metrics()
     metrics.observer("m", "1")(BatchReport("forward", 4, 2, [0.001, 0.002], 0.003, 0))
     text, content_type = expose(own(metrics), "application/openmetrics-text; version=1.0.0")

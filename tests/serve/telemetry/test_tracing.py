@@ -121,7 +121,7 @@ def test_an_inference_is_a_span_with_four_parts(spans: list[Span]) -> None:
         assert said["torchship.request_id"] == "traced"
 
 
-def test_a_trace_goes_on_where_the_client_began_it(spans: list[Span]) -> None:
+def test_a_span_continues_the_trace_of_the_client(spans: list[Span]) -> None:
     assert {span.trace_id.hex() for span in spans} == {TRACE}
     servers = [span for span in spans if span.kind == Span.SPAN_KIND_SERVER]
     assert {span.parent_span_id.hex() for span in servers} == {PARENT}

@@ -29,7 +29,7 @@ LIMIT = 10  # seconds on the server's clock
 @pytest.fixture(scope="module")
 def served(archives: dict[str, Path]) -> Iterator[ClockedServer]:
     """Return a server on whose clock each limit is as long as the others."""
-    limits = {f"{name}_seconds": LIMIT for name in ("header", "body", "send")}
+    limits: dict[str, Any] = {f"{name}_seconds": LIMIT for name in ("header", "body", "send")}
     with clocked(*(archives[name] for name in ("logarithm", "slow", "half")), **limits) as process:
         yield process
 
@@ -49,7 +49,7 @@ def everything(connection: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("begun", [b"", HEAD[:1], HEAD[:-2]])
-def test_a_client_that_does_not_finish_its_head_is_left(
+def test_a_client_that_does_not_finish_its_header_is_disconnected(
     server: ClockedServer, begun: bytes
 ) -> None:
     with server.connect() as connection:
@@ -58,7 +58,9 @@ def test_a_client_that_does_not_finish_its_head_is_left(
         assert everything(connection) == b""
 
 
-def test_one_that_does_not_finish_its_second_is_left_too(server: ClockedServer) -> None:
+def test_a_client_that_does_not_finish_its_second_header_is_disconnected(
+    server: ClockedServer,
+) -> None:
     with connected(server) as (connection, stream):
         connection.sendall(HEAD + BODY + HEAD[:9])
         assert read(stream).status == 200
@@ -128,7 +130,7 @@ def test_slow_clients_do_not_hold_up_the_others(server: ClockedServer) -> None:
             assert everything(connection)[:12] == (b"" if number % 2 else b"HTTP/1.1 408")
 
 
-def test_a_client_that_does_not_take_its_answer_is_left(server: ClockedServer) -> None:
+def test_a_client_that_does_not_read_its_answer_is_disconnected(server: ClockedServer) -> None:
     values = np.ones(4_000_000, "<u2").tobytes()
     tensor = {"name": "x", "datatype": "BF16", "shape": [len(values) // 2]} | {
         "parameters": {"binary_data_size": len(values)}
@@ -183,7 +185,7 @@ def test_a_client_that_closed_its_sending_side_gets_its_answers(
 
 
 @pytest.mark.parametrize("sent", [HEAD[:10], HEAD, HEAD + BODY[:-1]])
-def test_a_client_that_closed_its_sending_side_too_early_is_left(
+def test_a_client_that_closes_its_sending_side_too_early_is_disconnected(
     server: ClockedServer, sent: bytes
 ) -> None:
     with server.connect() as connection:
