@@ -8,7 +8,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent.parent / "kernels"
 ALWAYS = ("vector", "scalar")
-OPTIONAL = ("math", "rows", "gemm", "gather", "softmax", "layer_norm")
+OPTIONAL = ("elementary", "rows", "gemm", "gather", "softmax", "layer_norm")
 """In the order in which they stand on each other."""
 _NAME = re.compile(r"\bts_[a-z0-9_]+\b")
 
@@ -22,7 +22,7 @@ def source(name: str) -> str:
 @cache
 def defined(name: str) -> frozenset[str]:
     """Return the names that a file defines: all that it mentions, but for those of files before it."""
-    names = set(_NAME.findall(source(name))) - set(_NAME.findall(source("text")))
+    names = set(_NAME.findall(source(name))) - set(_NAME.findall(source("text") + source("integers")))
     for other in (*ALWAYS, *OPTIONAL):
         if other == name:
             break

@@ -179,6 +179,7 @@ def source(unit: Unit) -> str:
     out.line(kernel_sources.source("portable").rstrip())
     for name in sorted(set().union(*(kernel_sources.defined(k) for k in kernels))):
         out.line(f"#define {name} TS_NAME({name})")
+    out.line(kernel_sources.source("integers").rstrip())
     out.line(kernel_sources.source("text").rstrip())
     out.line(f"#define TS_RAISED {unit.prefix.upper()}_RAISED")
     _weights(out, unit)

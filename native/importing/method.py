@@ -149,7 +149,9 @@ class _Import:
         self.interface.inputs[before:] = [
             Field(**{**f.__dict__, "optional": True}) if f.kind == "tensor" else f for f in made
         ]
-        return Optional(f"in->{tensors[0].name} != NULL", value)
+        self.builder.hint = f"{name}_given"
+        given = self.importer.define("bool", Scalar("bool", f"in->{tensors[0].name} != NULL"))
+        return Optional(given.text, value)
 
     def _scalar(self, node: ScalarNode) -> object:
         if node.kind == "str":

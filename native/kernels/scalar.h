@@ -1,8 +1,4 @@
-/* --- integers, and single floats --- */
-TS_INLINE int64_t ts_floor_div(int64_t a, int64_t b) { return a / b - (a % b != 0 && (a < 0) != (b < 0)); }
-TS_INLINE int64_t ts_modulo(int64_t a, int64_t b) { return a - ts_floor_div(a, b) * b; }
-TS_INLINE int64_t ts_smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-TS_INLINE int64_t ts_larger(int64_t a, int64_t b) { return a > b ? a : b; }
+/* --- single floats: the same bits as in a lane of a vector --- */
 /* As ts_max and ts_min do: a NaN of either is the result. */
 TS_INLINE float ts_max1(float a, float b) { return a < b || b != b ? b : a; }
 TS_INLINE float ts_min1(float a, float b) { return b < a || b != b ? b : a; }
