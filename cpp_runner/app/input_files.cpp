@@ -7,10 +7,8 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cmath>
 #include <string>
-#include <system_error>
 #include <vector>
 
 namespace torchship::app {
@@ -77,10 +75,7 @@ TensorMap read_image(const std::filesystem::path& path, const Node& input) {
                      "uint8[batch,1,height,width]");
   }
   const auto bytes = read_file(path);
-  if (!bytes) {
-    throw InputError("cannot read '" + path.string() +
-                     "': " + std::generic_category().message(errno));
-  }
+  if (!bytes) throw InputError(cannot_read(path));
   try {
     const at::Tensor pixels = read_gray_png(*bytes, layout->pixels);
     return {{input.name, pixels.reshape(layout->shape(pixels.size(0), pixels.size(1)))}};

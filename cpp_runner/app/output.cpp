@@ -2,13 +2,14 @@
 
 #include <torchship/error.h>
 
+#include "base/files.h"
+
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
 #include <fcntl.h>
 #include <string>
-#include <system_error>
 
 namespace torchship::app {
 namespace {
@@ -17,7 +18,7 @@ bool reader_gone = false;
 std::FILE* output = stdout;
 
 [[noreturn]] void cannot_write() {
-  throw WriteError("cannot write to standard output: " + std::generic_category().message(errno));
+  throw WriteError("cannot write to standard output: " + errno_message());
 }
 
 /// Opens /dev/null for descriptors 0 to 2 where they are closed: the next file to be opened would
@@ -50,7 +51,7 @@ void keep_standard_output() {
   const int kept = ::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
   std::FILE* stream = kept < 0 ? nullptr : ::fdopen(kept, "w");
   if (stream == nullptr || ::dup2(STDERR_FILENO, STDOUT_FILENO) < 0) {
-    throw WriteError("standard output: " + std::generic_category().message(errno));
+    throw WriteError("standard output: " + errno_message());
   }
   output = stream;
 }

@@ -1,4 +1,4 @@
-// Archives and their parts: what is accepted must keep what docs/archive.md promises of it.
+// Targets for archives and their parts. What a reader accepts must be as docs/archive.md says.
 
 #include <torchship/archive.h>
 #include <torchship/error.h>
@@ -17,7 +17,7 @@
 namespace torchship::fuzz {
 namespace {
 
-void look_at(const Manifest& manifest) {
+void inspect(const Manifest& manifest) {
   require(!manifest.methods.empty(), "a manifest has a method");
   for (const GoldenCase& golden : manifest.golden) {
     require(manifest.find_method(golden.method) != nullptr, "a golden case has its method");
@@ -44,7 +44,7 @@ std::optional<Manifest> read_manifest(std::string_view bytes) {
   return std::nullopt;
 }
 
-void look_at(const Manifest& manifest, const std::vector<std::vector<GoldenStep>>& cases) {
+void inspect(const Manifest& manifest, const std::vector<std::vector<GoldenStep>>& cases) {
   require(cases.size() == manifest.golden.size(), "every golden case is there");
   for (std::size_t i = 0; i < cases.size(); ++i) {
     require(cases[i].size() == static_cast<std::size_t>(manifest.golden[i].steps),
@@ -58,7 +58,7 @@ void look_at(const Manifest& manifest, const std::vector<std::vector<GoldenStep>
 }  // namespace
 
 void manifest(std::string_view bytes) {
-  if (const auto manifest = read_manifest(bytes)) look_at(*manifest);
+  if (const auto manifest = read_manifest(bytes)) inspect(*manifest);
 }
 
 void golden(std::string_view bytes) {
@@ -69,7 +69,7 @@ void golden(std::string_view bytes) {
   if (!manifest) return;
   bytes.remove_prefix(std::min<std::size_t>(length, bytes.size()));
   try {
-    look_at(*manifest, parse_golden_cases(*manifest, bytes));
+    inspect(*manifest, parse_golden_cases(*manifest, bytes));
   } catch (const ArchiveError&) {
   }
 }
@@ -85,13 +85,13 @@ void zip(std::string_view bytes) {
   } catch (const ZipError&) {
     return;
   }
-  if (items.empty()) return;  // cannot be written
+  if (items.empty()) return;  // write_zip() needs an entry
   const std::string written = write_zip(items);
   const ZipReader again(written);
-  require(again.entries().size() == items.size(), "zip: written and read, it has all entries");
+  require(again.entries().size() == items.size(), "zip: it lost entries in a round trip");
   for (std::size_t i = 0; i < items.size(); ++i) {
     require(again.entries()[i].name == items[i].name && again.read(i) == items[i].bytes,
-            "zip: written and read, an entry is the same");
+            "zip: an entry changed in a round trip");
   }
 }
 
@@ -101,8 +101,8 @@ void archive(std::string_view bytes) {
   try {
     const Archive archive(file.path());
     if (archive.manifest() != nullptr) {
-      look_at(*archive.manifest());
-      look_at(*archive.manifest(), archive.golden());
+      inspect(*archive.manifest());
+      inspect(*archive.manifest(), archive.golden());
     }
     for (const Record& record : archive.records()) {
       const std::string content = archive.read_record(record.name);

@@ -1,7 +1,7 @@
 #pragma once
 
-/// A file in memory, for what can only be opened by its path: many thousands of damaged archives
-/// are written and read without a disk.
+/// A file in memory. Archives are opened by their path, and this lets tests write and read many
+/// thousands of damaged archives without a disk.
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -14,8 +14,8 @@
 
 namespace torchship::testing {
 
-/// Lives as long as the object; seen by this process, and by its children through the same path
-/// with the process id in place of `self`. One thread at a time.
+/// The file exists as long as the object. Its path works in this process only. One thread at a
+/// time.
 class MemoryFile {
  public:
   MemoryFile() : descriptor_(::memfd_create("torchship", MFD_CLOEXEC)) { check(descriptor_ >= 0); }

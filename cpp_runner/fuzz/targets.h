@@ -1,11 +1,11 @@
 #pragma once
 
-/// The readers of untrusted bytes, as a fuzzer sees them: each entry takes any bytes. It returns
-/// when they are refused in the documented way or read without a contradiction. A bug shows as a
-/// sanitizer's report, as an exception of another kind, or as a Contradiction. Each function may be
-/// called again and again by one thread.
+/// The fuzz targets, one for each reader of untrusted bytes. A target takes any bytes. It returns
+/// if the reader refuses them with a documented error, or reads them correctly. A bug shows as a
+/// report of a sanitizer, as another exception, or as a Contradiction. One thread at a time.
 ///
-/// `make fuzz` feeds them with libFuzzer (libfuzzer.cpp); tests/fuzz_test.cpp feeds them corpus/.
+/// `make fuzz` runs the targets with libFuzzer (libfuzzer.cpp), and tests/fuzz_test.cpp runs them
+/// on the files in corpus/.
 
 #include <array>
 #include <stdexcept>
@@ -13,12 +13,12 @@
 
 namespace torchship::fuzz {
 
-/// What was read is not what a reader promises.
+/// A reader returned something that it guarantees not to return.
 class Contradiction : public std::logic_error {
   using std::logic_error::logic_error;
 };
 
-/// Raises Contradiction unless `holds`.
+/// Raises Contradiction with `promise` unless `holds`.
 inline void require(bool holds, const char* promise) {
   if (!holds) throw Contradiction(promise);
 }
@@ -26,18 +26,18 @@ inline void require(bool holds, const char* promise) {
 void npy(std::string_view bytes);
 void npz(std::string_view bytes);
 void safetensors(std::string_view bytes);
-/// A JSON text as tensors of every dtype.
+/// JSON text, read as tensors of every dtype.
 void json(std::string_view bytes);
 void manifest(std::string_view bytes);
-/// Four bytes (little-endian) that give a manifest's length, that manifest, golden.safetensors.
+/// Four bytes with the length of a manifest (little-endian), the manifest, and golden.safetensors.
 void golden(std::string_view bytes);
 /// Any zip.
 void zip(std::string_view bytes);
-/// A whole archive, read and checked; LibTorch is not asked to load it.
+/// An archive, read and checked, but not loaded by LibTorch.
 void archive(std::string_view bytes);
 
 struct Target {
-  std::string_view name;  // also its folder below corpus/
+  std::string_view name;  // also the name of its folder in corpus/
   void (*run)(std::string_view bytes);
 };
 

@@ -1,4 +1,5 @@
-// Tensor files and JSON: what is accepted must be written and read again as the same tensors.
+// Targets for tensor files and JSON. What a reader accepts must be the same after it is written and
+// read again.
 
 #include <torchship/dtype.h>
 #include <torchship/error.h>
@@ -31,8 +32,8 @@ bool same(const TensorMap& a, const TensorMap& b) {
   });
 }
 
-/// Every promise about a tensor that came from outside, and that its numbers can be looked at.
-void look_at(const at::Tensor& tensor) {
+/// Checks what readers guarantee for each tensor, and reads all its numbers.
+void inspect(const at::Tensor& tensor) {
   require(tensor.is_contiguous(), "a tensor is contiguous");
   require(find_dtype(tensor.scalar_type()).has_value(), "a tensor has a dtype of the manifest");
   static_cast<void>(describe(tensor));
@@ -51,8 +52,8 @@ void npy(std::string_view bytes) {
   } catch (const InputError&) {
     return;
   }
-  look_at(tensor);
-  require(same(read_npy(write_npy(tensor)), tensor), "npy: written and read, it is the same");
+  inspect(tensor);
+  require(same(read_npy(write_npy(tensor)), tensor), "npy: it changed in a round trip");
 }
 
 void npz(std::string_view bytes) {
@@ -62,9 +63,9 @@ void npz(std::string_view bytes) {
   } catch (const InputError&) {
     return;
   }
-  for (const auto& [name, tensor] : tensors) look_at(tensor);
-  if (tensors.empty()) return;  // cannot be written
-  require(same(read_npz(write_npz(tensors)), tensors), "npz: written and read, it is the same");
+  for (const auto& [name, tensor] : tensors) inspect(tensor);
+  if (tensors.empty()) return;  // write_npz() needs a tensor
+  require(same(read_npz(write_npz(tensors)), tensors), "npz: it changed in a round trip");
 }
 
 void safetensors(std::string_view bytes) {
@@ -74,9 +75,9 @@ void safetensors(std::string_view bytes) {
   } catch (const InputError&) {
     return;
   }
-  for (const auto& [name, tensor] : tensors) look_at(tensor);
+  for (const auto& [name, tensor] : tensors) inspect(tensor);
   require(same(read_safetensors(write_safetensors(tensors)), tensors),
-          "safetensors: written and read, it is the same");
+          "safetensors: it changed in a round trip");
 }
 
 void json(std::string_view bytes) {
@@ -87,8 +88,7 @@ void json(std::string_view bytes) {
     return;
   }
   require(is_utf8(bytes), "JSON is UTF-8");
-  require(nlohmann::json(parse_json(value.dump())) == value,
-          "JSON: written and read, it is the same");
+  require(nlohmann::json(parse_json(value.dump())) == value, "JSON: it changed in a round trip");
   const auto round = [&value](const auto&... dtype) {
     at::Tensor tensor;
     try {
@@ -106,7 +106,7 @@ void json(std::string_view bytes) {
       return;
     }
     require(same(tensor_from_json(again, tensor.scalar_type(), "x"), tensor),
-            "a tensor from JSON: written and read, it is the same");
+            "a tensor from JSON: it changed in a round trip");
   };
   round();
   for (const at::ScalarType dtype : json_dtypes) round(dtype);

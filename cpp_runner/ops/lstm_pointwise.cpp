@@ -7,8 +7,10 @@
 ///   c_next  sigmoid(f) * c + sigmoid(i) * tanh(g), [batch, hidden]
 ///   h       sigmoid(o) * tanh(c_next), [batch, hidden]
 ///
-/// On the CPU a vectorised kernel; elsewhere the same formula in torch's operators. Both can be
-/// differentiated, more than once too. Thread-safe, and the same for any number of threads.
+/// On the CPU this is a vectorised kernel; on other devices, the same formula in torch's operators.
+/// Both can be differentiated, also several times. Any thread may call the operator, and its
+/// results do not depend on the number of threads. Wrong dtypes, devices and shapes raise
+/// ValueError in Python.
 
 #include "lstm_pointwise_kernel.h"
 
@@ -36,10 +38,10 @@ using at::Tensor;
 using Pair = std::tuple<Tensor, Tensor>;
 using MaybeTensor = std::optional<Tensor>;
 
-constexpr std::int64_t grain = 2048;  // elements of h that are worth a thread of their own
+constexpr std::int64_t grain = 2048;  // elements of h below which another thread does not pay
 
 const Kernels& kernels() {
-  // As torch itself chooses, ATEN_CPU_CAPABILITY in the environment included.
+  // Torch's own choice, so that the environment variable ATEN_CPU_CAPABILITY applies here too.
   static const Kernels& chosen = []() -> const Kernels& {
 #ifdef TORCHSHIP_OPS_X86
     const std::string capability = at::get_cpu_capability();
@@ -67,7 +69,7 @@ void check(const Tensor& gates, const Tensor& c) {
                     c.sym_size(1) * 4, "], got ", gates.sym_sizes());
 }
 
-/// The tensor itself if the elements of each row lie side by side, or else a copy.
+/// The tensor itself if the elements of each row are contiguous, otherwise a contiguous copy.
 Tensor with_rows(const Tensor& tensor) {
   return tensor.stride(1) == 1 || tensor.size(1) <= 1 ? tensor : tensor.contiguous();
 }
@@ -142,7 +144,7 @@ Pair backward_cpu(const MaybeTensor& maybe_grad_h, const MaybeTensor& maybe_grad
   return {grad_gates, grad_c};
 }
 
-/// The formula in torch's operators, for devices that have no kernel of ours.
+/// The formula in torch's operators, for devices without a kernel of ours.
 Pair forward_plain(const Tensor& gates, const Tensor& c) {
   check(gates, c);
   const auto parts = gates.chunk(4, 1);
@@ -150,7 +152,7 @@ Pair forward_plain(const Tensor& gates, const Tensor& c) {
   return {at::sigmoid(parts[3]) * at::tanh(c_next), c_next};
 }
 
-/// Its gradients, written so that autograd can go on through them.
+/// The gradients in torch's operators, so that autograd can differentiate them again.
 Pair backward_plain(const MaybeTensor& maybe_grad_h, const MaybeTensor& maybe_grad_c_next,
                     const Tensor& gates, const Tensor& c) {
   check(gates, c);
@@ -158,10 +160,10 @@ Pair backward_plain(const MaybeTensor& maybe_grad_h, const MaybeTensor& maybe_gr
   const auto parts = gates.chunk(4, 1);
   const Tensor i = at::sigmoid(parts[0]), f = at::sigmoid(parts[1]);
   const Tensor g = at::tanh(parts[2]), o = at::sigmoid(parts[3]);
-  const Tensor shown = at::tanh(f * c + i * g);
-  const Tensor grad_next = from_next + grad_h * o * (1 - shown * shown);
+  const Tensor tanh_c = at::tanh(f * c + i * g);
+  const Tensor grad_next = from_next + grad_h * o * (1 - tanh_c * tanh_c);
   const Tensor grad_gates = at::cat({grad_next * g * i * (1 - i), grad_next * c * f * (1 - f),
-                                     grad_next * i * (1 - g * g), grad_h * shown * o * (1 - o)},
+                                     grad_next * i * (1 - g * g), grad_h * tanh_c * o * (1 - o)},
                                     1);
   return {grad_gates, grad_next * f};
 }
@@ -196,7 +198,7 @@ struct LstmPointwise : torch::autograd::Function<LstmPointwise> {
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
     if (!grads[0].defined() && !grads[1].defined()) return {Tensor(), Tensor()};
     const auto saved = context->get_saved_variables();
-    // With gradients of gradients asked for, the formula that autograd knows.
+    // For gradients of gradients autograd needs the formula; it cannot differentiate the kernel.
     const auto [grad_gates, grad_c] = at::GradMode::is_enabled()
                                           ? backward_plain(grads[0], grads[1], saved[0], saved[1])
                                           : call_backward(grads[0], grads[1], saved[0], saved[1]);

@@ -1,13 +1,14 @@
 #pragma once
 
-/// The vectorised loops of `torchship::lstm_pointwise`. This header knows nothing of LibTorch: it
-/// is included where the compiler may use instructions that not every CPU has.
+/// The vectorised loops of `torchship::lstm_pointwise`. This header includes nothing of LibTorch.
+/// It is also compiled for instruction sets that not every CPU has, and the linker could choose
+/// those copies of LibTorch's inline functions for the whole library.
 
 #include <cstdint>
 
 namespace torchship::ops {
 
-/// A matrix of rows that lie `row_stride` elements apart, and whose elements lie side by side.
+/// A matrix whose rows begin `row_stride` elements apart. The elements of a row are contiguous.
 template <typename T>
 struct Rows {
   T* data;
@@ -16,8 +17,8 @@ struct Rows {
   T* row(std::int64_t number) const { return data + number * row_stride; }
 };
 
-/// `gates` [rows, 4 * hidden] in the order i, f, g, o, before the nonlinearities; all others
-/// [rows, hidden]. `h` and `c_next` are written.
+/// The tensors of a forward pass. `gates` is [rows, 4 * hidden] in the order i, f, g, o, before the
+/// nonlinearities; the others are [rows, hidden]. `h` and `c_next` are outputs.
 template <typename T>
 struct Forward {
   std::int64_t hidden;
@@ -27,7 +28,8 @@ struct Forward {
   Rows<T> c_next;
 };
 
-/// The gradients of the two results, and where those of the two arguments go.
+/// The tensors of a backward pass, with shapes as in Forward. `grad_gates` and `grad_c` are
+/// outputs.
 template <typename T>
 struct Backward {
   std::int64_t hidden;
@@ -39,9 +41,9 @@ struct Backward {
   Rows<T> grad_c;
 };
 
-/// What one build of the loops offers. Each works on the rows from `begin` up to `end`; an
-/// element's result depends on neither its row nor its column. Any thread may call them, on rows
-/// that no other one writes.
+/// The loops, compiled for one instruction set. Each processes the rows from `begin` up to, but
+/// without, `end`. The result for an element depends on neither its row nor its column. Threads may
+/// call them at the same time on different rows.
 struct Kernels {
   void (*forward_float)(const Forward<float>&, std::int64_t begin, std::int64_t end);
   void (*forward_double)(const Forward<double>&, std::int64_t begin, std::int64_t end);
@@ -49,7 +51,7 @@ struct Kernels {
   void (*backward_double)(const Backward<double>&, std::int64_t begin, std::int64_t end);
 };
 
-/// The builds: for every CPU of the architecture, and for x86-64 ones with AVX2 or AVX-512.
+/// The loops for every CPU of the architecture, and for x86-64 CPUs with AVX2 or AVX-512.
 extern const Kernels kernels_DEFAULT;
 extern const Kernels kernels_AVX2;
 extern const Kernels kernels_AVX512;

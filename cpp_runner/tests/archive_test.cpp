@@ -16,7 +16,7 @@ std::string refusal(const std::string& name) {
   return message_of<ArchiveError>([&] { Archive(artefact(name + ".pt")); });
 }
 
-TEST(archive, what_it_says_of_itself) {
+TEST(archive, metadata) {
   const Archive archive(artefact("tiny.pt"));
   ASSERT_NE(archive.manifest(), nullptr);
   EXPECT_EQ(archive.name(), "tiny");
@@ -25,7 +25,7 @@ TEST(archive, what_it_says_of_itself) {
   ASSERT_EQ(archive.golden().size(), 1U);
   const GoldenStep& step = archive.golden()[0].at(0);
   EXPECT_TRUE(same(step.outputs.at("y"), step.inputs.at("x") * 2 + 1));
-  EXPECT_TRUE(contains(archive.read_record("code/__torch__.py") +
+  EXPECT_TRUE(contains(archive.read_record("code/__torch__/modules.py") +
                            archive.read_record("extra/torchship/manifest.json"),
                        "\"name\": \"tiny\""));
   EXPECT_THROW(static_cast<void>(archive.read_record("gone")), ArchiveError);
@@ -48,7 +48,7 @@ TEST(archive, from_memory) {
       "'memory': "));
 }
 
-TEST(archive, signed_in_memory) {
+TEST(archive, signature_in_memory) {
   const std::string pem = bytes_of(artefact("ours.pem"));
   const std::string bytes = bytes_of(artefact("signed.pt"));
   const std::string signature = bytes_of(artefact("signed.pt.sig"));
@@ -62,7 +62,7 @@ TEST(archive, signed_in_memory) {
             "trusted keys 'compiled in': holds no PUBLIC KEY block");
 }
 
-TEST(archive, deflated_records_are_the_same) {
+TEST(archive, deflated_records_have_the_same_bytes) {
   EXPECT_EQ(Archive(artefact("deflated.pt")).read_record("extra/torchship/golden.safetensors"),
             Archive(artefact("tiny.pt")).read_record("extra/torchship/golden.safetensors"));
 }
@@ -102,8 +102,8 @@ TEST(archive, refusals_name_what_is_wrong) {
       contains(message_of<FormatError>([] { Archive(artefact("future.pt")); }), "format 2"));
 }
 
-/// Each has one record whose digest in the manifest is wrong in its last digit.
-TEST(archive, every_digit_of_the_digest_of_every_record_is_looked_at) {
+// In each file the digest of one record is wrong in its last digit.
+TEST(archive, a_wrong_last_digit_of_any_digest_is_refused) {
   std::set<std::string> named;
   std::size_t files = 0;
   for (const auto& file : std::filesystem::directory_iterator(artefact("wrong_digest"))) {
@@ -117,8 +117,8 @@ TEST(archive, every_digit_of_the_digest_of_every_record_is_looked_at) {
   EXPECT_EQ(named.size(), files);
 }
 
-/// The files below `mutations/<verdict>`: tests/manifest_mutations.json, which the Python reader is
-/// tested against as well.
+/// The archives in `mutations/<verdict>`, made from tests/manifest_mutations.json. The Python
+/// reader is tested with the same table.
 std::vector<std::filesystem::path> mutations(const std::string& verdict) {
   std::vector<std::filesystem::path> files;
   for (const auto& entry : std::filesystem::directory_iterator(artefact("mutations/" + verdict))) {
@@ -146,7 +146,7 @@ TEST(archive, manifests_that_both_readers_refuse) {
   }
 }
 
-TEST(archive, zips_that_are_no_torchscript) {
+TEST(archive, zips_without_torchscript_are_refused) {
   const TemporaryFolder folder;
   write_tensors(folder / "x.npz", {{"top/x", floats({1}, {1})}});
   constexpr const char* why = "not a TorchScript file: it has no 'data.pkl' and 'constants.pkl'";
@@ -154,11 +154,11 @@ TEST(archive, zips_that_are_no_torchscript) {
   EXPECT_TRUE(contains(refusal("half_a_script"), why));
 }
 
-TEST(archive, two_dots_within_a_name_are_no_way_up) {
+TEST(archive, a_record_name_may_contain_two_dots) {
   EXPECT_EQ(Archive(artefact("dots.pt")).read_record("extra/a..b"), "x");
 }
 
-TEST(archive, what_libtorch_cannot_load) {
+TEST(archive, records_that_libtorch_cannot_load) {
   const Archive custom(artefact("custom_op.pt"));
   EXPECT_TRUE(contains(message_of<OperatorError>([&] { custom.module(); }), "'nowhere::nothing'"));
   const TemporaryFolder folder;
@@ -190,7 +190,7 @@ TEST(archive, signatures) {
   EXPECT_THROW(open("signed_junk.pt", ours), ArchiveError);
 }
 
-TEST(archive, one_changed_bit_voids_the_signature) {
+TEST(archive, a_changed_bit_invalidates_the_signature) {
   const TrustedKeys ours(artefact("ours.pem"));
   const std::string good = bytes_of(artefact("signed.pt"));
   const std::string signature = bytes_of(artefact("signed.pt.sig"));
@@ -212,8 +212,8 @@ TEST(archive, key_files) {
   EXPECT_TRUE(contains(fails("gone.pem"), "cannot be read"));
 }
 
-/// Opens the bytes. Nothing is returned if they are refused; else they must hold what `good` holds
-/// and compute what it computes.
+/// Opens the file. It must either be refused, or have the same records and outputs as `good`; then
+/// `accepted` is increased.
 void expect_refused_or_same(const std::filesystem::path& file, const Archive& good,
                             std::size_t& accepted) {
   try {
@@ -248,18 +248,19 @@ TEST(archive, a_flipped_bit_in_any_byte_is_refused_or_harmless) {
     expect_refused_or_same(folder / "bad.pt", good, accepted);
     if (HasFatalFailure()) return;
   }
-  // Only what no reader uses (times, padding) may change: records are most of the file.
+  // A change is harmless only in bytes that no reader uses (times, padding), and records make up
+  // most of the file.
   EXPECT_LT(accepted, bytes.size() / 2);
 }
 
-/// LibTorch's zip reader takes this bit for "a folder", and then returns memory never written;
-/// libzip sees an intact file. What is digested must be what LibTorch reads.
+// With this bit set, LibTorch's zip reader takes the record for a folder and returns uninitialised
+// memory, while libzip sees an intact file. Digests must therefore be of what LibTorch reads.
 TEST(archive, a_record_that_libtorch_reads_as_a_folder_is_refused) {
   const TemporaryFolder folder;
   std::string bytes = bytes_of(artefact("fizzbuzz.pt"));
   constexpr std::string_view name = "/data/0";
-  constexpr std::size_t to_name = 46;        // of a central directory entry's start
-  constexpr std::size_t to_attributes = 38;  // the first byte of the external file attributes
+  constexpr std::size_t to_name = 46;        // from the start of a central directory entry
+  constexpr std::size_t to_attributes = 38;  // to the external file attributes
   const std::size_t at_name = bytes.rfind(name);
   const std::size_t entry = bytes.rfind("PK\x01\x02", at_name);
   ASSERT_LT(entry + to_name, at_name);
@@ -269,7 +270,7 @@ TEST(archive, a_record_that_libtorch_reads_as_a_folder_is_refused) {
                        "record 'data/0' is damaged"));
 }
 
-TEST(archive, cut_at_any_length_is_refused) {
+TEST(archive, a_file_truncated_at_any_length_is_refused) {
   const TemporaryFolder folder;
   const std::string bytes = bytes_of(artefact("tiny.pt"));
   for (std::size_t length = 0; length < bytes.size(); ++length) {

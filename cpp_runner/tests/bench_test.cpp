@@ -20,12 +20,12 @@ TEST(bench, every_pair_of_batch_and_threads) {
   EXPECT_EQ(results[2].threads, 2);
   for (const BenchResult& result : results) {
     for (const Latency& latency : {result.session, result.floor}) {
-      EXPECT_GE(latency.calls, 4U);  // one a round at the least
+      EXPECT_GE(latency.calls, 4U);  // at least one in each round
       EXPECT_GT(latency.p50_us, 0);
       EXPECT_LE(latency.p50_us, latency.p90_us);
       EXPECT_LE(latency.p90_us, latency.p99_us);
       EXPECT_LE(latency.p99_us, latency.max_us);
-      // All calls take at least as long as the slowest of them.
+      // All calls together take at least as long as the slowest one.
       EXPECT_LE(latency.rows_per_s, 1e6 * static_cast<double>(result.batch) *
                                         static_cast<double>(latency.calls) / latency.max_us *
                                         1.000001);
@@ -40,7 +40,7 @@ TEST(bench, every_pair_of_batch_and_threads) {
   }
 }
 
-TEST(bench, one_round_is_told_as_it_is) {
+TEST(bench, one_round_of_one_call) {
   const Archive archive(artefact("moba.pt"));
   const auto results = bench(archive, {.seconds = 0, .rounds = 1});
   const BenchResult& result = results.at(0);
@@ -53,8 +53,8 @@ TEST(bench, one_round_is_told_as_it_is) {
   EXPECT_DOUBLE_EQ(result.floor.rows_per_s, 1e6 / result.floor.max_us);
 }
 
-TEST(bench, steps_and_calls_are_as_many_as_the_model_saw) {
-  const Archive archive(artefact("drift.pt"));  // counts its calls, the floor's too
+TEST(bench, reports_as_many_calls_as_the_model_counted) {
+  const Archive archive(artefact("drift.pt"));  // counts its calls, including those of the floor
   const auto results = bench(archive, {.seconds = 0, .rounds = 3});
   const BenchResult& result = results.at(0);
   const auto calls = result.warm_up_calls + result.session.calls + result.floor.calls;
@@ -76,7 +76,7 @@ TEST(bench, state_is_resized_too) {
   EXPECT_EQ(bench(archive, {.method = "act", .batches = {5}, .seconds = 0}).size(), 1U);
 }
 
-TEST(bench, golden_cases_without_rows_are_passed_over) {
+TEST(bench, golden_cases_without_rows_are_skipped) {
   EXPECT_EQ(bench(Archive(artefact("empty_first.pt")), {.batches = {2}, .seconds = 0}).size(), 1U);
   const Archive empty(artefact("empty_only.pt"));
   EXPECT_TRUE(
@@ -84,10 +84,10 @@ TEST(bench, golden_cases_without_rows_are_passed_over) {
                "every golden case of method 'forward' is empty along 'batch'"));
 }
 
-TEST(bench, what_cannot_be_timed) {
+TEST(bench, refusals) {
   EXPECT_THROW(bench(Archive(artefact("plain.pt")), {}), UsageError);
   EXPECT_THROW(bench(Archive(artefact("tiny.pt")), {.method = "act"}), UsageError);
-  const Archive odd(artefact("odd.pt"));  // has no dimension `batch`
+  const Archive odd(artefact("odd.pt"));  // without a dimension `batch`
   EXPECT_NO_THROW(bench(odd, {.seconds = 0}));
   EXPECT_THROW(bench(odd, {.seconds = 0, .rounds = 0}), UsageError);
   EXPECT_THROW(bench(odd, {.batches = {2}, .seconds = 0}), UsageError);

@@ -1,5 +1,5 @@
-// The C ABI where the sanitizers see it: what is lent, for how long, and what is written where.
-// What it computes, and every message, is tested from Python (tests/parity/test_c_abi.py).
+// The memory that the C ABI lends and writes, tested in C++ so that the sanitizers see it. Outputs
+// and messages are tested from Python (tests/parity/test_c_abi.py).
 
 #include <torchship/session.h>
 #include <torchship/torchship.h>
@@ -43,7 +43,7 @@ OpenSession session_of(const OpenArchive& archive) {
   return OpenSession(session);
 }
 
-/// An observation in memory of exactly its size, which goes away with it.
+/// An observation in a heap block of exactly its size, so that the sanitizers see reads beyond it.
 struct Observation {
   explicit Observation(std::int64_t batch, int value)
       : shape{batch, 510}, bytes(static_cast<std::size_t>(batch) * 510) {
@@ -73,7 +73,7 @@ std::vector<float> floats_of(const torchship_tensor& tensor) {
   return values;
 }
 
-/// All outputs of a step whose input lives no longer than the call, one after the other.
+/// All outputs of a step, concatenated. The input's memory is freed before the outputs are read.
 std::vector<float> stepped(const OpenSession& session, std::int64_t batch, int value) {
   const torchship_tensor* outputs = nullptr;
   std::size_t count = 0;
@@ -91,7 +91,7 @@ std::vector<float> stepped(const OpenSession& session, std::int64_t batch, int v
   return values;
 }
 
-TEST(c_api, computes_what_the_library_does) {
+TEST(c_api, same_outputs_as_the_cpp_library) {
   const OpenArchive archive = open_moba();
   const OpenSession session = session_of(archive);
   Session expected(Archive::open(artefact("moba.pt")));
@@ -108,7 +108,7 @@ TEST(c_api, computes_what_the_library_does) {
   }
 }
 
-TEST(c_api, lends_until_the_next_call_and_outlives_the_archive) {
+TEST(c_api, lent_outputs_are_valid_until_the_next_call) {
   OpenArchive archive = open_moba();
   const OpenSession session = session_of(archive);
   archive.reset();
@@ -118,7 +118,7 @@ TEST(c_api, lends_until_the_next_call_and_outlives_the_archive) {
   const torchship_tensor obs = observation.tensor();
   ASSERT_EQ(torchship_session_run(session.get(), &obs, 1, &outputs, &count), TORCHSHIP_OK);
   ASSERT_EQ(count, 4U);
-  // c and h, as lent, are the state that the next call is given.
+  // The lent outputs c and h are inputs of the next call.
   for (int step = 0; step < 3; ++step) {
     const std::array<torchship_tensor, 3> inputs{obs, outputs[0], outputs[1]};
     ASSERT_EQ(torchship_session_run(session.get(), inputs.data(), 3, &outputs, &count),
@@ -136,7 +136,7 @@ TEST(c_api, writes_within_the_buffers) {
   const std::array<std::int64_t, 2> value_shape{2, 1};
   for (int step = 0; step < 3; ++step) {
     const std::vector<float> expected = stepped(lending, 2, step);  // c, h, logits, value
-    // Of exactly the outputs' sizes: a byte too many is an overflow that the sanitizer sees.
+    // The buffers have exactly the outputs' sizes, so that the sanitizers see a byte too many.
     std::vector<float> h(256);
     std::vector<float> value(2);
     const std::array<torchship_buffer, 2> buffers{{{.name = "value",
@@ -182,7 +182,7 @@ TEST(c_api, state_as_bytes) {
   EXPECT_NE(stepped(first, 2, 2), stepped(second, 2, 2));
 }
 
-TEST(c_api, a_call_that_fails_lends_nothing_and_keeps_the_state) {
+TEST(c_api, a_failed_call_lends_nothing_and_keeps_the_state) {
   const OpenArchive archive = open_moba();
   const OpenSession session = session_of(archive);
   const OpenSession other = session_of(archive);
@@ -202,8 +202,8 @@ TEST(c_api, a_call_that_fails_lends_nothing_and_keeps_the_state) {
   EXPECT_EQ(stepped(session, 1, 1), stepped(other, 1, 1));
 }
 
-TEST(c_api, reads_no_more_of_the_options_than_their_size) {
-  // A program of the first header: its struct ends where the heap's block does.
+TEST(c_api, reads_options_only_up_to_their_size) {
+  // As in a program compiled with the first header. The heap block ends where that struct ends.
   constexpr std::size_t first = offsetof(torchship_options, trusted_keys_pem);
   torchship_options newest = TORCHSHIP_OPTIONS;
   newest.size = first;
@@ -217,7 +217,7 @@ TEST(c_api, reads_no_more_of_the_options_than_their_size) {
   torchship_archive_close(archive);
 }
 
-TEST(c_api, reads_memory_while_it_opens_and_not_after) {
+TEST(c_api, keeps_no_pointer_to_an_archive_in_memory) {
   auto bytes = std::make_unique<std::string>(bytes_of(artefact("moba.pt")));
   torchship_archive* archive = nullptr;
   ASSERT_EQ(torchship_archive_open_memory(bytes->data(), bytes->size(), nullptr, nullptr, 0,
@@ -230,7 +230,7 @@ TEST(c_api, reads_memory_while_it_opens_and_not_after) {
   stepped(session_of(opened), 1, 0);
 }
 
-TEST(c_api, sessions_on_threads) {
+TEST(c_api, sessions_on_several_threads) {
   const OpenArchive archive = open_moba();
   std::vector<std::vector<float>> results(4);
   {

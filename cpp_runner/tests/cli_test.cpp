@@ -1,4 +1,4 @@
-// The real binary: what it prints, and its exit codes.
+// The output and the exit codes of the real binary.
 
 #include "runner.h"
 
@@ -57,7 +57,7 @@ TEST(cli, an_unknown_command_is_named) {
   EXPECT_TRUE(contains(runner("").err, "subcommand is required"));
 }
 
-TEST(cli, run_without_a_line) {
+TEST(cli, run_with_empty_input) {
   for (const char* input : {"", "\n \n"}) {
     const Done done = runner("run @tiny.pt --input -", input);
     EXPECT_EQ(done.code, 4);
@@ -65,7 +65,7 @@ TEST(cli, run_without_a_line) {
   }
 }
 
-TEST(cli, run_looks_at_the_output_file_before_the_first_step) {
+TEST(cli, run_checks_the_output_file_before_the_first_step) {
   const auto refused = [](const std::string& output) {
     const Done done = runner("run @tiny.pt --input @numbers.npz --labels --output " + output);
     EXPECT_EQ(done.code, 2) << output;
@@ -139,7 +139,7 @@ TEST(cli, verify_json_and_outputs) {
   EXPECT_TRUE(contains(nan["reason"], "NaN"));
 }
 
-TEST(cli, run_on_every_kind_of_file) {
+TEST(cli, run_reads_every_file_format) {
   const TemporaryFolder folder;
   const at::Tensor expected = read_npy(bytes_of(artefact("numbers.npy"))) * 2 + 1;
   for (const char* input : {"numbers.npz", "numbers.npy", "numbers.safetensors"}) {
@@ -157,7 +157,7 @@ TEST(cli, run_on_every_kind_of_file) {
   EXPECT_EQ(json::parse(plain.out)["output"][0][2], 7.0);
 }
 
-TEST(cli, run_carries_state_over_lines_and_files) {
+TEST(cli, run_keeps_state_across_lines_and_files) {
   const Done done = runner("run @counter.pt --input -",
                            "{\"x\": [[1, 2]]}\n\n{\"x\": [[1, 2]]}\n"
                            "{\"x\": [[1, 2]], \"h\": [[10, 10]]}\n{\"x\": [[1, 2]]}\n");
@@ -175,7 +175,7 @@ TEST(cli, run_carries_state_over_lines_and_files) {
   EXPECT_TRUE(same(read_tensors(file, "").at("sum"), floats({2, 4}, {1, 2})));
 }
 
-TEST(cli, run_says_which_line_is_wrong) {
+TEST(cli, run_names_the_wrong_line) {
   const Done done = runner("run @tiny.pt --input -", "{\"x\": [[1,2,3]]}\n{\"x\": [[1,2]]}\n");
   EXPECT_EQ(done.code, 4);
   EXPECT_EQ(done.out,
@@ -187,7 +187,7 @@ TEST(cli, run_says_which_line_is_wrong) {
       contains(runner("run @tiny.pt --input -", "{\"x\": 1, \"x\": 2}").err, "occurs twice"));
 }
 
-TEST(cli, a_bad_line_changes_nothing_and_the_stream_goes_on) {
+TEST(cli, a_bad_line_keeps_the_state_and_the_next_line_runs) {
   const Done done = runner("run @counter.pt --input -",
                            "{\"x\": [[1, 2]]}\n{\n{\"x\": [[1]]}\n{\"x\": [[1, 2]]}\n");
   EXPECT_EQ(done.code, 4);
@@ -202,8 +202,8 @@ TEST(cli, a_bad_line_changes_nothing_and_the_stream_goes_on) {
   EXPECT_TRUE(contains(done.err, "2 of 4 lines were bad; the first: line 2: "));
 }
 
-TEST(cli, a_line_whose_answer_json_cannot_carry_is_bad_and_changes_nothing) {
-  // The sum is a float32, twice the sum is none.
+TEST(cli, an_output_that_json_cannot_represent_is_an_error_and_keeps_the_state) {
+  // The sum fits into float32, twice the sum does not.
   const Done done = runner("run @counter.pt --input -",
                            "{\"x\": [[1, 2]]}\n{\"x\": [[3e38, 0]]}\n{\"x\": [[1, 2]]}\n");
   EXPECT_EQ(done.code, 4);
@@ -214,7 +214,7 @@ TEST(cli, a_line_whose_answer_json_cannot_carry_is_bad_and_changes_nothing) {
             "{\"sum\":[[2.0,4.0]],\"twice\":[[4.0,8.0]]}\n");
 }
 
-TEST(cli, a_line_says_nan_and_infinity_as_strings) {
+TEST(cli, a_line_may_have_nan_and_infinity_as_strings) {
   const TemporaryFolder folder;
   const std::string file = (folder / "y.npz").string();
   const Done done = runner("run @tiny.pt --input - --output " + file,
@@ -227,7 +227,7 @@ TEST(cli, a_line_says_nan_and_infinity_as_strings) {
   EXPECT_EQ(y[0][2].item<float>(), -std::numeric_limits<float>::infinity());
 }
 
-TEST(cli, a_line_with_a_number_that_json_has_not_says_what_to_write) {
+TEST(cli, a_line_with_a_bare_nan_is_refused_with_advice) {
   const std::string ways =
       R"(: send it as the string "NaN", "Infinity" or "-Infinity", or the tensor in a .npz or )"
       ".safetensors file";
@@ -246,7 +246,7 @@ TEST(cli, a_line_with_a_number_that_json_has_not_says_what_to_write) {
   EXPECT_EQ(said(R"({"x": )" + digits + "}"), "line 1: not JSON: " + digits.substr(0, 40) +
                                                   "... is too large for a double (column 7)" +
                                                   ways);
-  // What is no such number is said as before.
+  // Other JSON errors keep their own messages.
   for (const char* line : {R"({"x": nonsense})", R"({"x": [)", R"({"NaN": infinite})", "{1}"}) {
     EXPECT_TRUE(said(line).starts_with("line 1: parse error at line 1, column ")) << line;
   }
@@ -261,10 +261,10 @@ TEST(cli, errors_in_json) {
   EXPECT_EQ(json::parse(runner("run @tiny.pt --json --input @gone.npz").out)["code"], "bad_input");
 }
 
-TEST(cli, a_reader_that_has_gone_is_no_error) {
+TEST(cli, a_closed_pipe_is_not_an_error) {
   std::array<int, 2> ends{};
   ASSERT_EQ(::pipe(ends.data()), 0);
-  ::close(ends[0]);  // nobody reads, from the start
+  ::close(ends[0]);  // closed before anything is written
   ASSERT_EQ(::dup2(ends[1], 9), 9);
   ::close(ends[1]);
   const TemporaryFolder folder;

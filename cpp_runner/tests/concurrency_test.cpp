@@ -1,4 +1,4 @@
-// Many sessions over one archive on many threads: each gives what it gives alone.
+// Many sessions of one archive on many threads: each must give the outputs that it gives alone.
 
 #include <torchship/error.h>
 #include <torchship/session.h>
@@ -20,7 +20,7 @@ using namespace torchship::testing;
 constexpr int threads = 8;
 constexpr int steps = 12;
 
-/// Runs `action(thread)` on all threads, which start together; returns what each gave.
+/// Runs `action(thread)` on all threads, started together; returns their results.
 template <typename Action>
 auto on_threads(const Action& action) {
   std::latch start(threads);
@@ -36,7 +36,7 @@ auto on_threads(const Action& action) {
   return results;
 }
 
-/// What a thread observes in a step; no two are alike, and threads differ in batch size.
+/// The inputs of a thread in a step. They are all different, and threads differ in batch size.
 TensorMap observation(int thread, int step) {
   at::Tensor obs = at::zeros({1 + thread % 3, 510}, at::TensorOptions(at::kByte));
   for (std::int64_t row = 0; row < obs.size(0); ++row) {
@@ -45,7 +45,8 @@ TensorMap observation(int thread, int step) {
   return {{"obs", obs}};
 }
 
-/// Plays one thread's part; the rows of even threads die in the middle, odd ones go through a file.
+/// Runs one thread's steps. Halfway, even threads reset a row and odd threads save and load the
+/// state.
 std::vector<TensorMap> play(Session session, int thread) {
   std::vector<TensorMap> outputs;
   for (int step = 0; step < steps; ++step) {
@@ -77,7 +78,7 @@ std::vector<std::vector<TensorMap>> played_alone() {
   return expected;
 }
 
-// The first calls are where LibTorch profiles and rewrites the graph that all of them share.
+// During the first calls LibTorch profiles and rewrites the graph that all sessions share.
 TEST(concurrency, sessions_of_a_new_archive) {
   const auto expected = played_alone();
   const Archive archive = Archive::open(artefact("moba.pt"));
@@ -115,21 +116,22 @@ TEST(concurrency, the_last_session_frees_the_archive) {
   for (int thread = 0; thread < threads; ++thread) sessions.emplace_back(*archive);
   archive.reset();
   const auto actual = on_threads([&](int thread) {
-    return play(std::move(sessions[static_cast<std::size_t>(thread)]), thread);  // ends with it
+    return play(std::move(sessions[static_cast<std::size_t>(thread)]),
+                thread);  // the session is freed here
   });
   for (std::size_t thread = 0; thread < threads; ++thread) {
     expect_same(actual[thread], expected[thread]);
   }
 }
 
-TEST(concurrency, copies_of_one_session) {
+TEST(concurrency, copies_of_a_session) {
   const Archive archive = Archive::open(artefact("moba.pt"));
   Session first(archive);
   first.step(observation(0, 0));
   const auto go_on = [](Session session, int thread) {
     std::vector<TensorMap> outputs;
     for (int step = 1; step < steps; ++step) {
-      outputs.push_back(session.step(observation(3 * thread, step)));  // one row
+      outputs.push_back(session.step(observation(3 * thread, step)));  // a single row
     }
     return outputs;
   };
@@ -164,7 +166,7 @@ TEST(concurrency, errors_stay_on_their_thread) {
   }
 }
 
-TEST(concurrency, a_session_goes_from_thread_to_thread) {
+TEST(concurrency, a_session_moves_between_threads) {
   const auto expected = played_alone();
   const Archive archive = Archive::open(artefact("moba.pt"));
   Session session(archive);
@@ -176,7 +178,7 @@ TEST(concurrency, a_session_goes_from_thread_to_thread) {
   expect_same(actual, {expected[1].begin(), expected[1].begin() + steps / 2});
 }
 
-TEST(concurrency, verification_beside_other_sessions) {
+TEST(concurrency, verification_while_other_sessions_run) {
   const Archive archive = Archive::open(artefact("moba.pt"));
   const auto agreed = on_threads([&](int thread) {
     if (thread % 2 == 0) return verify(archive, 1).agreed;

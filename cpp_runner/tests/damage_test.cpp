@@ -1,5 +1,5 @@
-// Every flipped bit and every length of a small archive: refused with a message, or read with
-// nothing changed that anybody uses, and then it computes what its golden case says.
+// A small archive with every bit flipped and truncated at every length. Each file must either be
+// refused with a message, or have the same records and reproduce its golden case.
 
 #include <torchship/archive.h>
 #include <torchship/error.h>
@@ -18,27 +18,28 @@ namespace {
 using namespace torchship::testing;
 
 #if defined(__SANITIZE_ADDRESS__)
-constexpr std::size_t stride = 7;  // of the flips: a sanitised build is slow
+constexpr std::size_t stride = 7;  // skips flips, because a sanitised build is slow
 #else
 constexpr std::size_t stride = 1;
 #endif
 
-enum class Fate { refused, harmless };
+enum class Outcome { refused, harmless };
 
-/// Opens, loads and runs the bytes; fails the test for anything but a refusal or a right answer.
-class Judge {
+/// Opens, loads and runs an archive; fails the test unless it is refused or gives the right
+/// outputs.
+class Checker {
  public:
-  Judge() : bytes_(bytes_of(artefact("tiny.pt"))), good_(artefact("tiny.pt")) {}
+  Checker() : bytes_(bytes_of(artefact("tiny.pt"))), good_(artefact("tiny.pt")) {}
 
   const std::string& bytes() const { return bytes_; }
 
-  Fate judge(std::string_view bytes) {
+  Outcome check(std::string_view bytes) {
     file_.write(bytes);
     try {
       const Archive archive(file_.path());
       if (archive.manifest() == nullptr) {
-        ADD_FAILURE() << "taken for a file that never had a manifest";
-        return Fate::harmless;
+        ADD_FAILURE() << "read as plain TorchScript";
+        return Outcome::harmless;
       }
       EXPECT_TRUE(std::ranges::equal(archive.records(), good_.records(), [](auto& a, auto& b) {
         return a.name == b.name && a.size == b.size && a.sha256 == b.sha256;
@@ -47,11 +48,11 @@ class Judge {
       const GoldenStep& step = good_.golden()[0].at(0);
       EXPECT_TRUE(same(archive.golden()[0].at(0).outputs.at("y"), step.outputs.at("y")));
       EXPECT_TRUE(same(session.run(step.inputs).at("y"), step.outputs.at("y")));
-      return Fate::harmless;
+      return Outcome::harmless;
     } catch (const Error& error) {
       EXPECT_EQ(error.exit_code(), ExitCode::bad_archive) << error.what();
       EXPECT_STRNE(error.what(), "");
-      return Fate::refused;
+      return Outcome::refused;
     }
   }
 
@@ -61,31 +62,31 @@ class Judge {
   MemoryFile file_;
 };
 
-TEST(damage, every_flip_of_every_byte) {
-  Judge judge;
+TEST(damage, every_flipped_bit) {
+  Checker checker;
   std::size_t harmless = 0;
   std::size_t tried = 0;
-  std::string bad = judge.bytes();
+  std::string bad = checker.bytes();
   for (std::size_t i = 0; i < bad.size() * 9; i += stride) {
-    // Each of the eight bits of a byte, then all of them.
+    // Each of the eight bits of a byte, then all eight together.
     const std::size_t place = i / 9;
     const auto flip = static_cast<char>(i % 9 == 8 ? 0xFF : 1 << (i % 9));
     SCOPED_TRACE("byte " + std::to_string(place) + ", flip " + std::to_string(i % 9));
     bad[place] = static_cast<char>(bad[place] ^ flip);
-    harmless += judge.judge(bad) == Fate::harmless ? 1 : 0;
-    bad[place] = judge.bytes()[place];
+    harmless += checker.check(bad) == Outcome::harmless ? 1 : 0;
+    bad[place] = checker.bytes()[place];
     ++tried;
     if (HasFailure()) return;
   }
-  // Times, padding, attributes: no reader looks at them. Most of the file is looked at.
+  // No reader uses times, padding and attributes, but readers use most of the file.
   EXPECT_GT(harmless, 0U);
   EXPECT_LT(harmless, tried / 2);
 }
 
-TEST(damage, every_length) {
-  Judge judge;
-  for (std::size_t length = 0; length < judge.bytes().size(); ++length) {
-    ASSERT_EQ(judge.judge(std::string_view(judge.bytes()).substr(0, length)), Fate::refused)
+TEST(damage, every_truncated_length) {
+  Checker checker;
+  for (std::size_t length = 0; length < checker.bytes().size(); ++length) {
+    ASSERT_EQ(checker.check(std::string_view(checker.bytes()).substr(0, length)), Outcome::refused)
         << length;
   }
 }
@@ -102,17 +103,17 @@ Answer verify(const std::filesystem::path& archive, const std::filesystem::path&
   return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, bytes_of(err)};
 }
 
-TEST(damage, a_sample_through_the_binary) {
+TEST(damage, a_sample_with_the_binary) {
   const TemporaryFolder folder;
-  Judge judge;
+  Checker checker;
   for (std::size_t sample = 0; sample < 12; ++sample) {
-    const std::size_t place = sample * judge.bytes().size() / 12 + sample;
-    std::string bad = judge.bytes();
+    const std::size_t place = sample * checker.bytes().size() / 12 + sample;
+    std::string bad = checker.bytes();
     bad[place] = static_cast<char>(bad[place] ^ 0xFF);
     if (sample % 3 == 2) bad.resize(place);
     write_bytes(folder / "bad.pt", bad);
     const Answer answer = verify(folder / "bad.pt", folder / "err");
-    if (judge.judge(bad) == Fate::harmless) {
+    if (checker.check(bad) == Outcome::harmless) {
       EXPECT_EQ(answer.code, 0) << place << answer.err;
     } else {
       EXPECT_EQ(answer.code, 3) << place;

@@ -1,5 +1,5 @@
-// What the fuzzers start from, and what they have found: every file below cpp_runner/fuzz/corpus is
-// fed to its target. TORCHSHIP_CORPUS is that folder.
+// Runs every file in cpp_runner/fuzz/corpus, where the fuzzers start and which keeps what they have
+// found, with its target. TORCHSHIP_CORPUS is that folder.
 
 #include "support.h"
 #include "targets.h"
@@ -9,7 +9,7 @@ namespace {
 
 using namespace torchship::testing;
 
-TEST(fuzz, every_kept_input_is_read_or_refused) {
+TEST(fuzz, every_corpus_file_is_read_or_refused) {
   for (const fuzz::Target& target : fuzz::targets) {
     std::size_t files = 0;
     const auto folder = from_environment("TORCHSHIP_CORPUS") / target.name;
@@ -22,7 +22,7 @@ TEST(fuzz, every_kept_input_is_read_or_refused) {
   }
 }
 
-TEST(fuzz, no_bytes_at_all) {
+TEST(fuzz, empty_input) {
   for (const fuzz::Target& target : fuzz::targets) EXPECT_NO_THROW(target.run("")) << target.name;
 }
 

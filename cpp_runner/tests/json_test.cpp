@@ -1,6 +1,6 @@
-// The JSON that comes from outside: what is refused, in what order keys stay, and that an object of
-// very many keys is read in one go over them. With a search for each key these tests would need
-// hours, and ctest ends them after minutes.
+// Parsing untrusted JSON: what is refused, the order of keys, and that parsing takes linear time.
+// If it searched for each key of a very large object, these tests would take hours, and ctest would
+// end them after minutes.
 
 #include <torchship/error.h>
 #include <torchship/manifest.h>
@@ -16,7 +16,7 @@ namespace {
 using namespace torchship::testing;
 
 #if defined(__SANITIZE_ADDRESS__)
-constexpr int times = 1;  // a sanitised build is slow, and the other one sees what takes too long
+constexpr int times = 1;  // a sanitised build is slow; the other build tests the time
 #else
 constexpr int times = 10;
 #endif
@@ -35,7 +35,7 @@ std::string refusal(const std::string& text) {
   return message_of<ArchiveError>([&] { parse_manifest(text); });
 }
 
-TEST(json, refusals_say_what) {
+TEST(json, refusals_name_the_error) {
   const std::string start = "the manifest is no JSON: ";
   EXPECT_EQ(refusal("\xEF\xBB\xBF{}"), start + "a byte order mark");
   EXPECT_EQ(refusal(std::string("{}\0", 3)), start + "a zero byte");
@@ -51,7 +51,7 @@ TEST(json, refusals_say_what) {
   }
 }
 
-TEST(json, the_same_key_in_different_objects_and_a_depth_of_100_are_fine) {
+TEST(json, the_same_key_in_different_objects_and_a_depth_of_100_are_accepted) {
   EXPECT_EQ(refusal(R"([{"a":{"a":1}},{"a":[{"a":1}]}])"),
             "the manifest: expected an object, got "
             R"([{"a":{"a":1}},{"a":[{"a":1}]}])");
@@ -60,13 +60,13 @@ TEST(json, the_same_key_in_different_objects_and_a_depth_of_100_are_fine) {
       "the manifest: expected an object, got " + std::string(100, '[') + std::string(100, ']'));
 }
 
-TEST(json, an_object_of_very_many_keys) {
+TEST(json, an_object_with_very_many_keys) {
   const std::string text = "{\"format\":2," + members(very_many);
   EXPECT_THROW(parse_manifest(text + "}"), FormatError);
   EXPECT_EQ(refusal(text + ",\"k7\":1}"), "the manifest is no JSON: the key \"k7\" occurs twice");
 }
 
-TEST(json, a_manifest_that_says_everything_very_often) {
+TEST(json, a_manifest_with_very_many_entries) {
   std::string inputs;
   std::string states;
   std::string outputs;
@@ -99,8 +99,8 @@ TEST(json, a_manifest_that_says_everything_very_often) {
   EXPECT_EQ(manifest.labels.size(), times * 10'000U);
 }
 
-TEST(json, many_fields_below_a_long_key_take_no_more_memory_than_they_are) {
-  // A megabyte, a hundred thousand times, would be more than there is.
+TEST(json, a_long_key_is_not_copied_for_every_field_below_it) {
+  // A copy of a megabyte for each of 100,000 fields would exceed the memory of the machine.
   const std::string key(1'000'000, 'x');
   EXPECT_TRUE(refusal(R"({"format":1,"name":"n","version":"1","source":{"factory":"a:b"},)"
                       R"("torch":"2.13","mode":"script","parameters":0,"methods":{")" +
@@ -108,7 +108,7 @@ TEST(json, many_fields_below_a_long_key_take_no_more_memory_than_they_are) {
                   .ends_with("xxx.k0'"));
 }
 
-TEST(json, safetensors_of_very_many_tensors) {
+TEST(json, safetensors_with_very_many_tensors) {
   const std::string name = std::string(100, 'x');
   TensorMap tensors;
   for (int i = 0; i < times * 20'000; ++i) {

@@ -1,5 +1,5 @@
-// Nothing grows while a session steps: the bytes that malloc has given out are counted, so that
-// neither the allocator's reserve nor another process matters.
+// Memory must not grow while a session steps. The tests count the bytes that malloc has handed out,
+// because they do not depend on the allocator's reserve or on other processes.
 
 #include <torchship/session.h>
 
@@ -17,7 +17,7 @@ std::size_t bytes_in_use() {
   return info.uordblks + info.hblkhd;
 }
 
-TEST(leak, nothing_grows_over_100000_steps) {
+TEST(leak, memory_does_not_grow_over_100000_steps) {
   const Archive archive(artefact("counter.pt"));
   Session session(archive);
   const TensorMap inputs{{"x", floats({1, -2}, {1, 2})}};
@@ -31,7 +31,7 @@ TEST(leak, nothing_grows_over_100000_steps) {
   EXPECT_LT(bytes_in_use(), before + 50'000);
 }
 
-TEST(leak, a_session_gives_back_what_it_took) {
+TEST(leak, a_session_frees_its_memory) {
   const Archive archive(artefact("counter.pt"));
   const TensorMap inputs{{"x", floats({1, -2}, {1, 2})}};
   const auto sessions = [&](int count) {

@@ -1,9 +1,9 @@
-"""Makes what the C++ tests read: archives of our models, and odd and broken archives.
+"""Makes archives for the C++ tests: of our models, of small modules, and damaged ones.
 
     python make_artefacts.py FOLDER
 
-The models go through the exporter. The others are put together here, by docs/archive.md alone, so
-that a mistake that exporter and reader share would show.
+The models go through the exporter. Most others are written here as docs/archive.md says, without
+the exporter, so that the tests find mistakes that the exporter and the reader have in common.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from __future__ import annotations
 import io
 import json
 import sys
-import warnings
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
+from modules import Counter, Drift, Large, Nan, Numbered, Odd, Point, Raises, Talker, Tiny, Total
 from packing import (
     GOLDEN,
     MANIFEST,
@@ -50,156 +49,8 @@ MUTATIONS = Path(__file__).parents[2] / "tests" / "manifest_mutations.json"
 MODELS = ("fizzbuzz", "lstm", "lstm-fused", "moba", "bobnet")
 
 
-class Tiny(nn.Module):
-    """2 x + 1."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return float32[batch, 3]."""
-        return x * 2 + 1
-
-
-class Point(NamedTuple):
-    """A NamedTuple argument."""
-
-    left: Tensor
-    right: Tensor
-
-
-class Odd(nn.Module):
-    """Every kind of argument; the result says what came in."""
-
-    def forward(
-        self,
-        pair: tuple[Tensor, Tensor],
-        xs: list[Tensor],
-        named: dict[str, Tensor],
-        point: Point,
-        text: str,
-        count: int,
-        scale: float,
-        flag: bool,
-        extra: tuple[Tensor, Tensor] | None = None,
-        bias: float = 0.5,
-    ) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
-        """Return a float32 sum, a dict of it, and the list turned round."""
-        total = pair[0] - pair[1] + point.left * 2 - point.right
-        for index, x in enumerate(xs):
-            total = total + (index + 1) * x
-        for key, value in named.items():
-            total = total + len(key) * value
-        if extra is not None:
-            total = total + 100 * extra[0] - 10 * extra[1]
-        total = total * scale + count + bias + len(text)
-        if flag:
-            total = -total
-        turned: list[Tensor] = []
-        for index in range(len(xs)):
-            turned.append(xs[len(xs) - 1 - index])
-        return total, {"total": total}, turned
-
-
-class Counter(nn.Module):
-    """Adds up its inputs: recurrent state that starts as zeros."""
-
-    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the doubled sum and the sum, float32[batch, 2]."""
-        h = h + x
-        return h * 2, h
-
-
-class Total(nn.Module):
-    """One sum of all rows: recurrent state without a batch."""
-
-    def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        """Return the sum, float32[2]."""
-        return h + x.sum(0)
-
-
-class Raises(nn.Module):
-    """Forbids large values."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x, or raise."""
-        if float(x.max()) > 10:
-            raise ValueError("a value above 10 is forbidden")
-        return torch.matmul(x, torch.ones(3, 2))
-
-    @torch.jit.export
-    def broken(self, x: Tensor) -> Tensor:
-        """Multiply what does not fit."""
-        return torch.matmul(x, torch.ones(4, 2))
-
-
-def branch(x: Tensor) -> Tensor:
-    """Run on a thread of LibTorch's own."""
-    print("in a branch")
-    return x * 2
-
-
-class Talker(nn.Module):
-    """Prints its text and a part of it, which may be no UTF-8, and warns."""
-
-    def forward(self, x: Tensor, text: str) -> Tensor:
-        """Return 2 x, computed in a branch."""
-        print(text)
-        print(text[0:1])
-        warnings.warn("mind", stacklevel=2)
-        future = torch.jit.fork(branch, x)  # type: ignore[no-untyped-call]
-        doubled: Tensor = torch.jit.wait(future)  # type: ignore[no-untyped-call]
-        return doubled
-
-
-class Large(nn.Module):
-    """16 MB of weights in one tensor, and as many in 50."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one = nn.Parameter(torch.ones(4_000_000))
-        self.many = nn.ParameterList([nn.Parameter(torch.ones(80_000)) for _ in range(50)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x and the sum of each parameter's first value."""
-        for weight in self.many:
-            x = x + weight[0]
-        return x + self.one[0]
-
-
-class Numbered(nn.Module):
-    """A method that no file has arguments for."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x."""
-        return x
-
-    @torch.jit.export
-    def pick(self, numbered: dict[int, Tensor]) -> Tensor:
-        """Return number 0."""
-        return numbered[0]
-
-
-class Drift(nn.Module):
-    """Right at the first call alone: state hidden in an attribute."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return float32[batch, 3]."""
-        self.calls += 1
-        return x * 2 + self.calls
-
-
-class Nan(nn.Module):
-    """Always NaN."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return NaN of x's shape."""
-        return x * float("nan")
-
-
 def make_tiny(folder: Path) -> None:
-    """Write `tiny.pt`, its broken relatives, and its signatures."""
+    """Write `tiny.pt`, and damaged and unusual variants of it."""
     script = torchscript(Tiny())
     said, golden = tiny_manifest(), tiny_golden()
 
@@ -354,7 +205,7 @@ def make_odd(folder: Path) -> None:
         }
         if extra:
             flat |= {"extra.0": m, "extra.1": n, "bias": torch.tensor(0.25, dtype=torch.float64)}
-        total, by_name, turned = Odd()(
+        total, by_name, reverse = Odd()(
             (a, b),
             [c, d],
             {"a": e, "bb": f},
@@ -370,8 +221,8 @@ def make_odd(folder: Path) -> None:
         golden |= {
             f"{number}/0/out/output.0": total.clone(),
             f"{number}/0/out/output.1.total": by_name["total"].clone(),
-            f"{number}/0/out/output.2.0": turned[0].clone(),
-            f"{number}/0/out/output.2.1": turned[1].clone(),
+            f"{number}/0/out/output.2.0": reverse[0].clone(),
+            f"{number}/0/out/output.2.1": reverse[1].clone(),
         }
     said = manifest("odd", {"forward": forward}, cases)
     (folder / "odd.pt").write_bytes(pack(torchscript(Odd()), said, golden))
@@ -437,18 +288,18 @@ def make_state(folder: Path) -> None:
 
 
 def make_talker(folder: Path) -> None:
-    """Write `talker.pt`, which prints what it is told."""
+    """Write `talker.pt`, which prints its input."""
     told = [{"x": torch.ones(rows, 2), "text": "é"} for rows in (2, 3)]
     export(target(Talker, told), folder / "talker.pt")
 
 
 def make_large(folder: Path) -> None:
-    """Write `large.pt`, of 32 MB: enough to tell a copy of it from whatever else takes memory."""
+    """Write `large.pt`, whose 32 MB make a copy of it visible among other uses of memory."""
     export(target(Large, [{"x": torch.ones(rows, 2)} for rows in (2, 3)]), folder / "large.pt")
 
 
 def target(module: type[nn.Module], examples: list[dict[str, object]]) -> Target:
-    """Return what `torchship script` would make of the module's name and these examples."""
+    """Return the target that `torchship script` would make of the module and these examples."""
 
     def factory() -> nn.Module:
         return module().eval()
@@ -459,7 +310,7 @@ def target(module: type[nn.Module], examples: list[dict[str, object]]) -> Target
 
 
 def make_acme(folder: Path) -> None:
-    """Write `acme.pt`: `lstm-fused.pt`, which says that its operator is of the library acme_ops."""
+    """Write `acme.pt`: `lstm-fused.pt` with acme_ops as the library of its operator."""
     archive = open_archive(folder / "lstm-fused.pt")
     of_acme = [
         CustomOperator(name=op.name, library="acme_ops")

@@ -1,4 +1,4 @@
-"""Makes what the C++ tests read: tensor files, keys, and signed copies of `tiny.pt`.
+"""Makes tensor files, keys, and signed copies of `tiny.pt` for the C++ tests.
 
     python make_files.py FOLDER
 
@@ -45,7 +45,7 @@ def make_signatures(folder: Path) -> None:
     ):
         (folder / f"{name}.pt").write_bytes(data)
         (folder / f"{name}.pt.sig").write_bytes(content)
-    # Signed correctly, but no archive at all: shows that the signature comes first.
+    # Not archives: they show that the signature is checked before the archive is parsed.
     (folder / "signed_junk.pt").write_bytes(b"junk")
     (folder / "signed_junk.pt.sig").write_bytes(ours.sign(b"junk"))
     (folder / "unsigned_junk.pt").write_bytes(b"junk")
@@ -53,7 +53,7 @@ def make_signatures(folder: Path) -> None:
 
 
 def make_tensors(folder: Path) -> None:
-    """Write npy, npz and safetensors files; the C++ tests know their numbers."""
+    """Write npy, npz and safetensors files with the numbers that the C++ tests expect."""
     grid = np.arange(6, dtype="<f4").reshape(2, 3)
     arrays: dict[str, Any] = {
         "c_order": grid,

@@ -1,4 +1,4 @@
-"""Makes what the tests of the game read: policies, pictures, and games played in Python.
+"""Makes policies, images, and games played in Python, for the C++ tests of the game.
 
 python make_snake.py FOLDER
 """
@@ -22,7 +22,7 @@ from torchship.models.snake_policy import snake, snake_lstm
 from torchship.script.exporting.export import export
 from torchship.script.exporting.target import find_target
 
-# Name, rules, seed, steps. Crowded fields end in deaths, shared targets and food far away.
+# Name, rules, seed, steps. Crowded fields cause deaths, contested cells and food that is far away.
 GAMES = (
     ("training", {"fields": 2}, 7, 300),
     ("crowded", {"fields": 3, "snakes": 5, "width": 9, "height": 8, "food": 6, "max_length": 6},
@@ -32,7 +32,7 @@ GAMES = (
 
 
 def make_games(folder: Path) -> None:
-    """Write `snake_NAME.npz`: random actions, and after each step all that can be seen."""
+    """Write `snake_NAME.npz`: random actions, and everything visible after each step."""
     for name, rules, seed, steps in GAMES:
         game = Snake(**rules)
         generator = np.random.default_rng(3)
@@ -77,7 +77,7 @@ def make_policies(folder: Path) -> None:
 
 
 def make_pictures(folder: Path) -> None:
-    """Write `digit.png`, its label beside it, and pictures that are no digit."""
+    """Write `digit.png`, its label beside it, and images that are not suitable."""
     pixels = (integers(201, 256, 28, 28) * (integers(251, 5, 28, 28) == 0)).numpy()
     digit = Image.fromarray(pixels)
     digit.save(folder / "digit.png")

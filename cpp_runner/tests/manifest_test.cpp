@@ -47,7 +47,7 @@ json good() {
           {"records", {{"data.pkl", std::string(64, 'a')}}}};
 }
 
-TEST(manifest, fields_arrive) {
+TEST(manifest, all_fields_are_parsed) {
   const Manifest manifest = parse_manifest(good().dump());
   EXPECT_EQ(manifest.name, "m");
   EXPECT_EQ(manifest.version, "2");
@@ -81,7 +81,7 @@ TEST(manifest, a_newer_format_is_refused_before_anything_else) {
   }
 }
 
-TEST(manifest, text_that_is_no_json) {
+TEST(manifest, invalid_json) {
   for (const std::string& text : {std::string("{"), std::string("\xFF"), std::string(100000, '['),
                                   std::string("[]"), std::string(R"({"format":1,"format":1})")}) {
     EXPECT_THROW(parse_manifest(text), ArchiveError) << text;
@@ -90,7 +90,7 @@ TEST(manifest, text_that_is_no_json) {
                        "\"a\" occurs twice"));
 }
 
-/// One wrong field, and what the message must name.
+/// One wrong field, and what the message must contain.
 struct Wrong {
   const char* pointer;
   json value;
@@ -141,7 +141,7 @@ TEST(manifest, every_wrong_field_is_named) {
   }
 }
 
-TEST(manifest, state_must_be_able_to_start) {
+TEST(manifest, state_that_cannot_start_is_refused) {
   json absent = good();
   absent["methods"]["forward"]["state"][0]["start"] = "absent";
   EXPECT_NO_THROW(parse_manifest(absent.dump()));
@@ -152,7 +152,7 @@ TEST(manifest, state_must_be_able_to_start) {
   EXPECT_THROW(parse_manifest(zeros.dump()), ArchiveError);  // x has a dimension of any size
 }
 
-TEST(manifest, every_field_but_the_optional_ones_is_needed) {
+TEST(manifest, fields_are_required_unless_optional) {
   const json document = good();
   for (const auto& [key, value] : document.items()) {
     json without = document;
@@ -168,7 +168,7 @@ TEST(manifest, every_field_but_the_optional_ones_is_needed) {
   }
 }
 
-TEST(manifest, nodes_nested_too_deep) {
+TEST(manifest, nodes_nested_too_deeply) {
   json node = tensor("x", {1});
   for (int i = 0; i < 100; ++i) node = {{"kind", "optional"}, {"item", node}};
   json document = good();
@@ -176,7 +176,7 @@ TEST(manifest, nodes_nested_too_deep) {
   EXPECT_THROW(parse_manifest(document.dump()), ArchiveError);
 }
 
-TEST(manifest, stars_stand_for_one_index_or_key) {
+TEST(manifest, a_star_matches_one_index_or_key) {
   EXPECT_TRUE(matches("xs.*", "xs.0"));
   EXPECT_TRUE(matches("xs.*.*.a", "xs.0.key.a"));
   EXPECT_TRUE(matches("x", "x"));

@@ -1,5 +1,4 @@
-// Numbers inside another program: what tensors leave for later, and the thread's floating-point
-// mode.
+// Tensors whose memory does not hold their values, and the calling thread's floating-point mode.
 
 #include <torchship/error.h>
 #include <torchship/session.h>
@@ -22,14 +21,14 @@ namespace {
 
 using namespace torchship::testing;
 
-/// Minus these values; the memory holds them without the sign.
+/// The negated values as a lazy negation: the tensor's memory holds the values without the sign.
 at::Tensor negated(const at::Tensor& values) {
   at::Tensor later = at::imag(at::complex(values, values).conj());
   EXPECT_TRUE(later.is_neg());
   return later;
 }
 
-TEST(numbers, writers_carry_out_what_was_left_for_later) {
+TEST(numbers, writers_resolve_lazy_values) {
   for (const at::Tensor& values : {floats({5}, {1}), floats({5, -2, 3}, {3, 1})}) {
     const at::Tensor later = negated(values);
     EXPECT_TRUE(same(read_npy(write_npy(later)), -values));
@@ -43,14 +42,14 @@ TEST(numbers, writers_carry_out_what_was_left_for_later) {
   EXPECT_TRUE(same(read_npy(write_npy(nothing)), floats({0, 0}, {2})));
 }
 
-TEST(numbers, writers_refuse_what_is_not_dense) {
+TEST(numbers, writers_refuse_sparse_tensors) {
   const at::Tensor sparse = floats({0, 1}, {1, 2}).to_sparse();
   EXPECT_TRUE(contains(message_of<EncodingError>([&] { write_npy(sparse); }), "not dense"));
   EXPECT_TRUE(contains(message_of<EncodingError>([&] { write_safetensors({{"x", sparse}}); }),
                        "not dense"));
 }
 
-/// The exception flags and rounding of this thread, put back at the end of a test.
+/// Restores this thread's exception flags and rounding mode at the end of a test.
 struct KeptMode {
   KeptMode() { std::fegetenv(&mode); }
   KeptMode(const KeptMode&) = delete;
@@ -59,7 +58,7 @@ struct KeptMode {
   std::fenv_t mode{};
 };
 
-TEST(numbers, the_callers_rounding_and_flags_stay) {
+TEST(numbers, the_callers_rounding_and_flags_are_restored) {
   const Archive archive(artefact("moba.pt"));
   Session session(archive);
   const TensorMap inputs{{"obs", at::zeros({1, 510}, at::TensorOptions(at::kByte))}};
@@ -79,7 +78,7 @@ TEST(numbers, the_callers_rounding_and_flags_stay) {
   }
 }
 
-TEST(numbers, json_is_rounded_to_the_nearest) {
+TEST(numbers, json_numbers_are_rounded_to_nearest) {
   const KeptMode kept;
   const nlohmann::json value = {0.1};
   const at::Tensor expected = tensor_from_json(value, at::kFloat, "x");

@@ -1,4 +1,4 @@
-// Custom operators: which folders their libraries may come from, and what ours computes.
+// Custom operators: the folders in which libraries are searched for, and our own operator.
 
 #include <torchship/archive.h>
 #include <torchship/error.h>
@@ -35,7 +35,7 @@ std::string refusal(const CustomOperator& needed, const std::vector<path>& folde
   return message_of<OperatorError>([&] { load_operators({needed}, folders); });
 }
 
-TEST(operators, only_our_own_library_is_looked_for_beside_the_program) {
+TEST(operators, only_our_own_library_is_searched_for_beside_the_program) {
   const path here = std::filesystem::canonical("/proc/self/exe").parent_path();
   const std::vector<path> given{"/a", "b"};
   const std::vector<path> theirs{"/a", std::filesystem::current_path() / "b"};
@@ -46,7 +46,7 @@ TEST(operators, only_our_own_library_is_looked_for_beside_the_program) {
 
 TEST(operators, a_missing_library_is_named_with_its_operator_and_the_folders) {
   const TemporaryFolder folder;
-  std::filesystem::create_directory(folder / "libacme_ops.so");  // a folder is no library
+  std::filesystem::create_directory(folder / "libacme_ops.so");  // a folder, not a library
   const std::string message =
       refusal({.name = "acme::nothing", .library = "acme_ops"}, {folder / "", "/no/such"});
   EXPECT_TRUE(contains(message,
@@ -58,7 +58,7 @@ TEST(operators, a_missing_library_is_named_with_its_operator_and_the_folders) {
                        "there is no 'libacme_ops.so'; folders"));
 }
 
-TEST(operators, a_file_that_is_no_library) {
+TEST(operators, a_file_that_is_not_a_library) {
   const TemporaryFolder folder;
   write_bytes(folder / "libacme_ops.so", "nothing");
   const std::string message =
@@ -89,17 +89,17 @@ TEST(operators, another_file_of_a_loaded_library_is_refused) {
   const std::string message =
       refusal({.name = "torchship::nothing", .library = "torchship_ops"}, {folder / ""});
   EXPECT_TRUE(contains(message, "'" + named.string() + "' is another file of the name " + end));
-  // The same file, by whatever path, is no other.
+  // The same file under another path is accepted.
   std::filesystem::remove(copy);
   std::filesystem::create_symlink(ops_file(), copy);
   EXPECT_TRUE(contains(refusal(nothing, {folder / ""}), "does not register it"));
 }
 
-TEST(operators, what_is_registered_needs_no_library) {
+TEST(operators, a_registered_operator_needs_no_library) {
   EXPECT_NO_THROW(load_operators({{.name = "aten::relu", .library = "acme_ops"}}, {}));
 }
 
-TEST(operators, many_threads_may_ask_at_once) {
+TEST(operators, many_threads_may_load_at_once) {
   std::vector<std::thread> threads;
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([] { load_operators({ours}, {ops_folder()}); });
@@ -114,7 +114,7 @@ Options with_our_operators() {
   return options;
 }
 
-TEST(operators, an_archive_that_needs_ours_agrees) {
+TEST(operators, an_archive_with_our_operator_agrees) {
   const Archive archive = Archive::open(artefact("lstm-fused.pt"), with_our_operators());
   ASSERT_EQ(archive.manifest()->custom_ops.size(), 1U);
   EXPECT_EQ(archive.manifest()->custom_ops[0].name, ours.name);
@@ -124,7 +124,7 @@ TEST(operators, an_archive_that_needs_ours_agrees) {
   for (const OutputResult& result : report.results) EXPECT_TRUE(result.difference.bit_identical);
 }
 
-TEST(operators, the_fused_model_does_what_the_plain_one_does) {
+TEST(operators, the_fused_model_matches_the_plain_one) {
   const Archive plain(artefact("lstm.pt"));
   const Archive fused = Archive::open(artefact("lstm-fused.pt"), with_our_operators());
   const Session plain_session(plain);
@@ -147,7 +147,7 @@ std::tuple<at::Tensor, at::Tensor> fused(const at::Tensor& gates, const at::Tens
       .call(gates, c);
 }
 
-/// Under the sanitizers this shows that the loops stay inside their rows.
+// Under the sanitizers this also tests that the loops do not leave their rows.
 TEST(operators, the_kernel_at_every_width) {
   for (const auto dtype : {at::kFloat, at::kDouble}) {
     for (std::int64_t hidden = 0; hidden <= 35; ++hidden) {
@@ -173,7 +173,7 @@ struct Done {
   std::string text;
 };
 
-/// The real binary, in which nothing is loaded yet; `before` stands in front of it.
+/// Runs `verify` in the real binary, where no library is loaded yet. `before` precedes the command.
 Done verify_acme(const std::string& before, const std::string& options) {
   const TemporaryFolder folder;
   const std::string command = before + "'" + from_environment("TORCHSHIP_RUNNER").string() +
@@ -183,11 +183,11 @@ Done verify_acme(const std::string& before, const std::string& options) {
   return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, bytes_of(folder / "said")};
 }
 
-TEST(operators, the_runner_loads_from_the_folders_it_is_given_alone) {
+TEST(operators, the_runner_searches_only_the_given_folders) {
   const TemporaryFolder folder;
   std::filesystem::copy_file(ops_file(), folder / "libacme_ops.so");
   const std::string place = "'" + (folder / "").string() + "'";
-  const Done without = verify_acme("cd " + place + "; ", "");  // nor from the current folder
+  const Done without = verify_acme("cd " + place + "; ", "");  // not from the current folder either
   EXPECT_EQ(without.code, 3);
   EXPECT_TRUE(contains(without.text,
                        "acme.pt': it needs the operator 'torchship::lstm_pointwise' "
@@ -199,7 +199,7 @@ TEST(operators, the_runner_loads_from_the_folders_it_is_given_alone) {
   EXPECT_EQ(empty.code, 3);
 }
 
-TEST(operators, the_runner_finds_ours_beside_itself) {
+TEST(operators, the_runner_finds_our_library_beside_itself) {
   const std::string command = "'" + from_environment("TORCHSHIP_RUNNER").string() + "' verify '" +
                               artefact("lstm-fused.pt").string() + "' > /dev/null 2>&1";
   EXPECT_EQ(std::system(command.c_str()), 0);

@@ -14,7 +14,7 @@ namespace {
 
 using namespace torchship::testing;
 
-/// The runtime's settings are the process's: each test leaves the defaults behind.
+/// Restores the default settings after each test, because they hold for the whole process.
 class options : public ::testing::Test {
  protected:
   void TearDown() override { configure_runtime(); }
@@ -29,7 +29,7 @@ float first_of(const Session& session) {
   return session.run({{"x", floats({0, 0, 0}, {1, 3})}}).at("y").const_data_ptr<float>()[0];
 }
 
-TEST_F(options, defaults_are_in_force) {
+TEST_F(options, defaults) {
   configure_runtime(2, Fusion::dynamic_shapes);
   const Archive archive = Archive::open(artefact("tiny.pt"));
   EXPECT_EQ(archive.options().device, "cpu");
@@ -55,14 +55,14 @@ TEST_F(options, threads_and_fusion) {
   EXPECT_EQ(fusion_name(Fusion::dynamic_shapes), "dynamic");
 }
 
-TEST_F(options, devices_that_are_not_there) {
+TEST_F(options, missing_and_malformed_devices) {
   EXPECT_TRUE(contains(refusal("tiny.pt", {.device = "cuda:99"}),
                        "device: LibTorch has no 'cuda:99': it sees "));
   for (const char* device : {"gpu", "", "cuda:", "cuda:x", "cuda:-1", "cuda:0 ", "cpu:0"}) {
     EXPECT_EQ(refusal("tiny.pt", {.device = device}),
               std::string("device: expected cpu, cuda or cuda:<number>, got '") + device + "'");
   }
-  // Before the file is looked at.
+  // The device is checked before the file.
   EXPECT_TRUE(contains(refusal("gone.pt", {.device = "gpu"}), "device: "));
 }
 
@@ -74,7 +74,7 @@ TEST_F(options, trusted_keys) {
   EXPECT_THROW(Archive::open(artefact("tiny.pt"), {.trusted_keys = ours}), SignatureError);
 }
 
-TEST_F(options, opening_loads) {
+TEST_F(options, opening_loads_the_module) {
   EXPECT_TRUE(contains(refusal<ArchiveError>("junk_pickle.pt", {}), "LibTorch cannot load it"));
   EXPECT_TRUE(contains(refusal<OperatorError>("custom_op.pt", {}), "'nowhere::nothing'"));
   EXPECT_THROW(Archive::open(artefact("digest.pt")), ArchiveError);
@@ -119,7 +119,7 @@ TEST_F(options, frozen_weights_are_constants) {
       EXPECT_TRUE(at::allclose(actual.at(name), tensor)) << method << " " << name;
     }
   }
-  // What is constant already cannot be frozen again: said, not thrown through.
+  // A module that is already frozen is accepted, although LibTorch refuses to freeze it.
   EXPECT_NO_THROW(Archive::open(artefact("plain.pt"), {.freeze = true}));
 }
 

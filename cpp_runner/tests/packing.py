@@ -1,4 +1,4 @@
-"""Archives put together by docs/archive.md alone, without the exporter."""
+"""Builds archives as docs/archive.md says, without the exporter."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def manifest(name: str, methods: Json, golden: list[Json]) -> Json:
 
 
 def tiny_manifest() -> Json:
-    """Return what an archive of `Tiny` says."""
+    """Return the manifest of `Tiny`, without its digests."""
     forward = {
         "inputs": [argument("x", tensor("x", "float32", "batch", 3))],
         "outputs": tensor("y", "float32", "batch", 3),
@@ -87,7 +87,7 @@ def digests(records: dict[str, bytes]) -> dict[str, str]:
 
 
 def zipped(entries: dict[str, bytes]) -> bytes:
-    """Return a zip of these entries alone."""
+    """Return a zip with these entries."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         for name, data in entries.items():
@@ -99,7 +99,7 @@ def append(script: bytes, entries: dict[str, bytes], method: int = zipfile.ZIP_S
     """Return the zip with entries added."""
     buffer = io.BytesIO(script)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a doubled name is what some tests want
+        warnings.simplefilter("ignore")  # some tests need an archive with the same name twice
         with zipfile.ZipFile(buffer, "a", method) as file:
             for name, data in entries.items():
                 file.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data, method)
@@ -142,8 +142,8 @@ def mutated(said: Json, mutation: Json) -> bytes:
     """Return the text of a manifest with one change of tests/manifest_mutations.json made to it.
 
     A change has `raw` (the whole text, with `$MANIFEST` for the old one), or `path` (keys and
-    indexes; an index one past the end appends) with `value` (any JSON), `text` (put there as it
-    is, to write what a JSON value cannot say) or `delete`.
+    indexes; an index one past the end appends) with `value` (any JSON), `text` (inserted
+    unchanged, for text that is not a JSON value) or `delete`.
     """
     if "raw" in mutation:
         return str(mutation["raw"]).replace("$MANIFEST", json.dumps(said)).encode()

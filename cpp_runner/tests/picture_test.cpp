@@ -1,4 +1,4 @@
-// The picture of a game, byte for byte.
+// The text that shows a game in the terminal, byte for byte.
 
 #include "snake/picture.h"
 
@@ -10,8 +10,8 @@ namespace {
 using snake::picture;
 using snake::Snake;
 
-// The upper half of a cell in the foreground's colour, the lower one in the background's; a colour
-// holds until the next.
+// One character shows two cells: the upper one in the foreground colour, the lower one in the
+// background colour. A colour is written only when it changes.
 const std::string cell = "\xE2\x96\x80";
 const std::string end = "\033[0m\n";
 
@@ -30,9 +30,9 @@ const std::string wall = "58;66;76";
 const std::string first = "79;179;255";
 const std::string second = "95;211;141";
 
-/// Two fields of 5 x 3 cells, of which the first has a tile of every kind, as models/snake/game.py
-/// plays it with this seed and these actions; `#` wall, `.` nothing, `*` food, `x` corpse, `a` and
-/// `b` the two snakes:
+/// Two fields of 5 x 3 cells, as models/snake/game.py plays them with this seed and these actions.
+/// The first field has a tile of every kind: `#` wall, `.` empty, `*` food, `x` corpse, `a` and `b`
+/// the two snakes:
 ///
 ///     #######
 ///     #b..x.#
@@ -54,11 +54,11 @@ const std::string line_1 = upper(wall) + lower(wall) + cell + lower(second) + ce
 const std::string line_2 = upper(wall) + lower(wall) + cell + upper(nothing) + lower(nothing) +
                            cell + cell + upper(food) + cell + cell + upper(nothing) + lower(first) +
                            cell + upper(wall) + lower(wall) + cell + end;
-// The rows are odd in number: the last one fills both halves.
+// The number of rows is odd, so the last row fills both halves.
 const std::string line_3 =
     upper(wall) + lower(wall) + cell + cell + cell + cell + cell + cell + cell + end;
 
-TEST(picture, of_a_small_field) {
+TEST(picture, small_field) {
   EXPECT_EQ(picture(game(), 0, 0, 0), line_1 + line_2 + line_3);
   EXPECT_EQ(picture(game(), 0, 80, 24), line_1 + line_2 + line_3);
 }
@@ -69,7 +69,7 @@ TEST(picture, cropped_to_the_terminal) {
   EXPECT_EQ(picture(game(), 0, 2, 1), corner);
 }
 
-TEST(picture, of_the_other_field) {
+TEST(picture, second_field) {
   const std::string other = picture(game(), 1, 0, 1);
   //     #######
   //     #.....#

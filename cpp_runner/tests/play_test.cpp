@@ -1,4 +1,4 @@
-// The real binary: pictures as inputs, and games that it plays alone.
+// The real binary: images as inputs, and `play`.
 
 #include "runner.h"
 
@@ -12,13 +12,13 @@ namespace {
 using namespace torchship::testing;
 using nlohmann::json;
 
-TEST(play, a_png_is_the_digit_that_python_sees) {
+TEST(play, a_png_gives_the_same_digit_as_in_python) {
   const Done done = runner("run @bobnet.pt --input @digit.png --labels");
   EXPECT_EQ(done.code, 0) << done.err;
   EXPECT_EQ(done.out, bytes_of(artefact("digit.txt")) + "\n");
 }
 
-TEST(play, a_png_of_another_kind_is_named) {
+TEST(play, the_format_of_an_unsuitable_png_is_named) {
   const auto refused = [](const std::string& arguments, int code) {
     const Done done = runner("run " + arguments);
     EXPECT_EQ(done.code, code) << arguments;
@@ -37,7 +37,7 @@ TEST(play, a_png_of_another_kind_is_named) {
                        "input 'x' takes float32[batch,3], no image"));
 }
 
-TEST(play, snake_as_python_plays_it) {
+TEST(play, snake_plays_as_in_python) {
   const json played = json::parse(bytes_of(artefact("played.json")));
   ASSERT_EQ(played.size(), 4U);
   for (const json& game : played) {
@@ -57,7 +57,7 @@ TEST(play, snake_as_python_plays_it) {
   }
 }
 
-TEST(play, each_episode_has_the_next_seed_and_starts_anew) {
+TEST(play, each_episode_has_the_next_seed_and_a_new_state) {
   const auto episodes = [](const std::string& options) {
     return json::parse(
         runner("play snake @snake-lstm.pt --sample --steps 60 --json " + options).out)["episodes"];
@@ -68,7 +68,7 @@ TEST(play, each_episode_has_the_next_seed_and_starts_anew) {
   EXPECT_NE(both[0]["reward"], both[1]["reward"]);
 }
 
-TEST(play, says_its_score_and_what_is_no_game) {
+TEST(play, prints_the_score_and_refuses_impossible_games) {
   const Done done = runner("play snake @snake.pt --steps 5");
   EXPECT_EQ(done.code, 0) << done.err;
   EXPECT_TRUE(contains(done.out, "seed 0: 5 steps, 16 snakes, food "));

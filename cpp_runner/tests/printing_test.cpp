@@ -1,4 +1,4 @@
-// What a model prints: under its name, on standard error, and never among answers.
+// Text that a model prints goes to standard error under the model's name, never into the output.
 
 #include "runtime/printing.h"
 
@@ -24,14 +24,14 @@ using namespace torchship::testing;
 using nlohmann::json;
 
 std::mutex host_mutex;
-std::string host_printed;  // by TorchScript modules that are no archive's
+std::string host_printed;  // by TorchScript modules outside of archives
 
 void keep(const std::string& text) {
   const std::lock_guard lock(host_mutex);
   host_printed += text;
 }
 
-// The host program's own handler, set before the library's first archive.
+// The host program's own print handler, set before the library opens its first archive.
 const bool host_handler = [] {
   torch::jit::setPrintHandler(keep);
   return true;
@@ -48,7 +48,7 @@ std::vector<std::string> lines_of(const std::string& text) {
   return lines;
 }
 
-/// What the action writes to this process's standard error.
+/// The lines that the action writes to this process's standard error.
 template <typename Action>
 std::vector<std::string> said(const Action& action) {
   ::testing::internal::CaptureStderr();
@@ -56,21 +56,21 @@ std::vector<std::string> said(const Action& action) {
   return lines_of(::testing::internal::GetCapturedStderr());
 }
 
-TEST(printing, each_line_has_the_model_s_name) {
+TEST(printing, each_line_has_the_models_name) {
   const Session session{Archive(artefact("talker.pt"))};
   const std::vector<std::string> lines = said([&] { session.run(told("one\ntwo")); });
   EXPECT_EQ(lines, (std::vector<std::string>{"talker: one", "talker: two", "talker: o",
                                              "talker: warning: mind", "talker: in a branch"}));
 }
 
-TEST(printing, standard_output_has_nothing_of_it) {
+TEST(printing, nothing_goes_to_standard_output) {
   const Session session{Archive(artefact("talker.pt"))};
   ::testing::internal::CaptureStdout();
   said([&] { session.run(told("text")); });
   EXPECT_EQ(::testing::internal::GetCapturedStdout(), "");
 }
 
-TEST(printing, what_others_print_goes_where_it_went) {
+TEST(printing, the_hosts_print_handler_is_kept) {
   const Session session{Archive(artefact("talker.pt"))};
   torch::jit::Module host("host");
   host.define("def forward(self, x):\n  print('of the host')\n  return x\n");
@@ -106,19 +106,19 @@ TEST(printing, threads_do_not_mix_their_lines) {
   EXPECT_EQ(counted["talker: in a branch"], threads * calls);
 }
 
-TEST(printing, what_could_pass_for_another_line_is_escaped) {
+TEST(printing, control_characters_are_escaped) {
   EXPECT_EQ(log_lines("m", "a\tb\n"), "m: a\tb\n");
   EXPECT_EQ(log_lines("m", ""), "m: \n");
   EXPECT_EQ(log_lines("m", "a\n\n"), "m: a\nm: \n");
   EXPECT_EQ(log_lines("m", "\x1b[2J\r\x7f"), "m: \\x1b[2J\\x0d\\x7f\n");
   EXPECT_EQ(log_lines("m", std::string_view("\0", 1)), "m: \\x00\n");
   EXPECT_EQ(log_lines("m", "é 😀"), "m: é 😀\n");
-  EXPECT_EQ(log_lines("m", "\xc3|\xff"), "m: \\xc3|\\xff\n");      // no UTF-8
+  EXPECT_EQ(log_lines("m", "\xc3|\xff"), "m: \\xc3|\\xff\n");      // not UTF-8
   EXPECT_EQ(log_lines("m", "\xc2\x9b|\xe2\x80\xae|\xe2\x80\xa8"),  // CSI, override, separator
             "m: \\xc2\\x9b|\\xe2\\x80\\xae|\\xe2\\x80\\xa8\n");
 }
 
-TEST(printing, a_long_line_is_cut_between_characters) {
+TEST(printing, a_long_line_is_split_between_characters) {
   std::string text(4095, 'x');
   for (int i = 0; i < 5000; ++i) text += "é";
   const std::string cut = log_lines("m", text);
@@ -131,7 +131,7 @@ TEST(printing, a_long_line_is_cut_between_characters) {
   EXPECT_EQ(joined, text);
 }
 
-TEST(printing, the_runner_s_answers_are_json_whatever_is_printed) {
+TEST(printing, the_runners_output_is_json_even_if_the_model_prints) {
   const std::string line = json{{"x", {{1, 2}}}, {"text", "{\"doubled\": 3}\né"}}.dump() + "\n";
   const Done run = runner("run @talker.pt --input -", line + line);
   EXPECT_EQ(run.code, 0);

@@ -1,6 +1,6 @@
 #pragma once
 
-/// The real binary, run through the shell.
+/// Runs the real binary.
 
 #include "support.h"
 
@@ -14,7 +14,7 @@ struct Done {
   std::string err;
 };
 
-/// Runs the binary through the shell; `arguments` may hold `@name` for an artefact.
+/// Runs the binary through the shell. In `arguments`, `@name` stands for the path of an artefact.
 inline Done runner(std::string arguments, const std::string& input = "") {
   const TemporaryFolder folder;
   for (auto at = arguments.find('@'); at != std::string::npos; at = arguments.find('@')) {

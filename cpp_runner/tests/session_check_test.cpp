@@ -1,4 +1,4 @@
-// What a session takes: views of any strides, and nothing that is no tensor of numbers.
+// The inputs that a session accepts: views with any strides, but only dense tensors in CPU memory.
 
 #include <torchship/error.h>
 #include <torchship/session.h>
@@ -26,12 +26,12 @@ std::string refusal(const Session& session, const TensorMap& inputs) {
   return message_of<InputError>([&] { session.run(inputs); });
 }
 
-/// The same numbers, each apart from the next in memory.
+/// The same numbers with other numbers between them in memory.
 at::Tensor scattered(const at::Tensor& tensor) {
   return at::stack({tensor, tensor.logical_not().to(tensor.scalar_type())}, -1).select(-1, 0);
 }
 
-TEST(session_check, views_are_taken_as_they_read) {
+TEST(session_check, views_are_read_with_their_strides) {
   const Session counter = open("counter");
   const at::Tensor x = floats({1, 2, 3, 4}, {2, 2});
   const auto sum = [&](const at::Tensor& given) { return counter.run({{"x", given}}).at("sum"); };
@@ -43,9 +43,9 @@ TEST(session_check, views_are_taken_as_they_read) {
   EXPECT_TRUE(same(sum(x.flip(0)), floats({3, 4, 1, 2}, {2, 2})));
 }
 
-// A view takes the long way, in which every decision is made; what is contiguous takes the short
-// one, where there is one. They must not be told apart.
-TEST(session_check, the_short_way_and_the_long_way_give_the_same) {
+// Views take the general path. Contiguous inputs take the fast path if the method has one. The
+// outputs must be the same.
+TEST(session_check, fast_path_and_general_path_agree) {
   for (const char* name : {"moba", "counter", "lstm", "fizzbuzz", "bobnet", "odd"}) {
     const Archive archive = Archive::open(artefact(std::string(name) + ".pt"));
     for (std::size_t number = 0; number < archive.golden().size(); ++number) {
@@ -73,12 +73,12 @@ TEST(session_check, strings_may_be_views) {
   TensorMap inputs = archive.golden().at(0).at(0).inputs;
   const at::Tensor expected = session.run(inputs).at("output.0");
   const at::Tensor text = inputs.at("text");
-  // Read without its strides, this one would be no UTF-8.
+  // If its strides were ignored, this string would not be UTF-8.
   inputs["text"] = at::stack({text, text.mul(0).add(0xFF)}, -1).select(-1, 0);
   EXPECT_TRUE(same(session.run(inputs).at("output.0"), expected));
 }
 
-TEST(session_check, what_is_no_tensor_of_numbers_in_memory) {
+TEST(session_check, tensors_without_dense_cpu_memory_are_refused) {
   const Session counter = open("counter");
   EXPECT_EQ(refusal(counter, {{"x", at::Tensor()}}),
             "input 'x': expected float32[batch,2], got no tensor");
@@ -91,7 +91,7 @@ TEST(session_check, what_is_no_tensor_of_numbers_in_memory) {
             "input 'arr_0': expected a tensor, got no tensor");
 }
 
-TEST(session_check, every_dtype_but_the_right_one) {
+TEST(session_check, other_dtypes_are_refused) {
   const Session moba = open("moba");
   for (const at::ScalarType dtype : {at::kFloat, at::kInt, at::kChar, at::kBool, at::kHalf}) {
     EXPECT_TRUE(contains(refusal(moba, {{"obs", at::zeros({1, 510}, at::TensorOptions(dtype))}}),
@@ -101,21 +101,21 @@ TEST(session_check, every_dtype_but_the_right_one) {
   EXPECT_TRUE(contains(refusal(open("counter"), {{"x", complex}}), "expected float32[batch,2]"));
 }
 
-TEST(session_check, a_refused_call_runs_nothing) {
+TEST(session_check, a_refused_call_does_not_run_the_model) {
   const Session session = open("drift");  // counts its calls
   EXPECT_TRUE(contains(refusal(session, {{"x", at::zeros({1, 4})}}), "got float32[1,4]"));
   EXPECT_TRUE(contains(refusal(session, {{"z", at::zeros({1, 3})}}), "unknown input 'z'"));
   EXPECT_TRUE(same(session.run({{"x", at::zeros({1, 3})}}).at("y"), at::ones({1, 3})));
 }
 
-TEST(session_check, no_graph_of_gradients_is_kept) {
+TEST(session_check, no_autograd_graph_is_kept) {
   Session session = open("counter");
   const at::Tensor x = at::ones({1, 2}).requires_grad_();
   EXPECT_FALSE(session.step({{"x", x}}).at("sum").requires_grad());
   EXPECT_FALSE(session.step({{"x", x}}).at("sum").requires_grad());
 }
 
-TEST(session_check, rows_of_a_batch_are_as_alone) {
+TEST(session_check, rows_of_a_batch_agree_with_single_rows) {
   const Session fizzbuzz = open("fizzbuzz");
   const at::Tensor x = at::randint(0, 2, {5, 10}, at::TensorOptions(at::kFloat));
   const at::Tensor scores = fizzbuzz.run({{"x", x}}).at("scores");

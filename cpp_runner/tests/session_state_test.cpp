@@ -1,4 +1,4 @@
-// The recurrent state of a session: rows that start anew, saved, loaded.
+// The recurrent state of a session: resetting rows, saving and loading.
 
 #include <torchship/error.h>
 #include <torchship/session.h>
@@ -19,25 +19,25 @@ Session open(const std::string& name, const std::string& method = "forward") {
   return Session(Archive::open(artefact(name + ".pt")), method);
 }
 
-/// One of `counter`, of three rows, after one step: its state is 1, 2, 3 in both columns.
+/// A session of `counter` with three rows after one step. Its state is 1, 2, 3 in both columns.
 Session counted() {
   Session session = open("counter");
   session.step({{"x", floats({1, 1, 2, 2, 3, 3}, {3, 2})}});
   return session;
 }
 
-/// The state that the next step of a `counter` of three rows starts with, first column.
+/// The first column of the state with which the next step of a `counter` with three rows starts.
 std::vector<float> state_of(Session& session) {
   const at::Tensor sum = session.step({{"x", at::zeros({3, 2})}}).at("sum");
   return {sum[0][0].item<float>(), sum[1][0].item<float>(), sum[2][0].item<float>()};
 }
 
-/// Observations of `moba`; values below 8 are classes that it knows.
+/// Observations for `moba`, with values below 9; it accepts values below 16.
 TensorMap observations(std::int64_t batch, std::uint64_t seed) {
   return {{"obs", at::randint(0, 8, {batch, 510}, at::TensorOptions(at::kByte)).add_(seed % 2)}};
 }
 
-TEST(session_state, rows_start_anew) {
+TEST(session_state, reset_rows_start_from_zeros) {
   Session session = counted();
   session.reset(Rows{1});
   EXPECT_EQ(state_of(session), (std::vector<float>{1, 0, 3}));
@@ -45,36 +45,36 @@ TEST(session_state, rows_start_anew) {
   EXPECT_EQ(state_of(session), (std::vector<float>{0, 0, 0}));
 }
 
-TEST(session_state, no_rows_are_no_change) {
+TEST(session_state, resetting_no_rows_changes_nothing) {
   Session session = counted();
   session.reset(Rows{});
   EXPECT_EQ(state_of(session), (std::vector<float>{1, 2, 3}));
 }
 
-TEST(session_state, outputs_keep_their_values) {
+TEST(session_state, a_reset_leaves_earlier_outputs_unchanged) {
   Session session = counted();
   const at::Tensor before = session.step({{"x", at::zeros({3, 2})}}).at("sum");
   session.reset(Rows{0, 1, 2});
   EXPECT_TRUE(same(before, floats({1, 1, 2, 2, 3, 3}, {3, 2})));
 }
 
-TEST(session_state, rows_that_are_not_there) {
+TEST(session_state, missing_rows_are_refused) {
   Session session = counted();
   const auto fails = [&](const Rows& rows) {
     return message_of<InputError>([&] { session.reset(rows); });
   };
   EXPECT_EQ(fails({0, 3}), "row 3 cannot be reset: the state has 3 rows");
   EXPECT_EQ(fails({-1}), "row -1 cannot be reset: the state has 3 rows");
-  EXPECT_EQ(state_of(session), (std::vector<float>{1, 2, 3}));  // row 0 neither
+  EXPECT_EQ(state_of(session), (std::vector<float>{1, 2, 3}));  // row 0 has not changed either
 }
 
-TEST(session_state, before_the_first_step_every_row_is_new) {
+TEST(session_state, resetting_rows_before_the_first_step_has_no_effect) {
   Session session = open("counter");
   session.reset(Rows{7});
   EXPECT_EQ(state_of(session), (std::vector<float>{0, 0, 0}));
 }
 
-TEST(session_state, methods_whose_rows_cannot_start_anew) {
+TEST(session_state, methods_whose_rows_cannot_be_reset) {
   const auto fails = [](Session session) {
     return message_of<UsageError>([&] { session.reset(Rows{0}); });
   };
@@ -86,7 +86,7 @@ TEST(session_state, methods_whose_rows_cannot_start_anew) {
             "rows of state 'h' cannot be reset: float32[2] has no dimension 'batch'");
 }
 
-TEST(session_state, agents_that_died_play_on_as_new_ones) {
+TEST(session_state, reset_agents_play_as_new_ones) {
   for (const char* method : {"forward", "act"}) {
     Session session = open("moba", method);
     session.step(observations(4, 1));
@@ -106,7 +106,7 @@ TEST(session_state, agents_that_died_play_on_as_new_ones) {
   }
 }
 
-TEST(session_state, goes_on_after_a_round_trip_through_a_file) {
+TEST(session_state, continues_after_a_round_trip_through_a_file) {
   for (const char* name : {"counter", "moba", "lstm"}) {
     const Archive archive(artefact(std::string(name) + ".pt"));
     const std::vector<GoldenStep>& steps = archive.golden().at(0);
@@ -130,7 +130,7 @@ TEST(session_state, goes_on_after_a_round_trip_through_a_file) {
   }
 }
 
-TEST(session_state, is_copied_both_ways) {
+TEST(session_state, is_copied_when_saved_and_when_loaded) {
   Session session = counted();
   TensorMap saved = session.save_state();
   saved.at("h").fill_(100);
@@ -140,7 +140,7 @@ TEST(session_state, is_copied_both_ways) {
   EXPECT_EQ(state_of(session), (std::vector<float>{100, 100, 100}));
 }
 
-TEST(session_state, none_before_the_first_step) {
+TEST(session_state, is_empty_before_the_first_step) {
   EXPECT_TRUE(open("counter").save_state().empty());
   EXPECT_TRUE(open("tiny").save_state().empty());
   Session session = counted();
@@ -149,7 +149,7 @@ TEST(session_state, none_before_the_first_step) {
   EXPECT_EQ(state_of(session), (std::vector<float>{0, 0, 0}));
 }
 
-TEST(session_state, loaded_views_are_taken_as_they_read) {
+TEST(session_state, loaded_views_are_read_with_their_strides) {
   Session session = open("counter");
   session.load_state({{"h", floats({1, 2, 3, 7, 8, 9}, {2, 3}).t()}});
   EXPECT_EQ(state_of(session), (std::vector<float>{1, 2, 3}));
@@ -176,7 +176,7 @@ TEST(session_state, loaded_state_is_checked) {
             "state 'c': expected float32[batch,128] with batch=2, got float32[3,128]");
 }
 
-TEST(session_state, goes_from_method_to_method) {
+TEST(session_state, moves_between_methods) {
   const Archive archive = Archive::open(artefact("moba.pt"));
   Session act(archive, "act");
   Session forward(archive);
@@ -187,7 +187,7 @@ TEST(session_state, goes_from_method_to_method) {
   EXPECT_TRUE(same(next.at("h"), act.step(observed).at("h")));
 }
 
-TEST(session_state, a_copy_goes_on_by_itself_from_the_same_state) {
+TEST(session_state, a_copy_continues_independently) {
   Session session = counted();
   Session copy = session;
   EXPECT_EQ(copy.method().name, "forward");

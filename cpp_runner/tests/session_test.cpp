@@ -91,7 +91,7 @@ TEST(session, lists_of_any_length) {
   TensorMap inputs = odd_inputs();
   const at::Tensor before = session.run(inputs).at("output.0");
   inputs["xs.2"] = zeros({2});
-  EXPECT_TRUE(same(session.run(inputs).at("output.0"), before));  // a third of zeros adds nothing
+  EXPECT_TRUE(same(session.run(inputs).at("output.0"), before));  // adding a third tensor of zeros
   EXPECT_TRUE(session.run(inputs).contains("output.2.2"));
   inputs.erase("xs.0");
   EXPECT_TRUE(contains(refusal(session, inputs), "missing input 'xs.0'"));
@@ -119,22 +119,22 @@ TEST(session, numbers_and_strings_are_checked) {
   EXPECT_NO_THROW(session.run(one));
 }
 
-TEST(session, state_starts_as_zeros_is_carried_and_overridden) {
+TEST(session, state_starts_as_zeros_is_kept_and_can_be_given) {
   Session session = open("counter");
   const at::Tensor one = floats({1, 2}, {1, 2});
   EXPECT_TRUE(same(session.step({{"x", one}}).at("sum"), one));
   EXPECT_TRUE(same(session.step({{"x", one}}).at("sum"), one * 2));
-  EXPECT_TRUE(same(session.run({{"x", one}}).at("sum"), one));  // a call by itself
+  EXPECT_TRUE(same(session.run({{"x", one}}).at("sum"), one));  // run() uses no state
   EXPECT_TRUE(same(session.step({{"x", one}}).at("sum"), one * 3));
   EXPECT_TRUE(same(session.step({{"x", one}, {"h", one * 10}}).at("sum"), one * 11));
   EXPECT_TRUE(same(session.step({{"x", one}}).at("sum"), one * 12));
-  const at::Tensor three = zeros({3, 2});  // state brought along may be of another batch size
+  const at::Tensor three = zeros({3, 2});  // a given state may have another batch size
   EXPECT_TRUE(same(session.step({{"x", three}, {"h", three}}).at("sum"), three));
   session.reset();
   EXPECT_TRUE(same(session.step({{"x", one}}).at("sum"), one));
 }
 
-TEST(session, a_step_that_fails_leaves_the_state) {
+TEST(session, a_failed_step_keeps_the_state) {
   Session session = open("counter");
   const at::Tensor one = floats({1, 2}, {1, 2});
   session.step({{"x", one}});
@@ -160,7 +160,7 @@ TEST(session, absent_state_starts_absent) {
   EXPECT_TRUE(same(session.step(x).at("output"), first));
 }
 
-TEST(session, what_the_model_raises_is_its_own_message) {
+TEST(session, a_models_exception_keeps_its_message) {
   const at::Tensor large = at::ones({1, 3}) * 11;
   EXPECT_EQ(refusal<ModelError>(open("raises"), {{"x", large}}),
             "model 'raises' method 'forward' raised: a value above 10 is forbidden");
@@ -173,7 +173,7 @@ TEST(session, what_the_model_raises_is_its_own_message) {
       contains(refusal<ModelError>(open("moba"), class16), "model 'moba' method 'forward'"));
 }
 
-TEST(session, outputs_must_be_as_promised) {
+TEST(session, outputs_must_match_the_manifest) {
   EXPECT_TRUE(contains(refusal<OutputError>(open("liar"), {{"x", zeros({2, 3})}}),
                        "output 'y': expected float64[batch,3], got float32[2,3]"));
   EXPECT_TRUE(contains(refusal<OutputError>(open("tuple_liar"), {{"x", zeros({2, 3})}}),

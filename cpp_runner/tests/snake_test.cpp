@@ -1,4 +1,4 @@
-// The game against games that models/snake/game.py played.
+// Compares the game with games that models/snake/game.py has played.
 
 #include "snake/snake.h"
 
@@ -21,14 +21,14 @@ struct Played {
   std::uint64_t seed;
 };
 
-// As GAMES in make_snake.py.
+// The same games as GAMES in make_snake.py.
 const Played played[] = {
     {"training", {2, 16, 72, 72, 16, 32}, 7},
     {"crowded", {3, 5, 9, 8, 6, 6}, ~std::uint64_t{0}},
     {"tiny", {1, 1, 3, 2, 1, 2}, 0},
 };
 
-/// A step's values of one kind, `values` being [steps, agents...].
+/// The values of one step; `values` has the shape [steps, agents...].
 template <typename T>
 std::vector<T> at_step(const at::Tensor& values, std::int64_t step) {
   const std::int64_t count = values.numel() / values.size(0);
@@ -52,11 +52,11 @@ void expect_seen(const Snake& game, const TensorMap& seen, std::int64_t moment) 
   EXPECT_EQ(tiles, at_step<std::uint8_t>(seen.at("tiles"), moment));
 }
 
-TEST(snake, plays_what_python_played) {
+TEST(snake, plays_as_in_python) {
   for (const Played& one : played) {
     const TensorMap seen = read_npz(bytes_of(artefact(std::string("snake_") + one.name + ".npz")));
     Snake game(one.rules);
-    for (int again = 0; again < 2; ++again) {  // a reset forgets everything
+    for (int again = 0; again < 2; ++again) {  // the second time after a reset
       game.reset(one.seed);
       expect_seen(game, seen, 0);
       for (std::int64_t step = 0; step < seen.at("actions").size(0); ++step) {
@@ -80,7 +80,7 @@ TEST(snake, plays_what_python_played) {
   }
 }
 
-TEST(snake, refuses_what_is_no_game) {
+TEST(snake, refuses_impossible_games) {
   EXPECT_TRUE(contains(message_of<UsageError>([] { Snake({.snakes = 0}); }), "at least 1"));
   EXPECT_TRUE(contains(message_of<UsageError>([] { Snake({.width = 10}); }),
                        "16 snakes of up to 32 segments and 16 food need 1056 cells, and the field "

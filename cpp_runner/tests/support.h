@@ -1,6 +1,6 @@
 #pragma once
 
-/// What the tests share: the artefacts that make_artefacts.py wrote, and small shorthands.
+/// Shared by the tests: access to the artefacts that make_artefacts.py wrote, and small helpers.
 
 #include <torchship/tensor_io.h>
 
@@ -41,7 +41,7 @@ inline void write_bytes(const std::filesystem::path& path, std::string_view byte
   stream.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
 }
 
-/// A folder of its own that goes away with the test.
+/// A temporary folder, removed at the end of the scope.
 class TemporaryFolder {
  public:
   TemporaryFolder()
@@ -59,7 +59,7 @@ class TemporaryFolder {
   std::filesystem::path path_;
 };
 
-/// float32[rows, columns] of these values.
+/// A float32 tensor of this shape.
 inline at::Tensor floats(std::vector<float> values, std::vector<std::int64_t> shape) {
   return at::tensor(values).reshape(shape);
 }

@@ -40,7 +40,7 @@ TEST(tensor_io, npy_of_one_string_is_its_utf8) {
   EXPECT_TRUE(same(npy("text"), tensor_from_string("grüße 🚢")));
 }
 
-TEST(tensor_io, npy_refusals_say_what) {
+TEST(tensor_io, npy_refusals_name_the_error) {
   const auto refusal = [](const char* name) { return message_of<InputError>([&] { npy(name); }); };
   EXPECT_TRUE(contains(refusal("big_endian"), "big-endian"));
   EXPECT_TRUE(contains(refusal("objects"), "Python objects"));
@@ -56,7 +56,7 @@ TEST(tensor_io, npy_is_written_byte_for_byte_as_numpy_does) {
   EXPECT_THROW(write_npy(grid().to(at::kBFloat16)), EncodingError);
 }
 
-TEST(tensor_io, npy_cut_short_or_changed_never_crashes) {
+TEST(tensor_io, truncated_or_changed_npy_never_crashes) {
   const std::string good = bytes_of(artefact("c_order.npy"));
   for (std::size_t length = 0; length < good.size(); ++length) {
     EXPECT_THROW(read_npy(std::string_view(good).substr(0, length)), InputError) << length;
@@ -83,7 +83,7 @@ TEST(tensor_io, npz_stored_and_deflated) {
   EXPECT_TRUE(same(deflated["y"], at::arange(5).to(at::kUInt16)));
 }
 
-TEST(tensor_io, npz_written_is_read_back) {
+TEST(tensor_io, npz_round_trip) {
   const TensorMap tensors{{"a", grid()}, {"hidden.0", at::arange(3)}};
   TensorMap back = read_npz(write_npz(tensors));
   EXPECT_EQ(back.size(), 2U);
@@ -98,7 +98,7 @@ TEST(tensor_io, npz_damage_is_refused) {
   bad[100] = static_cast<char>(bad[100] ^ 1);
   EXPECT_TRUE(contains(message_of<InputError>([&] { read_npz(bad); }), "damaged"));
   EXPECT_THROW(read_npz("junk"), InputError);
-  EXPECT_THROW(read_npz(bytes_of(artefact("plain.pt"))), InputError);  // a zip of other things
+  EXPECT_THROW(read_npz(bytes_of(artefact("plain.pt"))), InputError);  // a zip that is not an npz
 }
 
 TEST(tensor_io, safetensors_of_every_dtype) {
@@ -115,7 +115,7 @@ TEST(tensor_io, safetensors_of_every_dtype) {
   EXPECT_TRUE(same(by_hand["x"], floats({1.5F, -2.0F}, {2})));
 }
 
-TEST(tensor_io, safetensors_with_lying_numbers) {
+TEST(tensor_io, safetensors_with_wrong_numbers) {
   const auto file = [](std::uint64_t length, const std::string& header, std::size_t data) {
     std::string bytes(8, '\0');
     for (std::size_t i = 0; i < 8; ++i) bytes[i] = static_cast<char>(length >> (8 * i));
@@ -179,7 +179,7 @@ TEST(tensor_io, json_to_tensors) {
                        "input 'x': expected uint8, got 256"));
 }
 
-TEST(tensor_io, json_strings_stand_for_what_json_has_no_numbers_for) {
+TEST(tensor_io, json_strings_for_nan_and_infinity) {
   const auto parse = [](const char* text, const auto&... dtype) {
     return tensor_from_json(json::parse(text), dtype..., "input 'x'");
   };
@@ -193,7 +193,7 @@ TEST(tensor_io, json_strings_stand_for_what_json_has_no_numbers_for) {
   }
   EXPECT_EQ(parse(text).scalar_type(), at::kFloat);
   EXPECT_EQ(parse("\"NaN\"", at::kDouble).dim(), 0);
-  // The names exactly, of floats alone.
+  // Only these exact strings are accepted, and only for floats.
   for (const char* other :
        {"[\"nan\"]", "[\"NaN \"]", "[\"+Infinity\"]", "[\"1\"]", "[\"\"]", "[null]"}) {
     EXPECT_THROW(parse(other, at::kFloat), InputError) << other;
@@ -202,7 +202,7 @@ TEST(tensor_io, json_strings_stand_for_what_json_has_no_numbers_for) {
   EXPECT_THROW(parse("[1, true, \"NaN\"]", at::kBool), InputError);
 }
 
-TEST(tensor_io, a_refused_nan_says_how_it_can_be_sent) {
+TEST(tensor_io, a_refused_nan_is_answered_with_advice) {
   const std::string ways =
       R"(; for a NaN or an infinity send it as the string "NaN", "Infinity" or "-Infinity", or )"
       "the tensor in a .npz or .safetensors file";
@@ -216,7 +216,7 @@ TEST(tensor_io, a_refused_nan_says_how_it_can_be_sent) {
   EXPECT_EQ(refusal(R"("NaN")", at::kLong), R"(x: expected int64, got "NaN")");
 }
 
-TEST(tensor_io, json_gives_back_the_same_bits) {
+TEST(tensor_io, json_round_trip_keeps_every_bit) {
   const at::Tensor single = floats({0.1F, 1.0F / 3, 1e-45F, 3.3e38F, -0.0F}, {5});
   const at::Tensor wide = at::tensor({0.1, 1.0 / 3, 5e-324, 1.7e308}, at::kDouble);
   for (const at::Tensor& tensor : {single, wide, single.to(at::kBFloat16)}) {
@@ -226,7 +226,7 @@ TEST(tensor_io, json_gives_back_the_same_bits) {
   }
 }
 
-TEST(tensor_io, json_cannot_carry_nan) {
+TEST(tensor_io, json_cannot_represent_nan) {
   const float inf = std::numeric_limits<float>::infinity();
   const auto refusal = [](float value) {
     return message_of<EncodingError>([&] { tensor_to_json(floats({value}, {1}), "output 'y'"); });
@@ -243,7 +243,7 @@ TEST(tensor_io, files_by_their_extension) {
     EXPECT_TRUE(same(back["x"], grid())) << name;
   }
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder / ""), {}),
-            3);  // no leftovers
+            3);  // no temporary files remain
   EXPECT_THROW(write_tensors(folder / "a.txt", {{"x", grid()}}), UsageError);
   EXPECT_THROW(write_tensors(folder / "a.npy", {{"x", grid()}, {"y", grid()}}), UsageError);
   EXPECT_THROW(write_tensors(folder / "no/a.npz", {{"x", grid()}}), WriteError);
@@ -251,7 +251,7 @@ TEST(tensor_io, files_by_their_extension) {
   EXPECT_THROW(read_tensors(folder / "a.txt", ""), UsageError);
 }
 
-TEST(tensor_io, json_is_rounded_once) {
+TEST(tensor_io, json_numbers_are_rounded_once) {
   const double tiny = std::ldexp(1.0, -40);  // too small for a float beside 1
   const auto read = [](double value, at::ScalarType dtype) {
     return tensor_from_json(nlohmann::json(value), dtype, "x").item<double>();

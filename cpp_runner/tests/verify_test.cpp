@@ -22,13 +22,14 @@ Difference compare(std::vector<float> actual, std::vector<float> golden, Toleran
                             tolerance);
 }
 
-TEST(verify, ulp_by_hand) {
+TEST(verify, known_ulp_distances) {
   const float next = std::nextafterf(1.0F, 2.0F);
   EXPECT_EQ(compare({1.0F}, {1.0F}).max_ulp, 0U);
   EXPECT_EQ(compare({next}, {1.0F}).max_ulp, 1U);
   EXPECT_EQ(compare({std::nextafterf(1.0F, 0.0F)}, {next}).max_ulp, 2U);
   EXPECT_EQ(compare({-next}, {-1.0F}).max_ulp, 1U);
-  EXPECT_EQ(compare({1e-45F}, {-1e-45F}).max_ulp, 2U);  // the smallest of both signs, zero between
+  EXPECT_EQ(compare({1e-45F}, {-1e-45F}).max_ulp,
+            2U);  // the smallest of each sign; zero lies between
   EXPECT_EQ(compare({2.0F}, {1.0F}).max_ulp, 1U << 23U);
   EXPECT_EQ(compare({inf}, {std::numeric_limits<float>::max()}).max_ulp, 1U);
   const auto of = [](double a, double b, at::ScalarType dtype) {
@@ -51,12 +52,13 @@ TEST(verify, zeros_of_both_signs_agree_without_being_identical) {
   EXPECT_TRUE(compare({1.5F}, {1.5F}).bit_identical);
 }
 
-TEST(verify, tolerances_add_up) {
-  // 0.5 is within 0.25 + 0.25 * 1, exactly; a hair less is not enough
+TEST(verify, atol_and_rtol_are_added) {
+  // The difference is 0.5, which is exactly 0.25 + 0.25 * 1. A slightly smaller tolerance is too
+  // small.
   EXPECT_TRUE(compare({1.5F}, {1.0F}, {.atol = 0.25, .rtol = 0.25}).agreed);
   EXPECT_FALSE(compare({1.5F}, {1.0F}, {.atol = 0.25, .rtol = 0.2499}).agreed);
   EXPECT_FALSE(compare({1.5F}, {1.0F}, {.atol = 0.2499, .rtol = 0.25}).agreed);
-  // rtol goes with the golden value, not with ours
+  // rtol is multiplied by the golden value, not by the actual one.
   EXPECT_FALSE(compare({2.0F}, {1.0F}, {.atol = 0, .rtol = 0.5}).agreed);
   EXPECT_TRUE(compare({1.0F}, {2.0F}, {.atol = 0, .rtol = 0.5}).agreed);
 }
@@ -117,7 +119,7 @@ TEST(verify, the_models_are_bit_identical) {
   }
 }
 
-TEST(verify, whatever_differs_is_a_mismatch) {
+TEST(verify, every_difference_is_a_mismatch) {
   for (const auto& [name, reason] : std::vector<std::pair<const char*, const char*>>{
            {"edited", "at [0,1]: got -1.5, golden -1"},
            {"wide", "expected float64[2,3], got float32[2,3]"},
@@ -131,7 +133,7 @@ TEST(verify, whatever_differs_is_a_mismatch) {
   }
 }
 
-TEST(verify, the_worst_repetition_counts) {
+TEST(verify, the_largest_difference_of_all_repetitions_is_reported) {
   EXPECT_TRUE(report("drift", 1).agreed);
   const VerifyReport result = report("drift", 3);
   EXPECT_FALSE(result.agreed);
@@ -139,13 +141,13 @@ TEST(verify, the_worst_repetition_counts) {
   EXPECT_FALSE(result.results.at(0).difference.bit_identical);
 }
 
-TEST(verify, the_steps_carry_their_own_state) {
+TEST(verify, steps_keep_state) {
   const VerifyReport result = report("counter", 1);
   ASSERT_EQ(result.results.size(), 6U);
   EXPECT_TRUE(same(result.actual.at("0/2/out/sum"), floats({16, 14}, {1, 2})));
 }
 
-TEST(verify, nothing_to_compare_with_is_no_agreement) {
+TEST(verify, no_golden_cases_is_an_error) {
   EXPECT_TRUE(
       contains(message_of<ArchiveError>([] { report("plain"); }), "nothing vouches for it"));
   EXPECT_TRUE(contains(message_of<ArchiveError>([] { report("no_cases"); }), "no golden case"));

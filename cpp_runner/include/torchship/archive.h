@@ -1,6 +1,7 @@
 #pragma once
 
-/// An archive, opened and checked in the order of docs/archive.md, "Reading, in this order".
+/// An archive, opened and checked. docs/archive.md, "Reading, in this order", gives the checks and
+/// their order.
 
 #include <torchship/hide_macros.h>
 
@@ -23,75 +24,90 @@ struct Module;
 
 namespace torchship {
 
-/// One step of a golden case: the inputs to give and the outputs that the eager module gave.
+/// One step of a golden case: its inputs, and the outputs that the eager module returned for them.
 struct GoldenStep {
   TensorMap inputs;
   TensorMap outputs;
 };
 
-/// An archive that lies in memory: a resource of the program, an asset of an engine, a download.
-/// Whoever opens it keeps the memory, and leaves it as it is, until open() returns.
+/// An archive in memory, such as a resource of the program, an asset of a game engine or a
+/// download. The memory must stay valid and unchanged until open() returns; nothing points to it
+/// afterwards.
 struct ArchiveBytes {
   std::string_view bytes;
-  std::string name = "memory";  // in messages; plain TorchScript's name
-  std::optional<std::string_view> signature = std::nullopt;  // the bytes of its `.sig`, 64
+  std::string name = "memory";  // for messages; also the name() of a plain TorchScript file
+  std::optional<std::string_view> signature = std::nullopt;  // the 64 bytes of its `.sig` file
 };
 
+/// One record of the archive's zip.
 struct Record {
-  std::string name;  // below the zip's top folder
-  std::uint64_t size = 0;
-  std::string sha256;
+  std::string name;        // relative to the zip's top folder
+  std::uint64_t size = 0;  // bytes, inflated
+  std::string sha256;      // of the inflated bytes, 64 hex digits
 };
 
-/// A file that has been read once and checked: its signature if keys were given, its zip, its
-/// manifest, every record's digest, its golden cases; and the module that LibTorch made of the same
-/// bytes, one for all sessions. Immutable and cheap to copy (copies share everything); any thread
-/// may use it, and it lives as long as a session needs it.
+/// An archive that has been read once and checked: its signature (if keys were given), its zip, its
+/// manifest, the digest of every record, and its golden cases. All sessions share the one module
+/// that LibTorch loads from the same bytes.
+///
+/// An Archive is immutable, and any thread may use it. Copies are cheap because they share
+/// everything. Sessions keep what they need of it, so they may outlive the Archive object.
 class Archive {
  public:
-  /// Sets up the runtime (runtime.h), reads and checks the file, loads it on the device, freezes it
-  /// and warms it up as the options say. Raises SignatureError, FormatError or ArchiveError with
-  /// what is damaged, UsageError for options that cannot be had (a device that is not there), and
-  /// whatever the model raises while it is warmed up. One call at a time, while no model runs.
+  /// Configures the runtime (runtime.h), reads and checks the file, loads it on the device, and
+  /// freezes it and warms it up if the options ask for that. Not thread-safe, and no model may run
+  /// meanwhile, because some options hold for the whole process.
+  ///
+  /// Raises SignatureError, FormatError, or ArchiveError naming what is damaged; UsageError for
+  /// options that are impossible here, such as a device that does not exist; OperatorError for a
+  /// missing custom operator; and whatever the model raises during its warm-up.
   static Archive open(const std::filesystem::path& path, const Options& options = {});
 
-  /// Likewise, from memory, of which nothing is kept: there is no file to sign or to read again.
-  /// Raises UsageError also for a signature that there are no keys to check with.
+  /// The same for an archive in memory. Also raises UsageError for a signature without trusted keys
+  /// that could check it.
   static Archive open(const ArchiveBytes& source, const Options& options = {});
 
-  /// Reads and checks the file alone: no code of it runs, and the runtime is left as it is. The
-  /// module is loaded when it is first asked for, with the default options. Raises SignatureError,
+  /// Reads and checks the file, but runs none of its code and leaves the runtime as it is. The
+  /// module is loaded with the default options when it is first needed. Raises SignatureError,
   /// FormatError or ArchiveError.
   explicit Archive(const std::filesystem::path& path, const TrustedKeys* keys = nullptr);
 
-  /// Likewise, with the options' keys; the module is loaded as the other options say.
+  /// The same with the keys in `options`. The module is loaded later, with the other options.
   Archive(const std::filesystem::path& path, const Options& options);
 
-  /// The manifest, or nullptr for a plain TorchScript file, for which nothing vouches.
+  /// The manifest, or nullptr for a plain TorchScript file, about which nothing can be verified.
   const Manifest* manifest() const;
 
   /// The manifest's name, or the file's name without its extension.
   const std::string& name() const;
+
+  /// The path that was opened; for an archive in memory, ArchiveBytes::name.
   const std::filesystem::path& path() const;
+
+  /// The archive's size in bytes.
   std::uint64_t file_size() const;
+
+  /// Whether a trusted key has signed the archive: false if no keys were given.
   bool signature_checked() const;
+
+  /// All records of the zip.
   const std::vector<Record>& records() const;
 
-  /// Steps of each golden case, indexed as in the manifest.
+  /// The steps of each golden case, in the manifest's order; empty for plain TorchScript.
   const std::vector<std::vector<GoldenStep>>& golden() const;
 
-  /// The inflated bytes of a record. Once the module is loaded the file's bytes are no longer kept:
-  /// it is read again then. Raises ArchiveError if there is no such record, if the file has changed
-  /// since it was opened, or if there is none: the archive came from memory.
+  /// The inflated bytes of a record. The archive's bytes are released when the module is loaded, so
+  /// from then on the file is read again. Raises ArchiveError if there is no such record, if the
+  /// file has changed since it was opened, or if the archive was opened from memory.
   std::string read_record(std::string_view name) const;
 
-  /// How it was opened.
+  /// The options that it was opened with.
   const Options& options() const { return *options_; }
 
   /// The module that every session of this archive runs, loaded once, on the options' device. Its
-  /// methods may run on many threads at once, as far as they keep nothing from call to call, which
-  /// is what the exporter checks. Raises OperatorError when a custom operator is not there, and
-  /// ArchiveError when LibTorch cannot load it.
+  /// methods may run on many threads at once if they keep nothing between calls; the exporter
+  /// checks that they do not. Raises OperatorError for a missing custom operator, and ArchiveError
+  /// if LibTorch cannot load the module.
   std::shared_ptr<const torch::jit::Module> module() const;
 
  private:

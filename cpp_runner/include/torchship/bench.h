@@ -1,6 +1,7 @@
 #pragma once
 
-/// How long one call takes, beside the floor: the same module called without this library.
+/// Measures how long one call takes, and how long LibTorch takes for the same call without this
+/// library (the floor).
 
 #include <torchship/hide_macros.h>
 
@@ -12,13 +13,14 @@
 
 namespace torchship {
 
+/// What to measure: every batch size with every thread count.
 struct BenchOptions {
   std::string method = "forward";
-  std::vector<std::int64_t> batches{1};  // sizes of the symbol `batch`
+  std::vector<std::int64_t> batches{1};  // sizes of the symbol `batch`, in rows
   std::vector<int> threads{1};           // inside an operator
-  double seconds = 1.0;                  // of measuring, floor included, for each pair
-  int rounds = 20;                       // the seconds are cut into; at least 1
-  bool step = false;                     // Session::step(), its state inside, instead of run()
+  double seconds = 1.0;                  // of measuring for each pair, the floor included
+  int rounds = 20;                       // into which the seconds are divided; at least 1
+  bool step = false;                     // call Session::step(), which keeps state, not run()
 };
 
 /// Times of single calls in microseconds; percentiles by nearest rank.
@@ -28,33 +30,35 @@ struct Latency {
   double p90_us = 0;
   double p99_us = 0;
   double max_us = 0;
-  double rows_per_s = 0;  // rows of all calls by the time of all calls
+  double rows_per_s = 0;  // rows of all calls, divided by their total time
 };
 
-/// The middle and the quartiles of one figure that each round gives.
+/// The quartiles of a figure that is measured once in each round.
 struct Spread {
-  double low = 0;
+  double low = 0;  // the first quartile
   double median = 0;
-  double high = 0;
+  double high = 0;  // the third quartile
 };
 
+/// The times of one pair of batch size and thread count.
 struct BenchResult {
   std::string method;
   std::int64_t batch = 1;
   int threads = 1;
-  std::size_t warm_up_calls = 0;  // not counted; TorchScript specialises its graph in them
-  double first_us = 0;            // the very first of them
+  std::size_t warm_up_calls = 0;  // not counted: TorchScript optimises its graph in them
+  double first_us = 0;            // the first of the warm-up calls
   Latency session = {};           // Session::run() or step(): named tensors in and out, checked
   Latency floor = {};             // `module.forward(arguments)` in a bare loop
   Spread p50_us = {};             // over the rounds: the median of the session's calls
-  Spread difference_us = {};      // over the rounds: that median less the floor's of the same round
+  Spread difference_us = {};      // over the rounds: that median minus the floor's
 };
 
-/// Times every pair of batch size and thread count, after a warm-up. Every round measures the
-/// session and the floor in turn, so that a noisy moment of the machine hits both. The inputs are
-/// those of the method's first golden case that is not empty along `batch`, repeated or cut along
-/// it. Changes the process's thread count. Raises UsageError where the method has no such golden
-/// case, no `batch` to vary, or, for `step`, no state.
+/// Times every pair of batch size and thread count, after a warm-up. Every round measures both the
+/// session and the floor, so that a disturbance on the machine affects both. The inputs are those
+/// of the method's first golden case with at least one row, repeated or cut to the batch size.
+/// Changes the thread count of the process. Raises UsageError if the method does not exist, has no
+/// such golden case, has no dimension `batch` and is to run with more than one row, or has no state
+/// and `step` is asked for.
 std::vector<BenchResult> bench(const Archive& archive, const BenchOptions& options);
 
 }  // namespace torchship

@@ -1,8 +1,7 @@
 #pragma once
 
-/// The errors a user can cause: one small exception per kind, each with a stable code for programs
-/// and an exit code for shells. Messages name the thing, the value that came and the value
-/// expected.
+/// The errors that a user can cause. Each kind is an exception with a stable code for programs and
+/// an exit code for shells. Messages name what is wrong, what was expected and what was given.
 
 #include <torchship/hide_macros.h>
 
@@ -12,7 +11,7 @@
 
 namespace torchship {
 
-/// What `torchship-runner` answers its shell.
+/// The exit codes of `torchship-runner`, and the status codes of the C ABI.
 enum class ExitCode : int {
   agreed = 0,
   mismatch = 1,
@@ -28,7 +27,7 @@ class Error : public std::runtime_error {
   Error(std::string_view code, ExitCode exit_code, const std::string& message)
       : std::runtime_error(message), code_(code), exit_code_(exit_code) {}
 
-  /// A word for programs that stays the same over versions.
+  /// Identifies the kind of error for programs; it does not change between versions.
   std::string_view code() const noexcept { return code_; }
   ExitCode exit_code() const noexcept { return exit_code_; }
 
@@ -37,7 +36,8 @@ class Error : public std::runtime_error {
   ExitCode exit_code_;
 };
 
-/// A call or command that names something that is not there or does not fit together.
+/// A call or command that names something that does not exist, or whose arguments contradict each
+/// other.
 class UsageError : public Error {
  public:
   explicit UsageError(const std::string& message) : Error("usage", ExitCode::bad_usage, message) {}
@@ -50,35 +50,35 @@ class WriteError : public Error {
       : Error("cannot_write", ExitCode::bad_usage, message) {}
 };
 
-/// A file that is damaged, tampered with, or no archive at all.
+/// A file that is damaged, has been tampered with, or is not an archive.
 class ArchiveError : public Error {
  public:
   explicit ArchiveError(const std::string& message)
       : Error("bad_archive", ExitCode::bad_archive, message) {}
 };
 
-/// A custom operator that an archive needs and that no library here has.
+/// A custom operator that an archive needs and that no library provides.
 class OperatorError : public Error {
  public:
   explicit OperatorError(const std::string& message)
       : Error("missing_operator", ExitCode::bad_archive, message) {}
 };
 
-/// An archive whose format number this library does not know yet.
+/// An archive whose format is newer than this library.
 class FormatError : public Error {
  public:
   explicit FormatError(const std::string& message)
       : Error("newer_format", ExitCode::bad_archive, message) {}
 };
 
-/// A signature that is missing, malformed, or of no trusted key.
+/// A signature that is missing, malformed, or not made with a trusted key.
 class SignatureError : public Error {
  public:
   explicit SignatureError(const std::string& message)
       : Error("bad_signature", ExitCode::bad_archive, message) {}
 };
 
-/// A model that returned something else than its manifest promises.
+/// A model whose outputs are not as its manifest says.
 class OutputError : public Error {
  public:
   explicit OutputError(const std::string& message)
@@ -92,21 +92,21 @@ class InputError : public Error {
       : Error("bad_input", ExitCode::bad_input, message) {}
 };
 
-/// No memory for what was asked: nothing is wrong with input or archive, and it may go well later.
+/// Too little memory. Neither the input nor the archive is at fault, and a later call may succeed.
 class OutOfMemoryError : public Error {
  public:
   explicit OutOfMemoryError(const std::string& message)
       : Error("out_of_memory", ExitCode::out_of_memory, message) {}
 };
 
-/// Values that the chosen file format cannot carry, such as NaN in JSON.
+/// Values that a file format cannot represent, such as NaN in JSON.
 class EncodingError : public Error {
  public:
   explicit EncodingError(const std::string& message)
       : Error("not_encodable", ExitCode::bad_input, message) {}
 };
 
-/// The model itself raised while it ran, for example on a value that it forbids.
+/// The model itself raised an exception while it ran, for example because of an input's value.
 class ModelError : public Error {
  public:
   explicit ModelError(const std::string& message)

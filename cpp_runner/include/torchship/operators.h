@@ -1,10 +1,11 @@
 #pragma once
 
-/// Libraries of custom operators: where they may lie, and loading those that an archive names.
+/// Finds and loads the libraries of custom operators that an archive names.
 ///
-/// Loading a library runs its code. An archive therefore names libraries and never files: a name is
-/// looked for in the folders that the program gives, our own library also where torchship itself
-/// lies, and nowhere else. Python does the same in `script/runtime/operators.py`.
+/// Loading a library runs its code. An archive therefore names libraries, never files, and a
+/// library is searched for only in the folders that the program gives; the library of our own
+/// operators also in the folders of torchship itself. Python does the same in
+/// `script/runtime/operators.py`.
 
 #include <torchship/hide_macros.h>
 
@@ -17,23 +18,24 @@
 
 namespace torchship {
 
-/// The library of our own operators, which `cpp_runner/ops/` builds.
+/// The library of our own operators, built from `cpp_runner/ops/`.
 inline constexpr std::string_view own_operator_library = "torchship_ops";
 
-/// The folders, in order, that a library is looked for in. For our own these are first the one of
-/// the program or shared library that holds this code, and `../lib` beside it; then, as for all
-/// others, those given.
+/// The folders in which a library is searched for, in order. For our own library these begin with
+/// the folder of the program or shared library that this code is part of, and the folder `lib`
+/// beside that folder. The given folders follow, as absolute paths.
 std::vector<std::filesystem::path> operator_folders(
     std::string_view library, const std::vector<std::filesystem::path>& given);
 
-/// Loads the libraries of the operators that are not registered yet, each from the first folder
-/// that has `lib<name>.so`, and checks that the operators are there then. What was loaded stays for
-/// as long as the process lives. Any thread may call it at any time.
+/// Loads the libraries of those operators that are not registered yet, each from the first folder
+/// that has `lib<name>.so`, and checks that the library registers the operator. Libraries stay
+/// loaded until the process ends. Any thread may call this function at any time.
 ///
-/// Raises OperatorError when a library is in none of the folders, cannot be loaded, does not
-/// register its operator, or is another file of the name of one that is loaded already, or a copy
-/// of it; the message names the operator, the library and the folders looked in. LibTorch ends a
-/// process that loads two files of other names and content which register the same operator.
+/// Raises OperatorError, naming the operator and the library, if a library is in none of the
+/// folders, was built with another minor version of LibTorch, cannot be loaded or does not register
+/// its operator; also if another file with its name, or a copy of it, is already loaded. Two
+/// libraries with different names and contents that register the same operator cannot be detected,
+/// and LibTorch ends the process.
 void load_operators(const std::vector<CustomOperator>& needed,
                     const std::vector<std::filesystem::path>& folders);
 

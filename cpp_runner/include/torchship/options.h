@@ -1,7 +1,7 @@
 #pragma once
 
-/// How an archive is opened. The defaults are those of Python (`script/runtime/torchscript.py`):
-/// agreement depends on them, and a test reads both back from LibTorch.
+/// Options for opening an archive. The defaults are the settings that Python uses
+/// (`script/runtime/torchscript.py`), because agreement depends on them; a test compares both.
 
 #include <torchship/hide_macros.h>
 
@@ -15,55 +15,56 @@
 
 namespace torchship {
 
-/// What LibTorch's TensorExpr fuser may do with a chain of element-wise operators. A fused kernel
-/// rounds differently from the operators it replaces, and only from the second call on: agreement
-/// is promised for `off`. LibTorch's CPU wheels are built without the compiler it needs, and fuse
-/// on CUDA alone.
+/// Whether LibTorch's TensorExpr fuser may join a chain of element-wise operators into one kernel.
+/// A fused kernel rounds differently from the operators that it replaces, and exists only from the
+/// second call on, so agreement is promised for `off` only. LibTorch's CPU wheels are built without
+/// the compiler that the fuser needs on the CPU, so they fuse on CUDA only.
 enum class Fusion {
   off,
-  static_shapes,   // a kernel for each of the first two shapes; others run unfused
+  static_shapes,   // a kernel for each of the first two shapes; other shapes run unfused
   dynamic_shapes,  // kernels for any shape
 };
 
-/// `off`, `static` or `dynamic`.
+/// The option's name on the command line: `off`, `static` or `dynamic`.
 std::string_view fusion_name(Fusion fusion);
 
-/// What becomes of outputs that are not as the manifest says.
+/// What happens to outputs whose dtype or shape is not as the manifest says.
 enum class OutputCheck {
-  strict,  // OutputError is raised
-  off,     // they are returned as they are
+  strict,  // the call raises OutputError
+  off,     // the call returns them
 
-  // Their former names.
+  // Former names, kept so that existing programs compile.
   enforce = strict,
   ignore = off,
 };
 
+/// Options of Archive::open().
 struct Options {
-  /// Threads inside one operator, 1 to 1024. The order of a sum, and so its rounding, depends on
-  /// it. With more than one, OpenMP's workers spin between calls, and a process that is forked
-  /// after a call cannot call any more (docs/embedding.md, "Threads").
+  /// Threads inside one operator, 1 to 1024. The order in which numbers are added, and therefore
+  /// rounding, depends on it. With more than one thread, OpenMP's threads busy-wait between calls,
+  /// and a process that is forked after a call cannot run models (docs/embedding.md, "Threads").
   int threads = 1;
 
-  /// `cpu`, `cuda` or `cuda:<number>`: where the model runs. Tensors are given and returned on the
-  /// CPU; recurrent state stays on the device.
+  /// The device on which the model runs: `cpu`, `cuda` or `cuda:<number>`. Inputs and outputs are
+  /// tensors on the CPU; recurrent state stays on the device.
   std::string device = "cpu";
 
-  /// Keys of which the archive's signature must be one; without keys the signature is not looked
-  /// at.
+  /// The public keys that may have signed the archive. Without keys its signature is not checked.
   std::optional<TrustedKeys> trusted_keys = std::nullopt;
 
-  /// How often each method runs when the archive is opened, on the inputs of its first golden case.
-  /// The first calls allocate, plan and choose kernels, and with fusion the first two compile: 3
-  /// keeps them out of a game's first frames.
+  /// How often each method runs when the archive is opened, with the inputs of its first golden
+  /// case. The first calls are slow, because LibTorch allocates memory and chooses kernels in them,
+  /// and with fusion compiles kernels in the first two. With 3, a program has no slow calls later.
   int warm_up = 0;
 
-  /// Whether weights become constants of the graph (`torch.jit.freeze`). Faster where batch norms
-  /// can be folded into convolutions, and then rounded differently.
+  /// Whether weights become constants of the graph (`torch.jit.freeze`). This is faster if batch
+  /// norms can be folded into convolutions, and the results are then rounded differently.
   bool freeze = false;
 
+  /// Whether element-wise operators may be fused.
   Fusion fusion = Fusion::off;
 
-  /// Folders in which the libraries of custom operators may lie that archives name (operators.h).
+  /// The folders in which libraries of custom operators are searched for (operators.h).
   std::vector<std::filesystem::path> operators = {};
 };
 

@@ -1,6 +1,6 @@
 #pragma once
 
-/// What the numbers depend on beside the archive: LibTorch's settings of this process.
+/// LibTorch's settings of this process, on which results depend besides the archive.
 
 #include <torchship/hide_macros.h>
 
@@ -10,29 +10,31 @@
 
 namespace torchship {
 
-/// Sets what decides about the last bits of a result and about speed, for the whole process:
-/// threads inside an operator, one thread between operators, the fuser. Python does the same in
-/// torchship.script. The last default, inference mode, is thread-local in LibTorch, and so every
-/// Session call enters it by itself. Archive::open() calls it; where two archives of one process
-/// want different things, those of the one opened last hold, for both. Not thread-safe: no model
-/// may run meanwhile. Each call makes the number of threads hold in the thread that calls, also
-/// where it has used LibTorch before. Raises UsageError for a number of threads that is not 1 to
-/// 1024.
+/// Sets what rounding and speed depend on, for the whole process: the number of threads inside an
+/// operator, one thread between operators, and the fuser. Python does the same in torchship.script.
+/// Inference mode is not set here: it is thread-local in LibTorch, so every call of a Session
+/// enters it.
+///
+/// Archive::open() calls this function. If two archives of one process have different options,
+/// those of the archive opened last hold for both. Not thread-safe, and no model may run meanwhile.
+/// The number of threads also takes effect in a calling thread that has used LibTorch before.
+/// Raises UsageError for a number of threads that is not between 1 and 1024.
 void configure_runtime(int threads = Options{}.threads, Fusion fusion = Options{}.fusion);
 
-/// What LibTorch says is in force, in the calling thread.
+/// LibTorch's settings as they hold in the calling thread.
 struct RuntimeSettings {
   int threads = 0;                  // inside an operator
   int interop_threads = 0;          // between operators (`torch.jit.fork`)
   Fusion fusion = Fusion::off;      // of TensorExpr
-  bool profiling_executor = false;  // the graph executor that specialises what it has seen
-  bool onednn = false;              // oneDNN's kernels where there are some
+  bool profiling_executor = false;  // specialises the graph for what it has seen
+  bool onednn = false;              // whether oneDNN's kernels may be used
   bool deterministic = false;       // torch.use_deterministic_algorithms
-  std::string float32_matmul;       // `highest`: products of float32 are of float32
-  bool cudnn_tf32 = false;          // the same for convolutions on CUDA; false: of float32
-  std::string foreign_blas;         // the file of another BLAS that computes LibTorch's products
+  std::string float32_matmul;       // precision of products: `highest` is float32
+  bool cudnn_tf32 = false;          // whether convolutions on CUDA may use TF32
+  std::string foreign_blas;         // the file of a BLAS that replaces LibTorch's; or empty
 };
 
+/// Reads the settings from LibTorch.
 RuntimeSettings runtime_settings();
 
 }  // namespace torchship

@@ -15,25 +15,27 @@ struct evp_pkey_st;  // OpenSSL's EVP_PKEY
 
 namespace torchship {
 
-/// The public keys that an archive's signature may be of. Immutable: any thread may use it.
+/// The public keys that may have signed an archive. Immutable, so any thread may use it.
 class TrustedKeys {
  public:
-  /// Reads a PEM file of one or more `PUBLIC KEY` blocks. Raises UsageError when it cannot be read,
-  /// holds no key, or holds a key that is not Ed25519.
+  /// Reads a PEM file with one or more `PUBLIC KEY` blocks. Raises UsageError if the file cannot be
+  /// read or has no key, or if a key is damaged or not Ed25519.
   explicit TrustedKeys(const std::filesystem::path& path);
 
-  /// The same of PEM in memory; `name` is what messages call it.
+  /// The same for PEM in memory; messages call it `name`.
   TrustedKeys(std::string_view pem, const std::string& name);
 
+  /// The number of keys.
   std::size_t size() const { return keys_.size(); }
 
-  /// Whether `signature` (64 raw bytes) over `bytes` is of one of the keys.
+  /// Whether one of the keys made `signature` (64 raw bytes) for `bytes`.
   bool signed_by_one(std::string_view bytes, std::string_view signature) const;
 
-  /// Checks `<file>.sig` over the file's `bytes`; raises SignatureError.
+  /// Checks that `<file>.sig` is a signature of the file's `bytes`. Raises SignatureError if the
+  /// signature is missing, malformed, or not made with one of the keys.
   void check(const std::filesystem::path& file, std::string_view bytes) const;
 
-  /// Checks a signature over the `bytes` of what messages call `name`; raises SignatureError.
+  /// The same for a signature in memory; messages call the signed bytes `name`.
   void check(const std::string& name, std::string_view bytes,
              const std::optional<std::string_view>& signature) const;
 

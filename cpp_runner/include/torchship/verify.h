@@ -1,6 +1,6 @@
 #pragma once
 
-/// The golden cases against what this runtime computes (docs/archive.md, "Agreement").
+/// Compares what this runtime computes with the golden cases (docs/archive.md, "Agreement").
 
 #include <torchship/hide_macros.h>
 
@@ -14,21 +14,21 @@
 
 namespace torchship {
 
-/// How far an output is from its golden value. The numbers are there where the two are comparable:
-/// same dtype, same shape, no NaN. They may be infinite.
+/// How far an output is from its golden value. The three numbers are set if the two can be
+/// compared: same dtype, same shape, no NaN. They may be infinite.
 struct Difference {
   bool agreed = false;
   bool bit_identical = false;
   std::optional<double> max_abs;         // |a - b|
   std::optional<double> max_rel;         // |a - b| / max(|b|, smallest normal; 1 for integers)
-  std::optional<std::uint64_t> max_ulp;  // representable numbers between: neighbours have 1
-  std::string reason;                    // why not agreed; else empty
+  std::optional<std::uint64_t> max_ulp;  // representable numbers apart: neighbours have 1
+  std::string reason;                    // why they do not agree; else empty
 };
 
-/// Compares one output with its golden value. Pure; any thread may call it.
+/// Compares one output with its golden value. Any thread may call it.
 Difference compare(const at::Tensor& actual, const at::Tensor& golden, const Tolerance& tolerance);
 
-/// One output of one step of one golden case: the worst of all repetitions.
+/// The largest difference, over all repetitions, of one output of one step of one golden case.
 struct OutputResult {
   std::size_t case_index = 0;
   std::string case_name;
@@ -38,17 +38,17 @@ struct OutputResult {
   Difference difference;
 };
 
+/// The result of verify().
 struct VerifyReport {
   bool agreed = false;
   std::vector<OutputResult> results;
-  std::string note;  // what else the numbers were computed with, if it may explain a difference
+  std::string note;  // what may explain a difference, such as another BLAS; or empty
   TensorMap actual;  // `<case>/<step>/out/<output>` of the first repetition
 };
 
-/// Runs every golden case `repeat` times: TorchScript's profiling executor specialises a graph at
-/// its second call, so once is not enough. A missing or surplus output and a model that raises are
-/// mismatches; a lack of memory is not, and raises OutOfMemoryError. Raises ArchiveError when there
-/// is nothing to compare with.
+/// Runs every golden case `repeat` times, because TorchScript may optimise a graph after its first
+/// call. A missing output, an additional output and a model that raises are mismatches. Raises
+/// OutOfMemoryError if memory runs out, and ArchiveError if the archive has no golden cases.
 VerifyReport verify(const Archive& archive, int repeat = 3);
 
 }  // namespace torchship

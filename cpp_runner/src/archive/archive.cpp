@@ -14,9 +14,7 @@
 #include "runtime/runtime_scope.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <new>
-#include <system_error>
 #include <utility>
 
 namespace torchship {
@@ -89,10 +87,7 @@ Archive::Archive(const std::filesystem::path& path, const TrustedKeys* keys, con
     : options_(std::make_shared<const Options>(options)) {
   check_libtorch();
   auto bytes = read_archive(path);
-  if (!bytes) {
-    throw ArchiveError("cannot read '" + path.string() +
-                       "': " + std::generic_category().message(errno));
-  }
+  if (!bytes) throw ArchiveError(cannot_read(path));
   const auto file = std::make_shared<const std::string>(std::move(*bytes));
   if (keys != nullptr) keys->check(path, *file);
   auto contents = read_contents(*file, path);
@@ -160,7 +155,7 @@ std::string Archive::read_record(std::string_view name) const {
   std::shared_ptr<const std::string> bytes = module_->file();
   if (!bytes) {
     auto again = read_archive(path());
-    if (!again) throw changed(std::generic_category().message(errno));
+    if (!again) throw changed(errno_message());
     bytes = std::make_shared<const std::string>(std::move(*again));
   }
   try {

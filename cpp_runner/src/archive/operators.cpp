@@ -3,6 +3,7 @@
 
 #include "base/files.h"
 #include "base/join.h"
+#include "base/load_library.h"
 #include "runtime/libtorch.h"
 
 #include <torch/csrc/jit/runtime/operator.h>
@@ -105,10 +106,8 @@ void load(const CustomOperator& needed, const std::vector<std::filesystem::path>
   const std::filesystem::path file = find(needed.library, folders);
   refuse_another_libtorch(file);
   refuse_another(file);
-  // Never closed: what it registers points into it.
-  if (dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL) == nullptr) {
-    const char* reason = dlerror();  // NOLINT(concurrency-mt-unsafe): of this thread in glibc
-    throw OperatorError("cannot load '" + file.string() + "': " + (reason ? reason : "no reason"));
+  if (const auto reason = load_library(file, RTLD_LOCAL)) {
+    throw OperatorError("cannot load '" + file.string() + "': " + *reason);
   }
   if (!is_registered(needed.name)) {
     throw OperatorError("'" + file.string() + "' does not register it");

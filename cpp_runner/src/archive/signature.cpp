@@ -9,8 +9,6 @@
 #include <openssl/pem.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <system_error>
 
 namespace torchship {
 namespace {
@@ -33,9 +31,7 @@ const unsigned char* raw(std::string_view bytes) {
 TrustedKeys::TrustedKeys(const std::filesystem::path& path) {
   const std::string what = "trusted keys '" + path.string() + "'";
   const auto pem = read_file(path);
-  if (!pem) {
-    throw UsageError(what + ": cannot be read: " + std::generic_category().message(errno));
-  }
+  if (!pem) throw UsageError(what + ": cannot be read: " + errno_message());
   read_pem(*pem, what);
 }
 
@@ -83,8 +79,7 @@ void TrustedKeys::check(const std::filesystem::path& file, std::string_view byte
   path += ".sig";
   const auto signature = read_file(path);
   if (!signature) {
-    throw SignatureError("'" + file.string() + "' is not signed: cannot read '" + path.string() +
-                         "': " + std::generic_category().message(errno));
+    throw SignatureError("'" + file.string() + "' is not signed: " + cannot_read(path));
   }
   check(file.string(), bytes, *signature);
 }

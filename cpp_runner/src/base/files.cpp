@@ -31,12 +31,19 @@ struct TemporaryFile {
   }
 };
 
-[[noreturn]] void cannot_write(const std::filesystem::path& path) {
-  throw WriteError("cannot write '" + path.string() +
-                   "': " + std::generic_category().message(errno));
+}  // namespace
+
+std::string errno_message() {
+  return std::generic_category().message(errno);
 }
 
-}  // namespace
+std::string cannot_read(const std::filesystem::path& path) {
+  return "cannot read '" + path.string() + "': " + errno_message();
+}
+
+std::string cannot_write(const std::filesystem::path& path) {
+  return "cannot write '" + path.string() + "': " + errno_message();
+}
 
 std::optional<std::string> read_file(const std::filesystem::path& path) {
   std::error_code ignored;
@@ -62,20 +69,20 @@ void write_file_atomically(const std::filesystem::path& path, std::string_view b
   TemporaryFile file;
   std::string name = path.string() + ".XXXXXX";
   file.descriptor = ::mkstemp(name.data());
-  if (file.descriptor < 0) cannot_write(path);
+  if (file.descriptor < 0) throw WriteError(cannot_write(path));
   file.path = name;
   while (!bytes.empty()) {
     const ssize_t written = ::write(file.descriptor, bytes.data(), bytes.size());
     if (written < 0 && errno == EINTR) continue;
-    if (written < 0) cannot_write(path);
+    if (written < 0) throw WriteError(cannot_write(path));
     bytes.remove_prefix(static_cast<std::size_t>(written));
   }
   // mkstemp makes the file private; give it the mode that any other new file would have.
   const mode_t mask = ::umask(0);
   ::umask(mask);
-  if (::fchmod(file.descriptor, 0666 & ~mask) != 0) cannot_write(path);
-  if (::fsync(file.descriptor) != 0) cannot_write(path);
-  if (::rename(file.path.c_str(), path.c_str()) != 0) cannot_write(path);
+  if (::fchmod(file.descriptor, 0666 & ~mask) != 0) throw WriteError(cannot_write(path));
+  if (::fsync(file.descriptor) != 0) throw WriteError(cannot_write(path));
+  if (::rename(file.path.c_str(), path.c_str()) != 0) throw WriteError(cannot_write(path));
   file.keep = true;
 }
 

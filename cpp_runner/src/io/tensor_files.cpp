@@ -8,9 +8,6 @@
 
 #include <unistd.h>
 
-#include <cerrno>
-#include <system_error>
-
 namespace torchship {
 namespace {
 
@@ -68,10 +65,7 @@ TensorMap read_tensors(const std::filesystem::path& path, const std::string& npy
   check_extension(path);
   const std::string extension = path.extension().string();
   const auto bytes = read_file(path);
-  if (!bytes) {
-    throw InputError("cannot read '" + path.string() +
-                     "': " + std::generic_category().message(errno));
-  }
+  if (!bytes) throw InputError(cannot_read(path));
   try {
     if (extension == ".npz") return read_npz(*bytes);
     if (extension == ".safetensors") return read_safetensors(*bytes);
@@ -86,8 +80,7 @@ void check_output_path(const std::filesystem::path& path) {
   // The slash at its end makes access() refuse a file that is no folder.
   const std::filesystem::path folder = (path.has_parent_path() ? path.parent_path() : ".") / "";
   if (::access(folder.c_str(), W_OK | X_OK) != 0) {
-    throw WriteError("cannot write '" + path.string() +
-                     "': " + std::generic_category().message(errno));
+    throw WriteError(cannot_write(path));
   }
 }
 

@@ -2,6 +2,8 @@
 
 #include <torchship/error.h>
 
+#include "base/load_library.h"
+
 #include <torch/headeronly/version.h>
 
 #include <cstdint>
@@ -51,11 +53,8 @@ void load_cuda_code() {
   const auto file = std::filesystem::path(cpu.dli_fname).replace_filename("libtorch_cuda.so");
   std::error_code error;
   if (!std::filesystem::exists(file, error)) return;  // a build for the CPU
-  // Never closed: it registers its kernels.
-  if (dlopen(file.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) {
-    const char* reason = dlerror();  // NOLINT(concurrency-mt-unsafe): of this thread in glibc
-    throw UsageError("device: cannot load LibTorch's code for CUDA: " +
-                     std::string(reason ? reason : "no reason"));
+  if (const auto reason = load_library(file, RTLD_GLOBAL)) {
+    throw UsageError("device: cannot load LibTorch's code for CUDA: " + *reason);
   }
 }
 

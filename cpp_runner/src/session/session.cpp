@@ -16,8 +16,6 @@
 namespace torchship {
 namespace {
 
-constexpr std::string_view batch_symbol = "batch";
-
 std::string carried_names(const Method& method) {
   return "method '" + method.name + "' carries " +
          (method.state.empty() ? "no state" : join(method.state, ", ", &State::input));

@@ -11,8 +11,6 @@
 namespace torchship {
 namespace {
 
-constexpr std::string_view batch_symbol = "batch";
-
 /// Every dimension `batch` of these inputs, as an input's name and the dimension's index.
 std::vector<std::pair<std::string, std::int64_t>> batch_dimensions(const Method& method,
                                                                    const TensorMap& inputs) {
