@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from torchship.script.format.manifest import Manifest
-from torchship.script.format.tree import Flat
 from torchship.serve.protocol.classification import classified
 from torchship.serve.protocol.drafts import LARGE_JSON, AnswerDraft, Body
 from torchship.serve.protocol.large_json import LargeJsonCodec
 from torchship.serve.protocol.messages import InferRequest, encode_outputs
+from torchship.serve.protocol.tensors import RawTensor
 
 
 async def encode_answer(
-    codec: LargeJsonCodec, manifest: Manifest, request: InferRequest, outputs: Flat
+    codec: LargeJsonCodec,
+    manifest: Manifest,
+    request: InferRequest,
+    outputs: Mapping[str, RawTensor],
 ) -> Body:
     """Return the body that answers a request, and its header length (None: JSON alone).
 

@@ -17,7 +17,7 @@ import torch
 
 from torchship.script.errors import UsageError
 from torchship.script.format.manifest import Manifest
-from torchship.script.runtime.program import check_inputs, with_state
+from torchship.script.runtime.program import check_inputs, initial_state
 from torchship.serve.engine.engine import Engine
 from torchship.serve.errors import (
     DeadlineError,
@@ -30,9 +30,10 @@ from torchship.serve.protocol.drafts import Body
 from torchship.serve.protocol.large_json import LargeJsonCodec
 from torchship.serve.protocol.messages import InferRequest
 from torchship.serve.protocol.output_encoding import encode_answer
+from torchship.serve.protocol.tensors import pack_all
 from torchship.serve.repository.repository import Repository
 from torchship.serve.sequences.memory_store import MemoryStore
-from torchship.serve.sequences.steps import fits, found, going_on, own
+from torchship.serve.sequences.steps import fits, found, going_on
 from torchship.serve.sequences.store import (
     NoStore,
     SequenceKey,
@@ -220,9 +221,10 @@ class Sequences:
             )
         inputs = signature.to_flat(request.inputs)
         if start:
-            inputs = with_state(method, inputs, check_inputs(method, inputs))
+            carried = initial_state(method, inputs, check_inputs(method, inputs))
         else:
-            inputs |= going_on(engine, key, turn, request, inputs)
+            carried = going_on(engine, key, turn, request, inputs)
+        inputs |= pack_all(carried)
         wanted = signature.wanted(request.asked)
         if wanted is not None:
             wanted |= {state.output for state in method.state}
@@ -241,15 +243,13 @@ class Sequences:
             turn.end()
         else:
             tensors = {
-                state.input: own(outputs[state.output])
+                state.input: outputs[state.output].tensor()
                 for state in method.state
                 if state.output in outputs
             }
             kept = SequenceState(engine.manifest.version, request.method, tensors, engine.digest)
             if request.idempotency_key and not start:  # retrying a start needs no earlier state
-                names = [state.input for state in method.state if state.input in inputs]
-                before = {name: inputs[name] for name in names}
-                kept = replace(kept, step=request.idempotency_key, before=before)
+                kept = replace(kept, step=request.idempotency_key, before=carried)
             turn.keep(kept)
         return content
 

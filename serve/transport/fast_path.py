@@ -1,8 +1,8 @@
 """Small inference requests, answered by the connection itself: no ASGI scope, task or messages.
 
 For most models an ASGI task costs more than all of decoding, waiting and encoding. What the
-connection cannot answer (an unusual header, a large body, a sequence, strings) goes through the
-application. What it answers, errors included, is byte for byte what the application would send.
+connection cannot answer (an unusual header, a large body, a sequence, class labels) goes through
+the application. What it answers, errors included, is byte for byte what the application would send.
 """
 
 from __future__ import annotations

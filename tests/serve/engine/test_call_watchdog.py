@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine_calls import call_engine
 from torchship.script.format.tree import Flat
 from torchship.script.runtime.archive import open_archive
 from torchship.serve.engine.call_watchdog import CallWatchdog, marked
@@ -94,7 +95,7 @@ def test_a_model_on_the_event_loop_shows_in_the_pulse_of_the_process(
         assert pulse.shown().call == 0
         looking = threading.Thread(target=look)
         looking.start()
-        await engine.call("forward", {"x": torch.full((1, 1), 100_000.0)})
+        await call_engine(engine, "forward", {"x": torch.full((1, 1), 100_000.0)})
         assert pulse.shown().call == 0
         done.set()
         await asyncio.to_thread(looking.join)

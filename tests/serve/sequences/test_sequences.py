@@ -21,6 +21,7 @@ import safetensors.torch
 import torch
 from pydantic import ValidationError
 
+from engine_calls import call_engine
 from redis_server import running_redis
 from torchship.script.format.tree import Flat
 from torchship.script.runtime.archive import open_archive
@@ -507,7 +508,7 @@ def test_steps_of_different_sequences_run_as_one_batch(
         for before, ids in ((0, range(1, 5)), (4, range(1, 9))):  # first steps among later ones
             busy.clear()
             all_came.clear()
-            first = asyncio.ensure_future(models.find("memory").call("forward", one))
+            first = asyncio.ensure_future(call_engine(models.find("memory"), "forward", one))
             await asyncio.to_thread(busy.wait)
             steps = [
                 asyncio.ensure_future(
