@@ -24,7 +24,7 @@ class CallWatchdog:
 
     def __init__(self, number: int, seconds: float) -> None:
         """Allow so many seconds for a call of the engine with that number."""
-        self.pulse = Heartbeat()
+        self.heartbeat = Heartbeat()
         """Of the engine's thread."""
         self.doing = "a call"
         """What runs now, as messages name it."""
@@ -55,8 +55,8 @@ class CallWatchdog:
         told = late()
         if told is None:
             return
-        shown = self.pulse.shown()
-        began = shown.began if shown.call else 0.0
+        state = self.heartbeat.state()
+        began = state.began if state.call else 0.0
         # Looks are counted, not seconds: the process may have been stopped for a while, or its
         # event loop busy, which says nothing about the model.
         self._looks = self._looks + 1 if began and began == self._began else 0
@@ -68,18 +68,18 @@ class CallWatchdog:
             self._plan(late)
 
     def marked(self, call: Call) -> Call:
-        """Return `call`, which shows in the thread's pulse for as long as it runs."""
-        return marked(call, self.pulse, self._number)
+        """Return `call`, which shows in the thread's heartbeat for as long as it runs."""
+        return marked(call, self.heartbeat, self._number)
 
 
-def marked(call: Call, pulse: Heartbeat, number: int) -> Call:
-    """Return `call`, which shows in a pulse for as long as it runs."""
+def marked(call: Call, heartbeat: Heartbeat, number: int) -> Call:
+    """Return `call`, which shows in a heartbeat for as long as it runs."""
 
-    def shown(method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
-        pulse.enter(number)
+    def run(method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
+        heartbeat.enter(number)
         try:
             return call(method, inputs)
         finally:
-            pulse.leave()
+            heartbeat.leave()
 
-    return shown
+    return run

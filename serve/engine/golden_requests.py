@@ -60,10 +60,10 @@ class GoldenRequests:
         }
         self._runner = runner
 
-    def calls(self, program: Program, pulse: Heartbeat) -> Call:
+    def calls(self, program: Program, heartbeat: Heartbeat) -> Call:
         """Return a function that makes the program's calls as clients make theirs.
 
-        Each call shows in the pulse while it runs.
+        Each call shows in the heartbeat while it runs.
         """
 
         def call(method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
@@ -72,7 +72,7 @@ class GoldenRequests:
             came = _sent(sent, method, binary=True)
             if sum(value.nbytes for value in inputs.values()) <= LARGE_JSON:
                 _check_alike("input", came, _sent(sent, method, binary=False))
-            outputs = self._run(method, came, program, pulse)
+            outputs = self._run(method, came, program, heartbeat)
             answered = self._answered(outputs, method, binary=True)
             if sum(value.nbytes for value in outputs.values()) <= LARGE_JSON:
                 _check_alike("output", answered, self._answered(outputs, method, binary=False))
@@ -85,7 +85,7 @@ class GoldenRequests:
         method: str,
         inputs: Mapping[str, Wire],
         program: Program,
-        pulse: Heartbeat,
+        heartbeat: Heartbeat,
     ) -> Mapping[str, RawTensor]:
         """Run a request as an engine does, one that is too large for one call in parts.
 
@@ -103,7 +103,7 @@ class GoldenRequests:
                 answer=Future(),
                 symbols=known.symbols,
             )
-            ((_, outcome),) = self._runner.run([job], lambda: program, pulse, [])
+            ((_, outcome),) = self._runner.run([job], lambda: program, heartbeat, [])
             if isinstance(outcome, Exception):
                 raise outcome
             return outcome

@@ -57,7 +57,7 @@ def warm_up(
         DisagreementError: there is no golden case, or one that cannot be run or differs.
         NotReadyError: `check_wanted` raised it.
     """
-    call = context.golden_requests.calls(program, context.watchdog.pulse)
+    call = context.golden_requests.calls(program, context.watchdog.heartbeat)
     for number, case in enumerate(archive.golden):
         context.check_wanted()
         context.watchdog.doing = f"a call of golden case {number} ('{case.name}')"

@@ -53,7 +53,7 @@ class LiveModels:
         quarantine: Mapping[str, str],
         report: Callable[[str], None],
         observer: Callable[[str, str], Observer] | None,
-        pulse: Heartbeat | None,
+        heartbeat: Heartbeat | None,
     ) -> None:
         """See `Repository`."""
         self.verified_total = 0
@@ -65,7 +65,7 @@ class LiveModels:
         self._limits = limits
         self._report = report
         self._observer = observer
-        self._pulse = pulse or Heartbeat()
+        self._heartbeat = heartbeat or Heartbeat()
         self._live: dict[str, dict[str, Engine]] = {}
         self._verifying: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._starting = EngineStarts(quarantine)
@@ -199,7 +199,9 @@ class LiveModels:
         """Return an engine that is not started."""
         manifest = archive.require_manifest()
         observer = self._observer and self._observer(manifest.name, manifest.version)
-        return Engine(archive, self._limits, observer, pulse=self._pulse, hung=self._has_hung)
+        return Engine(
+            archive, self._limits, observer, heartbeat=self._heartbeat, hung=self._has_hung
+        )
 
     def _has_hung(self, engine: Engine, reason: str) -> None:
         """Take an engine out of service after a call that did not end in time."""

@@ -46,7 +46,7 @@ class Repository(LiveModels):
         quarantine: Mapping[str, str] | None = None,
         report: Callable[[str], None] = lambda line: None,
         observer: Callable[[str, str], Observer] | None = None,
-        pulse: Heartbeat | None = None,
+        heartbeat: Heartbeat | None = None,
     ) -> None:
         """Find the archives; nothing is loaded yet.
 
@@ -60,7 +60,7 @@ class Repository(LiveModels):
             quarantine: the archives to refuse: reasons by digest.
             report: called with one line for each change after the start.
             observer: returns, by name and version, the function to call after each batch.
-            pulse: the heartbeat of the process, for models that run on its event loop.
+            heartbeat: the heartbeat of the process, for models that run on its event loop.
 
         Raises:
             UsageError: `load` is given in another mode.
@@ -68,7 +68,7 @@ class Repository(LiveModels):
         if load and mode != "explicit":
             raise UsageError(f"setting 'load' is for explicit mode, and the mode is '{mode}'")
         catalogue = Catalogue(paths, keys, mode == "explicit", loads)
-        super().__init__(catalogue, keys, limits, quarantine or {}, report, observer, pulse)
+        super().__init__(catalogue, keys, limits, quarantine or {}, report, observer, heartbeat)
         self.mode: Mode = mode
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._names = list(dict.fromkeys(load))

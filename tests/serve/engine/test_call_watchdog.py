@@ -19,21 +19,21 @@ from torchship.serve.system.heartbeat import Heartbeat
 MakeArchive = Callable[..., Path]
 
 
-def test_a_call_shows_in_the_pulse_also_if_it_fails() -> None:
-    pulse = Heartbeat()
+def test_a_call_shows_in_the_heartbeat_also_if_it_fails() -> None:
+    heartbeat = Heartbeat()
     seen: list[int] = []
 
     def call(method: str, inputs: object) -> Flat:
-        seen.append(pulse.shown().call)
+        seen.append(heartbeat.state().call)
         if method == "bad":
             raise ValueError
         return {}
 
-    assert marked(call, pulse, 7)("good", {}) == {}
-    assert pulse.shown().call == 0
+    assert marked(call, heartbeat, 7)("good", {}) == {}
+    assert heartbeat.state().call == 0
     with pytest.raises(ValueError):
-        marked(call, pulse, 7)("bad", {})
-    assert pulse.shown().call == 0
+        marked(call, heartbeat, 7)("bad", {})
+    assert heartbeat.state().call == 0
     assert seen == [7, 7]
 
 
@@ -43,7 +43,7 @@ def test_a_call_that_takes_too_long_is_told_once() -> None:
         watch = CallWatchdog(3, 0.1)
         watch.start(told.put_nowait)
         watch.doing = "a call of golden case 2 ('x')"
-        watch.pulse.enter(3)
+        watch.heartbeat.enter(3)
         first = await asyncio.wait_for(told.get(), 60)
         assert told.empty()
         watch.stop()
@@ -57,22 +57,22 @@ def test_time_in_which_the_process_did_not_run_does_not_count() -> None:
         told: asyncio.Queue[str] = asyncio.Queue()
         watch = CallWatchdog(3, 0.1)
         watch.start(told.put_nowait)
-        watch.pulse.enter(3)
+        watch.heartbeat.enter(3)
         threading.Event().wait(0.5)  # as if stopped: the event loop does not turn
         for _ in range(3):
             await asyncio.sleep(0)
-        watch.pulse.leave()
+        watch.heartbeat.leave()
         watch.stop()
         return told.empty()
 
     assert asyncio.run(look())
 
 
-def test_a_model_on_the_event_loop_shows_in_the_pulse_of_the_process(
+def test_a_model_on_the_event_loop_shows_in_the_heartbeat_of_the_process(
     make_archive: MakeArchive,
 ) -> None:
     """Another thread looks until it sees the call: the event loop itself cannot."""
-    pulse = Heartbeat()
+    heartbeat = Heartbeat()
     seen = threading.Event()
     done = threading.Event()
 
@@ -80,23 +80,23 @@ def test_a_model_on_the_event_loop_shows_in_the_pulse_of_the_process(
         engine = Engine(
             open_archive(make_archive("held")),
             Limits(max_batch=2, inline_threshold_seconds=10),
-            pulse=pulse,
+            heartbeat=heartbeat,
         )
-        other = Engine(open_archive(make_archive("held", version="2")), pulse=pulse)
+        other = Engine(open_archive(make_archive("held", version="2")), heartbeat=heartbeat)
         assert 0 < engine.number != other.number > 0
 
         def look() -> None:
             while not done.is_set():
-                if pulse.shown().call == engine.number:
+                if heartbeat.state().call == engine.number:
                     seen.set()
                     return
 
         await engine.start()
-        assert pulse.shown().call == 0
+        assert heartbeat.state().call == 0
         looking = threading.Thread(target=look)
         looking.start()
         await call_engine(engine, "forward", {"x": torch.full((1, 1), 100_000.0)})
-        assert pulse.shown().call == 0
+        assert heartbeat.state().call == 0
         done.set()
         await asyncio.to_thread(looking.join)
         await engine.retire()
@@ -105,7 +105,7 @@ def test_a_model_on_the_event_loop_shows_in_the_pulse_of_the_process(
     assert seen.is_set()
 
 
-def test_golden_cases_on_the_event_loop_show_in_the_pulse(make_archive: MakeArchive) -> None:
+def test_golden_cases_on_the_event_loop_show_in_the_heartbeat(make_archive: MakeArchive) -> None:
     class Noted(Heartbeat):
         """Keeps what it was told."""
 
@@ -117,14 +117,16 @@ def test_golden_cases_on_the_event_loop_show_in_the_pulse(make_archive: MakeArch
             self.entered.append(engine)
             super().enter(engine)
 
-    pulse = Noted()
+    heartbeat = Noted()
     archive = open_archive(make_archive("memory"))
 
     async def start() -> int:
-        engine = Engine(archive, Limits(max_batch=2, inline_threshold_seconds=10), pulse=pulse)
+        engine = Engine(
+            archive, Limits(max_batch=2, inline_threshold_seconds=10), heartbeat=heartbeat
+        )
         await engine.start()
         await engine.retire()
         return engine.number
 
     number = asyncio.run(start())
-    assert pulse.entered == [number] * 3 * sum(len(case.steps) for case in archive.golden)
+    assert heartbeat.entered == [number] * 3 * sum(len(case.steps) for case in archive.golden)
