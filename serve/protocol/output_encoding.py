@@ -25,12 +25,12 @@ async def encode_answer(
         RequestError: an output cannot be sent in the requested form.
         OverloadError: no helper process could encode large JSON.
     """
+    ranked = [output.name for output in request.outputs if output.classes]
 
     def made() -> Body | AnswerDraft:
-        found = classified(outputs, request.outputs, manifest.labels)
+        found = classified(outputs, request.outputs, manifest.labels) if ranked else outputs
         return encode_outputs(request, manifest.name, manifest.version, found, request.id)
 
-    ranked = [output.name for output in request.outputs if output.classes]
     if sum(outputs[name].nbytes for name in ranked if name in outputs) > LARGE_JSON:
         # Sorting releases the GIL, and the rest runs element by element, so a thread is enough.
         answer = await asyncio.to_thread(made)

@@ -38,6 +38,7 @@ class Signature:
         known = wire_inputs(method)
         self._exact = {leaf.name: leaf for leaf in known if "*" not in leaf.name}
         self._patterns = [leaf for leaf in known if "*" in leaf.name]
+        self._unchanged = {name for name, leaf in self._exact.items() if leaf.kind != "str"}
         self._outputs = frozenset(leaf.name for leaf in leaves(method.outputs))
 
     def leaf(self, name: str) -> Leaf:
@@ -67,6 +68,9 @@ class Signature:
         """
         flat: dict[str, RawTensor] = {}
         for name, value in values.items():
+            if type(value) is RawTensor and name in self._unchanged:
+                flat[name] = value  # most are; to look for their leaves takes 1 us a request
+                continue
             leaf = self.leaf(name)
             if isinstance(value, Strings):
                 if leaf.kind != "str" or value.shape not in ((), (1,)):
