@@ -39,7 +39,8 @@ from torchship.serve.protocol.tensors import short
 from torchship.serve.protocol.wire_signature import describe, describe_config
 from torchship.serve.repository.catalogue import IndexEntry
 from torchship.serve.repository.repository import Repository
-from torchship.serve.sequences.sequences import Sequences, open_store
+from torchship.serve.sequences.sequences import Sequences
+from torchship.serve.sequences.store_choice import open_store
 from torchship.serve.settings import Settings, read_networks
 from torchship.serve.system.body_memory import BodyMemory
 from torchship.serve.system.package_version import package_version

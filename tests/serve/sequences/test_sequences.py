@@ -37,7 +37,8 @@ from torchship.serve.protocol.messages import InferRequest
 from torchship.serve.repository.repository import Repository
 from torchship.serve.sequences.memory_store import MemoryStore
 from torchship.serve.sequences.redis_store import RedisStore
-from torchship.serve.sequences.sequences import Sequences, needs_single_worker, open_store
+from torchship.serve.sequences.sequences import Sequences
+from torchship.serve.sequences.store_choice import needs_single_worker, open_store
 from torchship.serve.settings import Settings
 from torchship.serve.telemetry.records import Record
 
