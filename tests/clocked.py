@@ -15,7 +15,7 @@ from programs import Loader
 from torchship.serve.process.server import Shared, make_repository, make_server
 from torchship.serve.settings import Settings
 from torchship.serve.telemetry.metrics import Metrics
-from torchship.serve.telemetry.samples import figures_of
+from torchship.serve.telemetry.samples import samples_of
 
 WAIT = 60  # seconds until a test that waits for an event has failed
 TURNS = 8  # of the event loop, in which the last connections end
@@ -157,7 +157,7 @@ class ClockedServer:
 
     def counted(self) -> dict[Line, int]:
         """Return how many requests were counted, by model and status."""
-        figures = figures_of(self.run(self._metrics.own(self._repository.status())))
+        figures = samples_of(self.run(self._metrics.own(self._repository.status())))
         return {
             Line(one.labels["model"], int(one.labels["code"])): int(one.value)
             for one in figures

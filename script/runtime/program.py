@@ -6,7 +6,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from threading import get_ident
 from typing import Any
 
@@ -21,7 +21,7 @@ from torchship.script.format.plain_tensors import plain
 from torchship.script.format.tree import SCALAR_DTYPES, Flat, build, flatten, matches
 from torchship.script.runtime import floating_point
 from torchship.script.runtime.out_of_memory import amount, ran_out
-from torchship.script.runtime.output_check import OutputCheck, SignatureError
+from torchship.script.runtime.output_check import OutputCheck, Shaped, SignatureError
 from torchship.script.runtime.printing import end_line, running, unfinished
 from torchship.script.runtime.torchscript import entry, inference, raised_message
 
@@ -216,11 +216,19 @@ class _Plan:
         Raises:
             InputError: the size of a state does not follow from the other inputs.
         """
-        missing = [node for node in self._starts if node.name not in inputs]
-        if not missing:
-            return inputs
-        given = dict(inputs)
-        for node in missing:
+        state = self.initial_state(inputs, symbols)
+        return {**inputs, **state} if state else inputs
+
+    def initial_state(self, given: Container[str], symbols: Mapping[str, int]) -> Flat:
+        """Return zeros for the state inputs that start at zeros and are not given.
+
+        Raises:
+            InputError: as `started`.
+        """
+        state: Flat = {}
+        for node in self._starts:
+            if node.name in given:
+                continue
             shape = []
             for size in node.shape:
                 known = symbols.get(size) if isinstance(size, str) else size
@@ -230,24 +238,22 @@ class _Plan:
                         f"other input: expected {_text(node)}"
                     )
                 shape.append(known)
-            given[node.name] = torch.zeros(shape, dtype=dtypes.BY_NAME[node.dtype].torch)
-        return given
+            state[node.name] = torch.zeros(shape, dtype=dtypes.BY_NAME[node.dtype].torch)
+        return state
 
 
-def with_state(
-    signature: Method, inputs: Mapping[str, torch.Tensor], symbols: Mapping[str, int]
-) -> Flat:
-    """Return the inputs, with zeros for missing state inputs that start at zeros.
+def initial_state(signature: Method, given: Container[str], symbols: Mapping[str, int]) -> Flat:
+    """Return zeros for the state inputs that start at zeros and are not among those `given`.
 
     `symbols` is the result of `check_inputs`.
 
     Raises:
         InputError: a state's size follows from no other input.
     """
-    return dict(_Plan(signature).started(inputs, symbols))
+    return _Plan(signature).initial_state(given, symbols)
 
 
-def check_inputs(signature: Method, inputs: Mapping[str, torch.Tensor]) -> dict[str, int]:
+def check_inputs(signature: Method, inputs: Mapping[str, Shaped]) -> dict[str, int]:
     """Check names, dtypes and shapes; return the size of each symbol.
 
     Raises:
@@ -263,7 +269,7 @@ def check_inputs(signature: Method, inputs: Mapping[str, torch.Tensor]) -> dict[
     return symbols
 
 
-def _check_leaf(leaf: Leaf, name: str, tensor: torch.Tensor, symbols: dict[str, int]) -> None:
+def _check_leaf(leaf: Leaf, name: str, tensor: Shaped, symbols: dict[str, int]) -> None:
     shape = tensor.shape
     if not isinstance(leaf, TensorNode):
         if leaf.kind == "str":
@@ -285,7 +291,7 @@ def _check_leaf(leaf: Leaf, name: str, tensor: torch.Tensor, symbols: dict[str, 
             )
 
 
-def _actual(tensor: torch.Tensor) -> str:
+def _actual(tensor: Shaped) -> str:
     return f"{dtypes.name_of(tensor.dtype)}[{','.join(map(str, tensor.shape))}]"
 
 

@@ -6,13 +6,11 @@ from collections.abc import Hashable, Iterator, Mapping
 from typing import NamedTuple
 
 from torchship.script.format.manifest import Method
-from torchship.script.format.tree import Flat
 from torchship.script.runtime.batch import BATCH
 from torchship.script.runtime.program import check_inputs
 from torchship.serve.engine.batching import Batching, Kind
 from torchship.serve.engine.limits import Limits
 from torchship.serve.protocol.tensors import RawTensor
-from torchship.serve.protocol.wire_signature import Signature
 
 MOST_ADMITTED = 256  # combinations of names, dtypes and shapes that are remembered as valid
 
@@ -36,12 +34,11 @@ class Admissions:
 
     def __init__(self, method: Method, batching: Batching, limits: Limits) -> None:
         self._method = method
-        self._signature = Signature(method)
         self._batching = batching
         self._limits = limits
         self._known: dict[Hashable, Admitted] = {}
 
-    def admit(self, inputs: Flat) -> Admitted:
+    def admit(self, inputs: Mapping[str, RawTensor]) -> Admitted:
         """Check inputs and return what follows from them.
 
         Raises:
@@ -61,21 +58,9 @@ class Admissions:
             self._known[key] = admitted
         return admitted
 
-    def admit_packed(self, inputs: Mapping[str, RawTensor]) -> Admitted | None:
-        """Do as `admit` with inputs that are still bytes; return None if their values are needed.
-
-        Raises:
-            RequestError: an unknown input, or a string for an input that takes none.
-            InputError: they do not fit the signature.
-        """
-        key = tuple([(name, value.dtype, value.shape) for name, value in inputs.items()])
-        admitted = self._known.get(key)
-        if admitted is None and self._batching.follows_from_shapes(inputs):
-            tensors = {name: value.tensor() for name, value in inputs.items()}
-            admitted = self.admit(self._signature.to_flat(tensors))
-        return admitted
-
-    def parts(self, inputs: Flat, whole: Admitted) -> Iterator[tuple[Flat, Admitted]]:
+    def parts(
+        self, inputs: Mapping[str, RawTensor], whole: Admitted
+    ) -> Iterator[tuple[Mapping[str, RawTensor], Admitted]]:
         """Cut a request that is too large for one call; yield parts with what is known of them."""
         for part in self._batching.cut(inputs, whole.rows_in_call):
             rows = self._batching.rows(part)
@@ -84,5 +69,5 @@ class Admissions:
             yield part, whole._replace(symbols=symbols, rows=rows, nbytes=nbytes, whole=True)
 
 
-def _size(inputs: Flat) -> int:
-    return sum([tensor.nbytes for tensor in inputs.values()])
+def _size(inputs: Mapping[str, RawTensor]) -> int:
+    return sum([raw.nbytes for raw in inputs.values()])

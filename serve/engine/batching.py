@@ -6,7 +6,7 @@ gives each request the outputs that it would have had alone, up to the rounding 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -19,15 +19,15 @@ from torchship.script.runtime.output_check import (
     input_symbols,
     sizes_follow_from_shapes,
 )
-from torchship.script.runtime.program import with_state
-from torchship.serve.engine.input_buffers import (
-    Given,
-    InputBufferPool,
-    InputBuffers,
-    are_packed,
-    fits,
+from torchship.script.runtime.program import initial_state
+from torchship.serve.engine.input_buffers import InputBufferPool, InputBuffers, fits
+from torchship.serve.protocol.tensors import (
+    RawTensor,
+    aligned_tensor,
+    concatenate,
+    pack,
+    split_packed,
 )
-from torchship.serve.protocol.tensors import RawTensor, join_packed, pack, split_packed
 
 Kind = Hashable
 """What is equal for requests that may run as one call."""
@@ -75,8 +75,8 @@ class Batching:
         # Rows along a later dimension are not contiguous in memory.
         self._buffered = self.possible and not any(self._inputs.values())
 
-    def allow(self, calls: Iterable[Flat]) -> None:
-        """Join only requests that give the same inputs as one of these calls, apart from state.
+    def allow(self, calls: Iterable[Iterable[str]]) -> None:
+        """Join only requests with the names of one of these calls' inputs, apart from state.
 
         State that is left out starts with zeros, so it may be given or not.
         """
@@ -91,19 +91,19 @@ class Batching:
         """Whether calls differ in the batch only, so that the longest call is known."""
         return self.possible and self._fixed
 
-    def follows_from_shapes(self, inputs: Given) -> bool:
-        """Return whether rows and kind follow from names, dtypes and shapes alone."""
+    def follows_from_shapes(self, inputs: Collection[str]) -> bool:
+        """Return whether names, dtypes and shapes of these inputs decide their rows and kind."""
         return not self._numbers or self._numbers.isdisjoint(inputs)
 
-    def rows(self, inputs: Flat) -> int:
+    def rows(self, inputs: Mapping[str, RawTensor]) -> int:
         """Return how many rows the inputs have; 0 if they have no batch."""
-        for name, tensor in inputs.items():
+        for name, raw in inputs.items():
             axis = axis_of(name, self._inputs)
             if axis is not None:
-                return tensor.shape[axis]
+                return raw.shape[axis]
         return 0
 
-    def kind(self, inputs: Flat) -> Kind | None:
+    def kind(self, inputs: Mapping[str, RawTensor]) -> Kind | None:
         """Return what must be equal for requests to run together; None for one that runs alone.
 
         It is the names and the sizes beside the batch, and the values of numbers and strings.
@@ -115,13 +115,13 @@ class Batching:
             return None  # the warm-up has not shown that such rows are independent
         parts: list[Hashable] = []
         for name in sorted(inputs):
-            tensor = inputs[name]
+            raw = inputs[name]
             axis = axis_of(name, self._inputs)
             if axis is not None:
-                shape = tensor.shape
+                shape = raw.shape
                 parts.append((name, shape[:axis], shape[axis + 1 :]))
             elif name in self._numbers:
-                parts.append((name, tensor.dtype, pack(tensor).data))
+                parts.append((name, raw.dtype, bytes(raw.data)))
             else:
                 return None
         for sources in self._sources:
@@ -130,28 +130,27 @@ class Batching:
         return tuple(parts)
 
     def prepare(
-        self, requests: Sequence[Given], kind: Kind | None, symbols: Mapping[str, int]
+        self,
+        requests: Sequence[Mapping[str, RawTensor]],
+        kind: Kind | None,
+        symbols: Mapping[str, int],
     ) -> Flat:
         """Do as `join`, with the input tensors of an earlier small call if there are some.
 
         One call at a time of a method. `symbols` are the sizes in the whole call.
         """
-        if kind is None or not self._buffered:
-            return self.join(requests)
-        packed = are_packed(requests)
-        if packed is None:
+        if kind is None or not self._buffered or not self.follows_from_shapes(requests[0]):
             return self.join(requests)
         key = kind, symbols[BATCH]
-        if (filled := self.buffers.fill(key, packed)) is not None:
+        if (filled := self.buffers.fill(key, requests)) is not None:
             return filled
         inputs = self.join(requests)
         if fits(inputs):
-            whole = with_state(self._method, inputs, symbols)
-            state = {name: whole[name] for name in whole.keys() - inputs.keys()}
+            state = initial_state(self._method, inputs, symbols)
             self.buffers.keep(key, InputBuffers(inputs, state))
         return inputs
 
-    def join(self, requests: Sequence[Given]) -> Flat:
+    def join(self, requests: Sequence[Mapping[str, RawTensor]]) -> Flat:
         """Return the inputs of one call with the rows of all requests, which are of one kind.
 
         They are copies, with the allocator's alignment: the model may not write into a request,
@@ -160,36 +159,40 @@ class Batching:
         joined: Flat = {}
         for name, first in requests[0].items():
             axis = axis_of(name, self._inputs)
-            parts = [first] if axis is None else [inputs[name] for inputs in requests]
-            if not axis:  # the first dimension, or one request's value for all
-                packed = [part for part in parts if isinstance(part, RawTensor)]
-                if len(packed) == len(parts):
-                    joined[name] = join_packed(packed)
-                    continue
-            tensors = [part.tensor() if isinstance(part, RawTensor) else part for part in parts]
-            joined[name] = (
-                tensors[0].clone() if len(tensors) == 1 else torch.cat(tensors, axis or 0)
-            )
+            if axis is None:  # one request's value for all
+                joined[name] = aligned_tensor(first)
+            elif axis and len(requests) > 1:
+                joined[name] = torch.cat([inputs[name].tensor() for inputs in requests], axis)
+            else:
+                joined[name] = aligned_tensor(concatenate([inputs[name] for inputs in requests]))
         return joined
 
-    def cut(self, inputs: Flat, most: int) -> Iterator[Flat]:
+    def cut(self, inputs: Mapping[str, RawTensor], most: int) -> Iterator[dict[str, RawTensor]]:
         """Cut a large request into requests of at most `most` rows; `kind` was not None."""
         rows = self.rows(inputs)
         axes = {name: axis_of(name, self._inputs) for name in inputs}
+        tensors = {name: inputs[name].tensor() for name, axis in axes.items() if axis}
         for start in range(0, rows, most):
             count = min(most, rows - start)
-            yield {
-                name: tensor if (axis := axes[name]) is None else tensor.narrow(axis, start, count)
-                for name, tensor in inputs.items()
-            }
+            part = dict(inputs)
+            for name, axis in axes.items():
+                if axis:
+                    part[name] = pack(tensors[name].narrow(axis, start, count))
+                elif axis == 0:
+                    part[name] = split_packed(inputs[name], (start, count))[1]
+            yield part
 
-    def merge(self, outputs: Sequence[Flat]) -> Flat:
+    def merge(self, outputs: Sequence[Mapping[str, RawTensor]]) -> dict[str, RawTensor]:
         """Return the outputs of a request that was cut, joined again."""
-        merged: Flat = {}
+        merged: dict[str, RawTensor] = {}
         for name in outputs[0]:
             axis = axis_of(name, self._outputs)
             assert axis is not None, "a method that is cut has the batch in every output"
-            merged[name] = torch.cat([part[name] for part in outputs], axis)
+            parts = [part[name] for part in outputs]
+            if axis:
+                merged[name] = pack(torch.cat([part.tensor() for part in parts], axis))
+            else:
+                merged[name] = concatenate(parts)
         return merged
 
     def split(

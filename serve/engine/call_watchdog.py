@@ -22,12 +22,12 @@ SHORTEST_LOOK = 0.05  # seconds between two looks
 class CallWatchdog:
     """Looks at the heartbeat of one engine's thread, and reports a call that takes too long."""
 
-    def __init__(self, number: int, seconds: float, pulse: Heartbeat | None = None) -> None:
+    def __init__(self, number: int, seconds: float, heartbeat: Heartbeat | None = None) -> None:
         """Allow so many seconds for a call of the engine with that number.
 
-        `pulse` is the heartbeat of the engine's thread, by default a new one.
+        `heartbeat` is the heartbeat of the engine's thread, by default a new one.
         """
-        self.pulse = pulse or Heartbeat()
+        self.heartbeat = heartbeat or Heartbeat()
         """Of the engine's thread."""
         self.doing = "a call"
         """What runs now, as messages name it."""
@@ -58,8 +58,8 @@ class CallWatchdog:
         told = late()
         if told is None:
             return
-        shown = self.pulse.shown()
-        began = shown.began if shown.call else 0.0
+        state = self.heartbeat.state()
+        began = state.began if state.call else 0.0
         # Looks are counted, not seconds: the process may have been stopped for a while, or its
         # event loop busy, which says nothing about the model.
         self._looks = self._looks + 1 if began and began == self._began else 0
@@ -71,18 +71,18 @@ class CallWatchdog:
             self._plan(late)
 
     def marked(self, call: Call) -> Call:
-        """Return `call`, which shows in the thread's pulse for as long as it runs."""
-        return marked(call, self.pulse, self._number)
+        """Return `call`, which shows in the thread's heartbeat for as long as it runs."""
+        return marked(call, self.heartbeat, self._number)
 
 
-def marked(call: Call, pulse: Heartbeat, number: int) -> Call:
-    """Return `call`, which shows in a pulse for as long as it runs."""
+def marked(call: Call, heartbeat: Heartbeat, number: int) -> Call:
+    """Return `call`, which shows in a heartbeat for as long as it runs."""
 
-    def shown(method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
-        pulse.enter(number)
+    def run(method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
+        heartbeat.enter(number)
         try:
             return call(method, inputs)
         finally:
-            pulse.leave()
+            heartbeat.leave()
 
-    return shown
+    return run

@@ -61,7 +61,7 @@ class Engine(RequestEntry, ReferenceCounted):
         limits: Limits | None = None,
         observer: Observer | None = None,
         *,
-        pulse: Heartbeat | None = None,
+        heartbeat: Heartbeat | None = None,
         hung: Callable[[Engine, str], None] = lambda engine, why: None,
         load: Callable[[Archive, str], Program] = Archive.program,
         clock: ThreadClock | None = None,
@@ -72,7 +72,7 @@ class Engine(RequestEntry, ReferenceCounted):
             archive: what to load.
             limits: what the engine may use.
             observer: receives a report of each call of the model.
-            pulse: the process's heartbeat, which shows the calls that run on the event loop.
+            heartbeat: the process's heartbeat, which shows the calls that run on the event loop.
             hung: called once, on the event loop, if the engine went out of service after it had
                 become ready, with the reason.
             load: makes the program of an archive, on a device such as `cpu`; in the engine's
@@ -88,7 +88,7 @@ class Engine(RequestEntry, ReferenceCounted):
         self.digest = archive.digest
         """The SHA-256 of the archive's file."""
         self._archive = archive
-        self._pulse = pulse or Heartbeat()
+        self._heartbeat = heartbeat or Heartbeat()
         self._hung = hung
         self._load = load
         self._clock = clock
@@ -153,14 +153,14 @@ class Engine(RequestEntry, ReferenceCounted):
 
     async def _move_to_loop(self, program: Program) -> None:
         """Run the golden cases on the event loop, other tasks between them; then batches there."""
-        call = self._golden_requests().calls(program, self._pulse)
+        call = self._golden_requests().calls(program, self._heartbeat)
         for number in range(len(self._archive.golden)):
             self._lifecycle.check_warming_up()
             check_golden_case(call, self._archive, number)
             await asyncio.sleep(0)
         monitor = LoopCallMonitor(self._limits.inline_threshold_seconds, self._clock)
         self._dispatcher.executor = LoopExecutor(
-            self._pipeline, self._pulse, monitor, self._thread, self.manifest.name
+            self._pipeline, self._heartbeat, monitor, self._thread, self.manifest.name
         )
 
     def _golden_requests(self) -> GoldenRequests:

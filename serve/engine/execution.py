@@ -36,7 +36,7 @@ class BatchRunner:
         self,
         jobs: Sequence[Job],
         program: Callable[[], Program],
-        pulse: Heartbeat,
+        heartbeat: Heartbeat,
         timings: list[BatchTiming],
     ) -> list[Outcome]:
         """Run a batch; if it fails, its halves, so that one bad request fails alone.
@@ -47,7 +47,7 @@ class BatchRunner:
         Args:
             jobs: of one method and kind.
             program: gives the program, or raises what the jobs are to be told instead.
-            pulse: shows each call while it runs.
+            heartbeat: shows each call while it runs.
             timings: takes in each call of the program.
         """
         isolation = self._isolation
@@ -60,7 +60,7 @@ class BatchRunner:
             if not live:
                 continue
             try:
-                outcomes += zip(live, self._call(live, program, pulse, timings), strict=True)
+                outcomes += zip(live, self._call(live, program, heartbeat, timings), strict=True)
             except Exception as error:
                 if len(live) == 1:
                     outcomes.append((live[0], explained(error)))
@@ -87,7 +87,7 @@ class BatchRunner:
         self,
         live: Sequence[Job],
         program: Callable[[], Program],
-        pulse: Heartbeat,
+        heartbeat: Heartbeat,
         timings: list[BatchTiming],
     ) -> Sequence[Outputs]:
         """Run jobs as one call, and note its times unless its jobs are to run again."""
@@ -102,11 +102,11 @@ class BatchRunner:
             inputs = batching.prepare([job.inputs for job in live], first.kind, symbols)
             joined = now()
             ready = program()
-            pulse.enter(self._engine_number)
+            heartbeat.enter(self._engine_number)
             try:
                 outputs = ready.run(first.method, inputs, symbols)
             finally:
-                pulse.leave()
+                heartbeat.leave()
             finished = now()
             wanted = first.wanted if len(live) == 1 else _union([job.wanted for job in live])
             parts = batching.split(outputs, [job.rows for job in live], symbols, wanted)

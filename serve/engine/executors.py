@@ -156,7 +156,9 @@ class ThreadExecutor:
         while jobs := pipeline.queue.take(limits.max_batch, limits.max_batch_bytes):
             self.running = jobs
             timings: list[BatchTiming] = []
-            outcomes = pipeline.runner.run(jobs, pipeline.program, self._watchdog.pulse, timings)
+            outcomes = pipeline.runner.run(
+                jobs, pipeline.program, self._watchdog.heartbeat, timings
+            )
             tell(pipeline.queue.loop or loop, deliver, outcomes, timings, pipeline.observer)
             self.running = ()
             del jobs, outcomes, timings  # they may be large, and the next may be long in coming
@@ -172,7 +174,7 @@ class LoopExecutor:
     def __init__(
         self,
         pipeline: Pipeline,
-        pulse: Heartbeat,
+        heartbeat: Heartbeat,
         monitor: LoopCallMonitor,
         thread: ThreadExecutor,
         model: str,
@@ -181,8 +183,8 @@ class LoopExecutor:
 
         Args:
             pipeline: what batches go through.
-            pulse: the process's own, which its watchdog reads: no one else can notice a call that
-                keeps the event loop from turning.
+            heartbeat: the process's own, which its watchdog reads: no one else can notice a call
+                that keeps the event loop from turning.
             monitor: measures the calls.
             thread: runs the batches when the model is too slow, from then on.
             model: its name, for the log.
@@ -190,7 +192,7 @@ class LoopExecutor:
         self.runs_on_loop = True
         """Whether batches run on the event loop; the thread runs them otherwise."""
         self._pipeline = pipeline
-        self._pulse = pulse
+        self._heartbeat = heartbeat
         self._monitor = monitor
         self._thread = thread
         self._model = model
@@ -219,7 +221,7 @@ class LoopExecutor:
         timings: list[BatchTiming] = []
         monitor.begin()
         try:
-            outcomes = pipeline.runner.run(jobs, pipeline.program, self._pulse, timings)
+            outcomes = pipeline.runner.run(jobs, pipeline.program, self._heartbeat, timings)
         except BaseException as raised:  # it ends the event loop, and no one else knows these jobs
             what = f"its call was ended by {type(raised).__name__}"
             deliver([(job, OutOfServiceError(what)) for job in jobs])

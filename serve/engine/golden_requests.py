@@ -18,14 +18,13 @@ from torchship.script.runtime.program import Program
 from torchship.serve.engine.admission import Admissions, Admitted
 from torchship.serve.engine.batching import Batching
 from torchship.serve.engine.execution import BatchRunner
-from torchship.serve.engine.input_buffers import Given
 from torchship.serve.engine.limits import Limits
 from torchship.serve.engine.queue import Job
 from torchship.serve.errors import DisagreementError
 from torchship.serve.protocol.drafts import LARGE_JSON, AnswerDraft
 from torchship.serve.protocol.messages import (
     InferRequest,
-    decode_packed,
+    decode_request,
     decode_response,
     encode_outputs,
     encode_request,
@@ -34,13 +33,9 @@ from torchship.serve.protocol.request_header import WantedOutput
 from torchship.serve.protocol.tensors import (
     WITHOUT_JSON,
     RawTensor,
-    Strings,
     Wire,
     datatype_of,
-    pack,
-    tensors_of,
     to_binary,
-    unpacked,
 )
 from torchship.serve.protocol.wire_signature import Signature
 from torchship.serve.system.heartbeat import Heartbeat
@@ -65,10 +60,10 @@ class GoldenRequests:
         }
         self._runner = runner
 
-    def calls(self, program: Program, pulse: Heartbeat) -> Call:
+    def calls(self, program: Program, heartbeat: Heartbeat) -> Call:
         """Return a function that makes the program's calls as clients make theirs.
 
-        Each call shows in the pulse while it runs.
+        Each call shows in the heartbeat while it runs.
         """
 
         def call(method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
@@ -77,7 +72,7 @@ class GoldenRequests:
             came = _sent(sent, method, binary=True)
             if sum(value.nbytes for value in inputs.values()) <= LARGE_JSON:
                 _check_alike("input", came, _sent(sent, method, binary=False))
-            outputs = self._run(method, came, program, pulse)
+            outputs = self._run(method, came, program, heartbeat)
             answered = self._answered(outputs, method, binary=True)
             if sum(value.nbytes for value in outputs.values()) <= LARGE_JSON:
                 _check_alike("output", answered, self._answered(outputs, method, binary=False))
@@ -88,18 +83,18 @@ class GoldenRequests:
     def _run(
         self,
         method: str,
-        inputs: Mapping[str, RawTensor | Strings],
+        inputs: Mapping[str, Wire],
         program: Program,
-        pulse: Heartbeat,
+        heartbeat: Heartbeat,
     ) -> Mapping[str, RawTensor]:
-        """Run a request as `Engine.enter` does; one that it leaves to `Engine.call` as that does.
+        """Run a request as an engine does, one that is too large for one call in parts.
 
         Raises:
             TorchShipError: what a client would be told.
         """
         signature, admissions = self._methods[method]
 
-        def run(given: Given, known: Admitted) -> Mapping[str, RawTensor]:
+        def run(given: Mapping[str, RawTensor], known: Admitted) -> Mapping[str, RawTensor]:
             job = Job(
                 method=method,
                 inputs=given,
@@ -108,23 +103,17 @@ class GoldenRequests:
                 answer=Future(),
                 symbols=known.symbols,
             )
-            ((_, outcome),) = self._runner.run([job], lambda: program, pulse, [])
+            ((_, outcome),) = self._runner.run([job], lambda: program, heartbeat, [])
             if isinstance(outcome, Exception):
                 raise outcome
             return outcome
 
-        packed = {name: value for name, value in inputs.items() if isinstance(value, RawTensor)}
-        if len(packed) == len(inputs):
-            known = admissions.admit_packed(packed)
-            if known is not None and known.whole:
-                return run(packed, known)
-        flat = signature.to_flat({name: unpacked(value) for name, value in inputs.items()})
+        flat = signature.to_flat(inputs)
         admitted = admissions.admit(flat)
         if admitted.whole:
             return run(flat, admitted)
         parts = [run(part, known) for part, known in admissions.parts(flat, admitted)]
-        merged = self._batchings[method].merge([tensors_of(part) for part in parts])
-        return {name: pack(tensor) for name, tensor in merged.items()}
+        return self._batchings[method].merge(parts)
 
     def _answered(
         self, outputs: Mapping[str, RawTensor], method: str, *, binary: bool
@@ -139,16 +128,13 @@ class GoldenRequests:
         return decode_response(content, None if length is None else str(length)).outputs
 
 
-def _sent(
-    inputs: Mapping[str, Wire], method: str, *, binary: bool
-) -> Mapping[str, RawTensor | Strings]:
+def _sent(inputs: Mapping[str, Wire], method: str, *, binary: bool) -> Mapping[str, Wire]:
     """Return what the server reads in a request with these inputs."""
-    values = {name: value for name, value in inputs.items() if not isinstance(value, RawTensor)}
-    request = InferRequest(values, parameters={"method": method})
+    request = InferRequest(inputs, parameters={"method": method})
     body, length = encode_request(
-        request, lambda name: binary or _without_json(values[name]), "string"
+        request, lambda name: binary or _without_json(inputs[name]), "string"
     )
-    return decode_packed(body, None if length is None else str(length))[1]
+    return decode_request(body, None if length is None else str(length)).inputs
 
 
 def _without_json(value: Wire) -> bool:

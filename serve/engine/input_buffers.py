@@ -6,7 +6,6 @@ For a small model, making the input tensors takes a considerable part of the cal
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import cast
 
 import torch
 
@@ -15,9 +14,6 @@ from torchship.serve.protocol.tensors import RawTensor
 
 LARGEST = 1 << 16  # bytes of one call's inputs; making larger ones is a small part of their call
 MOST_BYTES = 1 << 20  # of all buffers of one method
-
-Given = Mapping[str, torch.Tensor] | Mapping[str, RawTensor]
-"""A request's inputs by flat name, as tensors or as the bytes that came."""
 
 
 class InputBuffers:
@@ -81,17 +77,6 @@ class InputBufferPool:
     def _drop(self, key: Hashable) -> None:
         dropped = self._buffers.pop(key, None)
         self.nbytes -= 0 if dropped is None else dropped.nbytes
-
-
-def are_packed(requests: Sequence[Given]) -> Sequence[Mapping[str, RawTensor]] | None:
-    """Return the requests if all are still bytes; None if one of them is tensors.
-
-    Of the inputs of one request either all are bytes or none.
-    """
-    for inputs in requests:
-        if type(next(iter(inputs.values()), None)) is not RawTensor:
-            return None
-    return cast("Sequence[Mapping[str, RawTensor]]", requests)
 
 
 def fits(inputs: Flat) -> bool:

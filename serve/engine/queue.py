@@ -12,7 +12,6 @@ from queue import SimpleQueue
 from typing import Protocol
 
 from torchship.serve.engine.batching import Kind
-from torchship.serve.engine.input_buffers import Given
 from torchship.serve.errors import QueueFullError
 from torchship.serve.protocol.tensors import RawTensor
 from torchship.serve.telemetry.records import Timing
@@ -42,7 +41,7 @@ class Job:
     """One request's call of a method, waiting for its outputs."""
 
     method: str
-    inputs: Given
+    inputs: Mapping[str, RawTensor]
     rows: int
     kind: Kind | None
     """Jobs of one method and kind may run together; None runs alone."""

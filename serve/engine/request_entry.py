@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 
 from torchship.script.format.manifest import Manifest
-from torchship.script.format.tree import Flat
 from torchship.serve.engine.admission import Admissions, Admitted
 from torchship.serve.engine.batching import Batching
 from torchship.serve.engine.dispatcher import Dispatcher
@@ -16,7 +15,7 @@ from torchship.serve.engine.lifecycle import Lifecycle
 from torchship.serve.engine.limits import Limits
 from torchship.serve.engine.queue import Answer, Job
 from torchship.serve.errors import RequestError
-from torchship.serve.protocol.tensors import RawTensor, tensors_of
+from torchship.serve.protocol.tensors import RawTensor
 from torchship.serve.protocol.wire_signature import Signature
 from torchship.serve.system.thread_clock import ThreadClock
 from torchship.serve.telemetry.records import SOURCE, TIMING
@@ -72,13 +71,13 @@ class RequestEntry:
     async def call(
         self,
         method: str,
-        inputs: Flat,
+        inputs: Mapping[str, RawTensor],
         *,
         wanted: frozenset[str] | None = None,
         priority: int = 2,
         timeout: float | None = None,
         gone: Callable[[], bool] | None = None,
-    ) -> Flat:
+    ) -> Mapping[str, RawTensor]:
         """Run a method, together with other requests that wait; one that is large, in parts.
 
         Args:
@@ -105,7 +104,7 @@ class RequestEntry:
         deadline = None if timeout is None else time.monotonic() + timeout
         futures: list[asyncio.Future[Mapping[str, RawTensor]]] = []
 
-        def job(part: Flat, known: Admitted) -> Job:
+        def job(part: Mapping[str, RawTensor], known: Admitted) -> Job:
             futures.append(create_future())
             return Job(
                 method=method,
@@ -126,8 +125,8 @@ class RequestEntry:
 
         if admitted.whole:
             self._dispatcher.put([job(inputs, admitted)])
-            return tensors_of(await futures[0])
-        outputs: list[Flat] = []
+            return await futures[0]
+        outputs: list[Mapping[str, RawTensor]] = []
         merge = self._batchings[method].merge
         parts = admissions.parts(inputs, admitted)
         # A request with more rows than may wait enters half of that at once, so that others find
@@ -140,7 +139,7 @@ class RequestEntry:
             futures.clear()
             self._dispatcher.put([job(part, known) for part, known in group])
             try:
-                outputs.append(merge([*map(tensors_of, await asyncio.gather(*futures))]))
+                outputs.append(merge(await asyncio.gather(*futures)))
             except BaseException:
                 for future in futures:  # the other parts are of no use any more
                     future.cancel()
@@ -162,19 +161,17 @@ class RequestEntry:
     ) -> bool:
         """Do as `call`, and tell `answer` instead of returning; return False if only `call` can.
 
-        Only `call` takes more rows or bytes than fit into one call of the model, and inputs whose
-        values must be looked at. `alone` says that no other request can come before this one is
-        answered: then `answer` may be told before this returns. `source` is the client, where it is
-        known.
+        Only `call` takes more rows or bytes than fit into one call of the model. `alone` says that
+        no other request can come before this one is answered: then `answer` may be told before this
+        returns. `source` is the client, where it is known.
 
         Raises:
-            RequestError: an unknown input, or a string for an input that takes none.
             InputError, NotReadyError, OutOfServiceError, QueueFullError: as `call`; `answer` is
                 told the others.
         """
         self._lifecycle.program()
-        known = self._admissions[method].admit_packed(inputs)
-        if known is None or not known.whole:
+        known = self._admissions[method].admit(inputs)
+        if not known.whole:
             return False
         symbols, rows, kind, nbytes, _, _ = known
         deadline = None if timeout is None else time.monotonic() + timeout

@@ -24,6 +24,7 @@ from torchship.serve.engine.call_watchdog import CallWatchdog
 from torchship.serve.engine.golden_requests import GoldenRequests
 from torchship.serve.engine.limits import Limits
 from torchship.serve.errors import DisagreementError, RequestError
+from torchship.serve.protocol.tensors import pack_all
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def warm_up(
         DisagreementError: there is no golden case, or one that cannot be run or differs.
         NotReadyError: `check_wanted` raised it.
     """
-    call = context.golden_requests.calls(program, context.watchdog.pulse)
+    call = context.golden_requests.calls(program, context.watchdog.heartbeat)
     for number, case in enumerate(archive.golden):
         context.check_wanted()
         context.watchdog.doing = f"a call of golden case {number} ('{case.name}')"
@@ -111,7 +112,7 @@ def _run_all_sizes(program: Program, archive: Archive, context: WarmupContext) -
     }
     rows: dict[str, Rows | None] = {}
     for name, batching in context.batchings.items():
-        given[name] = [inputs for inputs in given[name] if batching.kind(inputs)]
+        given[name] = [inputs for inputs in given[name] if batching.kind(pack_all(inputs))]
         batching.allow(given[name])
         context.watchdog.doing = (
             f"a call of method '{name}' with rows like those of the golden cases"

@@ -18,7 +18,7 @@ from starlette.types import Scope
 from torchship.serve.http.header_names import REQUEST_ID
 from torchship.serve.telemetry.logs import AccessLine
 from torchship.serve.telemetry.metrics import Metrics
-from torchship.serve.telemetry.records import TIMING, Record, Timing
+from torchship.serve.telemetry.records import SCOPE_KEY, TIMING, Record, Timing
 
 if TYPE_CHECKING:  # an extra, loaded by who asks for it
     from torchship.serve.telemetry.tracing import Tracer
@@ -47,6 +47,16 @@ class RequestAccounting:
             if name == REQUEST_ID and _SANE(value):
                 return Record(value, perf_counter())
         return Record(b"%s%016x" % (self._prefix, self._next()), perf_counter())
+
+    def record_of(self, scope: Scope) -> Record:
+        """Return the record in a request's scope; it begins if there is none yet.
+
+        A connection may refuse the rest of a request before the application's task has begun.
+        """
+        record: Record | None = scope.get(SCOPE_KEY)
+        if record is None:
+            record = scope[SCOPE_KEY] = self.begin(scope["headers"])
+        return record
 
     def begin_message(self, request_id: bytes) -> Record:
         """Return the record of one message of a WebSocket, under the id of its handshake."""

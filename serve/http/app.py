@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -40,12 +39,14 @@ from torchship.serve.protocol.tensors import short
 from torchship.serve.protocol.wire_signature import describe, describe_config
 from torchship.serve.repository.catalogue import IndexEntry
 from torchship.serve.repository.repository import Repository
-from torchship.serve.sequences.sequences import Sequences, open_store
+from torchship.serve.sequences.sequences import Sequences
+from torchship.serve.sequences.store_choice import open_store
 from torchship.serve.settings import Settings, read_networks
 from torchship.serve.system.body_memory import BodyMemory
+from torchship.serve.system.package_version import package_version
 from torchship.serve.telemetry.logs import access_line
 from torchship.serve.telemetry.metrics import Metrics
-from torchship.serve.telemetry.samples import expose, figures_of
+from torchship.serve.telemetry.samples import expose, samples_of
 from torchship.serve.telemetry.statistics import statistics
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def create_app(
 
     @app.get("/v2", responses=answers(schemas.ServerMetadata))
     async def server_metadata() -> Response:
-        return _json({"name": "torchship", "version": _own_version(), "extensions": EXTENSIONS})
+        return _json({"name": "torchship", "version": package_version(), "extensions": EXTENSIONS})
 
     @app.get("/metrics", response_class=Response, responses=FIGURES)
     async def prometheus(request: Request) -> Response:
@@ -133,7 +134,7 @@ def create_app(
     async def statistics_of_all() -> Response:
         live = [(e.name, e.version) for e in repository.index() if e.state == "READY"]
         families = await metrics.all(repository.status())
-        return _json(statistics(figures_of(families), live))
+        return _json(statistics(samples_of(families), live))
 
     def model_routes(path: str, model: type[BaseModel]) -> Callable[[Handler], Handler]:
         """Return a decorator that adds a route of a model, with and without its version."""
@@ -165,7 +166,7 @@ def create_app(
         version = request.path_params.get("version")
         versions = repository.versions(model) if version is None else [version]
         families = await metrics.all(repository.status())
-        return _json(statistics(figures_of(families), [(model, known) for known in versions]))
+        return _json(statistics(samples_of(families), [(model, known) for known in versions]))
 
     @app.post(
         "/v2/repository/index",
@@ -235,7 +236,7 @@ class Application(FastAPI):
     ) -> None:
         super().__init__(
             title="TorchShip",
-            version=_own_version(),
+            version=package_version(),
             docs_url=None,
             redoc_url=None,
             openapi_url=None,
@@ -299,10 +300,3 @@ async def _invalid(_: Request, error: Exception) -> Response:
 
 def _json(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(orjson.dumps(content), status, headers, media_type="application/json")
-
-
-def _own_version() -> str:
-    try:
-        return version("torchship")
-    except PackageNotFoundError:  # run from a checkout
-        return "0"

@@ -45,8 +45,7 @@ class Middleware:
         if scope["type"] != "http":
             await run_session(self.app, self.accounting, scope, receive, send)
             return
-        record = self.accounting.begin(scope["headers"])
-        scope[SCOPE_KEY] = record
+        record = self.accounting.record_of(scope)
         self.accounting.trace(record)
 
         async def watched(message: Message) -> None:

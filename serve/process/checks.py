@@ -11,7 +11,7 @@ from torchship.script.errors import ArchiveError, UsageError
 from torchship.script.format.manifest import Manifest
 from torchship.script.runtime.archive import open_archive
 from torchship.serve.repository.discovery import find_archives
-from torchship.serve.sequences.sequences import IN_PROCESS, needs_single_worker
+from torchship.serve.sequences.store_choice import IN_PROCESS, needs_single_worker
 from torchship.serve.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -217,7 +217,7 @@ def _make(settings: Settings, start: messages.Start, shared: Shared, channel: Ch
     repository = make_repository(
         *(settings, shared, metrics, WorkerRepository),
         channel=channel,
-        pulse=shared.heartbeat,
+        heartbeat=shared.heartbeat,
         pinned=start.pinned,
         quarantine=start.quarantine,
     )

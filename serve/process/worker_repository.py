@@ -72,7 +72,7 @@ class WorkerRepository(Repository):
             )
         # `_loading_of` reported the file's name; now the model's name is known.
         self._send(messages.ArchiveLoading(name=name, digest=digest, begins=True))
-        with self._pulse.loading():
+        with self._heartbeat.loading():
             return await super()._start_engine(archive)
 
     def _engine_of(self, archive: Archive) -> Engine:

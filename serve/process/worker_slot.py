@@ -120,7 +120,7 @@ class WorkerSlot:
 
     def heartbeat(self) -> HeartbeatState | None:
         """Return the state of the worker's heartbeat; None if there is no worker."""
-        return None if self._heartbeat is None else self._heartbeat.shown()
+        return None if self._heartbeat is None else self._heartbeat.state()
 
 
 class Backoff:

@@ -14,14 +14,14 @@ from torchship.script.format.dtypes import BY_TORCH
 from torchship.script.runtime.program import shape_text
 from torchship.serve.errors import RequestError
 from torchship.serve.protocol.request_header import WantedOutput
-from torchship.serve.protocol.tensors import Strings, Value
+from torchship.serve.protocol.tensors import RawTensor, Strings, Wire
 
 
 def classified(
-    outputs: Mapping[str, Value],
+    outputs: Mapping[str, Wire],
     wanted: Sequence[WantedOutput],
     labels: Mapping[str, Sequence[str]],
-) -> dict[str, Value]:
+) -> dict[str, Wire]:
     """Return the outputs, replacing those for which `wanted` sets `classes` by their classes.
 
     Raises:
@@ -35,7 +35,7 @@ def classified(
     return found
 
 
-def largest(name: str, value: Value, count: int, labels: Mapping[str, Sequence[str]]) -> Strings:
+def largest(name: str, value: Wire, count: int, labels: Mapping[str, Sequence[str]]) -> Strings:
     """Return the `count` largest classes of each row, or all if there are fewer.
 
     Among equal values the lower index comes first. NaN counts as the largest.
@@ -43,6 +43,8 @@ def largest(name: str, value: Value, count: int, labels: Mapping[str, Sequence[s
     Raises:
         RequestError: the output is not numeric, or has no dimension of classes.
     """
+    if isinstance(value, RawTensor):
+        value = value.tensor()
     if isinstance(value, Strings) or value.dtype is torch.bool or not value.dim():
         got = (
             f"BYTES{shape_text(value.shape)}"

@@ -54,7 +54,8 @@ DEFAULT_PRIORITY = 2
 class InferRequest:
     """A request: inputs by name, the requested outputs (empty for all), id and parameters."""
 
-    inputs: dict[str, Value]
+    inputs: Mapping[str, Wire]
+    """Raw tensors and strings where the request was read from bytes."""
     outputs: tuple[WantedOutput, ...] = ()
     id: str | None = None
     parameters: dict[str, object] = field(default_factory=dict)
@@ -135,39 +136,10 @@ class InferResponse:
 def decode_request(body: bytes | bytearray, header_length: str | None = None) -> InferRequest:
     """Read a request; `header_length` is the HTTP header `Inference-Header-Content-Length`.
 
-    Its tensors are copies, so that a model cannot write to the body.
+    Its raw tensors may share the body's memory.
 
     Raises:
         RequestError: the body does not follow the protocol, or contradicts itself.
-    """
-    return _unpacked(*decode_packed(body, header_length))
-
-
-def read_request(head: Mapping[str, object], rest: memoryview | None) -> InferRequest:
-    """Read a request whose JSON is parsed already; `data` may be a tensor's raw bytes.
-
-    `rest` is the binary data after the JSON; None if the request has no header length.
-
-    Raises:
-        RequestError: as `decode_request`.
-    """
-    read = read_head(head)
-    inputs = _read_tensors(read.inputs, rest)
-    return _unpacked(InferRequest({}, read.outputs, read.id, read.parameters), inputs)
-
-
-def _unpacked(request: InferRequest, inputs: Mapping[str, RawTensor | Strings]) -> InferRequest:
-    request.inputs.update((name, unpacked(value)) for name, value in inputs.items())
-    return request
-
-
-def decode_packed(
-    body: bytes | bytearray, header_length: str | None = None
-) -> tuple[InferRequest, dict[str, RawTensor | Strings]]:
-    """Read a request; return it without inputs, and the inputs as raw tensors over the body.
-
-    Raises:
-        RequestError: as `decode_request`.
     """
     text, rest = split_body(body, header_length)
     layout = None
@@ -180,7 +152,20 @@ def decode_packed(
         inputs = {n: RawTensor(dtype, shape, rest[at]) for n, dtype, shape, at in layout.inputs}
     else:
         inputs = _read_tensors(head.inputs, rest, bools=rest is not None or _has_bools(body))
-    return InferRequest({}, head.outputs, head.id, head.parameters), inputs
+    return InferRequest(inputs, head.outputs, head.id, head.parameters)
+
+
+def read_request(head: Mapping[str, object], rest: memoryview | None) -> InferRequest:
+    """Read a request whose JSON is parsed already; `data` may be a tensor's raw bytes.
+
+    `rest` is the binary data after the JSON; None if the request has no header length.
+
+    Raises:
+        RequestError: as `decode_request`.
+    """
+    read = read_head(head)
+    inputs = _read_tensors(read.inputs, rest)
+    return InferRequest(inputs, read.outputs, read.id, read.parameters)
 
 
 def _has_bools(body: bytes | bytearray) -> bool:

@@ -13,7 +13,7 @@ from torchship.script.format.nodes import TensorNode
 from torchship.script.runtime.program import shape_text
 from torchship.serve.errors import RequestError
 from torchship.serve.protocol.messages import InferRequest
-from torchship.serve.protocol.tensors import from_binary, unpacked
+from torchship.serve.protocol.tensors import from_binary
 from torchship.serve.protocol.wire_signature import optional_inputs, wire_inputs
 
 
@@ -43,7 +43,7 @@ def decode_raw(method: Method, body: bytes | bytearray) -> InferRequest:
         )
     shape = tuple(s if isinstance(s, int) else len(body) // step for s in leaf.shape)
     value = from_binary(what, dtype.wire, shape, memoryview(body))
-    return InferRequest({leaf.name: unpacked(value)}, parameters={"binary_data_output": True})
+    return InferRequest({leaf.name: value}, parameters={"binary_data_output": True})
 
 
 def _only_tensor(method: Method) -> TensorNode:

@@ -84,23 +84,27 @@ def pack(tensor: torch.Tensor) -> RawTensor:
         return pack(settled)
 
 
-def tensors_of(outputs: Mapping[str, RawTensor]) -> dict[str, torch.Tensor]:
-    """Return raw tensors as tensors, by name."""
-    return {name: value.tensor() for name, value in outputs.items()}
+def pack_all(tensors: Mapping[str, torch.Tensor]) -> dict[str, RawTensor]:
+    """Return copies of CPU tensors as raw tensors, by name."""
+    return {name: pack(tensor) for name, tensor in tensors.items()}
 
 
-def join_packed(parts: Sequence[RawTensor]) -> torch.Tensor:
-    """Concatenate along the first dimension, in memory with the allocator's alignment."""
+def concatenate(parts: Sequence[RawTensor]) -> RawTensor:
+    """Concatenate along the first dimension; a single part is returned as it is."""
     first = parts[0]
-    data = first.data if len(parts) == 1 else b"".join([part.data for part in parts])
-    shape = first.shape
-    if len(parts) > 1:
-        shape = (sum(part.shape[0] for part in parts), *shape[1:])
-    if not data:
-        return torch.empty(shape, dtype=first.dtype)
-    whole = torch.empty(len(data), dtype=torch.uint8)
-    whole.numpy()[:] = np.frombuffer(data, np.uint8)
-    return whole.view(first.dtype).view(shape)
+    if len(parts) == 1:
+        return first
+    shape = (sum([part.shape[0] for part in parts]), *first.shape[1:])
+    return RawTensor(first.dtype, shape, b"".join([part.data for part in parts]))
+
+
+def aligned_tensor(raw: RawTensor) -> torch.Tensor:
+    """Return a copy as a tensor, in memory with the allocator's alignment."""
+    if not raw.data:
+        return torch.empty(raw.shape, dtype=raw.dtype)
+    whole = torch.empty(len(raw.data), dtype=torch.uint8)
+    whole.numpy()[:] = np.frombuffer(raw.data, np.uint8)
+    return whole.view(raw.dtype).view(raw.shape)
 
 
 def split_packed(whole: RawTensor, rows: Sequence[int]) -> list[RawTensor]:

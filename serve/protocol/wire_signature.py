@@ -9,10 +9,18 @@ import torch
 from torchship.script.format.dtypes import BY_NAME, name_of
 from torchship.script.format.manifest import Manifest, Method
 from torchship.script.format.nodes import Leaf, TensorNode, leaves, omissible
-from torchship.script.format.tree import SCALAR_DTYPES, Flat, bytes_to_tensor, matches
+from torchship.script.format.tree import SCALAR_DTYPES, matches
 from torchship.script.runtime.program import shape_text
 from torchship.serve.errors import RequestError
-from torchship.serve.protocol.tensors import BYTES, Strings, Value, datatype_of, pack
+from torchship.serve.protocol.tensors import (
+    BYTES,
+    RawTensor,
+    Strings,
+    Value,
+    Wire,
+    datatype_of,
+    pack,
+)
 
 PLATFORM = "pytorch_libtorch"  # as Triton names a TorchScript model
 BACKEND = "torchship"
@@ -30,6 +38,7 @@ class Signature:
         known = wire_inputs(method)
         self._exact = {leaf.name: leaf for leaf in known if "*" not in leaf.name}
         self._patterns = [leaf for leaf in known if "*" in leaf.name]
+        self._unchanged = {name for name, leaf in self._exact.items() if leaf.kind != "str"}
         self._outputs = frozenset(leaf.name for leaf in leaves(method.outputs))
 
     def leaf(self, name: str) -> Leaf:
@@ -50,15 +59,18 @@ class Signature:
         """Return the requested outputs; None if it is all of them, or if one is unknown."""
         return asked if asked and asked <= self._outputs else None
 
-    def to_flat(self, values: Mapping[str, Value]) -> Flat:
-        """Return wire tensors as flat leaves.
+    def to_flat(self, values: Mapping[str, Wire]) -> dict[str, RawTensor]:
+        """Return wire tensors as flat leaves; those that are raw already share their memory.
 
         Raises:
             RequestError: an unknown name; a string where a tensor is expected, or the reverse.
-                `Program.call` checks dtypes and shapes.
+                Dtypes and shapes are not checked here.
         """
-        flat: Flat = {}
+        flat: dict[str, RawTensor] = {}
         for name, value in values.items():
+            if type(value) is RawTensor and name in self._unchanged:
+                flat[name] = value  # most are; to look for their leaves takes 1 us a request
+                continue
             leaf = self.leaf(name)
             if isinstance(value, Strings):
                 if leaf.kind != "str" or value.shape not in ((), (1,)):
@@ -66,12 +78,13 @@ class Signature:
                         f"input '{name}': expected {_expected(leaf)}, "
                         f"got {BYTES}{shape_text(value.shape)}"
                     )
-                flat[name] = bytes_to_tensor(value.items[0])
+                data = value.items[0]
+                flat[name] = RawTensor(torch.uint8, (len(data),), data)
             elif leaf.kind == "str":
                 actual = f"{name_of(value.dtype)}{shape_text(tuple(value.shape))}"
                 raise RequestError(f"input '{name}': expected {_expected(leaf)}, got {actual}")
             else:
-                flat[name] = value
+                flat[name] = value if isinstance(value, RawTensor) else pack(value)
         return flat
 
     def to_wire(self, flat: Mapping[str, torch.Tensor]) -> dict[str, Value]:

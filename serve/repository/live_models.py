@@ -54,7 +54,7 @@ class LiveModels:
         quarantine: Mapping[str, str],
         report: Callable[[str], None],
         observer: Callable[[str, str], Observer] | None,
-        pulse: Heartbeat | None,
+        heartbeat: Heartbeat | None,
         load_program: Callable[[Archive, str], Program],
     ) -> None:
         """See `Repository`."""
@@ -67,7 +67,7 @@ class LiveModels:
         self._limits = limits
         self._report = report
         self._observer = observer
-        self._pulse = pulse or Heartbeat()
+        self._heartbeat = heartbeat or Heartbeat()
         self._load_program = load_program
         self._live: dict[str, dict[str, Engine]] = {}
         self._verifying: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -206,7 +206,7 @@ class LiveModels:
             archive,
             self._limits,
             observer,
-            pulse=self._pulse,
+            heartbeat=self._heartbeat,
             hung=self._has_hung,
             load=self._load_program,
         )

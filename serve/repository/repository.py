@@ -48,7 +48,7 @@ class Repository(LiveModels):
         quarantine: Mapping[str, str] | None = None,
         report: Callable[[str], None] = lambda line: None,
         observer: Callable[[str, str], Observer] | None = None,
-        pulse: Heartbeat | None = None,
+        heartbeat: Heartbeat | None = None,
         load_program: Callable[[Archive, str], Program] = Archive.program,
     ) -> None:
         """Find the archives; nothing is loaded yet.
@@ -63,7 +63,7 @@ class Repository(LiveModels):
             quarantine: the archives to refuse: reasons by digest.
             report: called with one line for each change after the start.
             observer: returns, by name and version, the function to call after each batch.
-            pulse: the heartbeat of the process, for models that run on its event loop.
+            heartbeat: the heartbeat of the process, for models that run on its event loop.
             load_program: makes the program of an archive, as `Engine`'s `load`.
 
         Raises:
@@ -73,7 +73,7 @@ class Repository(LiveModels):
             raise UsageError(f"setting 'load' is for explicit mode, and the mode is '{mode}'")
         catalogue = Catalogue(paths, keys, mode == "explicit", loads)
         super().__init__(
-            *(catalogue, keys, limits, quarantine or {}, report, observer, pulse, load_program)
+            *(catalogue, keys, limits, quarantine or {}, report, observer, heartbeat, load_program)
         )
         self.mode: Mode = mode
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()

@@ -15,9 +15,7 @@ from math import inf
 
 import torch
 
-from torchship.script.errors import UsageError
-from torchship.script.format.manifest import Manifest
-from torchship.script.runtime.program import check_inputs, with_state
+from torchship.script.runtime.program import check_inputs, initial_state
 from torchship.serve.engine.engine import Engine
 from torchship.serve.errors import (
     DeadlineError,
@@ -30,48 +28,18 @@ from torchship.serve.protocol.drafts import Body
 from torchship.serve.protocol.large_json import LargeJsonCodec
 from torchship.serve.protocol.messages import InferRequest
 from torchship.serve.protocol.output_encoding import encode_answer
+from torchship.serve.protocol.tensors import pack_all
 from torchship.serve.repository.repository import Repository
 from torchship.serve.sequences.memory_store import MemoryStore
-from torchship.serve.sequences.steps import fits, found, going_on, own
+from torchship.serve.sequences.steps import fits, found, going_on
 from torchship.serve.sequences.store import (
-    NoStore,
     SequenceKey,
     SequenceState,
     Store,
     Turn,
     read_state,
 )
-from torchship.serve.settings import Settings
 from torchship.serve.telemetry.records import Record
-
-IN_PROCESS = "memory"
-
-
-def needs_single_worker(manifest: Manifest) -> bool:
-    """Return whether a model has state, which the in-process store keeps in one worker only."""
-    return any(method.state for method in manifest.methods.values())
-
-
-def open_store(settings: Settings) -> Store:
-    """Return the configured store; it connects when it is first used.
-
-    Raises:
-        UsageError: the package `redis` is needed and not installed.
-    """
-    if settings.state == IN_PROCESS and settings.workers > 1:
-        return NoStore(settings.max_sequences, "each of its workers would remember its own only")
-    if settings.state == IN_PROCESS:
-        return MemoryStore(settings.sequence_idle_seconds, settings.max_sequences)
-    if settings.state == "none":
-        return NoStore(settings.max_sequences, "--state none")
-    try:
-        from torchship.serve.sequences.redis_store import RedisStore
-    except ImportError:
-        raise UsageError(
-            f"setting 'state': '{settings.state}' needs the package redis: "
-            "pip install 'torchship[redis]'"
-        ) from None
-    return RedisStore(settings.state, settings.sequence_idle_seconds, settings.max_sequences)
 
 
 @dataclass(frozen=True)
@@ -226,9 +194,10 @@ class Sequences:
             )
         inputs = signature.to_flat(request.inputs)
         if start:
-            inputs = with_state(method, inputs, check_inputs(method, inputs))
+            carried = initial_state(method, inputs, check_inputs(method, inputs))
         else:
-            inputs |= going_on(engine, key, turn, request, inputs)
+            carried = going_on(engine, key, turn, request, inputs)
+        inputs |= pack_all(carried)
         wanted = signature.wanted(request.asked)
         if wanted is not None:
             wanted |= {state.output for state in method.state}
@@ -247,15 +216,13 @@ class Sequences:
             turn.end()
         else:
             tensors = {
-                state.input: own(outputs[state.output])
+                state.input: outputs[state.output].tensor()
                 for state in method.state
                 if state.output in outputs
             }
             kept = SequenceState(engine.manifest.version, request.method, tensors, engine.digest)
             if request.idempotency_key and not start:  # retrying a start needs no earlier state
-                names = [state.input for state in method.state if state.input in inputs]
-                before = {name: inputs[name] for name in names}
-                kept = replace(kept, step=request.idempotency_key, before=before)
+                kept = replace(kept, step=request.idempotency_key, before=carried)
             turn.keep(kept)
         return content
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Container
 
 from torchship.script.format.manifest import Method
 from torchship.script.format.nodes import leaves
@@ -40,7 +40,11 @@ def found(turn: Turn, key: SequenceKey) -> SequenceState:
 
 
 def going_on(
-    engine: Engine, key: SequenceKey, turn: Turn, request: InferRequest, inputs: Flat
+    engine: Engine,
+    key: SequenceKey,
+    turn: Turn,
+    request: InferRequest,
+    inputs: Container[str],
 ) -> Flat:
     """Return the state inputs of a later step than the first.
 
@@ -73,8 +77,3 @@ def _layout(method: Method) -> object:
     """Return the state's layout, which must be equal for two methods to step one sequence."""
     nodes = {leaf.name: leaf for argument in method.inputs for leaf in leaves(argument.value)}
     return {state.input: (nodes[state.input], state.start) for state in method.state}
-
-
-def own(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor with storage of its own, so that it does not keep the batch in memory."""
-    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor

@@ -68,7 +68,7 @@ class Heartbeat:
         finally:
             self._cells[LOADS] -= 1
 
-    def shown(self) -> HeartbeatState:
+    def state(self) -> HeartbeatState:
         """Return a snapshot of the numbers."""
         beat, call, began, loads = (self._cells[n] for n in range(CELLS))
         return HeartbeatState(beat / 1e9, call, began / 1e9, loads)

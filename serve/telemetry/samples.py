@@ -59,7 +59,7 @@ def families_of(registry: CollectorRegistry) -> list[MetricFamily]:
     ]
 
 
-def figures_of(families: Iterable[MetricFamily]) -> Iterator[Sample]:
+def samples_of(families: Iterable[MetricFamily]) -> Iterator[Sample]:
     """Yield every sample."""
     return (sample for family in families for sample in family.samples)
 

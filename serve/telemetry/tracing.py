@@ -7,7 +7,6 @@ has ended, from the times in its record, so that tracing does not delay the answ
 from __future__ import annotations
 
 import time
-from importlib.metadata import PackageNotFoundError, version
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -17,6 +16,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_contex
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.types import Scope
 
+from torchship.serve.system.package_version import package_version
 from torchship.serve.telemetry.records import Record, Timing
 
 INFER, STREAM = "/v2/models/{model}/infer", "/v2/models/{model}/stream"
@@ -28,7 +28,9 @@ class Tracer:
 
     def __init__(self, endpoint: str) -> None:
         """Take the collector's address, such as `http://127.0.0.1:4318/v1/traces`."""
-        resource = Resource.create({"service.name": "torchship", "service.version": _version()})
+        resource = Resource.create(
+            {"service.name": "torchship", "service.version": package_version()}
+        )
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
         self._tracer = self._provider.get_tracer("torchship.serve")
@@ -83,10 +85,3 @@ class Tracer:
     def close(self) -> None:
         """Send the remaining spans, and end the exporter's thread."""
         self._provider.shutdown()
-
-
-def _version() -> str:
-    try:
-        return version("torchship")
-    except PackageNotFoundError:  # run from a checkout
-        return "0"

@@ -191,12 +191,9 @@ class Connection(HttpToolsProtocol):
 
     def _send_refusal(self, status: int, message: str, coming: RequestResponseCycle | None) -> None:
         body = error_body(message)
-        lines = error_lines(body) + header_lines(self.refusal_headers(coming))
+        more = header_lines(self.account_refusal(coming, status))
+        lines = self.default_lines() + error_lines(body) + more
         self.transport.write(http_answer(status, lines, body, last=True))
-        if coming is None:
-            self.count_refusal(status)
-        else:
-            self.abandon(coming, status)
 
     def abandon(self, coming: RequestResponseCycle, status: int) -> None:
         """Have the application stop reading a body, and account for the `status` that was sent."""
@@ -204,12 +201,16 @@ class Connection(HttpToolsProtocol):
         coming.disconnected = True
         coming.message_event.set()
 
-    def refusal_headers(self, coming: RequestResponseCycle | None) -> list[tuple[bytes, bytes]]:
-        """Return the header fields that a refusal of this request, or of none, has besides."""
-        return []
+    def account_refusal(
+        self, coming: RequestResponseCycle | None, status: int
+    ) -> list[tuple[bytes, bytes]]:
+        """Account for a refusal of this request, or of what never became one.
 
-    def count_refusal(self, status: int) -> None:
-        """Account for an answer to what never became a request."""
+        Returns the header fields that the refusal has besides.
+        """
+        if coming is not None:
+            self.abandon(coming, status)
+        return []
 
 
 class OneWrite:

@@ -1,8 +1,8 @@
 """Small inference requests, answered by the connection itself: no ASGI scope, task or messages.
 
 For most models an ASGI task costs more than all of decoding, waiting and encoding. What the
-connection cannot answer (an unusual header, a large body, a sequence, strings) goes through the
-application. What it answers, errors included, is byte for byte what the application would send.
+connection cannot answer (an unusual header, a large body, a sequence, class labels) goes through
+the application. What it answers, errors included, is byte for byte what the application would send.
 """
 
 from __future__ import annotations
@@ -12,19 +12,22 @@ from contextlib import suppress
 from typing import ClassVar, cast
 
 import httptools
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from torchship.script.errors import TorchShipError
 from torchship.serve.http.accounting import RequestAccounting
 from torchship.serve.http.error_responses import shutting_down
+from torchship.serve.http.header_names import REQUEST_ID
 from torchship.serve.http.origins import Origins
 from torchship.serve.http.proxies import Proxies
 from torchship.serve.protocol.large_json import LargeJsonCodec
 from torchship.serve.repository.repository import Repository
 from torchship.serve.settings import Settings
 from torchship.serve.system.body_memory import BodyMemory
+from torchship.serve.telemetry.records import Record
 from torchship.serve.transport.fast_header import LONGEST_TARGET, Headers, note, target_of
-from torchship.serve.transport.fast_request import FastCycle, FastRequest, Services
+from torchship.serve.transport.fast_request import FastRequest, Services
 from torchship.serve.transport.http_answer import header_lines
 from torchship.serve.transport.timeouts import TimeoutProtocol
 
@@ -167,24 +170,24 @@ class FastPathProtocol(TimeoutProtocol):
         if request is not None:
             request.lost()
 
-    def abandon(self, coming: RequestResponseCycle, status: int) -> None:
-        """Account for a request whose body will not be read to its end."""
-        if isinstance(coming, FastCycle):
-            assert self._latest is not None
-            self._latest.lost()
-        else:
-            super().abandon(coming, status)
-
-    def refusal_headers(self, coming: RequestResponseCycle | None) -> Headers:
-        """Return what a refusal says of the web page that asks, if the header names it."""
-        origins = self.services.origins
-        if isinstance(coming, RequestResponseCycle):
-            return origins.headers(coming.scope["headers"])
-        return origins.headers(self._refused_header()[1])
-
-    def count_refusal(self, status: int) -> None:
-        """Account for an answer to what never became a request, with the model if it is known."""
+    def account_refusal(self, coming: RequestResponseCycle | None, status: int) -> Headers:
+        """Account for a refusal; return its request id, and what it says of a page that asks."""
         url, headers = self._refused_header()
+        if coming is None:
+            record = self._count_refusal(status, url, headers)
+        elif isinstance(coming, RequestResponseCycle):
+            scope = cast("Scope", coming.scope)
+            headers = scope["headers"]
+            record = self.services.accounting.record_of(scope)
+            self.abandon(coming, status)
+        else:
+            assert self._latest is not None
+            record = self._latest.record
+            self._latest.lost()
+        return [*self.services.origins.headers(headers), (REQUEST_ID, record.request_id)]
+
+    def _count_refusal(self, status: int, url: bytes, headers: Headers) -> Record:
+        """Account for an answer to what never became a request, with the model if it is known."""
         record = self.services.accounting.begin(headers)
         target = target_of(url, self.root)
         if target is not None:
@@ -196,6 +199,7 @@ class FastPathProtocol(TimeoutProtocol):
         scope = {"method": method, "path": url.decode("latin-1"), "raw_path": url}
         client = self.services.proxies.client(self.client, headers)
         self.services.accounting.end({**scope, "client": client}, record)
+        return record
 
     def _refused_header(self) -> tuple[bytes, Headers]:
         """Return the target and the fields of what is received, as far as it is a request."""

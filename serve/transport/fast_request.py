@@ -18,7 +18,7 @@ from torchship.serve.http.origins import Origins
 from torchship.serve.http.proxies import Proxies
 from torchship.serve.protocol.drafts import AnswerDraft
 from torchship.serve.protocol.large_json import LargeJsonCodec
-from torchship.serve.protocol.messages import InferRequest, decode_packed, encode_outputs
+from torchship.serve.protocol.messages import InferRequest, decode_request, encode_outputs
 from torchship.serve.protocol.tensors import RawTensor
 from torchship.serve.repository.repository import Repository
 from torchship.serve.telemetry.records import Record
@@ -117,7 +117,7 @@ class FastRequest:
     def start(self, body: bytes) -> bool:
         """Let the request wait for its model; False for what the application must answer.
 
-        That is a sequence, class labels, strings, and what takes several calls.
+        That is a sequence, class labels, and what takes several calls.
 
         Raises:
             Exception: what the request is to be answered with; see `fail`.
@@ -125,15 +125,13 @@ class FastRequest:
         record, engine = self.record, self._engine
         assert engine is not None
         record.decode_started = perf_counter()
-        request, given = decode_packed(body, self._header_length)
+        request = decode_request(body, self._header_length)
         if request.in_sequence or any([output.classes for output in request.outputs]):
             return False
-        inputs = {name: value for name, value in given.items() if isinstance(value, RawTensor)}
-        if len(inputs) < len(given):
-            return False
         if self._services.max_tensor_bytes is not None:
-            check_sizes(inputs, self._services.max_tensor_bytes)
+            check_sizes(request.inputs, self._services.max_tensor_bytes)
         signature = engine.signature(request.method)
+        inputs = signature.to_flat(request.inputs)
         self._request = request
         record.decoded = perf_counter()
         return engine.enter(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from engine_calls import call_engine
 from torchship.script.runtime.archive import open_archive
 from torchship.serve.engine.engine import Engine
 
@@ -19,7 +20,7 @@ def test_an_idle_engine_does_not_keep_its_last_batch(archives: dict[str, Path]) 
         await engine.start()
         obs = torch.zeros(1, 510, dtype=torch.uint8)
         weakref.finalize(obs, freed.set)
-        await engine.call("act", {"obs": obs})
+        await call_engine(engine, "act", {"obs": obs})
         del obs
         assert await asyncio.to_thread(freed.wait, 60)
         await engine.retire()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine_calls import call_engine
 from torchship.script.errors import UsageError
 from torchship.script.format.tree import Flat
 from torchship.serve.engine.engine import Engine
@@ -215,7 +216,7 @@ def test_a_file_damaged_while_live_is_reported_and_what_was_read_serves_on(
         file.write_bytes(whole[: len(whole) // 2])
         await repository.rescan()
         assert repository.find("memory") is old
-        assert "y" in await old.call("forward", ROW)
+        assert "y" in await call_engine(old, "forward", ROW)
         assert states(repository) == {"memory/1": "READY"}
         assert reasons(repository)["memory/1"].startswith("'model.pt': not a readable zip")
         assert len(lines) == 1 and str(file) in lines[0]
@@ -290,12 +291,12 @@ def test_an_engine_that_is_held_answers_until_it_is_let_go(
             await repository.unload_model("memory")
             with pytest.raises(UnknownModelError):
                 repository.find("memory")
-            assert "y" in await old.call("forward", ROW)
+            assert "y" in await call_engine(old, "forward", ROW)
         await lines.until("unloaded: memory/1")
         # On another thread: the loop has yet to close it.
         assert await asyncio.to_thread(old.join)
         with pytest.raises(NotReadyError):
-            await old.call("forward", ROW)
+            await call_engine(old, "forward", ROW)
 
     run("explicit", test, tmp_path / "models", load=("memory",))
 
@@ -468,7 +469,7 @@ def test_an_engine_out_of_service_gets_no_requests_and_is_not_waited_for(
         sick, well = repository.find("slow", "2"), repository.find("slow", "1")
         endless = {"rounds": torch.tensor(1 << 22)}
         with sick:
-            call = asyncio.create_task(sick.call("forward", endless))
+            call = asyncio.create_task(call_engine(sick, "forward", endless))
             await asyncio.sleep(0)
             repository.take_out(sick, "a call took longer than 30 s")
             assert repository.find("slow") is well

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from engine_calls import call_engine
 from served import Model, launched, method, needs, once, tensor, write
 from torchship.script.errors import ModelError
 from torchship.script.format.golden import Case, Step
@@ -86,7 +87,7 @@ async def together(
     engine = Engine(open_archive(path), limits, calls.append)
     await engine.start()
     try:
-        asked = (engine.call("forward", request) for request in requests)
+        asked = (call_engine(engine, "forward", request) for request in requests)
         answers = await asyncio.gather(*asked, return_exceptions=True)
     finally:
         await engine.retire()
@@ -189,7 +190,7 @@ def test_an_output_that_nobody_asks_for_is_checked_too(tmp_path: Path) -> None:
         engine = Engine(open_archive(tmp_path / "pair.pt"))
         await engine.start()
         try:
-            await engine.call("forward", {"x": -torch.ones(2, 1)}, wanted=wanted)
+            await call_engine(engine, "forward", {"x": -torch.ones(2, 1)}, wanted=wanted)
         finally:
             await engine.retire()
 

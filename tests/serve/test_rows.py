@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine_calls import call_engine
 from torchship.script.errors import ModelError
 from torchship.script.runtime.archive import open_archive
 from torchship.serve.engine.engine import Engine
@@ -24,7 +25,7 @@ def test_rows_that_a_model_leaves_out_do_not_affect_other_requests(
         )
         await engine.start()
         rows = [torch.tensor([[value]]) for value in (1.0, -1.0, 2.0, 3.0)]
-        calls = (engine.call("forward", {"x": row}) for row in rows)
+        calls = (call_engine(engine, "forward", {"x": row}) for row in rows)
         answers = await asyncio.gather(*calls, return_exceptions=True)
         await engine.retire()
         return [a if isinstance(a, BaseException) else a["y"].tolist() for a in answers]
@@ -44,7 +45,9 @@ def test_an_output_of_another_shape_or_dtype_is_no_answer(
         engine = Engine(open_archive(make_archive("reshaped")))
         await engine.start()
         try:
-            return (await engine.call("forward", {"x": torch.full((rows, 1), value)}))["y"].tolist()
+            return (await call_engine(engine, "forward", {"x": torch.full((rows, 1), value)}))[
+                "y"
+            ].tolist()
         finally:
             await engine.retire()
 

@@ -15,7 +15,7 @@ LATER = Watchdog(call_seconds=30, stall_seconds=10)
 
 
 @pytest.mark.parametrize(
-    ("dog", "shown", "complaint"),
+    ("dog", "state", "complaint"),
     [
         (DOG, HeartbeatState(beat=91, call=0, began=0, loads=0), None),
         (DOG, HeartbeatState(beat=89, call=0, began=0, loads=0), "it answered nobody for 10 s"),
@@ -34,21 +34,21 @@ LATER = Watchdog(call_seconds=30, stall_seconds=10)
         (DOG, HeartbeatState(beat=99, call=0, began=1, loads=0), None),  # a call that has ended
     ],
 )
-def test_what_a_pulse_says(dog: Watchdog, shown: HeartbeatState, complaint: str | None) -> None:
-    found = dog.complaint(shown, now=100)
+def test_what_a_heartbeat_says(dog: Watchdog, state: HeartbeatState, complaint: str | None) -> None:
+    found = dog.complaint(state, now=100)
     assert found is None if complaint is None else complaint in (found or "")
 
 
-def test_a_pulse_is_read_from_another_mapping() -> None:
+def test_a_heartbeat_is_read_from_another_mapping() -> None:
     descriptor = shared_file(HEARTBEAT_BYTES)
-    pulse, seen = Heartbeat.at(descriptor), Heartbeat.at(descriptor)
+    heartbeat, seen = Heartbeat.at(descriptor), Heartbeat.at(descriptor)
     os.close(descriptor)
-    assert seen.shown() == HeartbeatState(0, 0, 0, 0)
-    pulse.beat()
-    pulse.enter(7)
-    with pulse.loading(), pulse.loading():
-        shown = seen.shown()
-    assert (shown.call, shown.loads) == (7, 2)
-    assert 0 < shown.beat <= shown.began
-    pulse.leave()
-    assert (seen.shown().call, seen.shown().loads) == (0, 0)
+    assert seen.state() == HeartbeatState(0, 0, 0, 0)
+    heartbeat.beat()
+    heartbeat.enter(7)
+    with heartbeat.loading(), heartbeat.loading():
+        state = seen.state()
+    assert (state.call, state.loads) == (7, 2)
+    assert 0 < state.beat <= state.began
+    heartbeat.leave()
+    assert (seen.state().call, seen.state().loads) == (0, 0)

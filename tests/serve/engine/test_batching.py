@@ -1,17 +1,16 @@
-from collections.abc import Sequence
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine_calls import tensors_of
 from torchship.script.errors import ModelError
 from torchship.script.format.manifest import Argument, Method, State, Tolerance
 from torchship.script.format.nodes import ScalarNode, TensorNode, TupleNode
 from torchship.script.format.tree import Flat
 from torchship.serve.engine.batching import Batching
-from torchship.serve.engine.input_buffers import LARGEST, MOST_BYTES, Given
-from torchship.serve.protocol.tensors import pack
+from torchship.serve.engine.input_buffers import LARGEST, MOST_BYTES
+from torchship.serve.protocol.tensors import RawTensor, pack, pack_all
 
 
 def tensor(name: str, *shape: str | int | None) -> TensorNode:
@@ -49,6 +48,12 @@ def request(rows: int, time: int = 4, scale: float = 1.0, seed: int = 0) -> Flat
     }
 
 
+def raw_request(
+    rows: int, time: int = 4, scale: float = 1.0, seed: int = 0
+) -> dict[str, RawTensor]:
+    return pack_all(request(rows, time, scale, seed))
+
+
 def run(inputs: Flat) -> Flat:
     """Rows are independent, along axis 0 of one tensor and axis 1 of the other."""
     return {
@@ -64,25 +69,15 @@ def equal(a: Flat, b: Flat) -> bool:
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6))
 def test_each_request_gets_what_it_would_get_alone(rows: list[int]) -> None:
     requests = [request(count, seed=number) for number, count in enumerate(rows)]
-    assert [RECURRENT.rows(inputs) for inputs in requests] == rows
-    joined = RECURRENT.join(requests)
-    assert RECURRENT.rows(joined) == sum(rows)
+    raw = [pack_all(inputs) for inputs in requests]
+    assert [RECURRENT.rows(inputs) for inputs in raw] == rows
+    joined = RECURRENT.join(raw)
+    assert len(joined["x"]) == sum(rows)
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in joined.values())
     parts = RECURRENT.split(run(joined), rows, {"batch": sum(rows), "time": 4})
     assert len(parts) == len(rows)
     for part, inputs in zip(parts, requests, strict=True):
-        assert equal({name: value.tensor() for name, value in part.items()}, run(inputs))
-
-
-@given(st.lists(st.tuples(st.integers(1, 5), st.booleans()), min_size=1, max_size=6))
-def test_tensors_and_packed_ones_are_joined_alike(came: list[tuple[int, bool]]) -> None:
-    requests = [request(count, seed=number) for number, (count, _) in enumerate(came)]
-    packed = [
-        {name: pack(tensor) for name, tensor in inputs.items()} if is_packed else inputs
-        for inputs, (_, is_packed) in zip(requests, came, strict=True)
-    ]
-    joined = RECURRENT.join(packed)
-    assert equal(joined, RECURRENT.join(requests))
-    assert all(tensor.data_ptr() % 64 == 0 for tensor in joined.values())
+        assert equal(tensors_of(part), run(inputs))
 
 
 STEPPING = Batching(
@@ -101,21 +96,20 @@ STEPPING = Batching(
 ROWS = st.lists(st.integers(1, 3), min_size=1, max_size=3)
 
 
-@given(st.lists(st.tuples(ROWS, st.booleans(), st.booleans()), min_size=2, max_size=12))
+@given(st.lists(st.tuples(ROWS, st.booleans()), min_size=2, max_size=12))
 def test_small_calls_that_share_their_memory(
-    calls: list[tuple[list[int], bool, bool]],
+    calls: list[tuple[list[int], bool]],
 ) -> None:
     given_back = []
-    for number, (rows, stateful, as_tensors) in enumerate(calls):
+    for number, (rows, stateful) in enumerate(calls):
         requests = [
             {"x": torch.full((count, 3), 10.0 * number + place)}
             | ({"h": torch.full((count, 5), 1.0 + number)} if stateful else {})
             for place, count in enumerate(rows)
         ]
-        packed = [{name: pack(value) for name, value in request.items()} for request in requests]
-        came: Sequence[Given] = requests if as_tensors else packed
-        kind, total = STEPPING.kind(requests[0]), sum(rows)
-        inputs = STEPPING.prepare(came, kind, {"batch": total})
+        raw = [pack_all(request) for request in requests]
+        kind, total = STEPPING.kind(raw[0]), sum(rows)
+        inputs = STEPPING.prepare(raw, kind, {"batch": total})
         state = inputs.get("h", torch.zeros(total, 5))  # what the program adds
         assert torch.equal(inputs["x"], torch.cat([request["x"] for request in requests]))
         assert torch.equal(state, torch.full((total, 5), 1.0 + number if stateful else 0.0))
@@ -130,10 +124,24 @@ def test_small_calls_that_share_their_memory(
             assert torch.equal(part["y"].tensor(), request["x"])
 
 
+def test_a_number_is_one_for_all_rows_of_a_small_call() -> None:
+    scaled = Batching(
+        method(
+            [tensor("x", "batch", 3), ScalarNode(kind="float", name="scale")], tensor("y", "batch")
+        )
+    )
+    for scale in (0.5, 2.0, 0.5):
+        number = torch.tensor(scale, dtype=torch.float64)
+        rows = [pack_all({"x": torch.full((1, 3), n), "scale": number}) for n in (1.0, 2.0)]
+        inputs = scaled.prepare(rows, scaled.kind(rows[0]), {"batch": 2})
+        assert inputs["x"].tolist() == [[1.0] * 3, [2.0] * 3]
+        assert inputs["scale"].equal(number)
+
+
 def test_what_shares_its_memory_and_what_does_not() -> None:
     def memory(rows: int, columns: int = 3, batching: Batching = STEPPING) -> set[int]:
         request = {"x": pack(torch.zeros(rows, columns))}
-        kind = batching.kind({"x": request["x"].tensor()})
+        kind = batching.kind(request)
         calls = [batching.prepare([request], kind, {"batch": rows}) for _ in range(4)]
         return {inputs["x"].data_ptr() for inputs in calls[1:]}
 
@@ -151,26 +159,27 @@ def test_what_shares_its_memory_and_what_does_not() -> None:
 @given(st.integers(1, 20), st.integers(1, 7))
 def test_a_large_request_is_cut_and_put_together_again(rows: int, most: int) -> None:
     inputs = request(rows)
-    parts = list(RECURRENT.cut(inputs, most))
+    parts = list(RECURRENT.cut(pack_all(inputs), most))
     sizes = [RECURRENT.rows(part) for part in parts]
     assert sum(sizes) == rows
     assert max(sizes) <= most
     assert all(size == most for size in sizes[:-1])
-    assert equal(RECURRENT.merge([run(part) for part in parts]), run(inputs))
+    merged = RECURRENT.merge([pack_all(run(tensors_of(part))) for part in parts])
+    assert equal(tensors_of(merged), run(inputs))
 
 
 def test_only_requests_that_are_alike_beside_the_batch_run_together() -> None:
-    kind = RECURRENT.kind(request(2))
+    kind = RECURRENT.kind(raw_request(2))
     assert kind is not None
-    assert RECURRENT.kind(request(7, seed=3)) == kind
-    assert RECURRENT.kind(request(2, time=5)) != kind
-    assert RECURRENT.kind(request(2, scale=2.0)) != kind
-    without_state = {name: t for name, t in request(2).items() if name != "h"}
+    assert RECURRENT.kind(raw_request(7, seed=3)) == kind
+    assert RECURRENT.kind(raw_request(2, time=5)) != kind
+    assert RECURRENT.kind(raw_request(2, scale=2.0)) != kind
+    without_state = {name: raw for name, raw in raw_request(2).items() if name != "h"}
     assert RECURRENT.kind(without_state) not in (None, kind)
 
 
 def test_requests_without_rows_run_alone() -> None:
-    assert RECURRENT.kind(request(0)) is None
+    assert RECURRENT.kind(raw_request(0)) is None
 
 
 @pytest.mark.parametrize(
@@ -183,7 +192,7 @@ def test_requests_without_rows_run_alone() -> None:
     ids=["no batch", "an output without it", "a tensor that is not of rows"],
 )
 def test_what_cannot_be_joined_runs_alone(batching: Batching) -> None:
-    assert batching.kind({"x": torch.zeros(2, 3), "table": torch.zeros(3)}) is None
+    assert batching.kind(pack_all({"x": torch.zeros(2, 3), "table": torch.zeros(3)})) is None
 
 
 @pytest.mark.parametrize("rows", [[2], [1, 1]])
@@ -209,7 +218,7 @@ def test_outputs_that_are_not_as_the_signature_says_are_refused(rows: list[int])
 def test_memory_of_which_the_model_changed_the_shape_is_not_used_again() -> None:
     batching = Batching(method([tensor("x", "batch", 3)], tensor("y", "batch")))
     request = {"x": pack(torch.arange(6.0).view(2, 3))}
-    kind = batching.kind({"x": torch.zeros(2, 3)})
+    kind = batching.kind(request)
     for change in ("unsqueeze_", "t_", "zero_", "detach_"):
         for _ in range(3):
             inputs = batching.prepare([request], kind, {"batch": 2})
@@ -221,13 +230,13 @@ def test_memory_of_which_the_model_changed_the_shape_is_not_used_again() -> None
 @pytest.mark.parametrize("shape", [("batch", "batch"), ("batch", 2)])
 def test_a_tensor_of_rows_by_rows_is_not_cut(shape: tuple[str | int, ...]) -> None:
     batching = Batching(method([tensor("x", *shape)], tensor("y", "batch", "batch")))
-    assert batching.kind({"x": torch.zeros(2, 2)}) is None
+    assert batching.kind({"x": pack(torch.zeros(2, 2))}) is None
 
 
 def test_what_the_model_gets_is_an_aligned_copy() -> None:
     # Memory of Python and numpy is aligned to 16 bytes, on which some kernels round differently.
     memory = bytearray(4 * 40)
-    odd = torch.frombuffer(memory, dtype=torch.float32, offset=4, count=9).view(3, 3)
+    odd = RawTensor(torch.float32, (3, 3), memoryview(memory)[4:40])
     batching = Batching(method([tensor("x", "batch", 3)], tensor("y", "batch")))
     for requests in ([{"x": odd}], [{"x": odd}, {"x": odd}]):
         joined = batching.join(requests)["x"]
@@ -238,7 +247,7 @@ def test_what_the_model_gets_is_an_aligned_copy() -> None:
 
 def test_what_may_be_remembered_of_a_request_by_its_shapes() -> None:
     # Two requests that differ in a number have the same shapes, and must not run as one call.
-    assert RECURRENT.kind(request(2, scale=2.0)) != RECURRENT.kind(request(2))
-    assert not RECURRENT.follows_from_shapes(request(2, scale=2.0))
+    assert RECURRENT.kind(raw_request(2, scale=2.0)) != RECURRENT.kind(raw_request(2))
+    assert not RECURRENT.follows_from_shapes(raw_request(2, scale=2.0))
     plain = Batching(method([tensor("x", "batch", 3)], tensor("y", "batch")))
-    assert plain.follows_from_shapes({"x": torch.zeros(2, 3)})
+    assert plain.follows_from_shapes({"x": pack(torch.zeros(2, 3))})

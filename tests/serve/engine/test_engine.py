@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from engine_calls import call_engine
 from programs import Loader, Run
 from torchship.script.errors import InputError, ModelError
 from torchship.script.format.tree import Flat
@@ -42,7 +43,7 @@ def refused(path: Path) -> str:
 def test_a_sound_archive_answers(archives: dict[str, Path]) -> None:
     engine = start(archives["memory"])
     inputs = {"x": torch.ones(1, 2), "h": torch.full((1, 2), 4.0)}
-    assert asyncio.run(engine.call("forward", inputs))["h"].tolist() == [[3.0, 3.0]]
+    assert asyncio.run(call_engine(engine, "forward", inputs))["h"].tolist() == [[3.0, 3.0]]
     engine.close()
 
 
@@ -59,7 +60,7 @@ def test_every_golden_case_runs_three_times_on_the_one_thread_that_answers(
     independence = 2 * (64 + 5 + 3)  # of both methods: rows alone, together, with other neighbours
     warm_up = 2 * 2 * 64  # of both methods at every batch size
     assert len(threads) == 3 * 3 + independence + warm_up
-    asyncio.run(engine.call("forward", {"obs": torch.zeros(1, 510, dtype=torch.uint8)}))
+    asyncio.run(call_engine(engine, "forward", {"obs": torch.zeros(1, 510, dtype=torch.uint8)}))
     assert len(set(threads)) == 1
     assert threads[0] is not threading.current_thread()
     engine.close()
@@ -133,7 +134,7 @@ def test_an_archive_without_golden_cases_is_refused(make_archive: MakeArchive) -
 def test_an_engine_that_did_not_prove_itself_does_not_answer(make_archive: MakeArchive) -> None:
     engine = Engine(open_archive(make_archive("tiny", edit=lambda out: {})))
     with pytest.raises(NotReadyError):
-        asyncio.run(engine.call("forward", {}))
+        asyncio.run(call_engine(engine, "forward", {}))
     engine.close()
 
 
@@ -157,7 +158,7 @@ def test_a_closed_engine_stops_its_warm_up(archives: dict[str, Path], limits: Li
     assert len(archive.golden) > 1
     assert len(calls) == 3 * len(archive.golden[0].steps), "it ends with its case"
     with pytest.raises(NotReadyError, match="is not ready"):
-        asyncio.run(engine.call("forward", {}))
+        asyncio.run(call_engine(engine, "forward", {}))
 
 
 def test_an_engine_that_was_closed_before_does_not_start(archives: dict[str, Path]) -> None:
@@ -185,7 +186,9 @@ def test_an_answer_is_not_overwritten_by_the_next(archives: dict[str, Path]) -> 
         engine = Engine(open_archive(archives["logarithm"]), load=loader.load)
         await engine.start()
         loader.instead = Reusing()
-        answers = [await engine.call("forward", {"x": torch.full((1,), x)}) for x in (1.0, 2.0)]
+        answers = [
+            await call_engine(engine, "forward", {"x": torch.full((1,), x)}) for x in (1.0, 2.0)
+        ]
         engine.close()
         return [answer["output"].item() for answer in answers]
 
@@ -195,7 +198,7 @@ def test_an_answer_is_not_overwritten_by_the_next(archives: dict[str, Path]) -> 
 def test_what_the_model_raises_is_its_own_message(archives: dict[str, Path]) -> None:
     engine = start(archives["logarithm"])
     with pytest.raises(ModelError, match=r"raised: the sum is over 100$"):
-        asyncio.run(engine.call("forward", {"x": torch.full((3,), 50.0)}))
+        asyncio.run(call_engine(engine, "forward", {"x": torch.full((3,), 50.0)}))
     engine.close()
 
 
@@ -238,7 +241,7 @@ async def busy(
     engine = Engine(open_archive(path), limits, load=loader.load)
     await engine.start()
     gate = Gate(loader)
-    first = asyncio.create_task(engine.call("forward", observations(1, 1)))
+    first = asyncio.create_task(call_engine(engine, "forward", observations(1, 1)))
     await gate.entered()
     try:
         yield engine, gate, first
@@ -262,10 +265,10 @@ def test_what_waits_while_the_engine_is_busy_is_the_next_batch(archives: dict[st
         engine = Engine(open_archive(archives["tiny"]), Limits(max_batch=64), load=loader.load)
         await engine.start()
         gate = Gate(loader)
-        first = asyncio.create_task(engine.call("forward", requests[0]))
+        first = asyncio.create_task(call_engine(engine, "forward", requests[0]))
         await gate.entered()
-        others = [asyncio.create_task(engine.call("forward", r)) for r in requests[1:]]
-        act = asyncio.create_task(engine.call("act", requests[1]))
+        others = [asyncio.create_task(call_engine(engine, "forward", r)) for r in requests[1:]]
+        act = asyncio.create_task(call_engine(engine, "act", requests[1]))
         await asyncio.sleep(0)  # a turn of the loop, in which they enter the line
         gate.open()
         answers = await asyncio.gather(first, *others)
@@ -286,7 +289,7 @@ def test_an_idle_engine_begins_at_once(archives: dict[str, Path]) -> None:
         engine = Engine(open_archive(archives["tiny"]), load=loader.load)
         await engine.start()
         gate = Gate(loader)
-        only = asyncio.create_task(engine.call("forward", observations(1, 1)))
+        only = asyncio.create_task(call_engine(engine, "forward", observations(1, 1)))
         await gate.entered()  # though nothing else came
         gate.open()
         await only
@@ -305,7 +308,7 @@ def test_a_large_request_runs_in_parts_that_were_allowed(archives: dict[str, Pat
         await engine.start()
         gate = Gate(loader)
         gate.open()
-        answer = await engine.call("forward", inputs)
+        answer = await call_engine(engine, "forward", inputs)
         assert gate.rows == [8, 8, 5]
         engine.close()
         return answer
@@ -330,7 +333,9 @@ def test_one_bad_request_of_a_batch_fails_alone(archives: dict[str, Path]) -> No
         loader = Loader()
         async with busy(archives["tiny"], loader=loader) as (engine, gate, before):
             loader.instead = Picky()
-            calls = [asyncio.create_task(engine.call("forward", row(n))) for n in (1, 255, 3, 4)]
+            calls = [
+                asyncio.create_task(call_engine(engine, "forward", row(n))) for n in (1, 255, 3, 4)
+            ]
             await asyncio.sleep(0)  # a turn of the loop, in which they enter the queue
             gate.open()
             await before
@@ -349,9 +354,11 @@ def test_one_bad_request_of_a_batch_fails_alone(archives: dict[str, Path]) -> No
 def test_a_request_that_waited_too_long_or_left_is_not_run(archives: dict[str, Path]) -> None:
     async def ask() -> None:
         async with busy(archives["tiny"]) as (engine, gate, first):
-            late = asyncio.create_task(engine.call("forward", observations(2, 2), timeout=0.0))
-            left = asyncio.create_task(engine.call("forward", observations(3, 3)))
-            last = asyncio.create_task(engine.call("forward", observations(4, 4)))
+            late = asyncio.create_task(
+                call_engine(engine, "forward", observations(2, 2), timeout=0.0)
+            )
+            left = asyncio.create_task(call_engine(engine, "forward", observations(3, 3)))
+            last = asyncio.create_task(call_engine(engine, "forward", observations(4, 4)))
             await asyncio.sleep(0)
             left.cancel()
             gate.open()
@@ -371,13 +378,16 @@ def test_a_full_queue_refuses_at_once_and_recovers(archives: dict[str, Path]) ->
             gate,
             first,
         ):
-            waiting = asyncio.create_task(engine.call("forward", observations(2, 4)))
+            waiting = asyncio.create_task(call_engine(engine, "forward", observations(2, 4)))
             await asyncio.sleep(0)
             with pytest.raises(QueueFullError, match="4 rows wait, 1 more"):
-                await engine.call("forward", observations(3, 1))
+                await call_engine(engine, "forward", observations(3, 1))
             gate.open()
             await asyncio.gather(first, waiting)
-            assert (await engine.call("forward", observations(3, 1)))["logits"].shape == (1, 3)
+            assert (await call_engine(engine, "forward", observations(3, 1)))["logits"].shape == (
+                1,
+                3,
+            )
 
     asyncio.run(ask())
 
@@ -385,14 +395,14 @@ def test_a_full_queue_refuses_at_once_and_recovers(archives: dict[str, Path]) ->
 def test_a_bad_input_is_refused_before_it_waits(archives: dict[str, Path]) -> None:
     engine = start(archives["tiny"])
     with pytest.raises(InputError, match=r"input 'obs': expected uint8\[batch,510\], got"):
-        asyncio.run(engine.call("forward", {"obs": torch.zeros(1, 510)}))
+        asyncio.run(call_engine(engine, "forward", {"obs": torch.zeros(1, 510)}))
     engine.close()
 
 
 def test_closing_refuses_waiting_requests(archives: dict[str, Path]) -> None:
     async def ask() -> None:
         async with busy(archives["tiny"]) as (engine, gate, first):
-            waiting = asyncio.create_task(engine.call("forward", observations(2, 1)))
+            waiting = asyncio.create_task(call_engine(engine, "forward", observations(2, 1)))
             await asyncio.sleep(0)
             engine.close()
             gate.open()
@@ -400,7 +410,7 @@ def test_closing_refuses_waiting_requests(archives: dict[str, Path]) -> None:
             with pytest.raises(NotReadyError, match="is closed"):
                 await waiting
             with pytest.raises(NotReadyError):
-                await engine.call("forward", observations(3, 1))
+                await call_engine(engine, "forward", observations(3, 1))
 
     asyncio.run(ask())
 
@@ -411,8 +421,8 @@ def test_only_outputs_that_someone_wants_are_copied(archives: dict[str, Path]) -
         await engine.start()
         inputs = {"x": torch.ones(1, 2)}
         wanted = [frozenset({"h"}), frozenset({"y"}), None]
-        calls = [engine.call("forward", inputs, wanted=names) for names in wanted]
-        alone = await engine.call("forward", inputs, wanted=frozenset({"h"}))
+        calls = [call_engine(engine, "forward", inputs, wanted=names) for names in wanted]
+        alone = await call_engine(engine, "forward", inputs, wanted=frozenset({"h"}))
         answers = await asyncio.gather(*calls)
         engine.close()
         return [alone, *answers]
@@ -442,7 +452,7 @@ def test_a_quick_model_is_verified_on_the_event_loop_and_answers_there(
         engine = Engine(archive, QUICK, load=Loader(watched).load)
         await engine.start()
         assert sum(here) == 3 * steps
-        await engine.call("forward", {"obs": torch.zeros(1, 510, dtype=torch.uint8)})
+        await call_engine(engine, "forward", {"obs": torch.zeros(1, 510, dtype=torch.uint8)})
         assert sum(here) == 3 * steps + 1
         engine.close()
         assert engine.join()
@@ -498,7 +508,7 @@ def test_a_model_that_turns_out_slow_goes_on_in_its_thread_for_good(
         loader.around = watched
         for rounds in (1.0, 400_000.0, *[1.0] * 20):
             x = torch.full((1, 1), rounds)
-            assert (await engine.call("forward", {"x": x}))["y"].equal(x * 2)
+            assert (await call_engine(engine, "forward", {"x": x}))["y"].equal(x * 2)
         await engine.retire()
 
     asyncio.run(ask())
@@ -524,7 +534,7 @@ def test_requests_may_wait_for_others_until_a_batch_is_full(
             for _ in range(3 * turns):
                 await asyncio.sleep(0)
             obs = torch.zeros(count, 510, dtype=torch.uint8)
-            await engine.call("forward", {"obs": obs})
+            await call_engine(engine, "forward", {"obs": obs})
 
         await asyncio.gather(*(later(turn, count) for turn, count in enumerate(rows)))
         engine.close()

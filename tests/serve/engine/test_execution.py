@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from engine_calls import call_engine
 from programs import Loader
 from torchship.script.runtime.archive import open_archive
 from torchship.serve.engine.delivery import deliver
@@ -98,7 +99,9 @@ def test_an_answer_that_raises_does_not_keep_others_from_their_answers(
         async with started(make_archive("picky"), inline_threshold_seconds) as engine:
             enter(engine, [1.0, 2.0, 1000.0, 4.0], waiters)
             # What comes later is answered too: nothing has stopped.
-            later = await asyncio.wait_for(engine.call("forward", {"x": torch.ones(1, 1)}), 60)
+            later = await asyncio.wait_for(
+                call_engine(engine, "forward", {"x": torch.ones(1, 1)}), 60
+            )
             return later["y"].item()
 
     assert asyncio.run(ask()) == 2.0
@@ -121,7 +124,7 @@ def test_an_observer_that_raises_is_logged_once_and_every_job_is_answered(
         async with started(make_archive("picky"), inline_threshold_seconds, disk_full) as engine:
             for waiter in waiters:
                 enter(engine, [3.0], [waiter])
-                await asyncio.wait_for(engine.call("forward", {"x": torch.ones(1, 1)}), 60)
+                await asyncio.wait_for(call_engine(engine, "forward", {"x": torch.ones(1, 1)}), 60)
 
     asyncio.run(ask())
     assert [waiter.told for waiter in waiters] == [[6.0]] * 6
@@ -209,10 +212,10 @@ def test_a_thread_that_ends_takes_its_engine_out_of_service(make_archive: MakeAr
         )
         await engine.start()
         loader.instead = Leaves()
-        calls = (engine.call("forward", {"x": torch.ones(1, 1)}) for _ in range(3))
+        calls = (call_engine(engine, "forward", {"x": torch.ones(1, 1)}) for _ in range(3))
         answers = await asyncio.gather(*calls, return_exceptions=True)
         with pytest.raises(OutOfServiceError):
-            await engine.call("forward", {"x": torch.ones(1, 1)})
+            await call_engine(engine, "forward", {"x": torch.ones(1, 1)})
         await engine.retire()
         return engine, list(answers)
 
@@ -255,7 +258,8 @@ def test_a_thread_that_comes_back_from_a_call_that_took_too_long_just_ends(
         threads.extend(set(threading.enumerate()) - before)
         loader.instead = stuck
         calls = [
-            asyncio.ensure_future(engine.call("forward", {"x": torch.ones(1, 1)})) for _ in range(2)
+            asyncio.ensure_future(call_engine(engine, "forward", {"x": torch.ones(1, 1)}))
+            for _ in range(2)
         ]
         assert await asyncio.to_thread(stuck.entered.wait, 60)
         if closing:  # whoever closes it before it is noticed does not wait for it either

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine_calls import call_engine
 from programs import Loader, Run
 from torchship.script.errors import ModelError
 from torchship.script.format.tree import Flat
@@ -87,7 +88,9 @@ class Caller:
         loop = asyncio.get_running_loop()
         self._busy.clear()
         self._all_came.clear()
-        before = asyncio.ensure_future(self.engine.call("forward", {"x": torch.zeros(1, 1)}))
+        before = asyncio.ensure_future(
+            call_engine(self.engine, "forward", {"x": torch.zeros(1, 1)})
+        )
         if self._threaded:
             await asyncio.to_thread(self._busy.wait)
         else:
@@ -205,7 +208,7 @@ def test_what_is_left_of_a_request_that_has_failed_is_not_run(make_archive: Make
         caller.rows.clear()
         values = torch.tensor([[BAD], *[[1.0]] * 63])
         with pytest.raises(ModelError, match="a value is over 100"):
-            await caller.engine.call("forward", {"x": values})
+            await call_engine(caller.engine, "forward", {"x": values})
         while caller.engine.waiting_rows:
             await asyncio.sleep(0)
         assert len(caller.rows) < 10
@@ -221,8 +224,8 @@ def test_a_large_request_with_a_bad_row_fails_as_a_whole(make_archive: MakeArchi
         values = torch.arange(21.0).unsqueeze(1)
         values[9] = BAD
         with pytest.raises(ModelError, match="a value is over 100"):
-            await engine.call("forward", {"x": values})
-        assert (await engine.call("forward", {"x": values[:9]}))["y"].equal(values[:9] * 2)
+            await call_engine(engine, "forward", {"x": values})
+        assert (await call_engine(engine, "forward", {"x": values[:9]}))["y"].equal(values[:9] * 2)
         assert engine.waiting_rows == 0
         await engine.retire()
 

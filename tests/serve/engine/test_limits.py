@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine_calls import call_engine
 from programs import Loader, Run
 from torchship.script.format.tree import Flat
 from torchship.script.runtime.archive import open_archive
@@ -56,7 +57,7 @@ def test_batches_requests_and_the_warm_up_keep_to_the_bytes(
         assert max(calls) == 3
         calls.clear()
         rows = torch.arange(1.0, 8.0).unsqueeze(1)
-        large = await engine.call("forward", {"x": rows})
+        large = await call_engine(engine, "forward", {"x": rows})
         assert large["y"].equal(rows * 2)
         assert calls == [3, 3, 1]
         calls.clear()

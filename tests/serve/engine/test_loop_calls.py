@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine_calls import call_engine
 from programs import Loader, Run
 from torchship.script.format.tree import Flat
 from torchship.script.runtime.archive import open_archive
@@ -128,7 +129,7 @@ def test_a_model_that_blocks_on_the_event_loop_goes_on_in_its_thread(
         for calls in range(10):
             assert engine.runs_on_loop == (calls <= BLOCKED_CALLS)
             x = torch.ones(1, 1)
-            assert (await engine.call("forward", {"x": x}))["y"].equal(x * 2)
+            assert (await call_engine(engine, "forward", {"x": x}))["y"].equal(x * 2)
         await engine.retire()
 
     asyncio.run(ask())

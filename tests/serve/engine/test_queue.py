@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from torchship.serve.engine.queue import Job, RequestQueue
 from torchship.serve.errors import QueueFullError
-from torchship.serve.protocol.tensors import RawTensor
+from torchship.serve.protocol.tensors import RawTensor, pack
 
 LOOP = asyncio.new_event_loop()  # for futures that nobody waits for
 LOOP.close()
@@ -20,7 +20,7 @@ BYTES = 1000
 
 def job(rows: int = 1, kind: str | None = "a", method: str = "forward", priority: int = 2) -> Job:
     done: asyncio.Future[Mapping[str, RawTensor]] = asyncio.Future(loop=LOOP)
-    return Job(method, {"x": torch.zeros(rows)}, rows, kind, done, priority=priority)
+    return Job(method, {"x": pack(torch.zeros(rows))}, rows, kind, done, priority=priority)
 
 
 def test_those_of_one_kind_come_together_in_their_order() -> None:

@@ -18,11 +18,11 @@ import pytest
 from fastapi import FastAPI
 from tritonclient.utils import InferenceServerException
 
-from torchship.script.format.tree import Flat
 from torchship.serve.engine.engine import Engine
 from torchship.serve.errors import BodyTooLargeError, QueueFullError
 from torchship.serve.http.app import create_app
 from torchship.serve.http.body import read_body
+from torchship.serve.protocol.tensors import RawTensor
 from torchship.serve.repository.repository import Repository
 
 # It has no types.
@@ -275,7 +275,7 @@ def test_priority_and_timeout_reach_the_engine(archives: Any) -> None:
         engine = repository.find("logarithm")
         run = engine.call
 
-        async def watched(*said: Any, **named: Any) -> Flat:
+        async def watched(*said: Any, **named: Any) -> Mapping[str, RawTensor]:
             asked.append((named["priority"], named["timeout"]))
             return await run(*said, **named)
 
@@ -297,7 +297,7 @@ def test_a_full_queue_is_the_clients_to_wait_for(archives: Any) -> None:
         repository = Repository([archives["logarithm"]])
         await repository.load()
 
-        async def full(*_: object, **__: object) -> Flat:
+        async def full(*_: object, **__: object) -> Mapping[str, RawTensor]:
             raise QueueFullError("too many rows wait")
 
         repository.find("logarithm").call = full  # type: ignore[method-assign]

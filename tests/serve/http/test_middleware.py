@@ -18,7 +18,7 @@ from torchship.serve.http.app import create_app
 from torchship.serve.http.middleware import Middleware
 from torchship.serve.repository.repository import Repository
 from torchship.serve.telemetry.metrics import Metrics
-from torchship.serve.telemetry.samples import figures_of
+from torchship.serve.telemetry.samples import samples_of
 
 ID = "X-Request-Id"
 PATHS = {
@@ -118,7 +118,7 @@ def ended(app: App, cycle: Uvicorn | None = None) -> dict[str, float]:
         await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(run())
-    figures = figures_of(asyncio.run(metrics.own(Repository([]).status())))
+    figures = samples_of(asyncio.run(metrics.own(Repository([]).status())))
     counted = (one for one in figures if one.name == "torchship_requests_total")
     return {one.labels["code"]: one.value for one in counted}
 

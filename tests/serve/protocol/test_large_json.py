@@ -26,6 +26,7 @@ from torchship.serve.protocol.tensors import (
     WITHOUT_JSON,
     Strings,
     Value,
+    Wire,
     datatype_of,
     to_binary,
 )
@@ -53,7 +54,7 @@ def values(draw: st.DrawFn, datatypes: Any = DATATYPES, shapes: Any = SHAPES) ->
 TENSORS = st.dictionaries(st.text(max_size=5), values(), min_size=1, max_size=4)
 
 
-def same(one: Value, other: Value) -> bool:
+def same(one: Wire, other: Wire) -> bool:
     return (datatype_of(one), tuple(one.shape), bytes(to_binary(one))) == (
         datatype_of(other),
         tuple(other.shape),

@@ -22,6 +22,7 @@ import safetensors.torch
 import torch
 from pydantic import ValidationError
 
+from engine_calls import call_engine
 from programs import Loader, Run
 from redis_server import running_redis
 from torchship.script.format.tree import Flat
@@ -37,8 +38,9 @@ from torchship.serve.protocol.messages import InferRequest
 from torchship.serve.repository.repository import Repository
 from torchship.serve.sequences.memory_store import MemoryStore
 from torchship.serve.sequences.redis_store import RedisStore
-from torchship.serve.sequences.sequences import Sequences, needs_single_worker, open_store
+from torchship.serve.sequences.sequences import Sequences
 from torchship.serve.sequences.store import SequenceKey
+from torchship.serve.sequences.store_choice import needs_single_worker, open_store
 from torchship.serve.settings import Settings
 from torchship.serve.telemetry.records import Record
 
@@ -513,7 +515,7 @@ def test_steps_of_different_sequences_run_as_one_batch(archives: dict[str, Path]
         for before, ids in ((0, range(1, 5)), (4, range(1, 9))):  # first steps among later ones
             busy.clear()
             all_came.clear()
-            first = asyncio.ensure_future(models.find("memory").call("forward", one))
+            first = asyncio.ensure_future(call_engine(models.find("memory"), "forward", one))
             await asyncio.to_thread(busy.wait)
             steps = [
                 asyncio.ensure_future(

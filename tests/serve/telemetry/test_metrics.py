@@ -13,6 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from engine_calls import call_engine
 from torchship.serve.engine.limits import Limits
 from torchship.serve.http.app import create_app
 from torchship.serve.repository.repository import Repository
@@ -133,7 +134,7 @@ def test_rows_that_wait_are_the_queues_depth(archives: dict[str, Path]) -> None:
         await repository.load()
         engine = repository.find("memory")
         body = {name: value.repeat(3, 1) for name, value in _row().items()}
-        call = asyncio.ensure_future(engine.call("forward", body))
+        call = asyncio.ensure_future(call_engine(engine, "forward", body))
         # One turn of the event loop brings them into the queue; the next one wakes the engine.
         await asyncio.sleep(0)
         status = repository.status()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
-from torchship.serve.telemetry.samples import MetricFamily, Totals, expose, families_of, figures_of
+from torchship.serve.telemetry.samples import MetricFamily, Totals, expose, families_of, samples_of
 
 
 def counted(requests: int, seconds: list[float], waiting: int, last: float) -> list[MetricFamily]:
@@ -86,5 +86,5 @@ def test_creation_is_the_earliest() -> None:
     first, second = counted(1, [], 0, 0), counted(1, [], 0, 0)
     totals.update(1, second)
     totals.update(2, first)
-    created = {f.value for f in figures_of(totals.merged()) if f.name.endswith("s_created")}
-    assert created == {f.value for f in figures_of(first) if f.name.endswith("s_created")}
+    created = {f.value for f in samples_of(totals.merged()) if f.name.endswith("s_created")}
+    assert created == {f.value for f in samples_of(first) if f.name.endswith("s_created")}

@@ -12,7 +12,7 @@ import pytest
 import websockets.exceptions
 
 from clocked import ClockedServer, Line, clocked
-from wire import chunked, connected, post, read, row
+from wire import Answer, chunked, connected, post, read, row
 
 LATE = 60  # seconds after which a body is late
 NAMED = "logarithm"
@@ -27,6 +27,7 @@ STREAM = (
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
 NO_GET = 405 if hasattr(websockets.exceptions, "InvalidMethod") else 400  # as websockets says
+HEALTH = "/v2/health/live"
 PROBE = Line("", 200)  # of `settle`, which asks for the health
 NO_HTTP = b"\x16\x03\x01\x02\x00"
 LARGE_TENSOR = b'{"inputs":[{"name":"obs","datatype":"UINT8","shape":[9,510],"data":[%b1]}]}' % (
@@ -57,12 +58,17 @@ def difference(now: dict[Line, int], before: dict[Line, int]) -> Counter[Line]:
     return Counter(now) - Counter(before)
 
 
-def statuses(stream: IO[bytes]) -> list[int]:
+def answers(stream: IO[bytes]) -> list[Answer]:
     """Read answers until the connection ends."""
     found = []
     while stream.peek(1):  # type: ignore[attr-defined]
-        found.append(read(stream).status)
+        found.append(read(stream))
     return found
+
+
+def statuses(stream: IO[bytes]) -> list[int]:
+    """Read answers until the connection ends, and return their statuses."""
+    return [answer.status for answer in answers(stream)]
 
 
 ANSWERED: dict[str, tuple[list[bytes], list[Line]]] = {
@@ -160,6 +166,44 @@ TOO_LATE = {
     ),
     "a body that nobody waits for": (post("nobody", b"{", length=9), [Line("", 404)]),
 }
+
+
+REFUSED = {
+    **{
+        name: ANSWERED[name][0]
+        for name in (
+            *("no HTTP", "no HTTP after an answer", "a chunk that is none", "a path that is none"),
+            *("no Host", "a coding", "another version", "a long head", "long trailers"),
+            "no HTTP after a refusal that did not wait for the body",
+        )
+    },
+    "for the application": [
+        NO_CHUNK.replace(b"\r\n", b"\r\nX-Request-Id: seen\r\n" + TRACED.encode() + b"\r\n", 1)
+    ],
+    "late": [CUT],
+    "late, under its own id": [post(NAMED, BODY, "X-Request-Id: seen")[:-1]],
+    "late for the application": [CUT_FOR_APPLICATION],
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refusal_has_its_date_and_the_id_under_which_it_is_logged(
+    server: ClockedServer, name: str
+) -> None:
+    with connected(server) as (connection, stream):
+        found = []
+        for part in REFUSED[name][:-1]:
+            connection.sendall(part)
+            found.append(read(stream))
+        connection.sendall(REFUSED[name][-1])
+        if name.startswith("late"):
+            server.advance(LATE)
+        found += answers(stream)
+    server.log.wait_for(len(found) + name.startswith("late"))
+    logged = [vars(r)["request_id"] for r in server.log.records if vars(r)["path"] != HEALTH]
+    assert [answer.headers["x-request-id"] for answer in found] == logged
+    assert all(answer.headers["date"] for answer in found)
+    assert ("seen" in logged) == (name in ("for the application", "late, under its own id"))
 
 
 @pytest.mark.parametrize("name", TOO_LATE)

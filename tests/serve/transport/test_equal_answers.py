@@ -126,6 +126,44 @@ def test_both_paths_answer_the_same(
     assert fast == slow
 
 
+def scalar(name: str, datatype: str, value: object) -> dict[str, object]:
+    return {"name": name, "datatype": datatype, "shape": [1], "data": [value]}
+
+
+NESTED = {
+    **{
+        name: {"name": name, "datatype": "FP32", "shape": [2], "data": [1, 2.5]}
+        for name in ("pair.0", "pair.1", "named.left", "many.0")
+    },
+    "text": scalar("text", "BYTES", "grüße"),
+    "scale": scalar("scale", "FP64", 0.5),
+    "times": scalar("times", "INT64", 3),
+}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status"),
+    [
+        ([], 200),
+        ([scalar("text", "BYTES", "")], 200),
+        ([scalar("text", "UINT8", 1)], 400),
+        ([scalar("text", "BYTES", "a") | {"shape": [2], "data": ["a", "b"]}], 400),
+        ([scalar("times", "BYTES", "3")], 400),
+        ([scalar("times", "FP64", 3)], 400),
+        ([scalar("chess", "BYTES", "e4")], 400),
+    ],
+)
+def test_strings_and_numbers_too(
+    server: ClockedServer, wrong: list[dict[str, object]], status: int
+) -> None:
+    inputs = NESTED | {str(entry["name"]): entry for entry in wrong}
+    body = orjson.dumps({"inputs": list(inputs.values())})
+    head = ["POST /v2/models/nested/infer HTTP/1.1", "Host: x", "X-Request-Id: one"]
+    fast = answered(server, head, body)
+    assert fast[0].startswith(b"HTTP/1.1 %d " % status), fast[0]
+    assert fast == answered(server, [*head, "traceparent: 1"], body)
+
+
 def test_below_its_path_too(server: ClockedServer) -> None:
     body = json.dumps({"inputs": [tensor(1, 510, "UINT8", [])]}).encode()
     head = ["POST /below/v2/models/tiny/infer HTTP/1.1", "Host: x", "X-Request-Id: one"]

@@ -22,7 +22,7 @@ from uvicorn.server import ServerState
 
 from torchship.serve.engine.limits import Limits
 from torchship.serve.http.app import create_app
-from torchship.serve.protocol.messages import decode_packed
+from torchship.serve.protocol.messages import decode_request
 from torchship.serve.repository.repository import Repository
 from torchship.serve.settings import Settings
 from torchship.serve.transport.fast_path import LARGEST, fast_path_protocol
@@ -172,7 +172,7 @@ def fed(
         await repository.load()
         server = Server(repository, settings)
         client = await server.connect()
-        with counting(decode_packed) as decodes:
+        with counting(decode_request) as decodes:
             answers = await client.ask(*parts)
         await client.close()
         repository.release()
@@ -222,7 +222,7 @@ def test_a_request_that_finds_the_queue_full_is_decoded_once(archives: dict[str,
         server = Server(repository)
         waiting = await server.connect()  # for others, to be joined with them
         others = [await server.connect() for _ in range(4)]
-        with counting(decode_packed) as decodes:
+        with counting(decode_request) as decodes:
             waiting.writer.write(message(body()))
             answers = [await other.ask(message(body())) for other in others]
         for client in (waiting, *others):
