@@ -1,7 +1,7 @@
 /* --- matrix products, float32. Every output is one sum that begins with its start value and adds one product
    after the other, in the order of k, each with one ts_fma. No tile and no width changes that order, so a row
-   gives the same bits alone, in any batch, and on every machine of one kind. The error is that of a sum in
-   order: at most (k + 1) / 2 ULP of the sum of the absolute products.
+   gives the same bits alone, in any batch, and on every machine of one kind. The error is that of a sum in order:
+   at most k / 2 ULP of the sum of the absolute values, k ULP on machines without FMA.
 
    Packed weights: the n columns in panels of 32, the last one 16 wide where at most 16 remain. A panel holds,
    for each k, its columns side by side, zeros where there are none: k * ts_padded(n) floats, aligned to 64. --- */
@@ -457,49 +457,56 @@ TS_FUNCTION void ts_depthwise(const ts_places *places, const float *x, ptrdiff_t
    tables + t * table_stride + class * ts_padded(n), aligned to 64. A negative class adds nothing: a padded input.
    Adding 0 * w changes nothing where w is finite, so the bits are those of ts_linear on the row of zeros and ones; only
    a start of -0 can stay -0 here where there it becomes 0. --- */
-#define TS_GATHER_VECTORS 4
-TS_INLINE void ts_gather_tile(const int vectors, int columns, const int32_t *index, const ts_segments *taps,
-                              const float *w, ptrdiff_t table_stride, ptrdiff_t step, const float *start, float *out,
-                              int relu) {
-  ts_v sums[TS_GATHER_VECTORS];
-  const int whole = columns == vectors * TS_W;
-  for (int v = 0; v < vectors; v++)
-    sums[v] = !start ? ts_set(0) : whole ? ts_load(start + v * TS_W) : ts_load_first(start, columns);
+#define TS_EACH_8(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
+TS_INLINE void ts_gather_tile(const int vectors, const int32_t *index, const ts_segments *taps, const float *w,
+                              ptrdiff_t table_stride, ptrdiff_t step, const float *start, float *out, int relu) {
+#define TS_DO(v) ts_v sum##v = v < vectors ? ts_load(start + v % vectors * TS_W) : ts_set(0);
+  TS_EACH_8(TS_DO)
+#undef TS_DO
   for (ptrdiff_t s = 0; s < taps->count; s++) {
     const int32_t *classes = index + taps->offsets[s];
     for (ptrdiff_t t = 0; t < taps->length; t++, w += table_stride) {
       if (classes[t] < 0) continue;
       const float *row = w + classes[t] * step;
-      for (int v = 0; v < vectors; v++) sums[v] += ts_load(row + v * TS_W);
+#define TS_DO(v) if (v < vectors) sum##v += ts_load(row + v * TS_W);
+      TS_EACH_8(TS_DO)
+#undef TS_DO
     }
   }
-  for (int v = 0; v < vectors; v++) {
-    const ts_v sum = relu ? ts_relu(sums[v]) : sums[v];
-    if (whole) ts_store(out + v * TS_W, sum);
-    else ts_store_first(out, sum, columns);
-  }
+#define TS_DO(v) if (v < vectors) ts_store(out + v * TS_W, relu ? ts_relu(sum##v) : sum##v);
+  TS_EACH_8(TS_DO)
+#undef TS_DO
 }
 TS_FUNCTION void ts_gather_sum(const ts_places *places, const int32_t *index, const ts_segments *taps,
                                const float *tables, ptrdiff_t table_stride, ptrdiff_t n, const float *start,
                                ptrdiff_t start_stride, float *out, ptrdiff_t out_stride, int relu) {
   const ptrdiff_t rows = places->images * places->height * places->width, step = ts_padded(n);
-  const ptrdiff_t wide = TS_GATHER_VECTORS * TS_W;
+  float buffer[8 * TS_W] TS_ALIGNED;
   ptrdiff_t offsets[16];
+  for (ptrdiff_t v = 0; v < 8 * TS_W; v++) buffer[v] = 0;
   for (ptrdiff_t done = 0; done < rows;) {
     const int count = ts_place_offsets(places, done, 16, offsets);
     for (int r = 0; r < count; r++, done++) {
       const int32_t *at = index + offsets[r];
-      const float *begin = start ? start + done * start_stride : NULL;
-      float *to = out + done * out_stride;
-      ptrdiff_t j = 0;
-      for (; n - j >= wide; j += wide)
-        ts_gather_tile(TS_GATHER_VECTORS, (int)wide, at, taps, tables + j, table_stride, step,
-                       begin ? begin + j : NULL, to + j, relu);
-      for (; n - j >= TS_W; j += TS_W)
-        ts_gather_tile(1, TS_W, at, taps, tables + j, table_stride, step, begin ? begin + j : NULL, to + j, relu);
-      if (j < n)
-        ts_gather_tile(1, (int)(n - j), at, taps, tables + j, table_stride, step, begin ? begin + j : NULL, to + j,
-                       relu);
+      for (ptrdiff_t j = 0, full; j < n; j += full) {
+        const ptrdiff_t vectors = (n - j + TS_W - 1) / TS_W;
+        const float *w = tables + j, *begin = start ? start + done * start_stride + j : ts_zeros;
+        float *to = out + done * out_stride + j, *end = to;
+        /* Three vectors are four where the tables have as many. */
+        full = TS_W * (vectors >= 8 ? 8 : vectors >= 3 && step - j >= 4 * TS_W ? 4 : vectors >= 2 ? 2 : 1);
+        if (n - j < full) {
+          ts_copy(buffer, begin, n - j);
+          begin = buffer;
+          to = buffer;
+        }
+        switch (full / TS_W) {
+          case 8: ts_gather_tile(8, at, taps, w, table_stride, step, begin, to, relu); break;
+          case 4: ts_gather_tile(4, at, taps, w, table_stride, step, begin, to, relu); break;
+          case 2: ts_gather_tile(2, at, taps, w, table_stride, step, begin, to, relu); break;
+          default: ts_gather_tile(1, at, taps, w, table_stride, step, begin, to, relu); break;
+        }
+        if (n - j < full) ts_copy(end, buffer, n - j);
+      }
     }
   }
 }
