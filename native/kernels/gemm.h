@@ -1,7 +1,7 @@
 /* --- matrix products, float32. Every output is one sum that begins with its start value and adds one product
    after the other, in the order of k, each with one ts_fma. No tile and no width changes that order, so a row
-   gives the same bits alone, in any batch, and on every machine of one kind. The error is that of a sum in
-   order: at most (k + 1) / 2 ULP of the sum of the absolute products.
+   gives the same bits alone, in any batch, and on every machine of one kind. The error is that of a sum in order:
+   at most k / 2 ULP of the sum of the absolute values, k ULP on machines without FMA.
 
    Packed weights: the n columns in panels of 32, the last one 16 wide where at most 16 remain. A panel holds,
    for each k, its columns side by side, zeros where there are none: k * ts_padded(n) floats, aligned to 64. --- */
@@ -17,9 +17,11 @@ typedef struct {
   ptrdiff_t images, height, width;
   ptrdiff_t image_stride, row_stride, pixel_stride;
 } ts_places;
-/* One product for a block of rows; `start` is never NULL here. */
+/* One product for a block of rows; `start` is never NULL here. `step` is 0 for packed weights; else the operand is
+   read where it lies: its rows `step` floats apart, its columns side by side, a multiple of 16. */
 typedef struct {
   const ts_segments *segments;
+  ptrdiff_t step;
   const float *start;
   ptrdiff_t start_stride;
   float *out;
@@ -250,8 +252,11 @@ TS_FUNCTION void ts_all_columns(ptrdiff_t rows, const float *const *x, ptrdiff_t
     }
     p.start = product->start == ts_zeros ? ts_zeros : product->start + column;
     p.out = product->out + column;
-    ts_columns(rows, kind, full, n - column < full ? n - column : full, x, packed + base * k + inside,
-               padded - base >= TS_PANEL ? TS_PANEL : 16, k * TS_PANEL, &p);
+    const ptrdiff_t columns = n - column < full ? n - column : full;
+    if (p.step) ts_columns(rows, kind, full, columns, x, packed + column, p.step, TS_PANEL, &p);
+    else
+      ts_columns(rows, kind, full, columns, x, packed + base * k + inside, padded - base >= TS_PANEL ? TS_PANEL : 16,
+                 k * TS_PANEL, &p);
   }
 }
 /* At most TS_BLOCK rows by all columns: those few that are left over by the larger tiles apart. */
@@ -278,7 +283,7 @@ TS_FUNCTION void ts_linear(ptrdiff_t rows, const float *x, ptrdiff_t x_stride, p
   const ptrdiff_t offset = 0;
   const ts_segments segments = {1, &offset, k};
   const float *at[TS_BLOCK];
-  ts_product p = {&segments, start ? start : ts_zeros, start ? start_stride : 0, out, out_stride, relu};
+  ts_product p = {&segments, 0, start ? start : ts_zeros, start ? start_stride : 0, out, out_stride, relu};
   for (ptrdiff_t done = 0; done < rows;) {
     int count = 0;
     for (; count < TS_BLOCK && done < rows; count++, done++) at[count] = x + done * x_stride;
@@ -287,37 +292,228 @@ TS_FUNCTION void ts_linear(ptrdiff_t rows, const float *x, ptrdiff_t x_stride, p
     p.out += count * p.out_stride;
   }
 }
+/* Where the rows of the outputs first, first + 1, ... begin in the input; returns how many, at most `most`. */
+TS_INLINE int ts_place_offsets(const ts_places *places, ptrdiff_t first, int most, ptrdiff_t *offsets) {
+  ptrdiff_t column = first % places->width, row = first / places->width % places->height;
+  ptrdiff_t image = first / places->width / places->height;
+  int count = 0;
+  for (; image < places->images; image++, row = 0)
+    for (; row < places->height; row++, column = 0)
+      for (; column < places->width; column++) {
+        if (count == most) return count;
+        offsets[count++] =
+            image * places->image_stride + row * places->row_stride + column * places->pixel_stride;
+      }
+  return count;
+}
 /* A convolution, channels last: the same, each row being what one output sees, in `segments` of the input. */
 TS_FUNCTION void ts_conv(const ts_places *places, const float *x, const ts_segments *segments, const float *packed,
                          ptrdiff_t n, const float *start, ptrdiff_t start_stride, float *out, ptrdiff_t out_stride,
                          int relu) {
+  const ptrdiff_t rows = places->images * places->height * places->width;
   const float *at[TS_BLOCK];
-  int count = 0;
-  ts_product p = {segments, start ? start : ts_zeros, start ? start_stride : 0, out, out_stride, relu};
-  for (ptrdiff_t image = 0; image < places->images; image++)
-    for (ptrdiff_t row = 0; row < places->height; row++) {
-      const float *first = x + image * places->image_stride + row * places->row_stride;
-      for (ptrdiff_t column = 0; column < places->width; column++) {
-        at[count++] = first + column * places->pixel_stride;
-        if (count < TS_BLOCK) continue;
-        ts_block(count, at, packed, n, &p);
-        p.start += count * p.start_stride;
-        p.out += count * p.out_stride;
-        count = 0;
-      }
-    }
-  if (count > 0) ts_block(count, at, packed, n, &p);
+  ptrdiff_t offsets[TS_BLOCK];
+  ts_product p = {segments, 0, start ? start : ts_zeros, start ? start_stride : 0, out, out_stride, relu};
+  for (ptrdiff_t done = 0; done < rows;) {
+    const int count = ts_place_offsets(places, done, TS_BLOCK, offsets);
+    for (int r = 0; r < count; r++) at[r] = x + offsets[r];
+    ts_block(count, at, packed, n, &p);
+    done += count;
+    p.start += count * p.start_stride;
+    p.out += count * p.out_stride;
+  }
 }
-/* Packs w[i][j] = w[i * k_stride + j * n_stride]: k * ts_padded(n) floats. */
+/* One panel of w[i][j] = w[i * k_stride + j * n_stride]: `width` columns, of which the operand has `columns`. */
+TS_INLINE void ts_pack_panel(ptrdiff_t k, ptrdiff_t columns, ptrdiff_t width, const float *w, ptrdiff_t k_stride,
+                             ptrdiff_t n_stride, float *packed) {
+  ptrdiff_t j = 0;
+  if (n_stride == 1) {
+    for (ptrdiff_t i = 0; i < k; i++) ts_copy(packed + i * width, w + i * k_stride, columns);
+    j = columns;
+  }
+#if TS_W > 1 && defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+  /* A transposed operand: blocks of 4 x 4. */
+  typedef float ts_4 __attribute__((vector_size(16), aligned(4), may_alias));
+  for (; k_stride == 1 && j + 4 <= columns; j += 4) {
+    const float *from = w + j * n_stride;
+    ptrdiff_t i = 0;
+    for (; i + 4 <= k; i += 4) {
+      const ts_4 a = *(const ts_4 *)(from + i), b = *(const ts_4 *)(from + n_stride + i);
+      const ts_4 c = *(const ts_4 *)(from + 2 * n_stride + i), d = *(const ts_4 *)(from + 3 * n_stride + i);
+      const ts_4 ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+      const ts_4 ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7), cd2 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+      float *to = packed + i * width + j;
+      *(ts_4 *)to = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
+      *(ts_4 *)(to + width) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+      *(ts_4 *)(to + 2 * width) = __builtin_shufflevector(ab2, cd2, 0, 1, 4, 5);
+      *(ts_4 *)(to + 3 * width) = __builtin_shufflevector(ab2, cd2, 2, 3, 6, 7);
+    }
+    for (; i < k; i++)
+      for (ptrdiff_t c = 0; c < 4; c++) packed[i * width + j + c] = from[i + c * n_stride];
+  }
+#endif
+#endif
+  for (; j < width; j++)
+    for (ptrdiff_t i = 0; i < k; i++) packed[i * width + j] = j < columns ? w[i * k_stride + j * n_stride] : 0;
+}
+/* Packs w[i][j] = w[i * k_stride + j * n_stride] for ts_linear and ts_conv: k * ts_padded(n) floats. */
 TS_FUNCTION void ts_pack(ptrdiff_t k, ptrdiff_t n, const float *w, ptrdiff_t k_stride, ptrdiff_t n_stride,
                          float *packed) {
   for (ptrdiff_t base = 0; base < n; base += TS_PANEL) {
     const ptrdiff_t width = n - base > 16 ? TS_PANEL : 16, columns = n - base < width ? n - base : width;
-    for (ptrdiff_t i = 0; i < k; i++, packed += width) {
-      const float *from = w + i * k_stride + base * n_stride;
-      if (n_stride == 1) ts_copy(packed, from, columns);
-      else for (ptrdiff_t j = 0; j < columns; j++) packed[j] = from[j * n_stride];
-      for (ptrdiff_t j = columns; j < width; j++) packed[j] = 0;
+    ts_pack_panel(k, columns, width, w + base * n_stride, k_stride, n_stride, packed + base * k);
+  }
+}
+/* out[b][r][j] = sum of x[b][r][i] * w[b][i][j] over i < k, in order: the same bits as ts_pack and ts_linear. The
+   *_batch and *_stride are in floats; the rows of x are contiguous, w may be transposed. `scratch` holds 32 * k floats,
+   aligned to 64. */
+TS_FUNCTION void ts_matmul(ptrdiff_t batch, ptrdiff_t rows, ptrdiff_t k, ptrdiff_t n, const float *x,
+                           ptrdiff_t x_batch, ptrdiff_t x_stride, const float *w, ptrdiff_t w_batch,
+                           ptrdiff_t k_stride, ptrdiff_t n_stride, float *out, ptrdiff_t out_batch,
+                           ptrdiff_t out_stride, float *scratch) {
+  const ptrdiff_t offset = 0;
+  const ts_segments segments = {1, &offset, k};
+  const float *at[TS_BLOCK];
+  /* Packing pays once for many rows. */
+  const ptrdiff_t in_place = n_stride == 1 && rows <= 2 * TS_ROWS ? n / 16 * 16 : 0;
+  for (; batch > 0; batch--, x += x_batch, w += w_batch, out += out_batch)
+    for (ptrdiff_t base = 0, columns; base < n; base += columns) {
+      const int packs = base >= in_place;
+      columns = !packs ? in_place : n - base < TS_PANEL ? n - base : TS_PANEL;
+      ts_product p = {&segments, packs ? 0 : k_stride, ts_zeros, 0, out + base, out_stride, 0};
+      if (packs) ts_pack_panel(k, columns, ts_padded(columns), w + base * n_stride, k_stride, n_stride, scratch);
+      for (ptrdiff_t done = 0; done < rows;) {
+        int count = 0;
+        for (; count < TS_BLOCK && done < rows; count++, done++) at[count] = x + done * x_stride;
+        ts_block(count, at, packs ? scratch : w, columns, &p);
+        p.out += count * out_stride;
+      }
+    }
+}
+/* --- depthwise convolutions: out[r][c] = start[r][c] + sum of x[r][offsets[t] + c] * w[t][c] over the taps t, in
+   order. The weights of a tap are ts_padded(channels) floats, aligned to 64. --- */
+#define TS_DEPTH_ROWS 4
+#define TS_DEPTH_VECTORS 2
+TS_INLINE void ts_depth_tile(const int rows, const int vectors, int columns, const float *const *x, ptrdiff_t taps,
+                             const ptrdiff_t *offsets, const float *w, ptrdiff_t step, const ts_product *p) {
+  ts_v sums[TS_DEPTH_ROWS][TS_DEPTH_VECTORS];
+  const int whole = columns == vectors * TS_W;
+  for (int r = 0; r < rows; r++)
+    for (int v = 0; v < vectors; v++) {
+      const float *start = p->start + r * p->start_stride + v * TS_W;
+      sums[r][v] = whole ? ts_load(start) : ts_load_first(start, columns);
+    }
+  for (ptrdiff_t t = 0; t < taps; t++, w += step)
+    for (int v = 0; v < vectors; v++) {
+      const ts_v weight = ts_load(w + v * TS_W);
+      for (int r = 0; r < rows; r++) {
+        const float *value = x[r] + offsets[t] + v * TS_W;
+        sums[r][v] = ts_fma(whole ? ts_load(value) : ts_load_first(value, columns), weight, sums[r][v]);
+      }
+    }
+  for (int r = 0; r < rows; r++)
+    for (int v = 0; v < vectors; v++) {
+      float *out = p->out + r * p->out_stride + v * TS_W;
+      const ts_v sum = p->relu ? ts_relu(sums[r][v]) : sums[r][v];
+      if (whole) ts_store(out, sum);
+      else ts_store_first(out, sum, columns);
+    }
+}
+TS_FUNCTION void ts_depthwise(const ts_places *places, const float *x, ptrdiff_t taps, const ptrdiff_t *offsets,
+                              const float *weights, ptrdiff_t channels, const float *start, ptrdiff_t start_stride,
+                              float *out, ptrdiff_t out_stride, int relu) {
+  const ptrdiff_t rows = places->images * places->height * places->width, step = ts_padded(channels);
+  const float *at[TS_DEPTH_ROWS];
+  ptrdiff_t begins[TS_DEPTH_ROWS];
+  ts_product p = {NULL, 0, NULL, start ? start_stride : 0, NULL, out_stride, relu};
+  for (ptrdiff_t done = 0; done < rows;) {
+    const int count = ts_place_offsets(places, done, TS_DEPTH_ROWS, begins);
+    for (ptrdiff_t c = 0; c < channels;) {
+      const ptrdiff_t left = channels - c;
+      const float *w = weights + c;
+      p.start = start ? start + done * start_stride + c : ts_zeros;
+      p.out = out + done * out_stride + c;
+      for (int r = 0; r < count; r++) at[r] = x + begins[r] + c;
+      if (count == TS_DEPTH_ROWS && left >= TS_DEPTH_VECTORS * TS_W) {
+        ts_depth_tile(TS_DEPTH_ROWS, TS_DEPTH_VECTORS, TS_DEPTH_VECTORS * TS_W, at, taps, offsets, w, step, &p);
+        c += TS_DEPTH_VECTORS * TS_W;
+      } else if (count == TS_DEPTH_ROWS && left >= TS_W) {
+        ts_depth_tile(TS_DEPTH_ROWS, 1, TS_W, at, taps, offsets, w, step, &p);
+        c += TS_W;
+      } else {
+        for (int r = 0; r < count; r++, p.start += p.start_stride, p.out += out_stride) {
+          if (left >= TS_W) ts_depth_tile(1, 1, TS_W, at + r, taps, offsets, w, step, &p);
+          else ts_depth_tile(1, 1, (int)left, at + r, taps, offsets, w, step, &p);
+        }
+        c += TS_W;
+      }
+    }
+    done += count;
+  }
+}
+/* --- one-hot operands: the product with a row that is 0 but for one 1 in each group of classes, as a sum of rows of
+   the weights. The class of tap t is index[segments of the row]; its weights are the ts_padded(n) floats at
+   tables + t * table_stride + class * ts_padded(n), aligned to 64. A negative class adds nothing: a padded input.
+   Adding 0 * w changes nothing where w is finite, so the bits are those of ts_linear on the row of zeros and ones; only
+   a start of -0 can stay -0 here where there it becomes 0. --- */
+#define TS_EACH_8(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
+TS_INLINE void ts_gather_tile(const int vectors, const int32_t *index, const ts_segments *taps, const float *w,
+                              ptrdiff_t table_stride, ptrdiff_t step, const float *start, float *out, int relu) {
+#define TS_DO(v) ts_v sum##v = v < vectors ? ts_load(start + v % vectors * TS_W) : ts_set(0);
+  TS_EACH_8(TS_DO)
+#undef TS_DO
+  for (ptrdiff_t s = 0; s < taps->count; s++) {
+    const int32_t *classes = index + taps->offsets[s];
+    for (ptrdiff_t t = 0; t < taps->length; t++, w += table_stride) {
+      if (classes[t] < 0) continue;
+      const float *row = w + classes[t] * step;
+#define TS_DO(v) if (v < vectors) sum##v += ts_load(row + v * TS_W);
+      TS_EACH_8(TS_DO)
+#undef TS_DO
     }
   }
+#define TS_DO(v) if (v < vectors) ts_store(out + v * TS_W, relu ? ts_relu(sum##v) : sum##v);
+  TS_EACH_8(TS_DO)
+#undef TS_DO
+}
+TS_FUNCTION void ts_gather_sum(const ts_places *places, const int32_t *index, const ts_segments *taps,
+                               const float *tables, ptrdiff_t table_stride, ptrdiff_t n, const float *start,
+                               ptrdiff_t start_stride, float *out, ptrdiff_t out_stride, int relu) {
+  const ptrdiff_t rows = places->images * places->height * places->width, step = ts_padded(n);
+  float buffer[8 * TS_W] TS_ALIGNED;
+  ptrdiff_t offsets[16];
+  for (ptrdiff_t v = 0; v < 8 * TS_W; v++) buffer[v] = 0;
+  for (ptrdiff_t done = 0; done < rows;) {
+    const int count = ts_place_offsets(places, done, 16, offsets);
+    for (int r = 0; r < count; r++, done++) {
+      const int32_t *at = index + offsets[r];
+      for (ptrdiff_t j = 0, full; j < n; j += full) {
+        const ptrdiff_t vectors = (n - j + TS_W - 1) / TS_W;
+        const float *w = tables + j, *begin = start ? start + done * start_stride + j : ts_zeros;
+        float *to = out + done * out_stride + j, *end = to;
+        /* Three vectors are four where the tables have as many. */
+        full = TS_W * (vectors >= 8 ? 8 : vectors >= 3 && step - j >= 4 * TS_W ? 4 : vectors >= 2 ? 2 : 1);
+        if (n - j < full) {
+          ts_copy(buffer, begin, n - j);
+          begin = buffer;
+          to = buffer;
+        }
+        switch (full / TS_W) {
+          case 8: ts_gather_tile(8, at, taps, w, table_stride, step, begin, to, relu); break;
+          case 4: ts_gather_tile(4, at, taps, w, table_stride, step, begin, to, relu); break;
+          case 2: ts_gather_tile(2, at, taps, w, table_stride, step, begin, to, relu); break;
+          default: ts_gather_tile(1, at, taps, w, table_stride, step, begin, to, relu); break;
+        }
+        if (n - j < full) ts_copy(end, buffer, n - j);
+      }
+    }
+  }
+}
+/* Classes as ts_gather_sum reads them, from elements `stride` apart. */
+TS_FUNCTION void ts_index_u8(ptrdiff_t count, const uint8_t *classes, ptrdiff_t stride, int32_t *index) {
+  for (ptrdiff_t i = 0; i < count; i++) index[i] = classes[i * stride];
+}
+TS_FUNCTION void ts_index_i64(ptrdiff_t count, const int64_t *classes, ptrdiff_t stride, int32_t *index) {
+  for (ptrdiff_t i = 0; i < count; i++) index[i] = (int32_t)classes[i * stride];
 }

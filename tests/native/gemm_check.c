@@ -119,12 +119,13 @@ TS_INLINE ts_places ts_shape_places(const ts_shape *s) {
                             s->stride_x * s->channels};
   return places;
 }
-/* Where tap t of output r begins in the input. */
+/* Where tap t of output r begins in the input: the last group of channels, so that the last tap of the last output
+   ends where the operand does. */
 TS_INLINE ptrdiff_t ts_tap(const ts_shape *s, ptrdiff_t r, ptrdiff_t t) {
   const ptrdiff_t image = r / (s->out_height * s->out_width);
   const ptrdiff_t y = r / s->out_width % s->out_height * s->stride_y + t / s->kernel_width * s->dilation;
   const ptrdiff_t x = r % s->out_width * s->stride_x + t % s->kernel_width * s->dilation;
-  return ((image * s->height + y) * s->width + x) * s->channels;
+  return ((image * s->height + y) * s->width + x) * s->channels + s->channels - s->taken;
 }
 TS_INLINE ptrdiff_t ts_offsets(const ts_shape *s, ptrdiff_t *offsets) {
   const ptrdiff_t taps = s->kernel_height * s->kernel_width;
@@ -145,8 +146,7 @@ TS_FUNCTION int ts_check_conv(ptrdiff_t n, int special) {
     segments.count = s.kernel_height;
     segments.length = s.kernel_width * taken;
   }
-  /* The last group of channels, so that the last row ends where the operand does. */
-  const float *x = ts_operand(0, s.images * s.height * s.width * channels, special) + channels - taken;
+  const float *x = ts_operand(0, s.images * s.height * s.width * channels, special);
   for (ptrdiff_t i = 0; i < k * n; i++) ts_weights[i] = ts_random_float(0);
   const float *packed = ts_packed_operand(k, n, ts_weights);
   const ts_ends e = ts_random_ends(rows, n, special);
@@ -174,24 +174,121 @@ TS_FUNCTION int ts_check_pack(ptrdiff_t k, ptrdiff_t n) {
   ts_pack(k, n, w, k_stride, n_stride, packed);
   return ts_check_rows("pack", k, padded, expected, packed, padded);
 }
-/* Every number of rows, of columns and of k, each with others drawn by chance. */
-TS_FUNCTION int ts_check(int thorough) {
-  int failed = 0;
-  for (int round = 0; round < (thorough ? 4 : 1); round++) {
-    for (ptrdiff_t n = 1; n <= 70; n++)
-      for (ptrdiff_t i = 0; i <= 40; i++) {
-        failed += ts_check_linear(i, n, ts_random(41), round == 3);
-        failed += ts_check_linear(ts_random(41), n, i, round == 3);
-        failed += ts_check_pack(i, n);
-        if (failed > 10) return failed;
-      }
-    for (ptrdiff_t n = 65; n <= 300; n++) {
-      failed += ts_check_linear(1 + ts_random(2), n, ts_random(41), 0);
-      if (failed > 10) return failed;
+/* Products of operands that are both known only at run time, w in place or transposed. */
+TS_FUNCTION int ts_check_matmul(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t k, int special) {
+  const ptrdiff_t batch = ts_random(3), x_stride = k + (ptrdiff_t)ts_random(3);
+  const ptrdiff_t x_batch = rows * x_stride, out_stride = n + (ptrdiff_t)ts_random(3), out_batch = rows * out_stride;
+  const int transposed = (int)ts_random(2);
+  const ptrdiff_t stride = (transposed ? k : n) + (ptrdiff_t)ts_random(3);
+  const ptrdiff_t k_stride = transposed ? 1 : stride, n_stride = transposed ? stride : 1;
+  const ptrdiff_t w_batch = ts_random(2) ? (transposed ? n : k) * stride : 0;
+  ptrdiff_t x_size = 0, w_size = 0;
+  if (batch > 0 && rows > 0 && k > 0) {
+    x_size = (batch - 1) * x_batch + (rows - 1) * x_stride + k;
+    w_size = (batch - 1) * w_batch + (k - 1) * k_stride + (n - 1) * n_stride + 1;
+  }
+  const float *x = ts_operand(0, x_size, special), *w = ts_operand(1, w_size, special);
+  float *scratch = ts_operand(2, 32 * k, 0);
+  if (batch == 0 || rows == 0) return 0;
+  float *out = ts_operand(3, (batch * rows - 1) * out_stride + n, 0);
+  for (ptrdiff_t r = 0; r < batch * rows; r++)
+    for (ptrdiff_t j = 0; j < (r + 1 < batch * rows ? out_stride : n); j++) out[r * out_stride + j] = 77.0f;
+  for (ptrdiff_t r = 0; r < batch * rows; r++)
+    for (ptrdiff_t j = 0; j < n; j++) {
+      const float *row = x + r / rows * x_batch + r % rows * x_stride, *column = w + r / rows * w_batch + j * n_stride;
+      float sum = 0;
+      for (ptrdiff_t i = 0; i < k; i++) sum = ts_reference_step(row[i], column[i * k_stride], sum);
+      ts_expected[r * n + j] = sum;
     }
+  ts_matmul(batch, rows, k, n, x, x_batch, x_stride, w, w_batch, k_stride, n_stride, out, out_batch, out_stride,
+            scratch);
+  return ts_check_rows("matmul", batch * rows, n, ts_expected, out, out_stride);
+}
+TS_FUNCTION int ts_check_depthwise(ptrdiff_t channels, int special) {
+  const ts_shape s = ts_random_shape(channels, channels, 0);
+  const ts_places places = ts_shape_places(&s);
+  ptrdiff_t offsets[9];
+  const ptrdiff_t taps = ts_offsets(&s, offsets), rows = s.images * s.out_height * s.out_width;
+  const ptrdiff_t padded = (channels + 15) / 16 * 16;
+  if (rows * channels > 1 << 16) return 0;
+  const float *x = ts_operand(0, s.images * s.height * s.width * channels, special);
+  const float *weights = ts_operand(1, taps * padded, special);
+  const ts_ends e = ts_random_ends(rows, channels, special);
+  for (ptrdiff_t r = 0; r < rows; r++)
+    for (ptrdiff_t c = 0; c < channels; c++) {
+      float sum = ts_start(&e, r, c);
+      for (ptrdiff_t t = 0; t < taps; t++)
+        sum = ts_reference_step(x[ts_tap(&s, r, t) + c], weights[t * padded + c], sum);
+      ts_expected[r * channels + c] = ts_reference_end(sum, e.relu);
+    }
+  ts_depthwise(&places, x, taps, offsets, weights, channels, e.start, e.start_stride, e.out, e.out_stride, e.relu);
+  return ts_check_rows("depthwise", rows, channels, ts_expected, e.out, e.out_stride);
+}
+/* A convolution of classes, against ts_linear on the rows of zeros and ones. */
+TS_FUNCTION int ts_check_gather(ptrdiff_t n) {
+  static float onehot[1 << 18];
+  const ptrdiff_t taken = 1 + ts_random(3), channels = taken * (1 + ts_random(2)), classes = 1 + ts_random(5);
+  const ts_shape s = ts_random_shape(channels, taken, 0);
+  const ts_places places = ts_shape_places(&s);
+  ptrdiff_t offsets[9];
+  const ptrdiff_t count = ts_offsets(&s, offsets), taps = count * taken;
+  const ptrdiff_t rows = s.images * s.out_height * s.out_width, k = taps * classes, padded = (n + 15) / 16 * 16;
+  const ts_segments segments = {count, offsets, taken};
+  const ptrdiff_t size = s.images * s.height * s.width * channels;
+  if (rows * n > 1 << 16 || rows * k > 1 << 18 || k * n > 1 << 16) return 0;
+  /* Integers as wide as floats, in an operand of floats. */
+  float *memory = ts_operand(0, size, 0);
+  int32_t *index = (int32_t *)(void *)memory;
+  for (ptrdiff_t i = 0; i < size; i++) index[i] = (int32_t)ts_random((uint32_t)classes + 1) - 1;
+  for (ptrdiff_t r = 0; r < rows; r++)
+    for (ptrdiff_t t = 0; t < taps; t++)
+      for (ptrdiff_t c = 0; c < classes; c++)
+        onehot[r * k + t * classes + c] = index[ts_tap(&s, r, t / taken) + t % taken] == c ? 1.0f : 0.0f;
+  for (ptrdiff_t i = 0; i < k * n; i++) ts_weights[i] = ts_random_float(0);
+  const ts_ends e = ts_random_ends(rows, n, 0);
+  const float *packed = ts_packed_operand(k, n, ts_weights);
+  for (ptrdiff_t r = 0; r < rows; r++)
+    for (ptrdiff_t j = 0; j < n; j++) ts_expected[r * n + j] = ts_start(&e, r, j);
+  ts_linear(rows, onehot, k, k, packed, n, ts_expected, n, ts_expected, n, e.relu);
+  float *tables = ts_operand(1, k * padded, 0);
+  for (ptrdiff_t i = 0; i < k; i++)
+    for (ptrdiff_t j = 0; j < n; j++) tables[i * padded + j] = ts_weights[i * n + j];
+  ts_gather_sum(&places, index, &segments, tables, classes * padded, n, e.start, e.start_stride, e.out, e.out_stride,
+                e.relu);
+  return ts_check_rows("gather_sum", rows, n, ts_expected, e.out, e.out_stride);
+}
+TS_FUNCTION int ts_check_index(void) {
+  const uint8_t bytes[5] = {255, 1, 2, 3, 4};
+  const int64_t longs[5] = {70000, 1, -1, 3, 4};
+  int32_t index[3];
+  int failed = 0;
+  ts_index_u8(3, bytes, 2, index);
+  failed += index[0] != 255 || index[1] != 2 || index[2] != 4;
+  ts_index_i64(3, longs, 2, index);
+  failed += index[0] != 70000 || index[1] != -1 || index[2] != 4;
+  if (failed) printf("index\n");
+  return failed;
+}
+/* Every number of rows, of columns and of k, each with others drawn by chance; fewer unless thorough. */
+TS_FUNCTION int ts_check(int thorough) {
+  int failed = ts_check_index();
+  for (int round = 0; round < (thorough ? 2 : 1); round++) {
+    const int special = round == 1;
+    for (ptrdiff_t n = 1; n <= 70 && failed < 10; n++) {
+      for (ptrdiff_t i = 0; i <= 40; i += thorough ? 1 : 1 + ts_random(4)) {
+        failed += ts_check_linear(i, n, ts_random(41), special);
+        failed += ts_check_linear(ts_random(41), n, i, special);
+        failed += ts_check_pack(i, n);
+        failed += ts_check_matmul(i, n, ts_random(41), special);
+      }
+      for (int i = 0; i < 6; i++) {
+        failed += ts_check_conv(n, special);
+        failed += ts_check_depthwise(n, special);
+        failed += ts_check_gather(n);
+      }
+    }
+    for (ptrdiff_t n = 65; n <= 300 && failed < 10; n++) failed += ts_check_linear(1 + ts_random(3), n, ts_random(20), 0);
     failed += ts_check_linear(600, 20, 5, 0);
-    for (ptrdiff_t n = 1; n <= 70; n++)
-      for (int i = 0; i < 10; i++) failed += ts_check_conv(n, round == 3);
   }
   return failed;
 }
