@@ -16,7 +16,7 @@
 /* v * 2^n with one rounding, where n was rounded by TS_ROUND_BIASED_TWICE; n from -252 to 254. */
 TS_INLINE ts_v ts_scale(ts_v v, ts_v n_biased) {
 #if defined(TS_PASS_AVX512)
-  return (ts_v)_mm512_scalef_ps((__m512)v, (__m512)(n_biased - ts_set(TS_ROUND_BIASED_TWICE)));
+  return (ts_v)_mm512_mask_scalef_ps((__m512)v, 0xffff, (__m512)v, (__m512)(n_biased - ts_set(TS_ROUND_BIASED_TWICE)));
 #else
   /* 2^n may be no float32, so two factors; the first product is a normal number. */
   const ts_i n = ts_bits(n_biased), half = n >> 1;
@@ -145,16 +145,17 @@ TS_INLINE ts_v ts_softplus(ts_v x) {
 /* erf x = 1 - e^(-|x| q(|x|)) with the sign of x: q is smooth and nearly constant, and nothing cancels. */
 TS_INLINE ts_v ts_erf(ts_v x) {
   const ts_v a = ts_lesser(ts_set(4.0f), ts_abs(x));
-  ts_v q = ts_set(4.51521055e-06f);
-  q = ts_fma(q, a, ts_set(2.7740839e-06f));
-  q = ts_fma(q, a, ts_set(-0.000255464431f));
-  q = ts_fma(q, a, ts_set(0.00104243425f));
-  q = ts_fma(q, a, ts_set(0.000392317743f));
-  q = ts_fma(q, a, ts_set(-0.0194086414f));
-  q = ts_fma(q, a, ts_set(0.102833472f));
-  q = ts_fma(q, a, ts_set(0.636614978f));
-  q = ts_fma(q, a, ts_set(1.12837923f));
-  const ts_v y = a * q;
+  ts_v q = ts_set(-9.30351052e-06f);
+  q = ts_fma(q, a, ts_set(0.000118136741f));
+  q = ts_fma(q, a, ts_set(-0.000634876546f));
+  q = ts_fma(q, a, ts_set(0.00167128991f));
+  q = ts_fma(q, a, ts_set(-0.000165256599f));
+  q = ts_fma(q, a, ts_set(-0.0191500522f));
+  q = ts_fma(q, a, ts_set(0.102776885f));
+  q = ts_fma(q, a, ts_set(0.636619508f));
+  /* The constant, 2 / sqrt(pi), in two parts: its rounding would be most of the error of small x. */
+  q = ts_fma(q, a, ts_set(-5.86353834e-08f));
+  const ts_v y = ts_fma(a, ts_set(1.12837923f), a * q);
   const ts_v n_biased = ts_fma(y, ts_set(-TS_LOG2_E), ts_set(TS_ROUND_BIASED));
   const ts_v n = n_biased - ts_set(TS_ROUND_BIASED);
   const ts_v r = ts_fma(n, ts_set(TS_LN2_LOW), ts_fma(n, ts_set(TS_LN2_HIGH), y)); /* that of -y, negated */
@@ -192,11 +193,10 @@ TS_FUNCTION float ts_reduce_large(float a, int32_t *quadrant) {
 TS_INLINE ts_v ts_sin_from(ts_v a, int32_t first_quadrant) {
   const ts_v n_biased = ts_fma(a, ts_set(0.636619747f), ts_set(TS_ROUND));
   const ts_v n = n_biased - ts_set(TS_ROUND);
-  ts_v r = ts_fma(n, ts_set(-1.5703125f), a);
-  r = ts_fma(n, ts_set(-0.000483751297f), r);
-  r = ts_fma(n, ts_set(-7.54953362e-08f), r);
-  r = ts_fma(n, ts_set(-2.56328292e-12f), r);
-  r = ts_fma(n, ts_set(-6.12323426e-17f), r);
+  ts_v r = ts_fma(n, ts_set(-0.000483751297f), ts_fma(n, ts_set(-1.5703125f), a)); /* exact */
+  const ts_v third = n * ts_set(7.54953362e-08f), rounded = r - third;
+  const ts_v lost = (r - rounded) - third;
+  r = rounded + ts_fma(n, ts_set(-6.12323426e-17f), ts_fma(n, ts_set(-2.56328292e-12f), lost));
   ts_i quadrant = ts_bits(n_biased);
   const ts_i large = ~ts_le(a, ts_set(10000.0f));
   if (ts_any(large)) {

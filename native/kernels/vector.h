@@ -97,10 +97,11 @@ TS_INLINE ts_v ts_sqrt(ts_v v) {
 /* The larger and the smaller; a NaN of either is the result, as in torch. */
 TS_INLINE ts_v ts_max(ts_v a, ts_v b) { return ts_select(ts_lt(a, b) | ts_ne(b, b), b, a); }
 TS_INLINE ts_v ts_min(ts_v a, ts_v b) { return ts_select(ts_lt(b, a) | ts_ne(b, b), b, a); }
-/* As the machines have them in one instruction: b where either is NaN, so that a bound as `a` keeps a NaN `b`. */
+/* As the machines have them in one instruction: b where either is NaN, so that a bound as `a` keeps a NaN `b`.
+   (All lanes in the mask: g++ 12 takes the intrinsics without one for uninitialised.) */
 TS_INLINE ts_v ts_lesser(ts_v a, ts_v b) {
 #if defined(TS_PASS_AVX512)
-  return (ts_v)_mm512_min_ps((__m512)a, (__m512)b);
+  return (ts_v)_mm512_mask_min_ps((__m512)a, 0xffff, (__m512)a, (__m512)b);
 #elif defined(TS_PASS_AVX2)
   return (ts_v)_mm256_min_ps((__m256)a, (__m256)b);
 #elif defined(TS_PASS_SSE2)
@@ -113,7 +114,7 @@ TS_INLINE ts_v ts_lesser(ts_v a, ts_v b) {
 }
 TS_INLINE ts_v ts_greater(ts_v a, ts_v b) {
 #if defined(TS_PASS_AVX512)
-  return (ts_v)_mm512_max_ps((__m512)a, (__m512)b);
+  return (ts_v)_mm512_mask_max_ps((__m512)a, 0xffff, (__m512)a, (__m512)b);
 #elif defined(TS_PASS_AVX2)
   return (ts_v)_mm256_max_ps((__m256)a, (__m256)b);
 #elif defined(TS_PASS_SSE2)
