@@ -37,15 +37,13 @@ def _start_arguments(start: View | None, stride: Size) -> str:
 
 def _linear(writer: Writer, call: Call) -> None:
     (out,), (x, packed) = call.outputs, call.inputs[:2]
-    start = _start(call)
-    stride: Size = 0 if start is None or len(start.shape) == 1 else start.strides[0]
     k, n = call.attributes["k"], call.attributes["n"]
     writer.line(
         f"ts_linear({text(out.shape[0])}, {address(x)}, {text(x.strides[0])}, {k}, {address(packed)}, {n},"
     )
     writer.line(
-        f"          {_start_arguments(start, stride)}, {address(out)}, {text(out.strides[0])}, "
-        f"{int(bool(call.attributes['relu']))});"
+        f"          {_start_arguments(_start(call), _start_stride(call))}, {address(out)}, {text(out.strides[0])}, "
+        f"{_relu(call)});"
     )
 
 
@@ -53,7 +51,6 @@ def _conv(writer: Writer, call: Call) -> None:
     (out,), (x, packed) = call.outputs, call.inputs[:2]
     attributes: dict[str, Any] = call.attributes
     kh, kw = attributes["kernel"]
-    sy, sx = attributes["stride"]
     dy, dx = attributes["dilation"]
     channels = x.shape[1]
     image, _, row, pixel = x.strides
@@ -61,112 +58,117 @@ def _conv(writer: Writer, call: Call) -> None:
     offsets = (
         [sizes.simple(y * dy * row) for y in range(kh)]
         if merged
-        else [sizes.simple(y * dy * row + c * dx * pixel) for y in range(kh) for c in range(kw)]
+        else _taps(call, row, pixel)
     )
     length = sizes.simple(channels * (kw if merged else 1))
-    start = _start(call)
-    n = out.shape[1]
-    stride = 0 if start is None or len(start.shape) == 1 else start.strides[3]
     with writer.block(""):
-        writer.line(f"const ptrdiff_t offsets[] = {{{', '.join(map(text, offsets))}}};")
+        _offsets(writer, offsets)
         writer.line(f"const ts_segments segments = {{{len(offsets)}, offsets, {text(length)}}};")
+        _places(writer, call, image, row, pixel)
         writer.line(
-            f"const ts_places places = {{{text(out.shape[0])}, {text(out.shape[2])}, {text(out.shape[3])}, "
-            f"{text(image)}, {text(sizes.simple(row * sy))}, {text(sizes.simple(pixel * sx))}}};"
+            f"ts_conv(&places, {address(x)}, &segments, {address(packed)}, {text(out.shape[1])}, "
+            f"{_start_arguments(_start(call), _start_stride(call))}, {address(out)}, {text(out.strides[3])}, "
+            f"{_relu(call)});"
         )
-        writer.line(
-            f"ts_conv(&places, {address(x)}, &segments, {address(packed)}, {text(n)}, "
-            f"{_start_arguments(start, stride)}, {address(out)}, {text(out.strides[3])}, "
-            f"{int(bool(attributes['relu']))});"
-        )
+
+
+def _start_stride(call: Call) -> Size:
+    start = _start(call)
+    return 0 if start is None or len(start.shape) == 1 else start.strides[-1 if len(start.shape) == 4 else 0]
+
+
+def _places(writer: Writer, call: Call, image: Size, row: Size, pixel: Size) -> None:
+    """Write where the outputs of a convolution begin in its input."""
+    (out,) = call.outputs
+    attributes: dict[str, Any] = call.attributes
+    sy, sx = attributes["stride"]
+    sizes_text = ", ".join(map(text, (out.shape[0], out.shape[2], out.shape[3])))
+    steps = ", ".join(map(text, (image, sizes.simple(row * sy), sizes.simple(pixel * sx))))
+    writer.line(f"const ts_places places = {{{sizes_text}, {steps}}};")
+
+
+def _taps(call: Call, row: Size, pixel: Size) -> list[Size]:
+    """Return the offsets of what a kernel sees from its first element."""
+    attributes: dict[str, Any] = call.attributes
+    (kh, kw), (dy, dx) = attributes["kernel"], attributes["dilation"]
+    return [sizes.simple(y * dy * row + c * dx * pixel) for y in range(kh) for c in range(kw)]
+
+
+def _offsets(writer: Writer, offsets: list[Size]) -> None:
+    writer.line(f"const ptrdiff_t offsets[] = {{{', '.join(map(text, offsets))}}};")
 
 
 def _depthwise(writer: Writer, call: Call) -> None:
     (out,), (x, taps) = call.outputs, call.inputs[:2]
-    attributes: dict[str, Any] = call.attributes
-    kh, kw = attributes["kernel"]
-    dy, dx = attributes["dilation"]
-    _conv_like(writer, call, "ts_depthwise", [
-        sizes.simple(y * dy * x.strides[2] + c * dx * x.strides[3]) for y in range(kh) for c in range(kw)
-    ], 1, f"{address(taps)}, {text(out.shape[1])}", f", {int(bool(attributes['relu']))}")  # fmt: skip
-
-
-def _conv_like(
-    writer: Writer, call: Call, name: str, offsets: list[Size], length: Size, weights: str, tail: str
-) -> None:
-    (out,), x = call.outputs, call.inputs[0]
-    attributes: dict[str, Any] = call.attributes
-    sy, sx = attributes["stride"]
-    start = _start(call)
-    stride = 0 if start is None or len(start.shape) == 1 else start.strides[3]
+    image, _, row, pixel = x.strides
+    offsets = _taps(call, row, pixel)
     with writer.block(""):
-        writer.line(f"const ptrdiff_t offsets[] = {{{', '.join(map(text, offsets))}}};")
-        writer.line(f"const ts_segments segments = {{{len(offsets)}, offsets, {text(length)}}};")
+        _offsets(writer, offsets)
+        _places(writer, call, image, row, pixel)
         writer.line(
-            f"const ts_places places = {{{text(out.shape[0])}, {text(out.shape[2])}, {text(out.shape[3])}, "
-            f"{text(x.strides[0])}, {text(sizes.simple(x.strides[2 if len(x.shape) == 4 else 1] * sy))}, "
-            f"{text(sizes.simple(x.strides[-1] * sx))}}};"
+            f"ts_depthwise(&places, {address(x)}, {len(offsets)}, offsets, {address(taps)}, {text(out.shape[1])}, "
+            f"{_start_arguments(_start(call), _start_stride(call))}, {address(out)}, {text(out.strides[3])}, "
+            f"{_relu(call)});"
         )
-        writer.line(
-            f"{name}(&places, {address(x)}, &segments, {weights}, {_start_arguments(start, stride)}, "
-            f"{address(out)}, {text(out.strides[3])}{tail});"
-        )
+
+
+def _relu(call: Call) -> int:
+    return int(bool(call.attributes["relu"]))
 
 
 def _gather_conv(writer: Writer, call: Call) -> None:
-    out, index, table = call.outputs[0], call.inputs[0], call.inputs[1]
-    attributes: dict[str, Any] = call.attributes
-    kh, kw = attributes["kernel"]
-    sy, sx = attributes["stride"]
-    dy, dx = attributes["dilation"]
-    classes, cout = attributes["classes"], out.shape[1]
-    width = sizes.simple(sizes.floor_div(cout + 15, 16) * 16)
-    start = _start(call)
+    (out,), (index, table) = call.outputs, call.inputs[:2]
     image, row, pixel = index.strides
-    offsets = [sizes.simple(y * dy * row + c * dx * pixel) for y in range(kh) for c in range(kw)]
+    offsets = _taps(call, row, pixel)
     with writer.block(""):
-        writer.line(f"const ptrdiff_t offsets[] = {{{', '.join(map(text, offsets))}}};")
-        with (
-            writer.block(f"for (int64_t image = 0; image < {text(out.shape[0])}; image++)"),
-            writer.block(f"for (int64_t y = 0; y < {text(out.shape[2])}; y++)"),
-            writer.block(f"for (int64_t x = 0; x < {text(out.shape[3])}; x++)"),
-        ):
-            place = sizes.simple(
-                sizes.symbol("image") * image + sizes.symbol("y") * row * sy + sizes.symbol("x") * pixel * sx
-            )
-            target = sizes.simple(
-                sizes.symbol("image") * out.strides[0] + sizes.symbol("y") * out.strides[2]
-                + sizes.symbol("x") * out.strides[3]
-            )  # fmt: skip
-            begin = "NULL" if start is None else address(start, 0 if len(start.shape) == 1 else target)
-            writer.line(
-                f"ts_gather_{index.dtype}({kh * kw}, {address(index, place)}, offsets, {classes}, "
-                f"{address(table)}, {text(width)}, {text(cout)}, {begin}, {address(out, target)});"
-            )
+        _offsets(writer, offsets)
+        writer.line(f"const ts_segments taps = {{{len(offsets)}, offsets, 1}};")
+        _places(writer, call, image, row, pixel)
+        _gather(writer, call, index, table, out.shape[1], out.strides[3])
 
 
 def _gather_sum(writer: Writer, call: Call) -> None:
-    out, index, table = call.outputs[0], call.inputs[0], call.inputs[1]
-    start = _start(call)
-    n = out.shape[1]
-    width = sizes.simple(sizes.floor_div(n + 15, 16) * 16)
+    (out,), (index, table) = call.outputs, call.inputs[:2]
     with writer.block(""):
         writer.line("const ptrdiff_t offset = 0;")
-        with writer.block(f"for (int64_t row = 0; row < {text(out.shape[0])}; row++)"):
-            row = sizes.symbol("row")
-            begin = "NULL"
-            if start is not None:
-                begin = address(start, 0 if len(start.shape) == 1 else sizes.simple(row * start.strides[0]))
-            writer.line(
-                f"ts_gather_{index.dtype}(1, {address(index, sizes.simple(row * index.strides[0]))}, &offset, "
-                f"{call.attributes['classes']}, {address(table)}, {text(width)}, {text(n)}, {begin}, "
-                f"{address(out, sizes.simple(row * out.strides[0]))});"
-            )
+        writer.line("const ts_segments taps = {1, &offset, 1};")
+        writer.line(f"const ts_places places = {{1, 1, {text(out.shape[0])}, 0, 0, {text(index.strides[0])}}};")
+        _gather(writer, call, index, table, out.shape[1], out.strides[0])
+
+
+def _gather(writer: Writer, call: Call, index: View, table: View, n: Size, out_stride: Size) -> None:
+    padded = sizes.simple(sizes.floor_div(n + 15, 16) * 16)
+    step = sizes.simple(padded * int(str(call.attributes["classes"])))
+    writer.line(
+        f"ts_gather_sum(&places, {address(index)}, &taps, {address(table)}, {text(step)}, {text(n)}, "
+        f"{_start_arguments(_start(call), _start_stride(call))}, {address(call.outputs[0])}, {text(out_stride)}, "
+        f"{_relu(call)});"
+    )
+
+
+def _classes(writer: Writer, call: Call) -> None:
+    (out,), (index,) = call.outputs, call.inputs
+    names = [f"i{axis}" for axis in range(len(index.shape))]
+    source: Size = 0
+    target: Size = 0
+    for name, a, b in zip(names, index.strides, out.strides, strict=True):
+        source, target = source + sizes.symbol(name) * a, target + sizes.symbol(name) * b
+
+    def inside() -> None:
+        writer.line(f"const int64_t chosen = (int64_t)({address(index, sizes.simple(source))})[0];")
+        writer.line(f"wrong |= chosen < 0 || chosen >= {call.attributes['classes']};")
+        writer.line(f"({address(out, sizes.simple(target))})[0] = (int32_t)chosen;")
+
+    with writer.block(""):
+        writer.line("int wrong = 0;")
+        _nested(writer, list(zip(names, index.shape, strict=True)), inside)
+        with writer.block("if (wrong)"):
+            writer.line(f'ts_say(message, "one_hot: expected classes from 0 to {int(str(call.attributes["classes"])) - 1}");')
+            writer.line("return TS_RAISED;")
 
 
 def _matmul(writer: Writer, call: Call) -> None:
-    (out, scratch), (a, b) = call.outputs, call.inputs
-    m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
+    out = call.outputs[0]
     outer = len(out.shape) - 2
     names = [f"b{axis}" for axis in range(outer)]
     _nested(writer, list(zip(names, out.shape[:outer], strict=True)), lambda: _one_product(writer, call, names))
@@ -191,10 +193,9 @@ def _one_product(writer: Writer, call: Call, names: list[str]) -> None:
         return address(view, sizes.simple(offset))
 
     m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
-    writer.line(f"ts_pack({text(k)}, {text(n)}, {place(b)}, {text(b.strides[-2])}, {text(b.strides[-1])}, {address(scratch)});")
     writer.line(
-        f"ts_linear({text(m)}, {place(a)}, {text(a.strides[-2])}, {text(k)}, {address(scratch)}, {text(n)}, NULL, 0, "
-        f"{place(out)}, {text(out.strides[-2])}, 0);"
+        f"ts_matmul(1, {text(m)}, {text(k)}, {text(n)}, {place(a)}, 0, {text(a.strides[-2])}, {place(b)}, 0, "
+        f"{text(b.strides[-2])}, {text(b.strides[-1])}, {place(out)}, 0, {text(out.strides[-2])}, {address(scratch)});"
     )
 
 
@@ -384,7 +385,7 @@ def _pool(writer: Writer, call: Call) -> None:
 
 
 EMITTERS: dict[str, Emitter] = {
-    "linear": _linear, "conv": _conv, "depthwise": _depthwise, "gather_conv": _gather_conv,
+    "classes": _classes, "linear": _linear, "conv": _conv, "depthwise": _depthwise, "gather_conv": _gather_conv,
     "gather_sum": _gather_sum, "matmul": _matmul, "embedding": _embedding, "softmax": _rows("softmax"),
     "log_softmax": _rows("log_softmax"), "cumsum": _cumsum, "layer_norm": _layer_norm, "reduce": _reduce,
     "pool": _pool,

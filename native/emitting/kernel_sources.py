@@ -8,7 +8,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent.parent / "kernels"
 ALWAYS = ("vector", "scalar")
-OPTIONAL = ("elementary", "rows", "gemm", "gather", "softmax", "layer_norm")
+OPTIONAL = ("elementary", "rows", "gemm", "softmax", "layer_norm")
 """In the order in which they stand on each other."""
 _NAME = re.compile(r"\bts_[a-z0-9_]+\b")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -270,34 +271,31 @@ def _method(out: Writer, unit: Unit, method: CompiledMethod) -> None:
     )
     out.line(head)
     with out.block("                       char *workspace, ts_message *message)"):
-        used = {v.storage for s in walk(program.statements) for v in (*s.reads(), *s.writes())}
+        body = Writer(1)
+        statements.emit_all(body, program.statements)
+        named = set(re.findall(r"\w+", body.text()))
+        declared = Writer(1)
         for field in interface.inputs:
-            if field.kind == "size":
-                if field.leaf != BATCH:
-                    out.line(f"const int64_t {field.variable} = in->{field.name};")
-                else:
-                    out.line(f"const int64_t {BATCH} = in->{field.name};")
-            elif field.kind in ("int", "bool"):
-                kind = "int64_t" if field.kind == "int" else "int"
-                out.line(f"const {kind} {field.variable} = {'(int)' if field.kind == 'bool' else ''}in->{field.name};")
-            elif field.kind == "float":
-                out.line(f"const double {field.variable} = in->{field.name};")
-        unused = ["w", "in", "out", "first", "rows", "workspace", "message"]
-        for field in interface.inputs:
-            if field.kind != "tensor":
-                unused.append(field.variable if field.leaf != BATCH else BATCH)
-        for one in unused:
-            out.line(f"(void){one};")
-        for field in interface.inputs:
-            if field.storage is not None and field.storage in used:
-                out.line(f"const {c_type(field.dtype)} *const {field.storage.name} = {_input(field)};")
+            if field.kind == "tensor":
+                if field.storage is not None and field.storage.name in named:
+                    declared.line(f"const {c_type(field.dtype)} *const {field.storage.name} = {_input(field)};")
+                continue
+            variable = BATCH if field.leaf == BATCH and field.kind == "size" else field.variable
+            if variable in named or any(variable in re.findall(r"\w+", sizes.c_text(o)) for o in method.plan.offsets.values()):
+                kind = {"float": "double", "bool": "int"}.get(field.kind, "int64_t")
+                declared.line(f"const {kind} {variable} = {'(int)' if kind == 'int' else ''}in->{field.name};")
         for field in interface.outputs:
-            if field.storage is not None:
-                out.line(f"{c_type(field.dtype)} *const {field.storage.name} = out->{field.name}{_first(field)};")
+            if field.storage is not None and field.storage.name in named:
+                declared.line(f"{c_type(field.dtype)} *const {field.storage.name} = out->{field.name}{_first(field)};")
         for storage, offset in method.plan.offsets.items():
             kind = c_type(storage.dtype)
-            out.line(f"{kind} *const {storage.name} = ({kind} *)(void *)(workspace + {sizes.c_text(offset)});")
-        statements.emit_all(out, program.statements)
+            place = "workspace" if offset == 0 else f"(workspace + {sizes.c_text(offset)})"
+            declared.line(f"{kind} *const {storage.name} = ({kind} *)(void *){place};")
+        named |= set(re.findall(r"\w+", declared.text()))
+        for name_ in ("w", "in", "out", "first", "rows", "workspace", "message"):
+            if name_ not in named:
+                out.line(f"(void){name_};")
+        out.lines += declared.lines + body.lines
         out.line("return 0;")
 
 

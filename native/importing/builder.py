@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import sympy
 import torch
@@ -93,13 +94,15 @@ class Builder:
 
     def __init__(self, weights: Weights) -> None:
         self.block: list[Statement] = []
+        self.widened: dict[Storage, View] = {}
+        """Integers that are a copy of narrower ones, and those."""
         self.temporaries: list[Storage] = []
         self.weights = weights
         self.where = ""
         self.note = ""
         self.hint = ""
         """The name that the model gives to what is computed now."""
-        self._names: set[str] = set()
+        self._names: set[str] = set(LOCALS)
 
     # --- names and blocks ---
 
@@ -165,7 +168,7 @@ class Builder:
             shape.insert(value.axis, value.classes)
             strides.insert(value.axis, 0)
             index = value.index.with_shape(shape, strides)
-            self.add(Elementwise(out, "eq", (index, Iota(value.axis)), compute=value.index.dtype))
+            self.add(Elementwise(out, "eq", (index, Iota(value.axis)), compute="int32"))
             return out
         parts = [part for part in value.parts if isinstance(part, View)]
         out = self.temporary(value.dtype, value.shape, dense_order(parts[0]) if parts else None)
@@ -176,6 +179,12 @@ class Builder:
             self.copy(part, place)
             position = sizes.simple(position + size)
         return out
+
+    def narrowest(self, view: View) -> View:
+        """Return the narrower integers that a view of integers is a copy of, or the view."""
+        source = self.widened.get(view.storage)
+        whole = laid_out(view.storage, view.shape)
+        return source if source is not None and view.same_elements(whole) else view
 
     def copy(self, value: Tensor, place: View) -> None:
         """Store a tensor in a place of the same shape, converted to its dtype."""
@@ -195,8 +204,14 @@ class Builder:
 
     def elementwise(
         self, operation: str, values: Sequence[object], dtype: str, compute: str | None = None
-    ) -> View:
-        """Return operation(values), broadcast, as a new tensor of `dtype`."""
+    ) -> Any:
+        """Return operation(values), broadcast, as a new tensor of `dtype`.
+
+        The parts of a concatenation stay apart if it is the only tensor.
+        """
+        parts = [value for value in values if isinstance(value, Concat)]
+        if len(parts) == 1 and not any(isinstance(v, View | OneHot | Full) for v in values):
+            return self._of_parts(operation, values, parts[0], dtype, compute)
         operands: list[Operand | Tensor] = []
         for value in values:
             operands.append(self.materialise(value) if isinstance(value, OneHot | Concat) else value)  # type: ignore[arg-type]
@@ -209,6 +224,15 @@ class Builder:
         )
         self.add(Elementwise(out, operation, read, compute=compute or dtype))
         return out
+
+    def _of_parts(
+        self, operation: str, values: Sequence[object], whole: Concat, dtype: str, compute: str | None
+    ) -> Concat:
+        parts = tuple(
+            self.elementwise(operation, [p if v is whole else v for v in values], dtype, compute)
+            for p in whole.parts
+        )
+        return Concat(parts, whole.axis, dtype, whole.shape)
 
     def broadcast(self, shapes: Sequence[Sequence[Size]]) -> tuple[Size, ...]:
         """Return the shape that all shapes broadcast to.
@@ -312,8 +336,14 @@ C_WORDS = {
     "return", "short", "signed", "sizeof", "static", "struct", "switch", "typedef", "union",
     "unsigned", "void", "volatile", "while", "class", "new", "delete", "this", "template", "bool",
     "true", "false", "operator", "private", "public", "protected", "virtual", "try", "catch",
-    "throw", "namespace", "using", "and", "or", "not", "xor", "in", "out", "weights", "workspace",
-    "message", "rows", "batch", "first", "main", "y0", "y1", "j0", "j1", "exp", "log", "sin", "cos",
-    "tanh", "erf", "pow", "abs", "div", "index", "remainder", "round", "gamma", "signal", "time",
-    "asm", "export", "friend", "typeid", "typename", "mutable", "explicit", "w", "r", "i", "j", "k", "n",
+    "throw", "namespace", "using", "and", "or", "not", "xor", "asm", "export", "friend", "typeid",
+    "typename", "mutable", "explicit", "NULL",
 }  # fmt: skip
+
+LOCALS = {
+    "w", "in", "out", "first", "rows", "batch", "workspace", "message", "j", "rest", "offsets",
+    "segments", "places", "taps", "at", "chosen", "total", "best", "value", "sum", "row", "count",
+    "image", "x_", "y", "x", "c", "class", "wrong", "ty", "tx", "ky", "kx", "exp", "log", "sin", "cos", "tanh", "erf",
+    "floor", "ceil", "trunc", "rint", "fma", "sqrt", "fabs", "memcpy", "main",
+} | {f"{letter}{number}" for letter in "ikb" for number in range(10)}  # fmt: skip
+"""Names of the generated functions themselves, which no tensor or variable may have."""

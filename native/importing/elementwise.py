@@ -358,7 +358,12 @@ def cast(importer: Importer, value: Any, dtype: str) -> object:
         if isinstance(known, bool | int | float):
             known = float(known) if dtype.startswith("float") else bool(known) if dtype == "bool" else int(known)
         return Full(known, dtype, value.shape)
-    return importer.builder.elementwise("copy", [value], dtype, value.dtype)
+    made = importer.builder.elementwise("copy", [value], dtype, value.dtype)
+    widths = {"uint8": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8}
+    if isinstance(value, View) and not importer.mutates and isinstance(made, View):
+        if widths.get(value.dtype, 9) < widths.get(dtype, 0) and made.storage.kind == "temporary":
+            importer.builder.widened[made.storage] = value
+    return made
 
 
 @operator("aten::float", "aten::long", "aten::int", "aten::bool", "aten::double")
@@ -439,8 +444,11 @@ def one_hot(importer: Importer, node: Any, arguments: list[Any]) -> object:
     value, classes = arguments
     if not isinstance(classes, int) or classes < 0:
         raise importer.builder.unsupported("one_hot without a number of classes")
-    index = importer.builder.materialise(value)
-    made = OneHot(index, classes, len(index.shape), "int64")
+    index = importer.builder.narrowest(importer.builder.materialise(value))
+    importer.builder.hint = "classes"
+    checked = importer.builder.temporary("int32", index.shape)
+    importer.builder.call("classes", [checked], [index], classes=classes)
+    made = OneHot(checked, classes, len(index.shape), "int64")
     return importer.builder.materialise(made) if importer.mutates else made
 
 

@@ -86,7 +86,9 @@ class _Import:
         self.builder = Builder(weights)
         self.importer = Importer(self.builder, module)
         self.interface = Interface()
-        self.taken: set[str] = {"message", "message_size"}
+        self.taken: set[str] = set()
+        self.results: set[str] = {"message", "message_size"}
+        """The names of fields of the struct of inputs, and of that of outputs."""
         self.symbols: dict[str, sympy.Symbol] = {}
         self.storages: list[Storage] = []
         self.starts = {state.input: state.start for state in method.state}
@@ -214,7 +216,7 @@ class _Import:
                 raise UnsupportedError(
                     f"output '{leaf.name}' of method '{self.name}': its size {size} depends on values"
                 )
-        name = identifier(leaf.name, self.taken)
+        name = identifier(leaf.name, self.results)
         storage = Storage(self.builder.fresh(name), value.dtype, element_count(value.shape), "output")
         shape = tuple(value.shape)
         self.interface.outputs.append(

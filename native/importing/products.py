@@ -56,7 +56,7 @@ def _linear_part(importer: Importer, x: Tensor, weight: View, start: View | None
         index = _as_rows_of_one(importer, x.index)
         table = importer.builder.packed(weight, "classes", lambda w: pad_rows(w.t()))
         importer.builder.call("gather_sum", [out], [index, table, *_given(start)],
-                              rows=out.shape[0], taps=1, classes=x.classes, n=out.shape[1], start=start is not None)  # fmt: skip
+                              rows=out.shape[0], taps=1, classes=x.classes, n=out.shape[1], start=start is not None, relu=False)  # fmt: skip
         return
     rows = as_rows(importer, importer.builder.materialise(x))
     packed = importer.builder.packed(weight, "columns", lambda w: pack_columns(w.t()))
@@ -133,8 +133,7 @@ def matmul(importer: Importer, a: Tensor, b: Tensor) -> View:
     hint = importer.builder.hint
     out = importer.builder.temporary("float32", [*outer, m, n])
     importer.builder.hint = "packed"
-    padded = sizes.simple(sizes.floor_div(n + 15, 16) * 16)
-    scratch = importer.builder.temporary("float32", [sizes.product([k, padded])])
+    scratch = importer.builder.temporary("float32", [sizes.simple(k * 32)])
     importer.builder.hint = hint
     importer.builder.call("matmul", [out, scratch], [left.expanded([*outer, m, k]), right.expanded([*outer, k, n])])
     return out
@@ -295,7 +294,7 @@ def _gather_conv(
     )
     importer.builder.call(
         "gather_conv", [out], [x.index, table, *_given(start)], kernel=(kh, kw), stride=stride,
-        dilation=dilation, classes=classes, start=start is not None,
+        dilation=dilation, classes=classes, start=start is not None, relu=False,
     )  # fmt: skip
 
 

@@ -27,6 +27,8 @@ def reduce(
 ) -> View:
     """Return a reduction over axes; `kind` is sum, prod, max, min, any, all, argmax or argmin."""
     view = importer.builder.materialise(value)
+    if kind in ("max", "min", "argmax", "argmin"):
+        view = importer.builder.narrowest(view)
     outer = [axis for axis in range(len(view.shape)) if axis not in axes]
     moved = permuted(view, [*outer, *axes])
     assert isinstance(moved, View)

@@ -26,11 +26,12 @@ class FloorDiv(sympy.Function):
             return sympy.Integer(int(a) // int(b))
         if b == 1:
             return a
-        quotient = sympy.cancel(a / b) if b.is_Integer else None
-        if quotient is not None and all(
-            term.as_coeff_Mul()[0].is_Integer for term in sympy.Add.make_args(sympy.expand(quotient))
-        ):
-            return sympy.expand(quotient)
+        if b == 0 or a.has(FloorDiv, Modulo, sympy.Min, sympy.Max):
+            return None
+        quotient = sympy.expand(sympy.cancel(a / b))
+        terms = [term.as_coeff_Mul() for term in sympy.Add.make_args(quotient)]
+        if all(c.is_Integer and not sympy.denom(rest).free_symbols for c, rest in terms):
+            return quotient
         return None
 
     def _eval_is_nonnegative(self) -> bool | None:

@@ -22,7 +22,9 @@ from torchship.native.passes.uses import Aliases, blocks_of, overlap, reads, wri
 
 SUMS = {"linear", "conv", "depthwise", "gather_sum", "gather_conv"}
 """Kernels whose last input may be where their sums start."""
-WITH_RELU = {"linear", "conv", "depthwise"}
+CHECKING = {"embedding", "classes"}
+"""Kernels that refuse wrong indices."""
+WITH_RELU = {"linear", "conv", "depthwise", "gather_sum", "gather_conv"}
 
 
 def simplify(method: Method, weights: Weights) -> None:
@@ -50,8 +52,7 @@ def drop_unread(method: Method) -> None:
 def _useless(statement: Statement, read: set[Storage]) -> bool:
     if isinstance(statement, Elementwise | Call):
         made = list(statement.writes())
-        # embedding checks its indices, so it may raise.
-        if isinstance(statement, Call) and statement.kernel == "embedding":
+        if isinstance(statement, Call) and statement.kernel in CHECKING:
             return False
         return all(view.storage.kind == "temporary" and view.storage not in read for view in made)
     if isinstance(statement, Assign) and statement.storage is not None:
