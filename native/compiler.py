@@ -23,8 +23,8 @@ class Code:
     unit: Unit
 
 
-def compile_archive(archive: Archive) -> Code:
-    """Return an archive's methods as C.
+def compile_archive(archive: Archive, golden: bool = True) -> Code:
+    """Return an archive's methods as C, with or without its golden cases.
 
     Raises:
         UnsupportedError: an operator has no C yet; the message names it and its source line.
@@ -42,6 +42,15 @@ def compile_archive(archive: Archive) -> Code:
         methods.append(CompiledMethod(program, interface, plan, piece))
     prefix = re.sub(r"\W+", "_", manifest.name).lower()
     prefix = prefix if not prefix[0].isdigit() else f"m{prefix}"
-    title = f"{manifest.name} {manifest.version}" + (f": {manifest.description}" if manifest.description else "")
-    unit = Unit(prefix, title.replace("*/", "* /"), archive.digest, methods)
+    title = f"{manifest.name} {manifest.version}" + (
+        f": {manifest.description}" if manifest.description else ""
+    )
+    unit = Unit(
+        prefix,
+        title.replace("*/", "* /"),
+        archive.digest,
+        methods,
+        manifest.methods,
+        archive.golden if golden else (),
+    )
     return Code(prefix, source.header(unit), source.source(unit), unit)

@@ -55,11 +55,7 @@ def _conv(writer: Writer, call: Call) -> None:
     channels = x.shape[1]
     image, _, row, pixel = x.strides
     merged = dx == 1 and (pixel == channels or kw == 1)
-    offsets = (
-        [sizes.simple(y * dy * row) for y in range(kh)]
-        if merged
-        else _taps(call, row, pixel)
-    )
+    offsets = [sizes.simple(y * dy * row) for y in range(kh)] if merged else _taps(call, row, pixel)
     length = sizes.simple(channels * (kw if merged else 1))
     with writer.block(""):
         _offsets(writer, offsets)
@@ -74,7 +70,11 @@ def _conv(writer: Writer, call: Call) -> None:
 
 def _start_stride(call: Call) -> Size:
     start = _start(call)
-    return 0 if start is None or len(start.shape) == 1 else start.strides[-1 if len(start.shape) == 4 else 0]
+    return (
+        0
+        if start is None or len(start.shape) == 1
+        else start.strides[-1 if len(start.shape) == 4 else 0]
+    )
 
 
 def _places(writer: Writer, call: Call, image: Size, row: Size, pixel: Size) -> None:
@@ -132,11 +132,15 @@ def _gather_sum(writer: Writer, call: Call) -> None:
     with writer.block(""):
         writer.line("const ptrdiff_t offset = 0;")
         writer.line("const ts_segments taps = {1, &offset, 1};")
-        writer.line(f"const ts_places places = {{1, 1, {text(out.shape[0])}, 0, 0, {text(index.strides[0])}}};")
+        writer.line(
+            f"const ts_places places = {{1, 1, {text(out.shape[0])}, 0, 0, {text(index.strides[0])}}};"
+        )
         _gather(writer, call, index, table, out.shape[1], out.strides[0])
 
 
-def _gather(writer: Writer, call: Call, index: View, table: View, n: Size, out_stride: Size) -> None:
+def _gather(
+    writer: Writer, call: Call, index: View, table: View, n: Size, out_stride: Size
+) -> None:
     padded = sizes.simple(sizes.floor_div(n + 15, 16) * 16)
     step = sizes.simple(padded * int(str(call.attributes["classes"])))
     writer.line(
@@ -163,7 +167,9 @@ def _classes(writer: Writer, call: Call) -> None:
         writer.line("int wrong = 0;")
         _nested(writer, list(zip(names, index.shape, strict=True)), inside)
         with writer.block("if (wrong)"):
-            writer.line(f'ts_say(message, "one_hot: expected classes from 0 to {int(str(call.attributes["classes"])) - 1}");')
+            writer.line(
+                f'ts_say(message, "one_hot: expected classes from 0 to {int(str(call.attributes["classes"])) - 1}");'
+            )
             writer.line("return TS_RAISED;")
 
 
@@ -171,7 +177,11 @@ def _matmul(writer: Writer, call: Call) -> None:
     out = call.outputs[0]
     outer = len(out.shape) - 2
     names = [f"b{axis}" for axis in range(outer)]
-    _nested(writer, list(zip(names, out.shape[:outer], strict=True)), lambda: _one_product(writer, call, names))
+    _nested(
+        writer,
+        list(zip(names, out.shape[:outer], strict=True)),
+        lambda: _one_product(writer, call, names),
+    )
 
 
 def _nested(writer: Writer, loops: list[tuple[str, Size]], inside: Callable[[], None]) -> None:
@@ -265,7 +275,15 @@ def _reduce(writer: Writer, call: Call) -> None:
         for axis, name in enumerate(names):
             place = place + sizes.symbol(name) * view.strides[axis]
             target = target + sizes.symbol(name) * out.strides[axis]
-        _one_reduction(writer, call, kind, sizes.simple(place), sizes.simple(target), inner, view.strides[outer:])
+        _one_reduction(
+            writer,
+            call,
+            kind,
+            sizes.simple(place),
+            sizes.simple(target),
+            inner,
+            view.strides[outer:],
+        )
 
     with writer.block(""):
         _nested(writer, list(zip(names, out.shape, strict=True)), inside)
@@ -280,7 +298,9 @@ def _one_reduction(
     if kind == "sum" and dtype == "float32":
         flat = _one_run(inner, strides)
         if flat is not None:
-            writer.line(f"({address(out, target)})[0] = ts_sum_row({address(view, place)}, {text(flat)});")
+            writer.line(
+                f"({address(out, target)})[0] = ts_sum_row({address(view, place)}, {text(flat)});"
+            )
             return
     offset: Size = place
     for (name, _), stride in zip(inner, strides, strict=True):
@@ -318,7 +338,13 @@ def _one_run(inner: list[tuple[str, Size]], strides: tuple[Size, ...]) -> Size |
 
 
 def _extreme(
-    writer: Writer, call: Call, kind: str, element: str, place: Size, target: Size, inner: list[tuple[str, Size]]
+    writer: Writer,
+    call: Call,
+    kind: str,
+    element: str,
+    place: Size,
+    target: Size,
+    inner: list[tuple[str, Size]],
 ) -> None:
     (out,), (view,) = call.outputs, call.inputs
     t = c_type(view.dtype)
@@ -355,18 +381,40 @@ def _pool(writer: Writer, call: Call) -> None:
     (py, px), (dy, dx) = attributes["padding"], attributes["dilation"]
     largest = attributes["kind"] == "max"
     i = [sizes.symbol(name) for name in ("image", "y", "x", "c", "ty", "tx")]
-    target = sum((a * b for a, b in zip(i[:4], (out.strides[0], out.strides[2], out.strides[3], out.strides[1]), strict=True)), 0)
+    target = sum(
+        (
+            a * b
+            for a, b in zip(
+                i[:4], (out.strides[0], out.strides[2], out.strides[3], out.strides[1]), strict=True
+            )
+        ),
+        0,
+    )
     source = i[0] * x.strides[0] + i[4] * x.strides[2] + i[5] * x.strides[3] + i[3] * x.strides[1]
-    loops: list[tuple[str, Size]] = [("image", out.shape[0]), ("y", out.shape[2]), ("x", out.shape[3]), ("c", out.shape[1])]
+    loops: list[tuple[str, Size]] = [
+        ("image", out.shape[0]),
+        ("y", out.shape[2]),
+        ("x", out.shape[3]),
+        ("c", out.shape[1]),
+    ]
 
     def inside() -> None:
         writer.line(f"float total = {'-INFINITY' if largest else '0'};")
         writer.line("int64_t count = 0;")
-        with writer.block(f"for (int64_t ky = 0; ky < {kh}; ky++)"), writer.block(f"for (int64_t kx = 0; kx < {kw}; kx++)"):
-            writer.line(f"const int64_t ty = y * {sy} - {py} + ky * {dy}, tx = x * {sx} - {px} + kx * {dx};")
-            writer.line(f"if (ty < 0 || ty >= {text(x.shape[2])} || tx < 0 || tx >= {text(x.shape[3])}) continue;")
+        with (
+            writer.block(f"for (int64_t ky = 0; ky < {kh}; ky++)"),
+            writer.block(f"for (int64_t kx = 0; kx < {kw}; kx++)"),
+        ):
+            writer.line(
+                f"const int64_t ty = y * {sy} - {py} + ky * {dy}, tx = x * {sx} - {px} + kx * {dx};"
+            )
+            writer.line(
+                f"if (ty < 0 || ty >= {text(x.shape[2])} || tx < 0 || tx >= {text(x.shape[3])}) continue;"
+            )
             element = f"({address(x, sizes.simple(source))})[0]"
-            writer.line(f"total = {f'ts_max1(total, {element})' if largest else f'total + {element}'};")
+            writer.line(
+                f"total = {f'ts_max1(total, {element})' if largest else f'total + {element}'};"
+            )
             writer.line("count++;")
         place = f"({address(out, sizes.simple(target))})[0]"
         if largest:
@@ -374,8 +422,12 @@ def _pool(writer: Writer, call: Call) -> None:
             writer.line(f"{place} = total;")
         elif attributes["counted"] and (py or px):
             # Padding counts, but for what would lie beyond the padded input.
-            writer.line(f"count = ts_smaller({text(x.shape[2])} + {py}, y * {sy} - {py} + {kh}) - (y * {sy} - {py});")
-            writer.line(f"count *= ts_smaller({text(x.shape[3])} + {px}, x * {sx} - {px} + {kw}) - (x * {sx} - {px});")
+            writer.line(
+                f"count = ts_smaller({text(x.shape[2])} + {py}, y * {sy} - {py} + {kh}) - (y * {sy} - {py});"
+            )
+            writer.line(
+                f"count *= ts_smaller({text(x.shape[3])} + {px}, x * {sx} - {px} + {kw}) - (x * {sx} - {px});"
+            )
             writer.line(f"{place} = total / (float)count;")
         else:
             writer.line(f"{place} = total / (float)count;")
@@ -390,4 +442,3 @@ EMITTERS: dict[str, Emitter] = {
     "log_softmax": _rows("log_softmax"), "cumsum": _cumsum, "layer_norm": _layer_norm, "reduce": _reduce,
     "pool": _pool,
 }  # fmt: skip
-

@@ -18,7 +18,19 @@ VECTOR_OPERATIONS = {
     "tanh", "sigmoid", "log", "erf", "expm1", "log1p", "softplus", "sin", "cos", "where", "eq",
     "ne", "lt", "le", "gt", "ge", "and", "or", "xor", "not",
 }  # fmt: skip
-FUNCTIONS = {"exp", "tanh", "sigmoid", "log", "erf", "expm1", "log1p", "softplus", "sin", "cos", "sqrt"}
+FUNCTIONS = {
+    "exp",
+    "tanh",
+    "sigmoid",
+    "log",
+    "erf",
+    "expm1",
+    "log1p",
+    "softplus",
+    "sin",
+    "cos",
+    "sqrt",
+}
 COMPARISONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 SIGNS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 LANES = 16
@@ -100,7 +112,9 @@ class _Plan:
             self._inner(writer)
             return
         loop = self.axes[depth]
-        with writer.block(f"for (int64_t {loop.name} = 0; {loop.name} < {sizes.c_text(loop.size)}; {loop.name}++)"):
+        with writer.block(
+            f"for (int64_t {loop.name} = 0; {loop.name} < {sizes.c_text(loop.size)}; {loop.name}++)"
+        ):
             self._loops(writer, depth + 1)
 
     def _pointers(self, writer: Writer) -> dict[int, str]:
@@ -116,7 +130,9 @@ class _Plan:
                 name = f"{name}_{number}"
             names[number] = name
             const = "" if written else "const "
-            writer.line(f"{const}{c_type(view.dtype)} *const {name} = {address(view, sizes.simple(offset))};")
+            writer.line(
+                f"{const}{c_type(view.dtype)} *const {name} = {address(view, sizes.simple(offset))};"
+            )
         return names
 
     def _inner(self, writer: Writer) -> None:
@@ -151,11 +167,17 @@ def _magnitude(stride: Size) -> int:
 
 
 def _vectorisable(member: Elementwise) -> bool:
-    if member.operation not in VECTOR_OPERATIONS or member.compute not in ("float32", "bool", "uint8"):
+    if member.operation not in VECTOR_OPERATIONS or member.compute not in (
+        "float32",
+        "bool",
+        "uint8",
+    ):
         return False
     if member.out.dtype not in ("float32", "bool"):
         return False
-    if member.compute == "uint8" and not (member.operation == "copy" and member.out.dtype == "float32"):
+    if member.compute == "uint8" and not (
+        member.operation == "copy" and member.out.dtype == "float32"
+    ):
         return False
     for operand in member.operands:
         if isinstance(operand, Iota):
@@ -264,7 +286,9 @@ class _Vectors(_Body):
 
     def result(self, writer: Writer, member: Elementwise) -> str:
         kind = member.operation
-        mask = kind in ("and", "or", "xor", "not") or (kind == "copy" and member.out.dtype == "bool")
+        mask = kind in ("and", "or", "xor", "not") or (
+            kind == "copy" and member.out.dtype == "bool"
+        )
         if kind == "where":
             condition = self.operand(writer, member.operands[0], True)
             if member.out.dtype == "bool":
@@ -327,7 +351,11 @@ class _Scalars(_Body):
             text = text if start == "0" else f"{start} + {text}"
             return _cast(f"({text})", "int64", dtype)
         if isinstance(operand, Scalar):
-            return _cast(f"({operand.text})", {"int": "int64", "float": "float64", "bool": "bool"}[operand.kind], dtype)
+            return _cast(
+                f"({operand.text})",
+                {"int": "int64", "float": "float64", "bool": "bool"}[operand.kind],
+                dtype,
+            )
         if not isinstance(operand, View):
             return constant(operand, dtype)
         name = self.known(operand)
@@ -353,7 +381,11 @@ class _Scalars(_Body):
             a, b = (self.operand(writer, o, member.out.dtype) for o in member.operands[1:])
             return f"{condition} ? {a} : {b}"
         values = [self.operand(writer, o, dtype) for o in member.operands]
-        return _cast(f"({scalar_operation(kind, dtype, values)})", _result_dtype(kind, dtype), member.out.dtype)
+        return _cast(
+            f"({scalar_operation(kind, dtype, values)})",
+            _result_dtype(kind, dtype),
+            member.out.dtype,
+        )
 
     def declare(self, writer: Writer, name: str, member: Elementwise, value: str) -> None:
         if value.startswith("(") and value.endswith(")") and _closes_at_end(value):
@@ -420,7 +452,13 @@ def _float_operation(kind: str, v: list[str]) -> str:
         return f"-{v[0]}"
     if kind in FUNCTIONS or kind in ("fma", "max", "min", "relu", "remainder", "sign"):
         return f"ts_{kind}1({', '.join(v)})"
-    simple = {"abs": "fabsf", "floor": "floorf", "ceil": "ceilf", "trunc": "truncf", "round": "rintf"}
+    simple = {
+        "abs": "fabsf",
+        "floor": "floorf",
+        "ceil": "ceilf",
+        "trunc": "truncf",
+        "round": "rintf",
+    }
     if kind in simple:
         return f"{simple[kind]}({v[0]})"
     raise UnsupportedError(f"{kind} of float32 has no C yet")
@@ -429,7 +467,21 @@ def _float_operation(kind: str, v: list[str]) -> str:
 def _double_operation(kind: str, v: list[str]) -> str:
     if kind in SIGNS:
         return f"{v[0]} {SIGNS[kind]} {v[1]}"
-    plain = {"exp", "tanh", "log", "erf", "expm1", "log1p", "sin", "cos", "sqrt", "floor", "ceil", "trunc", "fma"}
+    plain = {
+        "exp",
+        "tanh",
+        "log",
+        "erf",
+        "expm1",
+        "log1p",
+        "sin",
+        "cos",
+        "sqrt",
+        "floor",
+        "ceil",
+        "trunc",
+        "fma",
+    }
     if kind in plain:
         return f"{kind}({', '.join(v)})"
     forms = {
@@ -443,7 +495,13 @@ def _double_operation(kind: str, v: list[str]) -> str:
     raise UnsupportedError(f"{kind} of float64 has no C yet")
 
 
-UNSIGNED = {"int64": "uint64_t", "int32": "uint32_t", "int16": "uint32_t", "int8": "uint32_t", "uint8": "uint32_t"}
+UNSIGNED = {
+    "int64": "uint64_t",
+    "int32": "uint32_t",
+    "int16": "uint32_t",
+    "int8": "uint32_t",
+    "uint8": "uint32_t",
+}
 
 
 def _integer_operation(kind: str, dtype: str, v: list[str]) -> str:

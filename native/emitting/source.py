@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
-from torchship.native.emitting import kernel_sources, statements
+from torchship.native.emitting import kernel_sources, selftest, statements
+from torchship.native.emitting.numbers import array_lines
 from torchship.native.emitting.places import c_type
-from torchship.native.emitting.writer import Writer, double_literal, float_literal, integer_literal, string_literal
+from torchship.native.emitting.writer import Writer, string_literal
 from torchship.native.errors import UnsupportedError
 from torchship.native.importing.method import BATCH, Field, Interface
 from torchship.native.ir import sizes
 from torchship.native.ir.program import ITEM_SIZES, Method, Storage, walk
 from torchship.native.passes.memory import Plan
+from torchship.script.format.golden import Case
+from torchship.script.format.manifest import Method as Signature
 
 PIECE_BYTES = 1 << 20
 LARGEST_PIECE = 96
@@ -41,6 +42,9 @@ class Unit:
     title: str
     digest: str
     methods: Sequence[CompiledMethod]
+    signatures: Mapping[str, Signature]
+    cases: Sequence[Case] = ()
+    """The golden cases that `<prefix>_selftest` runs; none if it is left out."""
 
     @property
     def weights(self) -> list[Storage]:
@@ -60,7 +64,9 @@ def piece_rows(plan: Plan) -> int:
     values = {s: 64 for s in total.free_symbols}
 
     def at(rows: int) -> int:
-        return int(total.xreplace({s: (rows if s.name == "rows" else v) for s, v in values.items()}))
+        return int(
+            total.xreplace({s: (rows if s.name == "rows" else v) for s, v in values.items()})
+        )
 
     per_row = max(1, (at(96) - at(0)) // 96)
     rows = min(LARGEST_PIECE, max(1, PIECE_BYTES // per_row))
@@ -86,8 +92,12 @@ def header(unit: Unit) -> str:
     out.line()
     out.line("/* What a call returns. */")
     out.line(f"#define {p.upper()}_OK 0")
-    out.line(f"#define {p.upper()}_RAISED 1 /* the model refused its inputs; out->message says why */")
-    out.line(f"#define {p.upper()}_BAD_ARGUMENT 2 /* a pointer is missing, or a size is negative */")
+    out.line(
+        f"#define {p.upper()}_RAISED 1 /* the model refused its inputs; out->message says why */"
+    )
+    out.line(
+        f"#define {p.upper()}_BAD_ARGUMENT 2 /* a pointer is missing, or a size is negative */"
+    )
     out.line()
     out.line("/* The weights, in the order in which the kernels read them. */")
     with out.block(f"typedef struct {p}_weights"):
@@ -99,10 +109,14 @@ def header(unit: Unit) -> str:
     out.line()
     out.line("/* The weights of the archive. */")
     out.line(f"const {p}_weights *{p}_embedded_weights(void);")
-    out.line("/* Facts about this code as JSON: the archive's digest, the methods and their fields. */")
+    out.line(
+        "/* Facts about this code as JSON: the archive's digest, the methods and their fields. */"
+    )
     out.line(f"const char *{p}_info(void);")
     for method in unit.methods:
         _declare(out, p, method)
+    if unit.cases:
+        selftest.declare(out, p)
     out.line()
     out.line("#ifdef __cplusplus")
     out.line("}")
@@ -134,7 +148,9 @@ def _declare(out: Writer, p: str, method: CompiledMethod) -> None:
     out.line(f"size_t {name}_workspace_size(const {name}_in *in);")
     out.line("/* Stores the shape of an output, by its number, and returns its number of axes. */")
     out.line(f"int {name}_shape(const {name}_in *in, int output, int64_t *shape);")
-    out.line("/* Computes the outputs. Weights of NULL are the archive's. Different calls may run at the same time with")
+    out.line(
+        "/* Computes the outputs. Weights of NULL are the archive's. Different calls may run at the same time with"
+    )
     out.line("   different workspaces; outputs may not overlap inputs. */")
     out.line(
         f"int {name}(const {p}_weights *weights, const {name}_in *in, const {name}_out *out, void *workspace);"
@@ -170,7 +186,9 @@ def source(unit: Unit) -> str:
     kernels = kernel_sources.needed(body)
     out = Writer()
     out.line(f"/* {unit.title}")
-    out.line("   Written by torchship from an archive; do not edit. Compile with -O3 -ffp-contract=off. */")
+    out.line(
+        "   Written by torchship from an archive; do not edit. Compile with -O3 -ffp-contract=off. */"
+    )
     out.line("#ifndef TS_ONCE")
     out.line("#define TS_ONCE")
     out.line("#include <math.h>")
@@ -185,11 +203,16 @@ def source(unit: Unit) -> str:
     out.line(f"#define TS_RAISED {unit.prefix.upper()}_RAISED")
     _weights(out, unit)
     for method in unit.methods:
-        out.line(f"#define {unit.prefix}_{method.program.name}_rows TS_NAME({unit.prefix}_{method.program.name}_rows)")
+        out.line(
+            f"#define {unit.prefix}_{method.program.name}_rows TS_NAME({unit.prefix}_{method.program.name}_rows)"
+        )
     _passes(out)
     for method in unit.methods:
         _entry(out, unit, method)
     _info(out, unit)
+    if unit.cases:
+        selftest.call_size(out, unit.prefix, unit.methods, unit.cases)
+        selftest.emit(out, unit.prefix, unit.methods, unit.signatures, unit.cases)
     out.line("#else")
     out.line(kernel_sources.source("passes_begin").rstrip())
     for name in kernels:
@@ -219,7 +242,9 @@ def _passes(out: Writer) -> None:
     """Write the inclusions of the file in itself, one for each instruction set."""
     out.line("#if defined(TS_X86)")
     for name in ("AVX512", "AVX2", "SSE2"):
-        guard = " && ".join(f"!defined(TS_ONLY_{other})" for other in ("AVX512", "AVX2", "SSE2") if other != name)
+        guard = " && ".join(
+            f"!defined(TS_ONLY_{other})" for other in ("AVX512", "AVX2", "SSE2") if other != name
+        )
         out.line(f"#if {guard}")
         out.line(f"#define TS_PASS_{name}")
         out.line("#include __FILE__")
@@ -243,21 +268,12 @@ def _weights(out: Writer, unit: Unit) -> None:
         for storage in unit.weights:
             assert storage.value is not None
             out.line(f"/* {storage.wish or storage.name} */ {{")
-            _numbers(out, storage.value, storage.dtype)
+            out.lines += array_lines(storage.value, storage.dtype)
             out.line("},")
         if not unit.weights:
             out.line("0")
     out.line("};")
     out.line(f"const {p}_weights *{p}_embedded_weights(void) {{ return &{p}_archive_weights; }}")
-
-
-def _numbers(out: Writer, values: torch.Tensor, dtype: str) -> None:
-    write = {"float32": float_literal, "float64": double_literal}.get(dtype, integer_literal)
-    texts = [write(value) for value in values.tolist()]  # type: ignore[operator]
-    if not texts:
-        texts = ["0"]
-    for start in range(0, len(texts), 12):
-        out.line("  " + ", ".join(texts[start : start + 12]) + ",")
 
 
 def _method(out: Writer, unit: Unit, method: CompiledMethod) -> None:
@@ -273,30 +289,42 @@ def _method(out: Writer, unit: Unit, method: CompiledMethod) -> None:
     with out.block("                       char *workspace, ts_message *message)"):
         body = Writer(1)
         statements.emit_all(body, program.statements)
-        named = set(re.findall(r"\w+", body.text()))
+        named = _words(body)
         declared = Writer(1)
+        offsets = {s.name for size in method.plan.offsets.values() for s in sizes.symbols_of(size)}
         for field in interface.inputs:
             if field.kind == "tensor":
                 if field.storage is not None and field.storage.name in named:
-                    declared.line(f"const {c_type(field.dtype)} *const {field.storage.name} = {_input(field)};")
+                    declared.line(
+                        f"const {c_type(field.dtype)} *const {field.storage.name} = {_input(field)};"
+                    )
                 continue
             variable = BATCH if field.leaf == BATCH and field.kind == "size" else field.variable
-            if variable in named or any(variable in re.findall(r"\w+", sizes.c_text(o)) for o in method.plan.offsets.values()):
+            if variable in named or variable in offsets:
                 kind = {"float": "double", "bool": "int"}.get(field.kind, "int64_t")
-                declared.line(f"const {kind} {variable} = {'(int)' if kind == 'int' else ''}in->{field.name};")
+                declared.line(
+                    f"const {kind} {variable} = {'(int)' if kind == 'int' else ''}in->{field.name};"
+                )
         for field in interface.outputs:
             if field.storage is not None and field.storage.name in named:
-                declared.line(f"{c_type(field.dtype)} *const {field.storage.name} = out->{field.name}{_first(field)};")
+                declared.line(
+                    f"{c_type(field.dtype)} *const {field.storage.name} = out->{field.name}{_first(field)};"
+                )
         for storage, offset in method.plan.offsets.items():
             kind = c_type(storage.dtype)
             place = "workspace" if offset == 0 else f"(workspace + {sizes.c_text(offset)})"
             declared.line(f"{kind} *const {storage.name} = ({kind} *)(void *){place};")
-        named |= set(re.findall(r"\w+", declared.text()))
+        named |= _words(declared)
         for name_ in ("w", "in", "out", "first", "rows", "workspace", "message"):
             if name_ not in named:
                 out.line(f"(void){name_};")
         out.lines += declared.lines + body.lines
         out.line("return 0;")
+
+
+def _words(written: Writer) -> set[str]:
+    """Return the words of C, without those of comments."""
+    return set(re.findall(r"\w+", re.sub(r"/\*.*?\*/", "", written.text(), flags=re.S)))
 
 
 def _input(field: Field) -> str:
@@ -322,7 +350,9 @@ def _entry(out: Writer, unit: Unit, method: CompiledMethod) -> None:
     allowed = {"rows", *(f.variable for f in interface.inputs)}
     for symbol in sizes.symbols_of(method.plan.total):
         if symbol.name not in allowed:
-            raise UnsupportedError(f"method '{method.program.name}': the size of a tensor depends on values ({symbol})")
+            raise UnsupportedError(
+                f"method '{method.program.name}': the size of a tensor depends on values ({symbol})"
+            )
     fields = [f for f in interface.inputs if f.kind in ("size", "int")]
     out.line()
     with out.block(f"size_t {name}_workspace_size(const {name}_in *in)"):
@@ -339,10 +369,12 @@ def _entry(out: Writer, unit: Unit, method: CompiledMethod) -> None:
                     out.line(f"return {len(field.shape)};")
             out.line("default: return -1;")
     rows = f"{name}_rows"
-    with out.block(f"int {name}(const {p}_weights *weights, const {name}_in *in, const {name}_out *out, void *workspace)"):
+    with out.block(
+        f"int {name}(const {p}_weights *weights, const {name}_in *in, const {name}_out *out, void *workspace)"
+    ):
         out.line("if (!in || !out || !workspace) return " + f"{p.upper()}_BAD_ARGUMENT;")
         out.line("ts_message message = {out->message, out->message_size, 0};")
-        out.line("ts_say(&message, \"\");")
+        out.line('ts_say(&message, "");')
         out.line("char *memory = (char *)workspace + (64 - (uintptr_t)workspace % 64) % 64;")
         out.line(f"if (!weights) weights = &{p}_archive_weights;")
         for field in interface.inputs:
@@ -352,15 +384,23 @@ def _entry(out: Writer, unit: Unit, method: CompiledMethod) -> None:
                 _refuse(out, p, f"!in->{field.name}", f"in->{field.name} is NULL")
         for field in interface.outputs:
             _refuse(out, p, f"!out->{field.name}", f"out->{field.name} is NULL")
-        batch = next((f"in->{f.name}" for f in interface.inputs if f.leaf == BATCH and f.kind == "size"), "0")
-        out.line(f"int (*compute)(const {p}_weights *, const {name}_in *, const {name}_out *, int64_t, int64_t, char *,")
+        batch = next(
+            (f"in->{f.name}" for f in interface.inputs if f.leaf == BATCH and f.kind == "size"), "0"
+        )
+        out.line(
+            f"int (*compute)(const {p}_weights *, const {name}_in *, const {name}_out *, int64_t, int64_t, char *,"
+        )
         out.line("               ts_message *);")
         _choose(out, rows)
         if method.piece:
             out.line("int64_t first = 0;")
             with out.block("do"):
-                out.line(f"const int64_t rest = {batch} - first, rows = rest < {method.piece} ? rest : {method.piece};")
-                out.line("const int status = compute(weights, in, out, first, rows, memory, &message);")
+                out.line(
+                    f"const int64_t rest = {batch} - first, rows = rest < {method.piece} ? rest : {method.piece};"
+                )
+                out.line(
+                    "const int status = compute(weights, in, out, first, rows, memory, &message);"
+                )
                 out.line("if (status) return status;")
                 out.line("first += rows;")
             out.lines[-1] += f" while (first < {batch});"
@@ -388,7 +428,7 @@ def _refuse(out: Writer, p: str, condition: str, text: str) -> None:
 def _choose(out: Writer, rows: str) -> None:
     out.line("#if defined(TS_X86)")
     out.line("#if defined(TS_ONLY_AVX512)")
-    out.line(f"compute = TS_PASTE({rows.removesuffix('_rows')}_rows, avx512);" if False else f"compute = {_suffixed(rows, 'avx512')};")
+    out.line(f"compute = {_suffixed(rows, 'avx512')};")
     out.line("#elif defined(TS_ONLY_AVX2)")
     out.line(f"compute = {_suffixed(rows, 'avx2')};")
     out.line("#elif defined(TS_ONLY_SSE2)")
@@ -397,7 +437,9 @@ def _choose(out: Writer, rows: str) -> None:
     out.line('if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && '
              '__builtin_cpu_supports("avx512bw") &&')  # fmt: skip
     out.line(f'    __builtin_cpu_supports("avx512vl")) compute = {_suffixed(rows, "avx512")};')
-    out.line(f'else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) compute = {_suffixed(rows, "avx2")};')
+    out.line(
+        f'else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) compute = {_suffixed(rows, "avx2")};'
+    )
     out.line(f"else compute = {_suffixed(rows, 'sse2')};")
     out.line("#endif")
     out.line("#elif defined(TS_PLAIN)")

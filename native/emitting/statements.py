@@ -65,7 +65,9 @@ def emit(writer: Writer, statement: Statement) -> None:
     elif isinstance(statement, Call):
         calls.emit(writer, statement)
     elif isinstance(statement, Define):
-        writer.line(f"const {TYPES[statement.kind]} {statement.name} = {_value(statement.value, statement.kind)};")
+        writer.line(
+            f"const {TYPES[statement.kind]} {statement.name} = {_value(statement.value, statement.kind)};"
+        )
     elif isinstance(statement, Declare):
         if statement.kind == "pointer":
             writer.line(f"const {c_type(statement.dtype)} *{statement.name} = NULL;")
@@ -90,7 +92,11 @@ def emit(writer: Writer, statement: Statement) -> None:
 def _value(value: object, kind: str) -> str:
     if isinstance(value, View):
         element = f"({address(value)})[0]"
-        return f"{element} != 0" if kind == "bool" and value.dtype != "bool" else f"({TYPES[kind]}){element}"
+        return (
+            f"{element} != 0"
+            if kind == "bool" and value.dtype != "bool"
+            else f"({TYPES[kind]}){element}"
+        )
     if isinstance(value, Scalar):
         return value.text
     if isinstance(value, bool):

@@ -1,0 +1,1 @@
+"""From TorchScript graphs to programs."""

@@ -214,19 +214,24 @@ class Builder:
             return self._of_parts(operation, values, parts[0], dtype, compute)
         operands: list[Operand | Tensor] = []
         for value in values:
-            operands.append(self.materialise(value) if isinstance(value, OneHot | Concat) else value)  # type: ignore[arg-type]
+            operands.append(
+                self.materialise(value) if isinstance(value, OneHot | Concat) else value
+            )  # type: ignore[arg-type]
         shape = self.broadcast([v.shape for v in operands if isinstance(v, View | Full)])
         views = [v for v in operands if isinstance(v, View)]
         full = [v for v in views if tuple(v.shape) == tuple(shape)]
         out = self.temporary(dtype, shape, dense_order(full[0]) if full else None)
-        read = tuple(
-            v.expanded(shape) if isinstance(v, View) else operand_of(v) for v in operands
-        )
+        read = tuple(v.expanded(shape) if isinstance(v, View) else operand_of(v) for v in operands)
         self.add(Elementwise(out, operation, read, compute=compute or dtype))
         return out
 
     def _of_parts(
-        self, operation: str, values: Sequence[object], whole: Concat, dtype: str, compute: str | None
+        self,
+        operation: str,
+        values: Sequence[object],
+        whole: Concat,
+        dtype: str,
+        compute: str | None,
     ) -> Concat:
         parts = tuple(
             self.elementwise(operation, [p if v is whole else v for v in values], dtype, compute)
@@ -322,7 +327,9 @@ def select(view: View, axis: int, index: Size) -> View:
     return View(view.storage, offset, tuple(shape), tuple(strides))
 
 
-def map_parts(value: Tensor, change: Callable[[View | OneHot | Full], View | OneHot | Full]) -> Tensor:
+def map_parts(
+    value: Tensor, change: Callable[[View | OneHot | Full], View | OneHot | Full]
+) -> Tensor:
     """Apply a change that keeps the axes to a tensor or to the parts of a concatenation."""
     if isinstance(value, Concat):
         parts = tuple(change(part) for part in value.parts)

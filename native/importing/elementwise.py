@@ -66,7 +66,11 @@ def _binary(name: str, importer: Importer, a: Any, b: Any, alpha: Any = 1) -> ob
     if name == "div":
         dtype = floating(dtype)
     if alpha != 1:
-        b = importer.builder.elementwise("mul", [b, alpha], promoted(b, alpha)) if is_tensor(b) else b * alpha
+        b = (
+            importer.builder.elementwise("mul", [b, alpha], promoted(b, alpha))
+            if is_tensor(b)
+            else b * alpha
+        )
     if isinstance(a, Full) and isinstance(b, Full):
         a = importer.builder.materialise(a)
     if dtype == "bool" and name in ("add", "mul"):
@@ -113,7 +117,9 @@ def power(importer: Importer, node: Any, arguments: list[Any]) -> object:
     if b in (2, 2.0):
         return importer.builder.elementwise("mul", [a, a], dtype)
     if b in (3, 3.0):
-        return importer.builder.elementwise("mul", [importer.builder.elementwise("mul", [a, a], dtype), a], dtype)
+        return importer.builder.elementwise(
+            "mul", [importer.builder.elementwise("mul", [a, a], dtype), a], dtype
+        )
     if b in (1, 1.0):
         return a
     if b == 0.5:
@@ -153,7 +159,10 @@ def bitwise(importer: Importer, node: Any, arguments: list[Any]) -> object:
     if not is_tensor(a) and not is_tensor(b):
         return _scalar_bits(importer, name, a, b)
     if "logical" in node.kind():
-        a, b = (v if v.dtype == "bool" else importer.builder.elementwise("ne", [v, 0], "bool", v.dtype) for v in (a, b))
+        a, b = (
+            v if v.dtype == "bool" else importer.builder.elementwise("ne", [v, 0], "bool", v.dtype)
+            for v in (a, b)
+        )
     return importer.builder.elementwise(name, [a, b], promoted(a, b))
 
 
@@ -173,15 +182,23 @@ def _scalar_bits(importer: Importer, name: str, a: Any, b: Any) -> object:
     return importer.define(kind, Scalar(kind, f"{c_of(a)} {sign} {c_of(b)}"))  # type: ignore[arg-type]
 
 
-@operator("aten::__rshift__", "aten::__lshift__", "aten::bitwise_right_shift", "aten::bitwise_left_shift")
+@operator(
+    "aten::__rshift__", "aten::__lshift__", "aten::bitwise_right_shift", "aten::bitwise_left_shift"
+)
 def shift(importer: Importer, node: Any, arguments: list[Any]) -> object:
     a, b = arguments
-    left = "l" in node.kind().replace("bitwise", "").replace("aten::", "").partition("shift")[0].replace("right", "")
+    left = "l" in node.kind().replace("bitwise", "").replace("aten::", "").partition("shift")[
+        0
+    ].replace("right", "")
     if not is_tensor(a) and not is_tensor(b):
         if isinstance(a, int) and isinstance(b, int):
             return a << b if left else a >> b
-        raise importer.builder.unsupported("a shift of a number that is known only when the code runs")
-    return importer.builder.elementwise("shift_left" if left else "shift_right", [a, b], promoted(a, b))
+        raise importer.builder.unsupported(
+            "a shift of a number that is known only when the code runs"
+        )
+    return importer.builder.elementwise(
+        "shift_left" if left else "shift_right", [a, b], promoted(a, b)
+    )
 
 
 @operator("aten::bitwise_not", "aten::logical_not")
@@ -244,7 +261,9 @@ def _gelu(importer: Importer, value: Any, approximate: str) -> object:
     half = make("mul", [value, 0.5], dtype)
     if approximate == "tanh":
         cube = make("mul", [make("mul", [value, value], dtype), value], dtype)
-        inner = make("mul", [make("fma", [cube, 0.044715, value], dtype), 0.7978845608028654], dtype)
+        inner = make(
+            "mul", [make("fma", [cube, 0.044715, value], dtype), 0.7978845608028654], dtype
+        )
         return make("mul", [half, make("add", [make("tanh", [inner], dtype), 1.0], dtype)], dtype)
     inner = make("erf", [make("mul", [value, 0.7071067811865476], dtype)], dtype)
     return make("mul", [half, make("add", [inner, 1.0], dtype)], dtype)
@@ -264,7 +283,14 @@ def _elu(importer: Importer, name: str, value: Any, arguments: list[Any], dtype:
     return make("where", [make("gt", [value, 0], "bool", dtype), above, below], dtype)
 
 
-@operator("aten::leaky_relu", "aten::hardtanh", "aten::clamp", "aten::clamp_min", "aten::clamp_max", "aten::prelu")
+@operator(
+    "aten::leaky_relu",
+    "aten::hardtanh",
+    "aten::clamp",
+    "aten::clamp_min",
+    "aten::clamp_max",
+    "aten::prelu",
+)
 def bounded(importer: Importer, node: Any, arguments: list[Any]) -> object:
     name = node.kind().partition("::")[2]
     value, make = arguments[0], importer.builder.elementwise
@@ -292,13 +318,17 @@ def extreme(importer: Importer, node: Any, arguments: list[Any]) -> object:
     if node.kind() in ("aten::fmax", "aten::fmin"):
         raise importer.builder.unsupported(f"operator {node.kind()} has no C yet")
     a, b = arguments
-    return importer.builder.elementwise("max" if "max" in node.kind() else "min", [a, b], promoted(a, b))
+    return importer.builder.elementwise(
+        "max" if "max" in node.kind() else "min", [a, b], promoted(a, b)
+    )
 
 
 @operator("aten::where")
 def where(importer: Importer, node: Any, arguments: list[Any]) -> object:
     if len(arguments) == 1:
-        raise importer.builder.unsupported("where with a condition alone: its shape depends on values")
+        raise importer.builder.unsupported(
+            "where with a condition alone: its shape depends on values"
+        )
     condition, a, b = arguments
     dtype = promoted(a, b)
     return importer.builder.elementwise("where", [condition, a, b], dtype)
@@ -356,7 +386,13 @@ def cast(importer: Importer, value: Any, dtype: str) -> object:
     if isinstance(value, Full):
         known = value.value
         if isinstance(known, bool | int | float):
-            known = float(known) if dtype.startswith("float") else bool(known) if dtype == "bool" else int(known)
+            known = (
+                float(known)
+                if dtype.startswith("float")
+                else bool(known)
+                if dtype == "bool"
+                else int(known)
+            )
         return Full(known, dtype, value.shape)
     made = importer.builder.elementwise("copy", [value], dtype, value.dtype)
     widths = {"uint8": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8}
@@ -368,7 +404,13 @@ def cast(importer: Importer, value: Any, dtype: str) -> object:
 
 @operator("aten::float", "aten::long", "aten::int", "aten::bool", "aten::double")
 def cast_to(importer: Importer, node: Any, arguments: list[Any]) -> object:
-    names = {"float": "float32", "long": "int64", "int": "int32", "bool": "bool", "double": "float64"}
+    names = {
+        "float": "float32",
+        "long": "int64",
+        "int": "int32",
+        "bool": "bool",
+        "double": "float64",
+    }
     return cast(importer, arguments[0], names[node.kind().partition("::")[2]])
 
 
@@ -403,7 +445,11 @@ def new(importer: Importer, node: Any, arguments: list[Any]) -> object:
 @operator("aten::arange")
 def arange(importer: Importer, node: Any, arguments: list[Any]) -> object:
     numbers = arguments[:-4]
-    start, end, step = (0, numbers[0], 1) if len(numbers) == 1 else (*numbers[:2], numbers[2] if len(numbers) > 2 else 1)
+    start, end, step = (
+        (0, numbers[0], 1)
+        if len(numbers) == 1
+        else (*numbers[:2], numbers[2] if len(numbers) > 2 else 1)
+    )
     if not all(map(is_size, (start, end, step))):
         raise importer.builder.unsupported("arange of floats")
     code = arguments[-4]
@@ -427,7 +473,10 @@ def tensor(importer: Importer, node: Any, arguments: list[Any]) -> object:
         items = value.items
         if any(isinstance(item, ListValue) for item in items):
             raise importer.builder.unsupported("a tensor of nested lists")
-        kinds = [("float32" if isinstance(i, float) else "bool" if isinstance(i, bool) else "int64") for i in items]
+        kinds = [
+            ("float32" if isinstance(i, float) else "bool" if isinstance(i, bool) else "int64")
+            for i in items
+        ]
         dtype = _dtype(importer, code) if code is not None else (kinds[0] if kinds else "float32")
         out = importer.builder.temporary(dtype, [len(items)])
         from torchship.native.importing.builder import narrow
@@ -466,7 +515,9 @@ def copy_in_place(importer: Importer, node: Any, arguments: list[Any]) -> object
         value = Full(value, target.dtype, tuple(target.shape))
     if isinstance(value, View) and value.storage is target.storage:
         value = _own_copy(importer, value)
-    importer.builder.copy(full_like(value, target.shape) if isinstance(value, Full) else value, target)
+    importer.builder.copy(
+        full_like(value, target.shape) if isinstance(value, Full) else value, target
+    )
     return target
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import sympy
 import torch
 
-from torchship.native.errors import UnsupportedError
 from torchship.native.importing.builder import Builder, select, weight_value
 from torchship.native.importing.values import (
     Concat,
@@ -24,7 +23,6 @@ from torchship.native.importing.values import (
     Optional,
     StackedList,
     Tensor,
-    Text,
     is_size,
     is_tensor,
     tensors_in,
@@ -32,13 +30,11 @@ from torchship.native.importing.values import (
 from torchship.native.ir import sizes
 from torchship.native.ir.program import (
     Assign,
-    Call,
     Declare,
     Define,
     Elementwise,
     If,
     Loop,
-    Raise,
     Scalar,
     Statement,
     Storage,
@@ -46,6 +42,7 @@ from torchship.native.ir.program import (
     contiguous_strides,
     element_count,
 )
+from torchship.native.ir.sizes import Size
 
 Handler = Callable[["Importer", Any, list[Any]], object]
 OPERATORS: dict[str, Handler] = {}
@@ -194,7 +191,10 @@ class Importer:
         if isinstance(result, torch.Tensor):
             return (self.builder.weight(self.builder.hint or name, result),)
         if isinstance(result, list | tuple) and all(isinstance(t, torch.Tensor) for t in result):
-            items = [self.builder.weight(f"{self.builder.hint or name}_{i}", t) for i, t in enumerate(result)]
+            items = [
+                self.builder.weight(f"{self.builder.hint or name}_{i}", t)
+                for i, t in enumerate(result)
+            ]
             return (ListValue(items, self.scope) if isinstance(result, list) else tuple(items),)
         return (self.constant(result, name),)
 
@@ -237,7 +237,9 @@ class Importer:
             raise Raised
         merged: list[object] = []
         for value, pair in zip(
-            node.outputs(), zip(*(r or [None] * len(list(node.outputs())) for r in results), strict=True), strict=True
+            node.outputs(),
+            zip(*(r or [None] * len(list(node.outputs())) for r in results), strict=True),
+            strict=True,
         ):
             if results[0] is None or results[1] is None:
                 merged.append(pair[0] if results[1] is None else pair[1])
@@ -281,12 +283,16 @@ class Importer:
         if b is None:
             return Optional(condition.text, a)
         if a is None:
-            return Optional(self.define("bool", Scalar("bool", f"!{_paren(condition.text)}")).text, b)
+            return Optional(
+                self.define("bool", Scalar("bool", f"!{_paren(condition.text)}")).text, b
+            )
         if isinstance(a, Optional) or isinstance(b, Optional):
             return self._merge_optionals(condition, branches, a, b)
         if isinstance(a, ListValue) and isinstance(b, ListValue) and len(a.items) == len(b.items):
             pairs = zip(a.items, b.items, strict=True)
-            return ListValue([self._merge(condition, branches, *pair) for pair in pairs], self.scope)
+            return ListValue(
+                [self._merge(condition, branches, *pair) for pair in pairs], self.scope
+            )
         if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
             return tuple(self._merge(condition, branches, *pair) for pair in zip(a, b, strict=True))
         if is_tensor(a) and is_tensor(b):
@@ -294,7 +300,9 @@ class Importer:
         kinds = {_kind(a), _kind(b)}
         if len(kinds) == 1 and (kind := kinds.pop()):
             return self._merge_scalars(kind, branches, a, b)
-        raise self.builder.unsupported("a value that is of one kind in a branch and of another in the other")
+        raise self.builder.unsupported(
+            "a value that is of one kind in a branch and of another in the other"
+        )
 
     def _merge_optionals(
         self, condition: Scalar, branches: list[list[Statement]], a: object, b: object
@@ -315,8 +323,10 @@ class Importer:
         return sizes.symbol(name, None) if kind == "int" else Scalar(kind, name)  # type: ignore[arg-type]
 
     def _merge_tensors(self, branches: list[list[Statement]], a: Tensor, b: Tensor) -> View:
-        if a.dtype != b.dtype or len(a.shape) != len(b.shape) or not all(
-            sizes.equal(x, y) is True for x, y in zip(a.shape, b.shape, strict=True)
+        if (
+            a.dtype != b.dtype
+            or len(a.shape) != len(b.shape)
+            or not all(sizes.equal(x, y) is True for x, y in zip(a.shape, b.shape, strict=True))
         ):
             raise self.builder.unsupported("the branches give tensors of different dtype or shape")
         places = []
@@ -463,7 +473,9 @@ class Importer:
             self.builder.add(Declare(variable, kind))  # type: ignore[arg-type]
             self.builder.add(Assign(variable, kind, value))  # type: ignore[arg-type]
             return sizes.symbol(variable, None) if kind == "int" else Scalar(kind, variable)  # type: ignore[arg-type]
-        raise self.builder.unsupported(f"a loop that changes a value of type {type(value).__name__}")
+        raise self.builder.unsupported(
+            f"a loop that changes a value of type {type(value).__name__}"
+        )
 
     def _like(self, name: str, value: object) -> object:
         """Return variables for a value of the same kind and shape, without a value yet."""
@@ -533,10 +545,14 @@ class Importer:
             for a, b in zip(carrier, result, strict=True):
                 self._pair(a, b, moves)
         elif isinstance(carrier, Optional):
-            given: object = Scalar("bool", result.flag) if isinstance(result, Optional) else result is not None
+            given: object = (
+                Scalar("bool", result.flag) if isinstance(result, Optional) else result is not None
+            )
             moves.append((Scalar("bool", carrier.flag), given))
             if result is not None:
-                self._pair(carrier.value, result.value if isinstance(result, Optional) else result, moves)
+                self._pair(
+                    carrier.value, result.value if isinstance(result, Optional) else result, moves
+                )
         elif isinstance(carrier, View) and is_tensor(result):
             if result.dtype != carrier.dtype or tuple(result.shape) != tuple(carrier.shape):  # type: ignore[attr-defined]
                 raise self.builder.unsupported(
@@ -556,10 +572,19 @@ class Importer:
         if isinstance(listed, ListValue) and listed.home == self.scope:
             listed.items.append(item)
             return
-        if not isinstance(listed, ListValue) or listed.items or not is_tensor(item) or not self._appended:
-            raise self.builder.unsupported("a list that grows in a loop or branch in a way that has no C yet")
+        if (
+            not isinstance(listed, ListValue)
+            or listed.items
+            or not is_tensor(item)
+            or not self._appended
+        ):
+            raise self.builder.unsupported(
+                "a list that grows in a loop or branch in a way that has no C yet"
+            )
         if id(listed) in self._appended[-1] or self.scopes[-1][1] != "loop":
-            raise self.builder.unsupported("a list that grows more than once in a round of a loop, or in a branch")
+            raise self.builder.unsupported(
+                "a list that grows more than once in a round of a loop, or in a branch"
+            )
         view = self.builder.materialise(item)  # type: ignore[arg-type]
         # A copy of its own, whose place in the stack is known when the loop is complete.
         mine = View(view.storage, view.offset, view.shape, view.strides)
@@ -598,12 +623,27 @@ def stack_of(value: object) -> StackedList | None:
     """Return the stack that a list has become, if it has."""
     if isinstance(value, StackedList):
         return value
-    if isinstance(value, ListValue) and len(value.items) == 1 and isinstance(value.items[0], StackedList):
+    if (
+        isinstance(value, ListValue)
+        and len(value.items) == 1
+        and isinstance(value.items[0], StackedList)
+    ):
         return value.items[0]
     return None
 
 
-SHAPE_QUERIES = {"size", "dim", "numel", "len", "is_floating_point", "stride", "format", "warn", "__is__", "__isnot__"}
+SHAPE_QUERIES = {
+    "size",
+    "dim",
+    "numel",
+    "len",
+    "is_floating_point",
+    "stride",
+    "format",
+    "warn",
+    "__is__",
+    "__isnot__",
+}
 
 
 def is_weight(value: Tensor) -> bool:

@@ -13,7 +13,14 @@ from torchship.native.errors import UnsupportedError
 from torchship.native.importing import elementwise, products, recurrent, reductions, scalars, views
 from torchship.native.importing.builder import Builder, Weights, identifier
 from torchship.native.importing.importer import Importer, Raised
-from torchship.native.importing.values import Full, ListValue, ModuleValue, Optional, Tensor, is_tensor
+from torchship.native.importing.values import (
+    Full,
+    ListValue,
+    ModuleValue,
+    Optional,
+    Tensor,
+    is_tensor,
+)
 from torchship.native.ir import sizes
 from torchship.native.ir.program import If, Scalar, Storage, View, contiguous_strides, element_count
 from torchship.native.ir.program import Method as Program
@@ -51,6 +58,8 @@ class Field:
     batch_axis: int | None = None
     variable: str = ""
     """What a size or number is called inside the code."""
+    symbols: tuple[int | str, ...] = ()
+    """The shape as the signature has it: sizes, and the leaves of fields of sizes."""
 
 
 @dataclass
@@ -94,7 +103,9 @@ class _Import:
         self.starts = {state.input: state.start for state in method.state}
 
     def run(self, graph: Any) -> tuple[Program, Interface]:
-        arguments = [self._argument(argument.value, argument.name) for argument in self.method.inputs]
+        arguments = [
+            self._argument(argument.value, argument.name) for argument in self.method.inputs
+        ]
         found: list[Field] = self.interface.inputs
         self.interface.inputs = [
             *(f for f in found if f.kind == "size"), *(f for f in found if f.kind not in ("size", "tensor")),
@@ -107,7 +118,9 @@ class _Import:
         self.builder.where = self.builder.note = ""
         outputs = self._outputs(self.method.outputs, result)
         self.interface.batched = self._batched()
-        program = Program(self.name, self.builder.block, self.storages, outputs, self.builder.temporaries)
+        program = Program(
+            self.name, self.builder.block, self.storages, outputs, self.builder.temporaries
+        )
         return program, self.interface
 
     # --- inputs ---
@@ -137,13 +150,20 @@ class _Import:
         if isinstance(node, ListNode) and node.items is not None:
             return ListValue([self._argument(item, name) for item in node.items], 0)
         if isinstance(node, DictNode) and node.items is not None and node.keys is not None:
-            return {key: self._argument(item, name) for key, item in zip(node.keys, node.items, strict=True)}
-        raise UnsupportedError(f"input '{name}' of method '{self.name}': a list or dict of any length has no C")
+            return {
+                key: self._argument(item, name)
+                for key, item in zip(node.keys, node.items, strict=True)
+            }
+        raise UnsupportedError(
+            f"input '{name}' of method '{self.name}': a list or dict of any length has no C"
+        )
 
     def _optional(self, node: OptionalNode, name: str) -> object:
         found = list(leaves(node.item))
         if not all(isinstance(leaf, TensorNode) for leaf in found) or not found:
-            raise UnsupportedError(f"input '{name}' of method '{self.name}': an optional number has no C")
+            raise UnsupportedError(
+                f"input '{name}' of method '{self.name}': an optional number has no C"
+            )
         before = len(self.interface.inputs)
         value = self._argument(node.item, name)
         made = self.interface.inputs[before:]
@@ -157,7 +177,9 @@ class _Import:
 
     def _scalar(self, node: ScalarNode) -> object:
         if node.kind == "str":
-            raise UnsupportedError(f"input '{node.name}' of method '{self.name}': a string has no C")
+            raise UnsupportedError(
+                f"input '{node.name}' of method '{self.name}': a string has no C"
+            )
         name = identifier(node.name, self.taken)
         variable = self.builder.fresh(name)
         self.interface.inputs.append(Field(name, node.name, node.kind, variable=variable))
@@ -173,7 +195,19 @@ class _Import:
         self.storages.append(storage)
         zeros = self.starts.get(node.name) == "zeros"
         self.interface.inputs.append(
-            Field(name, node.name, "tensor", node.dtype, shape, optional or zeros, storage, axis)
+            Field(
+                name,
+                node.name,
+                "tensor",
+                node.dtype,
+                shape,
+                optional or zeros,
+                storage,
+                axis,
+                symbols=tuple(
+                    n if n is not None else f"{node.name}.{i}" for i, n in enumerate(node.shape)
+                ),
+            )
         )
         view = View(storage, 0, shape, self._strides(shape, axis))
         if not zeros:
@@ -198,7 +232,9 @@ class _Import:
         made: list[Storage] = []
         for leaf, value in self._flat(node, result):
             if isinstance(value, Optional) or not is_tensor(value):
-                raise UnsupportedError(f"output '{leaf.name}' of method '{self.name}' is not always a tensor")
+                raise UnsupportedError(
+                    f"output '{leaf.name}' of method '{self.name}' is not always a tensor"
+                )
             made.append(self._output(leaf, value))  # type: ignore[arg-type]
         return made
 
@@ -217,7 +253,9 @@ class _Import:
                     f"output '{leaf.name}' of method '{self.name}': its size {size} depends on values"
                 )
         name = identifier(leaf.name, self.results)
-        storage = Storage(self.builder.fresh(name), value.dtype, element_count(value.shape), "output")
+        storage = Storage(
+            self.builder.fresh(name), value.dtype, element_count(value.shape), "output"
+        )
         shape = tuple(value.shape)
         self.interface.outputs.append(
             Field(name, leaf.name, "tensor", value.dtype, shape, False, storage, axis)
@@ -232,12 +270,26 @@ class _Import:
         if isinstance(node, TensorNode):
             return [(node, value)]
         if isinstance(node, TupleNode):
-            return [pair for item, v in zip(node.items, value, strict=True) for pair in self._flat(item, v)]
+            return [
+                pair
+                for item, v in zip(node.items, value, strict=True)
+                for pair in self._flat(item, v)
+            ]
         if isinstance(node, ListNode) and node.items is not None:
-            return [pair for item, v in zip(node.items, value.items, strict=True) for pair in self._flat(item, v)]
+            return [
+                pair
+                for item, v in zip(node.items, value.items, strict=True)
+                for pair in self._flat(item, v)
+            ]
         if isinstance(node, DictNode) and node.items is not None and node.keys is not None:
-            return [pair for key, item in zip(node.keys, node.items, strict=True) for pair in self._flat(item, value[key])]
-        raise UnsupportedError(f"method '{self.name}' returns a structure that has no C: {node.kind}")
+            return [
+                pair
+                for key, item in zip(node.keys, node.items, strict=True)
+                for pair in self._flat(item, value[key])
+            ]
+        raise UnsupportedError(
+            f"method '{self.name}' returns a structure that has no C: {node.kind}"
+        )
 
     def _batched(self) -> bool:
         """Whether every output has the batch as one axis, and only there."""

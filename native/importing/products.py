@@ -21,7 +21,11 @@ def linear(importer: Importer, node: Any, arguments: list[Any]) -> object:
     x, weight, bias = arguments
     if not is_weight(weight):
         product = matmul(importer, x, permuted(weight, [1, 0]))
-        return product if bias is None else importer.builder.elementwise("add", [product, bias], product.dtype)
+        return (
+            product
+            if bias is None
+            else importer.builder.elementwise("add", [product, bias], product.dtype)
+        )
     return linear_of(importer, x, weight, bias)
 
 
@@ -37,7 +41,11 @@ def linear_of(importer: Importer, x: Tensor, weight: View, bias: View | None) ->
     start = None if bias is None else importer.builder.materialise(bias)
     rows = out.with_shape([sizes.product(x.shape[:-1]), n], [n, 1])
     parts: Sequence[tuple[Any, View]] = [(x, weight)]
-    if isinstance(x, Concat) and x.axis == len(x.shape) - 1 and all(isinstance(p.shape[-1], int) for p in x.parts):
+    if (
+        isinstance(x, Concat)
+        and x.axis == len(x.shape) - 1
+        and all(isinstance(p.shape[-1], int) for p in x.parts)
+    ):
         parts, begin = [], 0
         for part in x.parts:
             parts.append((part, narrow(weight, 1, begin, part.shape[-1])))
@@ -51,7 +59,9 @@ def linear_of(importer: Importer, x: Tensor, weight: View, bias: View | None) ->
     return out
 
 
-def _linear_part(importer: Importer, x: Tensor, weight: View, start: View | None, out: View) -> None:
+def _linear_part(
+    importer: Importer, x: Tensor, weight: View, start: View | None, out: View
+) -> None:
     if isinstance(x, OneHot) and x.axis == len(x.shape) - 1:
         index = _as_rows_of_one(importer, x.index)
         table = importer.builder.packed(weight, "classes", lambda w: pad_rows(w.t()))
@@ -113,7 +123,9 @@ def matmul(importer: Importer, a: Tensor, b: Tensor) -> View:
     """Return torch.matmul(a, b)."""
     if len(a.shape) == 1:
         made = matmul(importer, reshaped(importer, a, [1, *a.shape]), b)
-        return made.with_shape([*made.shape[:-2], *made.shape[-1:]], [*made.strides[:-2], *made.strides[-1:]])
+        return made.with_shape(
+            [*made.shape[:-2], *made.shape[-1:]], [*made.strides[:-2], *made.strides[-1:]]
+        )
     if len(b.shape) == 1:
         view = importer.builder.materialise(b)
         made = matmul(importer, a, view.with_shape([*b.shape, 1], [*view.strides, 1]))
@@ -135,14 +147,23 @@ def matmul(importer: Importer, a: Tensor, b: Tensor) -> View:
     importer.builder.hint = "packed"
     scratch = importer.builder.temporary("float32", [sizes.simple(k * 32)])
     importer.builder.hint = hint
-    importer.builder.call("matmul", [out, scratch], [left.expanded([*outer, m, k]), right.expanded([*outer, k, n])])
+    importer.builder.call(
+        "matmul", [out, scratch], [left.expanded([*outer, m, k]), right.expanded([*outer, k, n])]
+    )
     return out
 
 
 @operator("aten::addmm", "aten::baddbmm", "aten::addmv")
 def addmm(importer: Importer, node: Any, arguments: list[Any]) -> object:
     start, a, b, beta, alpha = arguments
-    if is_weight(b) and len(b.shape) == 2 and beta == 1 and alpha == 1 and isinstance(start, View) and len(start.shape) == 1:
+    if (
+        is_weight(b)
+        and len(b.shape) == 2
+        and beta == 1
+        and alpha == 1
+        and isinstance(start, View)
+        and len(start.shape) == 1
+    ):
         return linear_of(importer, a, permuted(b, [1, 0]), start)  # type: ignore[arg-type]
     made: Any = matmul(importer, a, b)
     if alpha != 1:
@@ -171,7 +192,9 @@ def index(importer: Importer, node: Any, arguments: list[Any]) -> object:
         value, given = arguments
         items = [i for i in given.items if i is not None]
         if len(items) != 1 or given.items[0] is None or items[0].dtype not in ("int64", "int32"):
-            raise importer.builder.unsupported("an index of other than one tensor of integers on the first axis")
+            raise importer.builder.unsupported(
+                "an index of other than one tensor of integers on the first axis"
+            )
         axis, chosen = 0, items[0]
     elif name == "index_select":
         value, axis, chosen = arguments
@@ -184,7 +207,9 @@ def index(importer: Importer, node: Any, arguments: list[Any]) -> object:
     rows = view.with_shape([view.shape[0], sizes.product(rest)], [sizes.product(rest), 1])
     places = importer.builder.contiguous(importer.builder.materialise(chosen))
     out = importer.builder.temporary(view.dtype, [*places.shape, *rest])
-    flat = out.with_shape([*places.shape, rows.shape[1]], contiguous_strides([*places.shape, rows.shape[1]]))
+    flat = out.with_shape(
+        [*places.shape, rows.shape[1]], contiguous_strides([*places.shape, rows.shape[1]])
+    )
     importer.builder.call("embedding", [flat], [places, rows], wraps=True)
     return out
 
@@ -203,7 +228,9 @@ def convolution(importer: Importer, node: Any, arguments: list[Any]) -> object:
         x, weight, bias, stride, padding, dilation, groups = arguments
     axes = len(weight.shape) - 2
     if axes not in (1, 2) or not is_weight(weight):
-        raise importer.builder.unsupported("a convolution with three axes or without constant weights")
+        raise importer.builder.unsupported(
+            "a convolution with three axes or without constant weights"
+        )
     unbatched = len(x.shape) == axes + 1
     importer.builder.note = kind
     if unbatched:
@@ -213,7 +240,9 @@ def convolution(importer: Importer, node: Any, arguments: list[Any]) -> object:
     pairs = [_pair(v, axes, neutral) for v, neutral in ((stride, 1), (padding, 0), (dilation, 1))]
     if axes == 1:
         x = _unsqueezed(importer, x, 2)
-        weight = weight.with_shape([*weight.shape[:2], 1, weight.shape[2]], [*weight.strides[:2], 0, weight.strides[2]])
+        weight = weight.with_shape(
+            [*weight.shape[:2], 1, weight.shape[2]], [*weight.strides[:2], 0, weight.strides[2]]
+        )
     out = conv2d(importer, x, weight, bias, pairs[0], pairs[1], pairs[2], groups)
     if axes == 1:
         out = out.with_shape([*out.shape[:2], out.shape[3]], [*out.strides[:2], out.strides[3]])
@@ -222,7 +251,9 @@ def convolution(importer: Importer, node: Any, arguments: list[Any]) -> object:
 
 def _unsqueezed(importer: Importer, x: Tensor, axis: int) -> View:
     view = importer.builder.materialise(x)
-    return view.with_shape([*view.shape[:axis], 1, *view.shape[axis:]], [*view.strides[:axis], 0, *view.strides[axis:]])
+    return view.with_shape(
+        [*view.shape[:axis], 1, *view.shape[axis:]], [*view.strides[:axis], 0, *view.strides[axis:]]
+    )
 
 
 def _pair(value: ListValue, axes: int, neutral: int) -> tuple[int, int]:
@@ -274,13 +305,17 @@ def conv2d(
         if isinstance(part, OneHot) and part.axis == 1 and padding == (0, 0) and groups == 1:
             _gather_conv(importer, part, channels, start, out, geometry)
         else:
-            _dense_conv(importer, importer.builder.materialise(part), channels, start, out, geometry, groups)
+            _dense_conv(
+                importer, importer.builder.materialise(part), channels, start, out, geometry, groups
+            )
         start = out
     return out
 
 
 def _out_size(size: Size, kernel: int, stride: int, padding: int, dilation: int) -> Size:
-    return sizes.simple(sizes.floor_div(size + 2 * padding - dilation * (kernel - 1) - 1, stride) + 1)
+    return sizes.simple(
+        sizes.floor_div(size + 2 * padding - dilation * (kernel - 1) - 1, stride) + 1
+    )
 
 
 def _gather_conv(
@@ -299,24 +334,43 @@ def _gather_conv(
 
 
 def _dense_conv(
-    importer: Importer, x: View, weight: View, start: View | None, out: View, geometry: Any, groups: int
+    importer: Importer,
+    x: View,
+    weight: View,
+    start: View | None,
+    out: View,
+    geometry: Any,
+    groups: int,
 ) -> None:
     stride, padding, dilation = geometry
     cout, cin, kh, kw = (int(size) for size in weight.shape)
     x = _channels_last(importer, x, padding)
     if groups > 1 and cin == 1 and cout == groups:
-        taps = importer.builder.packed(weight, "depthwise", lambda w: pad_rows(w.reshape(cout, kh * kw).t()))
+        taps = importer.builder.packed(
+            weight, "depthwise", lambda w: pad_rows(w.reshape(cout, kh * kw).t())
+        )
         importer.builder.call("depthwise", [out], [x, taps, *_given(start)], kernel=(kh, kw), stride=stride,
                               dilation=dilation, start=start is not None, relu=False)  # fmt: skip
         return
     for group in range(groups):
         mine = narrow(weight, 0, group * (cout // groups), cout // groups)
         packed = importer.builder.packed(
-            mine, "convolution", lambda w: pack_columns(w.permute(2, 3, 1, 0).reshape(kh * kw * cin, -1))
+            mine,
+            "convolution",
+            lambda w: pack_columns(w.permute(2, 3, 1, 0).reshape(kh * kw * cin, -1)),
         )
         place = narrow(out, 1, group * (cout // groups), cout // groups)
-        begin = None if start is None else (
-            narrow(start, 1 if start.storage is out.storage else 0, group * (cout // groups), cout // groups)
+        begin = (
+            None
+            if start is None
+            else (
+                narrow(
+                    start,
+                    1 if start.storage is out.storage else 0,
+                    group * (cout // groups),
+                    cout // groups,
+                )
+            )
         )
         importer.builder.call(
             "conv", [place], [narrow(x, 1, group * cin, cin), packed, *_given(begin)], kernel=(kh, kw),
@@ -337,4 +391,3 @@ def _channels_last(importer: Importer, x: View, padding: tuple[int, int]) -> Vie
     inner = narrow(narrow(made, 2, padding[0], h), 3, padding[1], w)
     importer.builder.copy(x, inner)
     return made
-

@@ -97,7 +97,9 @@ def recurrent(importer: Importer, node: Any, arguments: list[Any]) -> object:
     x, hx, listed, has_biases, layers, _, train, bidirectional, batch_first = arguments
     if importer.truth(train) is not False:
         raise importer.builder.unsupported(f"{name} in training mode")
-    states = [importer.builder.materialise(s) for s in (hx.items if isinstance(hx, ListValue) else [hx])]
+    states = [
+        importer.builder.materialise(s) for s in (hx.items if isinstance(hx, ListValue) else [hx])
+    ]
     directions, per = (2 if bidirectional else 1), (4 if has_biases else 2)
     if len(listed.items) != layers * directions * per:
         raise importer.builder.unsupported(f"{name} with a projection")
@@ -110,7 +112,9 @@ def recurrent(importer: Importer, node: Any, arguments: list[Any]) -> object:
             given = listed.items[at * per : (at + 1) * per]
             parameters = given if has_biases else [*given, None, None]
             start = [select(state, 0, at) for state in states]
-            out, state = over_time(importer, CELLS[name], sequence, start, parameters, direction == 1)
+            out, state = over_time(
+                importer, CELLS[name], sequence, start, parameters, direction == 1
+            )
             outs.append(out)
             last.append(state)
         sequence = outs[0] if directions == 1 else _side_by_side(importer, outs)
@@ -137,7 +141,9 @@ def _side_by_side(importer: Importer, outs: list[View]) -> View:
 def cell(importer: Importer, node: Any, arguments: list[Any]) -> object:
     name = node.kind().partition("::")[2].removesuffix("_cell")
     x, hx, w_ih, w_hh, b_ih, b_hh = arguments
-    states = [importer.builder.materialise(s) for s in (hx.items if isinstance(hx, ListValue) else [hx])]
+    states = [
+        importer.builder.materialise(s) for s in (hx.items if isinstance(hx, ListValue) else [hx])
+    ]
     projected = linear_of(importer, x, w_ih, b_ih)
     after = CELLS[name](importer, projected, states, [w_ih, w_hh, b_ih, b_hh])
     return tuple(after) if name == "lstm" else after[0]

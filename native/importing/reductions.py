@@ -60,7 +60,9 @@ def total(importer: Importer, node: Any, arguments: list[Any]) -> object:
         value = cast(importer, value, "int64")
     if name == "mean":
         made = reduce(importer, "sum", value, axes, keep, value.dtype)
-        return importer.builder.elementwise("div", [made, _count(importer, value, axes)], value.dtype)
+        return importer.builder.elementwise(
+            "div", [made, _count(importer, value, axes)], value.dtype
+        )
     return reduce(importer, "sum" if name == "sum" else "prod", value, axes, keep, value.dtype)
 
 
@@ -176,7 +178,11 @@ def logsumexp(importer: Importer, node: Any, arguments: list[Any]) -> object:
     listed = _axes(axes, len(value.shape))
     make, dtype = importer.builder.elementwise, value.dtype
     top = reduce(importer, "max", value, listed, True, dtype)
-    finite = make("where", [make("lt", [make("abs", [top], dtype), float("inf")], "bool", dtype), top, 0.0], dtype)
+    finite = make(
+        "where",
+        [make("lt", [make("abs", [top], dtype), float("inf")], "bool", dtype), top, 0.0],
+        dtype,
+    )
     powers = make("exp", [make("sub", [value, finite], dtype)], dtype)
     sums = make("log", [reduce(importer, "sum", powers, listed, keep, dtype)], dtype)
     base = finite if keep else reshaped(importer, finite, sums.shape)
@@ -232,7 +238,9 @@ def group_norm(importer: Importer, node: Any, arguments: list[Any]) -> object:
 @operator("aten::batch_norm")
 def batch_norm(importer: Importer, node: Any, arguments: list[Any]) -> object:
     value, weight, bias, mean, var, training, _, eps = arguments[:8]
-    if importer.truth(training) is not False or not all(p is None or is_weight(p) for p in (weight, bias, mean, var)):
+    if importer.truth(training) is not False or not all(
+        p is None or is_weight(p) for p in (weight, bias, mean, var)
+    ):
         raise importer.builder.unsupported("batch_norm that is not in eval mode")
     from torchship.native.importing.builder import weight_value
 
@@ -246,7 +254,10 @@ def batch_norm(importer: Importer, node: Any, arguments: list[Any]) -> object:
         shift = shift + known[1]
     axes = [len(scale), *[1] * (len(value.shape) - 2)]
     hint = importer.builder.hint or "norm"
-    views = [importer.builder.weight(f"{hint}_{n}", t.float()) for n, t in (("scale", scale), ("shift", shift))]
+    views = [
+        importer.builder.weight(f"{hint}_{n}", t.float())
+        for n, t in (("scale", scale), ("shift", shift))
+    ]
     factors = [reshaped(importer, view, axes) for view in views]
     return importer.builder.elementwise("fma", [value, *factors], "float32")
 
@@ -274,8 +285,15 @@ def pool(importer: Importer, node: Any, arguments: list[Any]) -> object:
     if unbatched:
         view = view.with_shape([1, *view.shape], [0, *view.strides])
     if flat:
-        view = view.with_shape([*view.shape[:2], 1, view.shape[2]], [*view.strides[:2], 0, view.strides[2]])
-        kernel, stride, padding, dilation = [1, *kernel], [1, *stride], [0, *padding], [1, *dilation[:1]]
+        view = view.with_shape(
+            [*view.shape[:2], 1, view.shape[2]], [*view.strides[:2], 0, view.strides[2]]
+        )
+        kernel, stride, padding, dilation = (
+            [1, *kernel],
+            [1, *stride],
+            [0, *padding],
+            [1, *dilation[:1]],
+        )
     pairs = [(a * 2)[:2] if len(a) == 1 else a for a in (kernel, stride, padding, dilation)]
     kernel, stride, padding, dilation = pairs
     out_size = [
@@ -303,6 +321,3 @@ def adaptive_pool(importer: Importer, node: Any, arguments: list[Any]) -> object
     listed = list(range(rank - axes, rank))
     made = reduce(importer, "sum", value, listed, True, value.dtype)
     return importer.builder.elementwise("div", [made, _count(importer, value, listed)], value.dtype)
-
-
-

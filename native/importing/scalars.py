@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import sympy
+
 from torchship.native.importing.builder import select
 from torchship.native.importing.importer import UNINITIALISED, Importer, Raised, operator, stack_of
 from torchship.native.importing.values import (
@@ -219,7 +220,9 @@ def floordiv(importer: Importer, node: Any, arguments: list[Any]) -> object:
 
 def _positive(importer: Importer, divisor: Size) -> None:
     if sizes.less(0, divisor) is not True:
-        raise importer.builder.unsupported(f"a division of integers by {divisor}, which may be 0 or less")
+        raise importer.builder.unsupported(
+            f"a division of integers by {divisor}, which may be 0 or less"
+        )
 
 
 def scalar_remainder(importer: Importer, arguments: list[Any]) -> object:
@@ -244,7 +247,9 @@ def smallest(importer: Importer, node: Any, arguments: list[Any]) -> object:
     big = 2**63 - 1
     for item in items[1:]:
         if node.kind().endswith("min"):
-            result = item if result == big else result if item == big else sizes.smaller(result, item)
+            result = (
+                item if result == big else result if item == big else sizes.smaller(result, item)
+            )
         else:
             result = sizes.larger(result, item)
     return result
@@ -369,7 +374,11 @@ def get_item(importer: Importer, arguments: list[Any]) -> object:
     """Translate an index into a list, tuple, dict or text."""
     value, index = arguments
     if isinstance(value, IntegersOf):
-        place = sizes.simple(value.view.shape[0] + index) if isinstance(index, int) and index < 0 else index
+        place = (
+            sizes.simple(value.view.shape[0] + index)
+            if isinstance(index, int) and index < 0
+            else index
+        )
         return importer.define("int", select(value.view, 0, place))
     stack = stack_of(value)
     if stack is not None:
@@ -396,7 +405,9 @@ def _indexed_later(importer: Importer, items: list[Any], index: Size) -> object:
         for place, item in reversed(list(enumerate(items[:-1]))):
             text = f"({c_of(index)} == {place} ? {c_of(item)} : {text})"
         return importer.define("int", Scalar("int", text))
-    raise importer.builder.unsupported("an index into a list of tensors that is known only when the code runs")
+    raise importer.builder.unsupported(
+        "an index into a list of tensors that is known only when the code runs"
+    )
 
 
 @operator("prim::tolist")
@@ -493,7 +504,13 @@ def layout(importer: Importer, node: Any, arguments: list[Any]) -> object:
     return 0
 
 
-@operator("prim::is_cuda", "prim::is_nested", "prim::requires_grad", "prim::is_sparse", "aten::requires_grad")
+@operator(
+    "prim::is_cuda",
+    "prim::is_nested",
+    "prim::requires_grad",
+    "prim::is_sparse",
+    "aten::requires_grad",
+)
 def never(importer: Importer, node: Any, arguments: list[Any]) -> object:
     return False
 
@@ -568,4 +585,3 @@ def torch_name(code: int) -> str:
     if code not in DTYPES:
         raise KeyError(code)
     return DTYPES[code]
-

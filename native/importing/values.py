@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sympy
 
@@ -65,7 +66,7 @@ class Optional:
 class ListValue:
     """A list of known length; `home` is the loop in which it was made (see the importer)."""
 
-    items: list[object]
+    items: list[Any]
     home: int
 
 

@@ -103,7 +103,9 @@ def squeeze(importer: Importer, node: Any, arguments: list[Any]) -> object:
         axes = list(range(rank))
     else:
         given = arguments[1]
-        axes = [axis_of(a, rank) for a in (given.items if isinstance(given, ListValue) else [given])]
+        axes = [
+            axis_of(a, rank) for a in (given.items if isinstance(given, ListValue) else [given])
+        ]
     dropped = []
     for axis in axes:
         known = sizes.equal(value.shape[axis], 1)
@@ -190,7 +192,11 @@ def flatten(importer: Importer, node: Any, arguments: list[Any]) -> object:
     if rank == 0:
         return reshaped(importer, value, [1])
     start, end = axis_of(start, rank), axis_of(end, rank)
-    shape = [*value.shape[:start], sizes.product(value.shape[start : end + 1]), *value.shape[end + 1 :]]
+    shape = [
+        *value.shape[:start],
+        sizes.product(value.shape[start : end + 1]),
+        *value.shape[end + 1 :],
+    ]
     return reshaped(importer, value, shape)
 
 
@@ -270,7 +276,14 @@ def contiguous(importer: Importer, node: Any, arguments: list[Any]) -> object:
     return importer.builder.contiguous(value)
 
 
-@operator("aten::detach", "aten::alias", "aten::dropout", "aten::feature_dropout", "aten::lift_fresh", "aten::positive")
+@operator(
+    "aten::detach",
+    "aten::alias",
+    "aten::dropout",
+    "aten::feature_dropout",
+    "aten::lift_fresh",
+    "aten::positive",
+)
 def same(importer: Importer, node: Any, arguments: list[Any]) -> object:
     if node.kind().endswith("dropout") and importer.truth(arguments[2]) is not False:
         raise importer.builder.unsupported("dropout in training mode")
@@ -310,7 +323,9 @@ def chunk(importer: Importer, node: Any, arguments: list[Any]) -> object:
     axis = axis_of(axis, len(value.shape))
     size = value.shape[axis]
     if not isinstance(size, int):
-        raise importer.builder.unsupported("chunks of an axis whose size is known only when the code runs")
+        raise importer.builder.unsupported(
+            "chunks of an axis whose size is known only when the code runs"
+        )
     return split_into(importer, value, axis, _even(size, -(-size // count)))
 
 
@@ -322,7 +337,9 @@ def split(importer: Importer, node: Any, arguments: list[Any]) -> object:
         return split_into(importer, value, axis, list(given.items))
     size = value.shape[axis]
     if not isinstance(size, int):
-        raise importer.builder.unsupported("parts of an axis whose size is known only when the code runs")
+        raise importer.builder.unsupported(
+            "parts of an axis whose size is known only when the code runs"
+        )
     return split_into(importer, value, axis, _even(size, given))
 
 
@@ -391,12 +408,13 @@ def cat(importer: Importer, node: Any, arguments: list[Any]) -> object:
     shape[axis] = total
     parts: list[Any] = []
     for item in items:
-        parts += item.parts if isinstance(item, Concat) and item.axis == axis else [
-            importer.builder.materialise(item) if isinstance(item, Concat) else item
-        ]
+        parts += (
+            item.parts
+            if isinstance(item, Concat) and item.axis == axis
+            else [importer.builder.materialise(item) if isinstance(item, Concat) else item]
+        )
     kinds = {part.dtype for part in parts}
     if len(kinds) != 1:
         raise importer.builder.unsupported(f"cat of dtypes {', '.join(sorted(kinds))}")
     value = Concat(tuple(parts), axis, parts[0].dtype, tuple(shape))
     return importer.builder.materialise(value) if importer.mutates else value
-

@@ -161,7 +161,11 @@ def symbols_of(size: Size) -> set[sympy.Symbol]:
 
 def substitute(size: Size, values: dict[sympy.Symbol, Size]) -> Size:
     """Return the size with some symbols replaced."""
-    return size if isinstance(size, int) else simple(size.xreplace({k: sympy.sympify(v) for k, v in values.items()}))
+    return (
+        size
+        if isinstance(size, int)
+        else simple(size.xreplace({k: sympy.sympify(v) for k, v in values.items()}))
+    )
 
 
 def c_text(size: Size) -> str:

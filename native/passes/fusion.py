@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torchship.native.ir import sizes
-from torchship.native.ir.program import Elementwise, Fused, Method, Statement, View, walk
+from torchship.native.ir.program import Elementwise, Fused, Method, Statement, Storage, View, walk
 from torchship.native.passes.uses import Aliases, blocks_of, conflict, overlap
 
 REACH = 24
@@ -22,7 +22,9 @@ def fuse(method: Method) -> None:
                     partner.members.append(statement)
                     partner.stored.append(True)
                     continue
-                joined.append(Fused([statement], [True], where=statement.where, note=statement.note))
+                joined.append(
+                    Fused([statement], [True], where=statement.where, note=statement.note)
+                )
             else:
                 joined.append(statement)
         block[:] = joined
@@ -57,15 +59,15 @@ def _compatible(group: Fused, statement: Elementwise, aliases: Aliases) -> bool:
 
 def _keep_in_registers(method: Method) -> None:
     """Do not store results that only members of their own group read."""
-    readers: dict[object, list[tuple[object, View]]] = {}
+    readers: dict[Storage, list[tuple[Statement, int, View]]] = {}
     for statement in walk(method.statements):
         if isinstance(statement, Fused):
             for number, member in enumerate(statement.members):
                 for view in member.reads():
-                    readers.setdefault(view.storage, []).append(((statement, number), view))
+                    readers.setdefault(view.storage, []).append((statement, number, view))
         else:
             for view in statement.reads():
-                readers.setdefault(view.storage, []).append(((statement, -1), view))
+                readers.setdefault(view.storage, []).append((statement, -1, view))
     for statement in walk(method.statements):
         if not isinstance(statement, Fused):
             continue
@@ -74,5 +76,5 @@ def _keep_in_registers(method: Method) -> None:
                 continue
             statement.stored[number] = not all(
                 group is statement and reader > number and view.same_elements(member.out)
-                for (group, reader), view in readers.get(member.out.storage, [])  # type: ignore[misc]
+                for group, reader, view in readers.get(member.out.storage, [])
             )

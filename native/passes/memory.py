@@ -51,8 +51,13 @@ def _bytes(storage: Storage) -> Size:
     size = sizes.simple(storage.count * ITEM_SIZES[storage.dtype])
     if isinstance(size, int):
         return -(-size // ALIGNMENT) * ALIGNMENT
-    rounded = sizes.FloorDiv(sympy.sympify(size + ALIGNMENT - 1), sympy.Integer(ALIGNMENT)) * ALIGNMENT
-    if isinstance(sizes.simple(size / sympy.Integer(ALIGNMENT)), sympy.Expr) and sizes.modulo(size, ALIGNMENT) == 0:
+    rounded = (
+        sizes.FloorDiv(sympy.sympify(size + ALIGNMENT - 1), sympy.Integer(ALIGNMENT)) * ALIGNMENT
+    )
+    if (
+        isinstance(sizes.simple(size / sympy.Integer(ALIGNMENT)), sympy.Expr)
+        and sizes.modulo(size, ALIGNMENT) == 0
+    ):
         return size
     return sizes.simple(rounded)
 

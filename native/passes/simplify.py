@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-
 from torchship.native.importing.builder import Weights, weight_value
 from torchship.native.ir import sizes
 from torchship.native.ir.program import (
@@ -87,7 +86,12 @@ def _start_sum(method: Method, weights: Weights, block: list[Statement], add: El
         product, other = operands[which], operands[1 - which]
         assert isinstance(product, View) and isinstance(other, View)
         found = _only_sum(method, block, product, add)
-        if found is None or not _row_like(other) or add.out.dtype != "float32" or other.dtype != "float32":
+        if (
+            found is None
+            or not _row_like(other)
+            or add.out.dtype != "float32"
+            or other.dtype != "float32"
+        ):
             continue
         bias = _bias_of(found)
         if bias is not None and not _join_bias(method, weights, other, add, bias):
@@ -115,7 +119,9 @@ def _disturbs(statement: Statement, call: Call, add: Elementwise) -> bool:
     return any(view.storage in inputs for view in writes(statement))
 
 
-def _only_sum(method: Method, block: list[Statement], view: View, reader: Elementwise) -> Call | None:
+def _only_sum(
+    method: Method, block: list[Statement], view: View, reader: Elementwise
+) -> Call | None:
     """Return the linear map that alone makes what `reader` alone reads, in the same block."""
     if view.storage.kind != "temporary":
         return None
@@ -126,7 +132,10 @@ def _only_sum(method: Method, block: list[Statement], view: View, reader: Elemen
     call = makers[0]
     if call.kernel != "linear" or call.attributes["relu"]:
         return None
-    if sizes.simple(view.offset) != 0 or sizes.simple(sizes.product(view.shape) - sizes.product(call.outputs[0].shape)) != 0:
+    if (
+        sizes.simple(view.offset) != 0
+        or sizes.simple(sizes.product(view.shape) - sizes.product(call.outputs[0].shape)) != 0
+    ):
         return None
     return call if _flat(view) is not None else None
 
@@ -162,7 +171,11 @@ def _join_bias(method: Method, weights: Weights, other: View, add: Elementwise, 
         return False
     first = firsts[0]
     known = first.inputs[2]
-    if tuple(known.shape[-1:]) != tuple(bias.shape[-1:]) or len(known.shape) != 1 or len(bias.shape) != 1:
+    if (
+        tuple(known.shape[-1:]) != tuple(bias.shape[-1:])
+        or len(known.shape) != 1
+        or len(bias.shape) != 1
+    ):
         return False
     joined = (weight_value(known).double() + weight_value(bias).double()).float()
     name = f"{known.storage.name}_and_{bias.storage.name}"
@@ -186,9 +199,17 @@ def absorb_relu(method: Method) -> None:
             last = others[-1] if others else None
             if last not in block or not isinstance(last, Call) or last.kernel not in WITH_RELU:
                 continue
-            if not all(isinstance(s, Call) and s in block and s.outputs[0].storage is operand.storage for s in others):
+            if not all(
+                isinstance(s, Call) and s in block and s.outputs[0].storage is operand.storage
+                for s in others
+            ):
                 continue
-            if any(v.storage is operand.storage for s in others[:-1] for v in s.reads() if s.attributes.get("relu")):  # type: ignore[attr-defined]
+            if any(
+                v.storage is operand.storage
+                for s in others[:-1]
+                for v in s.reads()
+                if s.attributes.get("relu")
+            ):  # type: ignore[attr-defined]
                 continue
             whole = last.outputs[0]
             if sizes.simple(sizes.product(whole.shape) - operand.storage.count) != 0:
@@ -202,7 +223,8 @@ def absorb_relu(method: Method) -> None:
 
 def _same_layout(a: View, b: View) -> bool:
     return all(
-        size == 1 or sizes.simple(x - y) == 0 for size, x, y in zip(a.shape, a.strides, b.strides, strict=True)
+        size == 1 or sizes.simple(x - y) == 0
+        for size, x, y in zip(a.shape, a.strides, b.strides, strict=True)
     )
 
 
@@ -231,7 +253,10 @@ def _forward(method: Method, block: list[Statement], copy: Elementwise, aliases:
     storage = source.storage
     if storage is place.storage or storage.dtype != place.dtype or source.dtype != storage.dtype:
         return False
-    if sizes.simple(source.offset) != 0 or sizes.simple(sizes.product(source.shape) - storage.count) != 0:
+    if (
+        sizes.simple(source.offset) != 0
+        or sizes.simple(sizes.product(source.shape) - storage.count) != 0
+    ):
         return False
     if not _same_layout(source, place) or not _dense(source):
         return False
@@ -289,11 +314,11 @@ def change_views(statements: list[Statement], change: Callable[[View], View]) ->
     for statement in walk(statements):
         if isinstance(statement, Elementwise):
             statement.out = change(statement.out)
-            statement.operands = tuple(change(o) if isinstance(o, View) else o for o in statement.operands)
+            statement.operands = tuple(
+                change(o) if isinstance(o, View) else o for o in statement.operands
+            )
         elif isinstance(statement, Call):
             statement.outputs = tuple(map(change, statement.outputs))
             statement.inputs = tuple(map(change, statement.inputs))
         elif isinstance(statement, Define | Assign) and isinstance(statement.value, View):
             statement.value = change(statement.value)
-
-

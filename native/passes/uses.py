@@ -14,7 +14,11 @@ class Aliases:
     def __init__(self, statements: Sequence[Statement]) -> None:
         self._targets: dict[Storage, set[Storage]] = {}
         for statement in walk(statements):
-            if isinstance(statement, Assign) and statement.storage and isinstance(statement.value, View):
+            if (
+                isinstance(statement, Assign)
+                and statement.storage
+                and isinstance(statement.value, View)
+            ):
                 self._targets.setdefault(statement.storage, set()).add(statement.value.storage)
 
     def of(self, storage: Storage) -> set[Storage]:
@@ -70,11 +74,19 @@ def disjoint(a: View, b: View) -> bool:
     left, right = (a, b) if distance >= 0 else (b, a)
     distance = abs(distance)
     for stride, size in sorted(
-        ((s, n) for s, n in zip(left.strides, left.shape, strict=True) if isinstance(s, int) and s > 0 and isinstance(n, int)),
+        (
+            (s, n)
+            for s, n in zip(left.strides, left.shape, strict=True)
+            if isinstance(s, int) and s > 0 and isinstance(n, int)
+        ),
         reverse=True,
     ):
         if distance >= stride:
-            return distance // stride >= size and distance % stride == 0 and _inside(left, right, stride)
+            return (
+                distance // stride >= size
+                and distance % stride == 0
+                and _inside(left, right, stride)
+            )
     return False
 
 

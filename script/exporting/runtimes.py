@@ -21,12 +21,16 @@ CALLS = 300
 
 @dataclass(frozen=True)
 class Result:
-    """A runtime's differences from the golden cases; `error` says why it could not run."""
+    """A runtime's differences from the golden cases; `error` says why it could not run.
+
+    `skipped` is a runtime that this machine or this model does not have: it does not disagree.
+    """
 
     runtime: str
     differences: list[Difference] = field(default_factory=list)
     p50_us: float | None = None
     error: str = ""
+    skipped: bool = False
 
     @property
     def agreed(self) -> bool:

@@ -30,6 +30,7 @@ def application(command: str = "") -> typer.Typer:
     import torchship.cpp_runner.cli
     import torchship.demo
     import torchship.models.cli
+    import torchship.native.cli
     import torchship.play
     import torchship.script.cli
 
@@ -37,6 +38,7 @@ def application(command: str = "") -> typer.Typer:
         torchship.script.cli.app,
         torchship.agreement.app,
         torchship.serve.cli.app,
+        torchship.native.cli.app,
         torchship.models.cli.app,
         torchship.demo.app,
         torchship.play.app,

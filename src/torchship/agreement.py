@@ -15,6 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from torchship.cpp_runner.runtime import CppRuntime
+from torchship.native.errors import CompilerMissingError, UnsupportedError
+from torchship.native.running.runtime import NativeRuntime
 from torchship.script.cli import OperatorFolders, TrustedKeys
 from torchship.script.errors import OutOfMemoryError, TorchShipError, UsageError
 from torchship.script.exporting.localise import first_difference
@@ -30,7 +32,7 @@ from torchship.serve.client.http_runtime import HttpRuntime
 app = typer.Typer()
 
 MISMATCH = 1
-RUNTIMES = ("eager", "script", "cpp", "http")
+RUNTIMES = ("eager", "script", "cpp", "http", "native")
 ALIKE = (
     "the archive's module and the eager one agree in this process: what differs is the runtime, "
     "or the golden case"
@@ -49,8 +51,8 @@ class Report:
 
     @property
     def agreed(self) -> bool:
-        """Whether every runtime ran and agreed."""
-        return all(result.agreed for result in self.results)
+        """Whether every runtime ran and agreed, apart from those that were skipped."""
+        return all(result.agreed or result.skipped for result in self.results)
 
     def to_json(self) -> dict[str, object]:
         """Return the report as a JSON object, with the largest difference of each output."""
@@ -68,6 +70,7 @@ class Report:
                     "runtime": result.runtime,
                     "agreed": result.agreed,
                     "error": result.error,
+                    "skipped": result.skipped,
                     "p50_us": result.p50_us,
                     "outputs": [_finite(d.to_json()) for d in worst_by_output(result)],
                 }
@@ -102,13 +105,20 @@ def all_runtimes(
         "script": ScriptRuntime(),
         "cpp": CppRuntime(trusted_keys),
         "http": HttpRuntime(trusted_keys),
+        "native": NativeRuntime(),
     }
 
 
 def verify_archive(
-    archive: Archive, runtimes: Sequence[Runtime], consent: str | None = None
+    archive: Archive,
+    runtimes: Sequence[Runtime],
+    consent: str | None = None,
+    required: bool = False,
 ) -> Report:
-    """Run an archive's golden cases in each runtime; one that cannot run does not agree."""
+    """Run an archive's golden cases in each runtime; one that cannot run does not agree.
+
+    Native code is skipped if there is no C compiler, or no C for an operator, unless `required`.
+    """
     torchscript.configure()
     results = []
     for runtime in runtimes:
@@ -117,9 +127,11 @@ def verify_archive(
                 results.append(runtime.check(archive))
         except OutOfMemoryError as error:
             raise OutOfMemoryError(f"{runtime.name}: {error}") from None
+        except (UnsupportedError, CompilerMissingError) as error:
+            results.append(Result(runtime.name, error=str(error), skipped=not required))
         except TorchShipError as error:
             results.append(Result(runtime.name, error=str(error)))
-    agreed = all(result.agreed for result in results)
+    agreed = all(result.agreed or result.skipped for result in results)
     # A runtime that did not run has reported its error; there is nothing to locate.
     differ = any(not difference.agreed for r in results for difference in r.differences)
     located = "" if agreed else _locate(archive, consent, ALIKE if differ else "")
@@ -144,7 +156,7 @@ def verify(
     archive: Annotated[Path, typer.Argument(help="The archive to check.")],
     runtime: Annotated[
         list[str] | None,
-        typer.Option(help="eager, script, cpp or http; may be repeated [default: all]."),
+        typer.Option(help="eager, script, cpp, http or native; may be repeated [default: all]."),
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     trusted_keys: TrustedKeys = None,
@@ -157,7 +169,7 @@ def verify(
     ] = None,
     operator_folders: OperatorFolders = None,
 ) -> None:
-    """Run the golden cases in eager, script, C++ and over HTTP, and compare.
+    """Run the golden cases in eager, script, C++, over HTTP and as compiled C, and compare.
 
     Exit code 0 if every runtime agrees, 1 if one does not or could not run, 3 for a bad archive,
     5 if there was no memory for it.
@@ -181,7 +193,7 @@ def verify(
     consent = opened.require_manifest().source.factory if trusted_keys else source
     known = all_runtimes(trusted_keys, consent)
     chosen = [known[name] for name in dict.fromkeys(runtime or RUNTIMES)]
-    report = verify_archive(opened, chosen, consent)
+    report = verify_archive(opened, chosen, consent, required=bool(runtime))
     if json_output:
         typer.echo(json.dumps(report.to_json(), indent=1))
     else:
@@ -207,8 +219,17 @@ def _print(report: Report, console: Console) -> None:
                 style=None if entry.agreed else "red",
             )
         if result.error:
-            table.add_row(result.runtime, "", "did not run", style="red")
+            skipped = result.skipped
+            table.add_row(
+                result.runtime,
+                "",
+                "skipped" if skipped else "did not run",
+                style=None if skipped else "red",
+            )
     console.print(table)
+    for result in report.results:
+        if result.skipped:
+            console.print(escape(f"{result.runtime} was skipped: {result.error}"), soft_wrap=True)
     for line in _complaints(report):
         console.print(escape(line), style="red", soft_wrap=True)
     console.print("agreed" if report.agreed else "NOT AGREED")
@@ -217,7 +238,7 @@ def _print(report: Report, console: Console) -> None:
 def _complaints(report: Report) -> list[str]:
     lines = []
     for result in report.results:
-        if result.error:
+        if result.error and not result.skipped:
             lines.append(f"{result.runtime}: {result.error}")
         lines += [
             f"{result.runtime}: {d.case_name}, step {d.step}, output '{d.output}': {d.reason}"

@@ -50,5 +50,7 @@ def run(command: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         lines = done.stderr.splitlines()
-        first = next((line for line in lines if "error" in line), lines[0] if lines else "no message")
+        first = next(
+            (line for line in lines if "error" in line), lines[0] if lines else "no message"
+        )
         raise NativeError(f"{Path(command[0]).name} failed: {first.strip()}")

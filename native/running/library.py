@@ -24,7 +24,11 @@ RAISED = 1
 class _Word(ctypes.Union):
     """A field of a struct of inputs or outputs: all are 8 bytes wide."""
 
-    _fields_ = (("integer", ctypes.c_int64), ("number", ctypes.c_double), ("pointer", ctypes.c_void_p))
+    _fields_ = (
+        ("integer", ctypes.c_int64),
+        ("number", ctypes.c_double),
+        ("pointer", ctypes.c_void_p),
+    )
 
 
 class Library:
@@ -40,7 +44,9 @@ class Library:
             self._library = ctypes.CDLL(str(path.resolve()))
             tell = self._library.torchship_native_info
         except (OSError, AttributeError) as error:
-            raise NativeError(f"'{path.name}' is no library that torchship compiled: {error}") from None
+            raise NativeError(
+                f"'{path.name}' is no library that torchship compiled: {error}"
+            ) from None
         tell.restype = ctypes.c_char_p
         self._info: dict[str, Any] = json.loads(tell())
         if self._info["archive"] != digest:

@@ -1,0 +1,1 @@
+"""Calls compilers, and keeps what they made."""

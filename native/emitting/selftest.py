@@ -1,0 +1,221 @@
+"""C that runs the golden cases where the code is: on the robot, in the browser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from torchship.native.emitting.numbers import array_lines
+from torchship.native.emitting.places import c_type
+from torchship.native.emitting.writer import Writer, double_literal, string_literal
+from torchship.native.importing.builder import NAMES
+from torchship.native.importing.method import Field
+from torchship.native.ir.program import ITEM_SIZES
+from torchship.script.format.golden import Case
+from torchship.script.format.manifest import Method
+from torchship.script.format.tree import matches
+
+if TYPE_CHECKING:
+    from torchship.native.emitting.source import CompiledMethod
+
+
+def emit(
+    out: Writer,
+    prefix: str,
+    methods: Sequence[CompiledMethod],
+    signatures: Mapping[str, Method],
+    cases: Sequence[Case],
+) -> None:
+    """Write `<prefix>_selftest` and the size of its workspace."""
+    known = {method.program.name: method for method in methods}
+    _comparisons(
+        out,
+        {NAMES[t.dtype] for case in cases for step in case.steps for t in step.outputs.values()},
+    )
+    body, total = Writer(1), 0
+    for number, case in enumerate(cases):
+        method, signature = known[case.method], signatures[case.method]
+        carried: dict[str, str] = {}
+        for index, step in enumerate(case.steps):
+            names = {}
+            for side, tensors in (("in", step.inputs), ("out", step.outputs)):
+                for leaf, tensor in tensors.items():
+                    field = _field(method, leaf, side)
+                    if field is not None and field.kind == "tensor":
+                        names[side, leaf] = f"case_{number}_{index}_{side}_{field.name}"
+                        _array(out, names[side, leaf], tensor)
+            places, total = _places(method, step.outputs, total)
+            carried = _step(body, prefix, method, signature, case, step, names, places, carried)
+    with out.block(f"size_t {prefix}_selftest_workspace_size(void)"):
+        out.line(f"return {total} + {prefix}_selftest_call_size();")
+    out.line(f"int {prefix}_selftest(void *workspace, char *text, int64_t text_size) {{")
+    with out.indented():
+        out.line("ts_message message = {text, text_size, 0};")
+        out.line("char *memory = (char *)workspace + (64 - (uintptr_t)workspace % 64) % 64;")
+        out.line(f"char *call = memory + {total};")
+        out.line("int64_t checked = 0, differing = 0;")
+    out.lines += body.lines
+    with out.indented():
+        out.line("if (differing) {")
+        with out.indented():
+            out.line('ts_say(&message, " differs");')
+            out.line("return (int)differing;")
+        out.line("}")
+        out.line("ts_say_integer(&message, checked);")
+        out.line(
+            f"ts_say(&message, {string_literal(f' outputs of {len(cases)} golden cases agree')});"
+        )
+        out.line("return 0;")
+    out.line("}")
+
+
+def declare(out: Writer, prefix: str) -> None:
+    """Write the declarations for the header."""
+    out.line()
+    out.line(
+        "/* Runs the golden cases. Returns how many outputs differ from them by more than their tolerances, or -1 if a"
+    )
+    out.line("   call fails; the text says which, or how many agree. */")
+    out.line(f"int {prefix}_selftest(void *workspace, char *text, int64_t text_size);")
+    out.line(f"size_t {prefix}_selftest_workspace_size(void);")
+
+
+def call_size(
+    out: Writer, prefix: str, methods: Sequence[CompiledMethod], cases: Sequence[Case]
+) -> None:
+    """Write a function that returns the largest workspace that a golden case needs."""
+    known = {method.program.name: method for method in methods}
+    with out.block(f"static size_t {prefix}_selftest_call_size(void)"):
+        out.line("size_t largest = 0, size;")
+        for case in cases:
+            method = known[case.method]
+            for step in case.steps[:1]:
+                with out.block(""):
+                    out.line(f"{prefix}_{case.method}_in in;")
+                    out.line("memset(&in, 0, sizeof in);")
+                    _sizes(out, method, step.inputs)
+                    out.line(f"size = {prefix}_{case.method}_workspace_size(&in);")
+                    out.line("if (size > largest) largest = size;")
+            for step in case.steps[1:]:
+                if _size_values(method, step.inputs) != _size_values(method, case.steps[0].inputs):
+                    with out.block(""):
+                        out.line(f"{prefix}_{case.method}_in in;")
+                        out.line("memset(&in, 0, sizeof in);")
+                        _sizes(out, method, step.inputs)
+                        out.line(f"size = {prefix}_{case.method}_workspace_size(&in);")
+                        out.line("if (size > largest) largest = size;")
+        out.line("return largest + 64;")
+
+
+def _field(method: CompiledMethod, leaf: str, side: str) -> Field | None:
+    fields = method.interface.inputs if side == "in" else method.interface.outputs
+    return next((f for f in fields if f.leaf == leaf and f.kind != "size"), None)
+
+
+def _array(out: Writer, name: str, tensor: torch.Tensor) -> None:
+    kind = c_type(NAMES[tensor.dtype])
+    lines = array_lines(tensor.reshape(-1), NAMES[tensor.dtype])
+    out.line(f"static const {kind} {name}[{max(1, tensor.numel())}] = {{")
+    out.lines += lines
+    out.line("};")
+
+
+def _places(
+    method: CompiledMethod, outputs: Mapping[str, torch.Tensor], total: int
+) -> tuple[dict[str, int], int]:
+    places = {}
+    for field in method.interface.outputs:
+        places[field.leaf] = total
+        size = outputs[field.leaf].numel() * ITEM_SIZES[field.dtype]
+        total += -(-max(1, size) // 64) * 64
+    return places, total
+
+
+def _size_values(method: CompiledMethod, inputs: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Return the sizes and numbers of a call by field."""
+    values: dict[str, int] = {}
+    for field in method.interface.inputs:
+        if field.kind == "tensor" and field.leaf in inputs:
+            for size, actual in zip(field.symbols, inputs[field.leaf].shape, strict=True):
+                if isinstance(size, str):
+                    values[size] = actual
+    return values
+
+
+def _sizes(out: Writer, method: CompiledMethod, inputs: Mapping[str, torch.Tensor]) -> None:
+    values = _size_values(method, inputs)
+    for field in method.interface.inputs:
+        if field.kind == "size":
+            out.line(f"in.{field.name} = {values.get(field.leaf, 0)};")
+        elif field.kind == "float":
+            out.line(f"in.{field.name} = {double_literal(float(inputs[field.leaf]))};")
+        elif field.kind in ("int", "bool"):
+            out.line(f"in.{field.name} = {int(inputs[field.leaf])};")
+
+
+def _step(
+    out: Writer,
+    prefix: str,
+    method: CompiledMethod,
+    signature: Method,
+    case: Case,
+    step: object,
+    names: Mapping[tuple[str, str], str],
+    places: Mapping[str, int],
+    carried: Mapping[str, str],
+) -> dict[str, str]:
+    """Write one call and its comparisons; return where the next step finds its state."""
+    inputs, outputs = step.inputs, step.outputs  # type: ignore[attr-defined]
+    with out.block(""):
+        out.line(f"{prefix}_{case.method}_in in;")
+        out.line(f"{prefix}_{case.method}_out out;")
+        out.line("memset(&in, 0, sizeof in);")
+        out.line("memset(&out, 0, sizeof out);")
+        _sizes(out, method, inputs)
+        for field in method.interface.inputs:
+            if field.kind == "tensor":
+                given = carried.get(field.leaf) or names.get(("in", field.leaf))
+                if given:
+                    out.line(f"in.{field.name} = {given};")
+        for field in method.interface.outputs:
+            out.line(
+                f"out.{field.name} = ({c_type(field.dtype)} *)(void *)(memory + {places[field.leaf]});"
+            )
+        out.line("out.message = text;")
+        out.line("out.message_size = text_size;")
+        out.line(f"if ({prefix}_{case.method}(NULL, &in, &out, call)) return -1;")
+        for field in method.interface.outputs:
+            pattern = next(p for p in signature.tolerances if matches(p, field.leaf))
+            tolerance = signature.tolerances[pattern]
+            golden = names["out", field.leaf]
+            out.line("checked++;")
+            with out.block(
+                f"if (ts_differs_{field.dtype}(out.{field.name}, {golden}, {outputs[field.leaf].numel()}, "
+                f"{double_literal(tolerance.atol)}, {double_literal(tolerance.rtol)}))"
+            ):
+                out.line(
+                    f"if (!differing++) ts_say(&message, {string_literal(f'{case.name}: {field.leaf}')});"
+                )
+    return {
+        state.input: f"({c_type(_dtype(method, state.output))} *)(void *)(memory + {places[state.output]})"
+        for state in signature.state
+        if state.output in places
+    }
+
+
+def _dtype(method: CompiledMethod, leaf: str) -> str:
+    return next(f.dtype for f in method.interface.outputs if f.leaf == leaf)
+
+
+def _comparisons(out: Writer, dtypes: set[str]) -> None:
+    for dtype in sorted(dtypes):
+        kind = c_type(dtype)
+        with out.block(
+            f"static int ts_differs_{dtype}(const {kind} *a, const {kind} *b, int64_t count, double atol, double rtol)"
+        ):
+            with out.block("for (int64_t i = 0; i < count; i++)"):
+                out.line("const double x = (double)a[i], y = (double)b[i];")
+                out.line("if (x != y && !(fabs(x - y) <= atol + rtol * fabs(y))) return 1;")
+            out.line("return 0;")

@@ -1,0 +1,1 @@
+"""Runs compiled archives in this process."""

@@ -1,0 +1,36 @@
+"""The native runtime of `verify`: golden cases through the compiled library."""
+
+from __future__ import annotations
+
+from torchship.native.building.cache import cached_library
+from torchship.native.compiler import compile_archive
+from torchship.native.running.library import Library
+from torchship.script.exporting.runtimes import Result, median_us
+from torchship.script.runtime.agreement import check_case
+from torchship.script.runtime.archive import Archive
+from torchship.script.runtime.batch import batch_inputs
+
+
+class NativeRuntime:
+    """The archive compiled to C, as a library in this process."""
+
+    name = "native"
+
+    def check(self, archive: Archive) -> Result:
+        """Compile the archive, run the golden cases in the library, and compare.
+
+        Raises:
+            UnsupportedError: an operator has no C.
+            CompilerMissingError: there is no C compiler.
+        """
+        manifest = archive.require_manifest()
+        library = Library(
+            cached_library(compile_archive(archive, golden=False)), manifest, archive.digest
+        )
+        differences = [
+            difference
+            for number, case in enumerate(archive.golden)
+            for difference in check_case(manifest, number, case, library.call)
+        ]
+        method, inputs = batch_inputs(manifest, archive.golden, 1)
+        return Result(self.name, differences, median_us(lambda: library.call(method, inputs)))
