@@ -1,6 +1,7 @@
-/* --- elementary functions of every float32. The bounds are of the error against the exact value, in units
-   in the last place (ULP) of float32, over all 2^32 inputs: first with FMA, then without. NaN gives NaN; a
-   result too small for a normal number is a denormal one, then 0. --- */
+/* --- elementary functions of every float32. "1.6, 1.7 ULP" bounds the error against the exact value, in units
+   in the last place of float32, over all 2^32 inputs: with FMA, and without. NaN gives NaN, an infinity its
+   limit, -0 the signed 0 of C; a result too small for a normal number is denormal, then 0; one too large is
+   infinite. The polynomials minimise the largest error over the interval that each function names. --- */
 
 /* Adding 1.5 * 2^23 to a small number rounds it to an integer and leaves that integer in the low bits. The
    few units on top are the bias of an exponent (127), or of two (254): the low bits, shifted left by 23, are
@@ -16,7 +17,8 @@
 /* v * 2^n with one rounding, where n was rounded by TS_ROUND_BIASED_TWICE; n from -252 to 254. */
 TS_INLINE ts_v ts_scale(ts_v v, ts_v n_biased) {
 #if defined(TS_PASS_AVX512)
-  return (ts_v)_mm512_mask_scalef_ps((__m512)v, 0xffff, (__m512)v, (__m512)(n_biased - ts_set(TS_ROUND_BIASED_TWICE)));
+  const ts_v n = n_biased - ts_set(TS_ROUND_BIASED_TWICE);
+  return (ts_v)_mm512_mask_scalef_ps((__m512)v, 0xffff, (__m512)v, (__m512)n);
 #else
   /* 2^n may be no float32, so two factors; the first product is a normal number. */
   const ts_i n = ts_bits(n_biased), half = n >> 1;
@@ -37,7 +39,7 @@ TS_INLINE ts_v ts_exp_bounded(ts_v x) {
   p = ts_fma(p, r, ts_set(1.0f));
   return ts_scale(p, n_biased);
 }
-/* e^x. */
+/* e^x; 0.9, 1.2 ULP. */
 TS_INLINE ts_v ts_exp(ts_v x) {
   return ts_exp_bounded(ts_greater(ts_set(-104.0f), ts_lesser(ts_set(89.0f), x)));
 }
@@ -50,8 +52,9 @@ TS_INLINE ts_v ts_expm1_small(ts_v r) {
   p = ts_fma(p, r, ts_set(0.49999997f));
   return ts_fma(p, r * r, r);
 }
-/* 1 / (1 + e^-x). With e^-x = 2^n (1 + d), the sum is 2^n + (2^n d + 1), in which e^-x is never rounded. Sum and numerator are 2^-24 of themselves: 2^n stays below the largest
-   number until the quotient is 0, and the quotient underflows gradually. */
+/* 1 / (1 + e^-x); 2.0, 2.0 ULP. With e^-x = 2^n (1 + d), the sum is 2^n + (2^n d + 1), in which e^-x is
+   never rounded. Sum and numerator are 2^-24 of themselves: 2^n stays below the largest number until the
+   quotient is 0, and the quotient underflows gradually. */
 TS_INLINE ts_v ts_sigmoid(ts_v x) {
   const ts_v bounded = ts_greater(ts_set(-104.0f), ts_lesser(ts_set(18.0f), x));
   const ts_v n_biased = ts_fma(bounded, ts_set(-TS_LOG2_E), ts_set(TS_ROUND_BIASED - 24.0f));
@@ -61,7 +64,8 @@ TS_INLINE ts_v ts_sigmoid(ts_v x) {
   const ts_v one = ts_set(5.96046448e-08f);
   return one / (power + ts_fma(power, ts_expm1_small(r), one));
 }
-/* e^x - 1, as 2^n (e^r - 1) + 2^n - 1: half of it first, as 2^n may be above the largest number. */
+/* e^x - 1; 1.6, 1.7 ULP. It is taken as 2^n (e^r - 1) + 2^n - 1: half of it first, as 2^n may be above the
+   largest number. */
 TS_INLINE ts_v ts_expm1(ts_v x) {
   const ts_v bounded = ts_greater(ts_set(-18.0f), ts_lesser(ts_set(89.0f), x));
   const ts_v n_biased = ts_fma(bounded, ts_set(TS_LOG2_E), ts_set(TS_ROUND_BIASED - 1.0f));
@@ -72,8 +76,9 @@ TS_INLINE ts_v ts_expm1(ts_v x) {
   /* Half a denormal number may be none. */
   return ts_select(ts_lt(ts_abs(x), ts_set(1e-30f)), x, half + half);
 }
-/* tanh x. With |x| = n ln 2 / 2 + r, tanh(n ln 2 / 2) is (2^n - 1) / (2^n + 1), and tanh r a short polynomial:
-   the theorem of addition makes one quotient of the two, which is tanh r itself where n is 0. */
+/* tanh x; 2.5, 2.5 ULP. With |x| = n ln 2 / 2 + r, tanh(n ln 2 / 2) is (2^n - 1) / (2^n + 1), and tanh r a
+   short polynomial: the theorem of addition makes one quotient of the two, which is tanh r itself where n
+   is 0. */
 TS_INLINE ts_v ts_tanh(ts_v x) {
   const ts_v a = ts_lesser(ts_set(10.0f), ts_abs(x));
   const ts_v n_biased = ts_fma(a, ts_set(2.0f * TS_LOG2_E), ts_set(TS_ROUND_BIASED));
@@ -111,7 +116,7 @@ TS_INLINE ts_v ts_log_special(ts_v result, ts_v u, ts_v x) {
 }
 /* The bits of 2/3: what is above it in the bits of a number is n of 2^n (1 + f), |f| <= 1/3, then f. */
 #define TS_TWO_THIRDS 0x3f2aaaab
-/* ln x. */
+/* ln x; 0.9, 0.9 ULP. */
 TS_INLINE ts_v ts_log(ts_v x) {
   const ts_i denormal = ts_lt(x, ts_set(1.17549435e-38f));
   const ts_v scaled = ts_abs(ts_select(denormal, x * ts_set(16777216.0f), x));
@@ -120,13 +125,14 @@ TS_INLINE ts_v ts_log(ts_v x) {
   const ts_v n = ts_to_float((bits >> 23) - (denormal & ts_seti(24)));
   return ts_log_special(ts_log_parts(n, f), x, x);
 }
-/* ln(1 + x) of -1 < x < 2^25. With u = 1 + x, rounded, and 2^n nearest to u, f is (1 + x) / 2^n - 1, of x itself. */
+/* ln(1 + x) of -1 < x < 2^25. With u = 1 + x, rounded, and 2^n nearest to u, f is (1 + x) / 2^n - 1, of x
+   itself. */
 TS_INLINE ts_v ts_log1p_bounded(ts_v x) {
   const ts_i bits = ts_bits(ts_abs(x + ts_set(1.0f))) - ts_seti(TS_TWO_THIRDS);
   const ts_v inverse = ts_from_bits(ts_seti(0x3f800000) - (bits & ts_seti(-0x800000)));
   return ts_log_parts(ts_to_float(bits >> 23), ts_fma(x, inverse, inverse - ts_set(1.0f)));
 }
-/* ln(1 + x). */
+/* ln(1 + x); 1.6, 1.7 ULP. */
 TS_INLINE ts_v ts_log1p(ts_v x) {
   const ts_v u = x + ts_set(1.0f);
   const ts_i bits = ts_bits(ts_abs(u)) - ts_seti(TS_TWO_THIRDS);
@@ -137,12 +143,14 @@ TS_INLINE ts_v ts_log1p(ts_v x) {
   const ts_v result = ts_log_special(ts_log_parts(ts_to_float(bits >> 23), f), u, x);
   return ts_select(ts_eq(u, ts_set(1.0f)), x, result); /* -0 too */
 }
-/* ln(1 + e^x), as max(x, 0) + ln(1 + e^-|x|): nothing overflows, and above 20 it is x, as in torch. */
+/* ln(1 + e^x); 2.1, 2.1 ULP. It is taken as max(x, 0) + ln(1 + e^-|x|): nothing overflows, and above 20 it
+   is x, as in torch. */
 TS_INLINE ts_v ts_softplus(ts_v x) {
   const ts_v e = ts_exp_bounded(ts_greater(ts_set(-104.0f), ts_set(0.0f) - ts_abs(x)));
   return ts_relu(x) + ts_log1p_bounded(e);
 }
-/* erf x = 1 - e^(-|x| q(|x|)) with the sign of x: q is smooth and nearly constant, and nothing cancels. */
+/* erf x; 2.0, 2.5 ULP. It is 1 - e^(-|x| q(|x|)) with the sign of x: q is smooth and nearly constant, and
+   nothing cancels. */
 TS_INLINE ts_v ts_erf(ts_v x) {
   const ts_v a = ts_lesser(ts_set(4.0f), ts_abs(x));
   ts_v q = ts_set(-9.30351052e-06f);
@@ -167,7 +175,8 @@ TS_INLINE ts_v ts_erf(ts_v x) {
    a is m * 2^e, and of 2/pi only the 96 bits matter whose products with it are neither multiples of 4 nor
    too small. */
 TS_FUNCTION float ts_reduce_large(float a, int32_t *quadrant) {
-  static const uint32_t two_over_pi[8] = {0x00000000u, 0xa2f9836eu, 0x4e441529u, 0xfc2757d1u, 0xf534ddc0u, 0xdb629599u, 0x3c439041u, 0xfe5163abu};
+  static const uint32_t two_over_pi[8] = {0x00000000u, 0xa2f9836eu, 0x4e441529u, 0xfc2757d1u,
+                                           0xf534ddc0u, 0xdb629599u, 0x3c439041u, 0xfe5163abu};
   uint32_t bits;
   memcpy(&bits, &a, sizeof bits);
   *quadrant = 0;
@@ -188,8 +197,10 @@ TS_FUNCTION float ts_reduce_large(float a, int32_t *quadrant) {
   const double r = (double)fraction * 8.5153039502163873e-20; /* pi/2 / 2^64 */
   return negative ? (float)-r : (float)r;
 }
-/* The sine of |x| + quadrant * pi/2. Up to 10000 the multiple of pi/2 is taken off in five parts: the first four
-   have 11 bits, so that their products with n are exact without FMA. Larger x are rare, and slow. */
+/* The sine of a + first_quadrant * pi/2, a >= 0. Up to 10000 the nearest multiple of pi/2 is taken off in five
+   parts: the first four have 11 bits, so that their products with n are exact without FMA, and what the third
+   difference loses to rounding is added to the rest. Above, the multiple is found in integers: exact for every
+   float32, and some 20 times slower. */
 TS_INLINE ts_v ts_sin_from(ts_v a, int32_t first_quadrant) {
   const ts_v n_biased = ts_fma(a, ts_set(0.636619747f), ts_set(TS_ROUND));
   const ts_v n = n_biased - ts_set(TS_ROUND);
@@ -223,11 +234,11 @@ TS_INLINE ts_v ts_sin_from(ts_v a, int32_t first_quadrant) {
   const ts_v magnitude = ts_select(ts_seti(0) - (quadrant & ts_seti(1)), cosine, sine);
   return ts_from_bits(ts_bits(magnitude) ^ ts_shift_left(quadrant & ts_seti(2), 30));
 }
-/* sin x. */
+/* sin x; 1.6, 1.6 ULP. */
 TS_INLINE ts_v ts_sin(ts_v x) {
   return ts_from_bits(ts_bits(ts_sin_from(ts_abs(x), 0)) ^ (ts_bits(x) & ts_seti(INT32_MIN)));
 }
-/* cos x. */
+/* cos x; 1.6, 1.6 ULP. */
 TS_INLINE ts_v ts_cos(ts_v x) { return ts_sin_from(ts_abs(x), 1); }
 
 /* The same of one number, in the same bits. */

@@ -1,4 +1,4 @@
-"""The elementary functions of native/kernels/elementary.h: their error, and that all machines give the same bits."""
+"""The functions of native/kernels/elementary.h: their error, and the same bits everywhere."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def output_of(*command: str | Path) -> str:
 
 
 def digests(output: str) -> dict[tuple[str, bool, str], str]:
-    """What `digest` printed: of each pass, with FMA or without, and function, of vectors and of scalars."""
+    """What `digest` printed, by pass, whether it has FMA, and function."""
     found = {}
     for line in output.splitlines():
         name, fma, function, of_vectors, of_scalars = line.split()
@@ -100,9 +100,7 @@ def test_error_over_all_numbers(
         assert float(report.split()[2]) <= BOUNDS[function][0 if has_fma else 1], report
 
 
-def check(
-    found: dict[tuple[str, bool, str], str], expected: dict[tuple[bool, str], str]
-) -> None:
+def check(found: dict[tuple[str, bool, str], str], expected: dict[tuple[bool, str], str]) -> None:
     assert {function for _, _, function in found} == set(BOUNDS)
     differing = [key for key, value in found.items() if value != expected[key[1:]]]
     assert not differing
