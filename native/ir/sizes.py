@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, TypeAlias
 
 import sympy
 
-Size = int | sympy.Expr
+Size: TypeAlias = Any
+"""An int, or an expression of sympy, whose own types say too little."""
 
 
-class FloorDiv(sympy.Function):
+class FloorDiv(sympy.Function):  # type: ignore[misc]
     """a // b, rounded to minus infinity, as Python has it; b is positive."""
 
     is_integer = True
@@ -38,7 +40,7 @@ class FloorDiv(sympy.Function):
         return True if self.args[0].is_nonnegative and self.args[1].is_positive else None
 
 
-class Modulo(sympy.Function):
+class Modulo(sympy.Function):  # type: ignore[misc]
     """a % b with the sign of b, as Python has it; b is positive."""
 
     is_integer = True
