@@ -10,6 +10,7 @@ BUILD := build/release
 FOREIGN := build/foreign
 OLDEST := build/oldest
 PACKAGES := python3-venv g++ pkg-config curl libssl-dev libzip-dev libpng-dev nlohmann-json3-dev libcli11-dev libgtest-dev redis-server
+NATIVE_PACKAGES := clang lld wasi-libc libclang-rt-14-dev libclang-rt-dev-wasm32 gcc-aarch64-linux-gnu qemu-user $(if $(shell command -v node),,nodejs)
 SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp_runner -name '*.cpp' -o -name '*.h' -o -name 'CMakeLists.txt' -o -name '*.cmake' -o -name '*.in' -o -name '*.sh')
 
 BUILD_TOOLS := "scikit-build-core>=1.1" cmake ninja
@@ -46,7 +47,7 @@ test: test-python test-cpp test-asan
 # Most tests wait for processes of their own: with 2 cores, two at a time take half the time.
 # With the coverage of what runs in pytest's own processes; `make test COVERAGE=` leaves it out.
 COVERAGE ?= --cov --cov-report=
-test-python: setup $(FOREIGN)/sample
+test-python: setup $(VENV)/native-tools $(FOREIGN)/sample
 	pytest -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile $(COVERAGE)
 ifneq ($(COVERAGE),)
 	@echo "coverage of what runs in the tests' own processes (coverage report -m: line by line)"
@@ -171,11 +172,10 @@ clean:
 
 # Debian's packages: installed when we are root, named when we are not. Elsewhere CMake fetches
 # the C++ libraries that it does not find.
-$(VENV)/system:
-	@mkdir -p $(VENV)
+define INSTALL
 	@if command -v dpkg-query >/dev/null; then \
 	  missing=""; \
-	  for package in $(PACKAGES); do \
+	  for package in $(1); do \
 	    dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
 	      || missing="$$missing $$package"; \
 	  done; \
@@ -186,6 +186,16 @@ $(VENV)/system:
 	    echo "missing system packages; run: sudo apt-get install -y$$missing"; exit 1; \
 	  fi; \
 	fi
+endef
+$(VENV)/system:
+	@mkdir -p $(VENV)
+	$(call INSTALL,$(PACKAGES))
+	@touch $@
+
+# What the tests of compiled models need beside: compilers for WebAssembly and for aarch64, and what
+# runs their programs here.
+$(VENV)/native-tools: | $(VENV)/system
+	$(call INSTALL,$(NATIVE_PACKAGES))
 	@touch $@
 
 $(VENV)/bin/pip: | $(VENV)/system

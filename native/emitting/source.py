@@ -20,7 +20,7 @@ from torchship.script.format.golden import Case
 from torchship.script.format.manifest import Method as Signature
 
 PIECE_BYTES = 1 << 20
-LARGEST_PIECE = 96
+LARGEST_PIECE = 48
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Unit:
 def piece_rows(plan: Plan) -> int:
     """Return how many rows of a batch to compute at a time, so that their data stay in the cache."""
     total = sizes.simple_expr(plan.total)
-    values = {s: 64 for s in total.free_symbols}
+    values = {s: 1 for s in total.free_symbols}
 
     def at(rows: int) -> int:
         return int(

@@ -103,8 +103,12 @@ class _Import:
         self.starts = {state.input: state.start for state in method.state}
 
     def run(self, graph: Any) -> tuple[Program, Interface]:
+        known = {argument.name: argument.value for argument in self.method.inputs}
         arguments = [
-            self._argument(argument.value, argument.name) for argument in self.method.inputs
+            self._argument(known[declared.name], declared.name)
+            if declared.name in known
+            else self._default(declared)
+            for declared in self.module._c._get_method(self.name).schema.arguments[1:]
         ]
         found: list[Field] = self.interface.inputs
         self.interface.inputs = [
@@ -124,6 +128,14 @@ class _Import:
         return program, self.interface
 
     # --- inputs ---
+
+    def _default(self, declared: Any) -> object:
+        """Return the default of an argument that the signature leaves out."""
+        if not declared.has_default_value():
+            raise UnsupportedError(
+                f"method '{self.name}' needs the argument '{declared.name}', which the signature lacks"
+            )
+        return self.importer.constant(declared.default_value, declared.name)
 
     def _size(self, dimension: int | str | None, leaf: str, axis: int) -> Size:
         if isinstance(dimension, int):

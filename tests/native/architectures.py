@@ -1,0 +1,325 @@
+"""Modules as other people write them, small: what the compiler has to take beside our own models."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Example = dict[str, object]
+
+
+def _seeded(module: nn.Module, seed: int = 7) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.rand(parameter.shape, generator=generator) - 0.5)
+        for name, buffer in module.named_buffers():
+            if name.endswith("running_var"):
+                buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
+            elif name.endswith("running_mean"):
+                buffer.copy_(torch.rand(buffer.shape, generator=generator) - 0.5)
+    return module.eval()
+
+
+def _normal(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# --- a transformer's encoder layer ---
+
+
+class Attention(nn.Module):
+    """Multi-head attention, as it is written by hand."""
+
+    def __init__(self, size: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(size, 3 * size)
+        self.out = nn.Linear(size, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, time, size = x.shape
+        parts = self.qkv(x).view(batch, time, 3, self.heads, size // self.heads)
+        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        scores = q @ k.transpose(-2, -1) / (size // self.heads) ** 0.5
+        mixed = torch.softmax(scores, -1) @ v
+        return self.out(mixed.transpose(1, 2).reshape(batch, time, size))
+
+
+class EncoderLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(24), nn.LayerNorm(24)
+        self.attention = Attention(24, 3)
+        self.up, self.down = nn.Linear(24, 50), nn.Linear(50, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.down(functional.gelu(self.up(self.norm2(x))))
+
+
+def encoder() -> nn.Module:
+    return _seeded(EncoderLayer())
+
+
+def encoder_examples() -> list[Example]:
+    return [{"x": _normal(n, n, 2 * n + 1, 24)} for n in (1, 2, 5)]
+
+
+def torch_encoder() -> nn.Module:
+    """torch's own layer."""
+    return _seeded(nn.TransformerEncoderLayer(24, 3, 50, batch_first=True, norm_first=True))
+
+
+def torch_encoder_examples() -> list[Example]:
+    return [{"src": _normal(n, n, 2 * n + 1, 24)} for n in (1, 2, 5)]
+
+
+# --- a convolutional net ---
+
+
+class ConvNet(nn.Module):
+    """Groups, depthwise, strides, padding, BatchNorm, SiLU and pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(16)
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16, bias=False)
+        self.norm2 = nn.BatchNorm2d(16)
+        self.grouped = nn.Conv2d(16, 24, 3, padding=2, dilation=2, groups=4)
+        self.head = nn.Linear(24, 10)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = functional.silu(self.norm1(self.stem(image)))
+        x = functional.max_pool2d(x, 3, 2, 1)
+        x = functional.silu(self.norm2(self.depthwise(x))) + x
+        x = functional.avg_pool2d(functional.hardswish(self.grouped(x)), 2)
+        return self.head(functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def convnet() -> nn.Module:
+    return _seeded(ConvNet())
+
+
+def convnet_examples() -> list[Example]:
+    return [{"image": _normal(n, n, 3, 33, 29)} for n in (1, 2, 5)]
+
+
+class Signal(nn.Module):
+    """One axis: convolutions over time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(2, 12, 5, padding=2)
+        self.second = nn.Conv1d(12, 6, 3, stride=2, groups=2)
+        self.norm = nn.GroupNorm(2, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.elu(self.first(x))
+        return torch.tanh(self.norm(self.second(x))).amax(2)
+
+
+def signal() -> nn.Module:
+    return _seeded(Signal())
+
+
+def signal_examples() -> list[Example]:
+    return [{"x": _normal(n, n, 2, 31)} for n in (1, 2, 5)]
+
+
+# --- dicts in and out ---
+
+
+class Fusion(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.image, self.text = nn.Linear(8, 6), nn.Linear(5, 6)
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        mixed = self.image(inputs["image"]) * torch.sigmoid(self.text(inputs["text"]))
+        return {"mixed": mixed, "norm": mixed.pow(2).sum(1, keepdim=True).sqrt()}
+
+
+def fusion() -> nn.Module:
+    return _seeded(Fusion())
+
+
+def fusion_examples() -> list[Example]:
+    return [{"inputs": {"image": _normal(n, n, 8), "text": _normal(n + 9, n, 5)}} for n in (1, 2, 5)]
+
+
+# --- a decoder with a loop that ends when the values say so ---
+
+
+class Decoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 8)
+        self.cell = nn.GRUCell(8, 16)
+        self.head = nn.Linear(16, 11)
+
+    def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        batch = h.size(0)
+        symbol = torch.zeros([batch], dtype=torch.int64)
+        found = torch.zeros([batch, 12], dtype=torch.int64)
+        open_rows = torch.ones([batch], dtype=torch.bool)
+        step = 0
+        while step < 12 and bool(open_rows.any()):
+            h = torch.where(open_rows.unsqueeze(1), self.cell(self.embedding(symbol), h), h)
+            symbol = self.head(h).argmax(1) * open_rows
+            found[:, step] = symbol
+            open_rows = open_rows & (symbol != 3)
+            step += 1
+        return found, h
+
+
+def decoder() -> nn.Module:
+    return _seeded(Decoder())
+
+
+def decoder_examples() -> list[Example]:
+    return [{"h": _normal(n, n, 16)} for n in (1, 2, 5)]
+
+
+# --- torch's recurrent layers ---
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(6, 10, num_layers=2, bidirectional=True, batch_first=True)
+        self.gru = nn.GRU(20, 7, batch_first=True)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y, _ = self.lstm(x)
+        z, last = self.gru(y)
+        return z, last[0]
+
+
+def recurrent() -> nn.Module:
+    return _seeded(Recurrent())
+
+
+def recurrent_examples() -> list[Example]:
+    return [{"x": _normal(n, n, n + 2, 6)} for n in (1, 2, 5)]
+
+
+class OwnCell(nn.Module):
+    """A cell that nobody has seen, with a loop over a list of steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x, self.h = nn.Linear(5, 18), nn.Linear(9, 18, bias=False)
+
+    def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        state = torch.zeros([x.size(0), 9]) if h is None else h
+        outputs: list[Tensor] = []
+        for t in range(x.size(1)):
+            a, b = (self.x(x[:, t]) * self.h(state)).chunk(2, 1)
+            state = state + torch.sigmoid(a) * (torch.tanh(b) - state)
+            outputs.append(state)
+        return torch.stack(outputs, 1), state
+
+
+def own_cell() -> nn.Module:
+    return _seeded(OwnCell())
+
+
+def own_cell_examples() -> list[Example]:
+    return [
+        {"x": _normal(1, 1, 4, 5)},
+        {"x": _normal(2, 2, 1, 5), "h": _normal(3, 2, 9)},
+        {"x": _normal(4, 5, 7, 5), "h": _normal(5, 5, 9)},
+    ]
+
+
+# --- other dtypes ---
+
+
+class Counts(nn.Module):
+    """int64, bool and uint8 in and out."""
+
+    def forward(self, pixels: Tensor, limit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        bright = pixels > 100
+        total = (pixels.long() * limit.unsqueeze(1)).sum(1)
+        return total, bright.any(1), torch.where(bright, pixels // 2, pixels)
+
+
+def counts() -> nn.Module:
+    return Counts().eval()
+
+
+def counts_examples() -> list[Example]:
+    return [
+        {
+            "pixels": torch.randint(0, 256, (n, 13), generator=torch.Generator().manual_seed(n)).byte(),
+            "limit": torch.arange(n) * 7 - 5,
+        }
+        for n in (1, 2, 5)
+    ]
+
+
+class Half(nn.Module):
+    """Weights in bfloat16, which the compiler refuses by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4).to(torch.bfloat16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.to(torch.bfloat16)).float()
+
+
+def half() -> nn.Module:
+    return _seeded(Half())
+
+
+def half_examples() -> list[Example]:
+    return [{"x": _normal(n, n, 4)} for n in (1, 2, 5)]
+
+
+ACCEPTED = (
+    "encoder",
+    "torch_encoder",
+    "convnet",
+    "signal",
+    "fusion",
+    "decoder",
+    "recurrent",
+    "own_cell",
+    "counts",
+)
+
+
+# --- what is refused, and what refuses ---
+
+
+class Sorted(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sort(x, 1)[0]
+
+
+def sorted_() -> nn.Module:
+    return Sorted().eval()
+
+
+def sorted_examples() -> list[Example]:
+    return [{"x": _normal(n, n, 4)} for n in (1, 2, 5)]
+
+
+class Strict(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        largest = int(x.max())
+        if largest > 5:
+            raise ValueError(f"x: expected at most 5..., got {largest} of {list(x.shape)}")
+        return x * 2
+
+
+def strict() -> nn.Module:
+    return Strict().eval()
+
+
+def strict_examples() -> list[Example]:
+    return [{"x": torch.arange(n)} for n in (1, 2, 5)]

@@ -1,0 +1,59 @@
+"""Other people's kinds of modules, compiled to C."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import architectures
+import pytest
+import torch
+from compiled import exported, library_of
+
+from torchship.native.compiler import compile_archive
+from torchship.native.errors import UnsupportedError
+from torchship.script.errors import ModelError
+from torchship.script.runtime.agreement import check_case
+from torchship.script.runtime.batch import batch_axes
+
+
+@pytest.mark.parametrize("name", architectures.ACCEPTED)
+def test_compiled_modules_agree_and_rows_do_not_depend_on_their_batch(
+    name: str, tmp_path: Path
+) -> None:
+    archive = exported(tmp_path, f"architectures:{name}", f"architectures:{name}_examples")
+    manifest = archive.require_manifest()
+    library = library_of(archive, tmp_path)
+    for number, case in enumerate(archive.golden):
+        for difference in check_case(manifest, number, case, library.call):
+            assert difference.agreed, difference
+    # A batch larger than a piece, its rows in it and alone: the same bits.
+    case = archive.golden[1]
+    inputs = case.steps[0].inputs
+    axes = batch_axes(manifest.methods[case.method])
+    assert axes, "the module has no batch"
+    many = {n: torch.cat([t] * 40, axes[n]) if n in axes else t for n, t in inputs.items()}
+    together = library.call(case.method, many)
+    alone = library.call(case.method, {n: t.narrow(axes[n], 1, 1) if n in axes else t for n, t in inputs.items()})
+    for output, value in together.items():
+        if output in axes:
+            row = value.narrow(axes[output], 61, 1)
+            assert torch.equal(row, alone[output]), output
+
+
+def test_bfloat16_is_refused_by_name(tmp_path: Path) -> None:
+    archive = exported(tmp_path, "architectures:half", "architectures:half_examples")
+    with pytest.raises(UnsupportedError, match=r"architectures\.py:\d+: a tensor of dtype bfloat16"):
+        compile_archive(archive)
+
+
+def test_an_operator_without_c_is_refused_with_its_line(tmp_path: Path) -> None:
+    archive = exported(tmp_path, "architectures:sorted_", "architectures:sorted_examples")
+    with pytest.raises(UnsupportedError, match=r"architectures\.py:\d+: operator aten::sort has no C yet"):
+        compile_archive(archive)
+
+
+def test_the_models_own_message_comes_back(tmp_path: Path) -> None:
+    archive = exported(tmp_path, "architectures:strict", "architectures:strict_examples")
+    library = library_of(archive, tmp_path)
+    with pytest.raises(ModelError, match=r"raised: x: expected at most 5\.\.\., got 7 of \[3\]"):
+        library.call("forward", {"x": torch.tensor([1, 7, 2])})
