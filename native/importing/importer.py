@@ -13,7 +13,7 @@ from typing import Any
 import sympy
 import torch
 
-from torchship.native.importing.builder import Builder, select, weight_value
+from torchship.native.importing.builder import Builder
 from torchship.native.importing.values import (
     Concat,
     Device,
@@ -28,6 +28,7 @@ from torchship.native.importing.values import (
     tensors_in,
 )
 from torchship.native.ir import sizes
+from torchship.native.ir.layout import contiguous_strides, element_count, select
 from torchship.native.ir.program import (
     Assign,
     Declare,
@@ -39,10 +40,9 @@ from torchship.native.ir.program import (
     Statement,
     Storage,
     View,
-    contiguous_strides,
-    element_count,
 )
 from torchship.native.ir.sizes import Size
+from torchship.native.ir.weights import weight_value
 
 Handler = Callable[["Importer", Any, list[Any]], object]
 OPERATORS: dict[str, Handler] = {}
@@ -276,7 +276,7 @@ class Importer:
             return a
         if isinstance(a, View) and isinstance(b, View) and a.same_elements(b):
             return a
-        if is_size(a) and is_size(b) and sizes.equal(a, b) is True:  # type: ignore[arg-type]
+        if is_size(a) and is_size(b) and sizes.equal(a, b) is True:
             return a
         if isinstance(a, Optional) and a.flag == condition.text:
             a = a.value
@@ -502,7 +502,7 @@ class Importer:
         if isinstance(before, Optional) and isinstance(after, Optional):
             return before.flag == after.flag and self._unchanged(before.value, after.value)
         if is_size(before) and is_size(after):
-            return sizes.equal(before, after) is True  # type: ignore[arg-type]
+            return sizes.equal(before, after) is True
         return type(before) is type(after) and _plain(before) and before == after
 
     def _carry(self, carriers: list[object], results: list[object], varying: list[bool]) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from torchship.native.errors import UnsupportedError
 from torchship.native.importing import elementwise, products, recurrent, reductions, scalars, views
-from torchship.native.importing.builder import Builder, Weights, identifier
+from torchship.native.importing.builder import Builder
 from torchship.native.importing.importer import Importer, Raised
 from torchship.native.importing.values import (
     Full,
@@ -22,9 +22,12 @@ from torchship.native.importing.values import (
     is_tensor,
 )
 from torchship.native.ir import sizes
-from torchship.native.ir.program import If, Scalar, Storage, View, contiguous_strides, element_count
+from torchship.native.ir.layout import contiguous_strides, element_count
+from torchship.native.ir.names import identifier
+from torchship.native.ir.program import If, Scalar, Storage, View
 from torchship.native.ir.program import Method as Program
 from torchship.native.ir.sizes import Size
+from torchship.native.ir.weights import Weights
 from torchship.script.format.manifest import Method
 from torchship.script.format.nodes import (
     DictNode,
@@ -108,9 +111,10 @@ class _Import:
         ]
         found: list[Field] = self.interface.inputs
         self.interface.inputs = [
-            *(f for f in found if f.kind == "size"), *(f for f in found if f.kind not in ("size", "tensor")),
+            *(f for f in found if f.kind == "size"),
+            *(f for f in found if f.kind not in ("size", "tensor")),
             *(f for f in found if f.kind == "tensor"),
-        ]  # fmt: skip
+        ]
         try:
             result = self.importer.run(graph, [ModuleValue("", self.module._c), *arguments])
         except Raised:
@@ -241,8 +245,9 @@ class _Import:
     def _output(self, leaf: TensorNode, value: Tensor) -> Storage:
         if value.dtype != leaf.dtype or len(value.shape) != len(leaf.shape):
             raise UnsupportedError(
-                f"output '{leaf.name}' of method '{self.name}': the signature says {leaf.dtype} with "
-                f"{len(leaf.shape)} axes, the graph {value.dtype} with {len(value.shape)}"
+                f"output '{leaf.name}' of method '{self.name}': the signature says "
+                f"{leaf.dtype} with {len(leaf.shape)} axes, the graph {value.dtype} with "
+                f"{len(value.shape)}"
             )
         axis = list(leaf.shape).index(BATCH) if BATCH in leaf.shape else None
         known = {self.symbols[n] for n in leaf.shape if isinstance(n, str) and n in self.symbols}
@@ -250,7 +255,8 @@ class _Import:
         for size in value.shape:
             if not sizes.symbols_of(size) <= known | inputs:
                 raise UnsupportedError(
-                    f"output '{leaf.name}' of method '{self.name}': its size {size} depends on values"
+                    f"output '{leaf.name}' of method '{self.name}': its size {size} "
+                    "depends on values"
                 )
         name = identifier(leaf.name, self.results)
         storage = Storage(
