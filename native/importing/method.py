@@ -40,6 +40,7 @@ from torchship.script.format.nodes import (
     TupleNode,
     leaves,
 )
+from torchship.script.runtime import torchscript
 
 OPERATOR_MODULES = (elementwise, products, recurrent, reductions, scalars, views)
 BATCH = "batch"
@@ -84,8 +85,7 @@ def import_method(
         UnsupportedError: the graph has something that has no C yet; the message names the operator
             and the source line.
     """
-    graph = module._c._get_method(name).graph.copy()
-    torch._C._jit_pass_inline(graph)
+    graph = torchscript.inlined_graph(module, name)
     with sizes.minimums():
         return _Import(module, name, method, weights).run(graph)
 
@@ -116,7 +116,9 @@ class _Import:
             *(f for f in found if f.kind == "tensor"),
         ]
         try:
-            result = self.importer.run(graph, [ModuleValue("", self.module._c), *arguments])
+            result = self.importer.run(
+                graph, [ModuleValue("", torchscript.root_object(self.module)), *arguments]
+            )
         except Raised:
             raise UnsupportedError(f"method '{self.name}' always raises") from None
         self.builder.where = self.builder.note = ""
@@ -218,7 +220,7 @@ class _Import:
             return view
         branches: list[list[Any]] = [[], []]
         self.builder.hint = name
-        made = self.importer._merge_tensors(branches, view, Full(0, node.dtype, shape))
+        made = self.importer.merge_tensors(branches, view, Full(0, node.dtype, shape))
         self.builder.add(If(Scalar("bool", f"in->{name} != NULL"), *branches, note="initial state"))
         return made
 
