@@ -51,7 +51,7 @@ test-python: setup $(VENV)/native-tools $(FOREIGN)/sample
 	pytest -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile $(COVERAGE)
 ifneq ($(COVERAGE),)
 	@echo "coverage of what runs in the tests' own processes (coverage report -m: line by line)"
-	@for room in models script serve cpp_runner; do \
+	@for room in models script native serve cpp_runner; do \
 	  echo "  $$room: $$(coverage report --format=total --include="*/$$room/*") %"; \
 	done
 	@echo "  all: $$(coverage report --format=total) %"

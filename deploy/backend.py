@@ -12,6 +12,7 @@ from scikit_build_core.build import *  # noqa: F403
 _ROOMS = {
     "cpp_runner": "cpp_runner/python",
     "models": "models",
+    "native": "native",
     "script": "script",
     "serve": "serve",
 }

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 
 from torchship.native.emitting import source
-from torchship.native.emitting.source import CompiledMethod, Unit
-from torchship.native.importing.builder import Weights
+from torchship.native.emitting.unit import CompiledMethod, Unit
 from torchship.native.importing.method import import_method
+from torchship.native.ir.weights import Weights
 from torchship.native.passes import fusion, memory, simplify
 from torchship.script.runtime.archive import Archive
 

@@ -17,6 +17,7 @@ from cmake_projects import CMAKE, ROOT, done, run
 ROOMS = {
     "cpp_runner": "cpp_runner/python",
     "models": "models",
+    "native": "native",
     "script": "script",
     "serve": "serve",
 }

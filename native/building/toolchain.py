@@ -37,8 +37,8 @@ def build_library(source: Path, target: Path, options: Sequence[str] = ()) -> No
         CompilerMissingError: there is no compiler.
         NativeError: the compiler refuses; with its first error.
     """
-    run([compiler(), *FLAGS, *options, "-DTORCHSHIP_LIBRARY", "-shared", "-fPIC", "-fvisibility=default",
-         "-Wl,-s", str(source), "-o", str(target), "-lm"])  # fmt: skip
+    shared = ("-DTORCHSHIP_LIBRARY", "-shared", "-fPIC", "-fvisibility=default", "-Wl,-s")
+    run([compiler(), *FLAGS, *options, *shared, str(source), "-o", str(target), "-lm"])
 
 
 def run(command: Sequence[str]) -> None:

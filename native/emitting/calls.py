@@ -29,20 +29,20 @@ def _start(call: Call) -> View | None:
     return call.inputs[2] if call.attributes["start"] else None
 
 
-def _start_arguments(start: View | None, stride: Size) -> str:
-    if start is None:
-        return "NULL, 0"
-    return f"{address(start)}, {text(stride)}"
+def _start_arguments(call: Call) -> str:
+    start = _start(call)
+    return "NULL, 0" if start is None else f"{address(start)}, {text(_start_stride(call))}"
 
 
 def _linear(writer: Writer, call: Call) -> None:
     (out,), (x, packed) = call.outputs, call.inputs[:2]
     k, n = call.attributes["k"], call.attributes["n"]
     writer.line(
-        f"ts_linear({text(out.shape[0])}, {address(x)}, {text(x.strides[0])}, {k}, {address(packed)}, {n},"
+        f"ts_linear({text(out.shape[0])}, {address(x)}, {text(x.strides[0])}, {k}, "
+        f"{address(packed)}, {n},"
     )
     writer.line(
-        f"          {_start_arguments(_start(call), _start_stride(call))}, {address(out)}, {text(out.strides[0])}, "
+        f"          {_start_arguments(call)}, {address(out)}, {text(out.strides[0])}, "
         f"{_relu(call)});"
     )
 
@@ -63,8 +63,7 @@ def _conv(writer: Writer, call: Call) -> None:
         _places(writer, call, image, row, pixel)
         writer.line(
             f"ts_conv(&places, {address(x)}, &segments, {address(packed)}, {text(out.shape[1])}, "
-            f"{_start_arguments(_start(call), _start_stride(call))}, {address(out)}, {text(out.strides[3])}, "
-            f"{_relu(call)});"
+            f"{_start_arguments(call)}, {address(out)}, {text(out.strides[3])}, {_relu(call)});"
         )
 
 
@@ -106,9 +105,9 @@ def _depthwise(writer: Writer, call: Call) -> None:
         _offsets(writer, offsets)
         _places(writer, call, image, row, pixel)
         writer.line(
-            f"ts_depthwise(&places, {address(x)}, {len(offsets)}, offsets, {address(taps)}, {text(out.shape[1])}, "
-            f"{_start_arguments(_start(call), _start_stride(call))}, {address(out)}, {text(out.strides[3])}, "
-            f"{_relu(call)});"
+            f"ts_depthwise(&places, {address(x)}, {len(offsets)}, offsets, {address(taps)}, "
+            f"{text(out.shape[1])}, {_start_arguments(call)}, {address(out)}, "
+            f"{text(out.strides[3])}, {_relu(call)});"
         )
 
 
@@ -133,7 +132,8 @@ def _gather_sum(writer: Writer, call: Call) -> None:
         writer.line("const ptrdiff_t offset = 0;")
         writer.line("const ts_segments taps = {1, &offset, 1};")
         writer.line(
-            f"const ts_places places = {{1, 1, {text(out.shape[0])}, 0, 0, {text(index.strides[0])}}};"
+            f"const ts_places places = {{1, 1, {text(out.shape[0])}, 0, 0, "
+            f"{text(index.strides[0])}}};"
         )
         _gather(writer, call, index, table, out.shape[1], out.strides[0])
 
@@ -144,8 +144,8 @@ def _gather(
     padded = sizes.simple(sizes.floor_div(n + 15, 16) * 16)
     step = sizes.simple(padded * int(str(call.attributes["classes"])))
     writer.line(
-        f"ts_gather_sum(&places, {address(index)}, &taps, {address(table)}, {text(step)}, {text(n)}, "
-        f"{_start_arguments(_start(call), _start_stride(call))}, {address(call.outputs[0])}, {text(out_stride)}, "
+        f"ts_gather_sum(&places, {address(index)}, &taps, {address(table)}, {text(step)}, "
+        f"{text(n)}, {_start_arguments(call)}, {address(call.outputs[0])}, {text(out_stride)}, "
         f"{_relu(call)});"
     )
 
@@ -167,9 +167,8 @@ def _classes(writer: Writer, call: Call) -> None:
         writer.line("int wrong = 0;")
         _nested(writer, list(zip(names, index.shape, strict=True)), inside)
         with writer.block("if (wrong)"):
-            writer.line(
-                f'ts_say(message, "one_hot: expected classes from 0 to {int(str(call.attributes["classes"])) - 1}");'
-            )
+            last = int(str(call.attributes["classes"])) - 1
+            writer.line(f'ts_say(message, "one_hot: expected classes from 0 to {last}");')
             writer.line("return TS_RAISED;")
 
 
@@ -204,8 +203,9 @@ def _one_product(writer: Writer, call: Call, names: list[str]) -> None:
 
     m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
     writer.line(
-        f"ts_matmul(1, {text(m)}, {text(k)}, {text(n)}, {place(a)}, 0, {text(a.strides[-2])}, {place(b)}, 0, "
-        f"{text(b.strides[-2])}, {text(b.strides[-1])}, {place(out)}, 0, {text(out.strides[-2])}, {address(scratch)});"
+        f"ts_matmul(1, {text(m)}, {text(k)}, {text(n)}, {place(a)}, 0, {text(a.strides[-2])}, "
+        f"{place(b)}, 0, {text(b.strides[-2])}, {text(b.strides[-1])}, "
+        f"{place(out)}, 0, {text(out.strides[-2])}, {address(scratch)});"
     )
 
 
@@ -258,7 +258,8 @@ def _layer_norm(writer: Writer, call: Call) -> None:
     bias = address(rest[-1]) if attributes["bias"] else "NULL"
     writer.line(
         f"ts_layer_norm({text(x.shape[0])}, {text(x.shape[1])}, {address(x)}, {weight}, {bias}, "
-        f"{float_literal(attributes['eps'])}, {address(out)}, {text(out.strides[0])}, {text(x.strides[0])});"
+        f"{float_literal(attributes['eps'])}, {address(out)}, {text(out.strides[0])}, "
+        f"{text(x.strides[0])});"
     )
 
 
@@ -290,9 +291,14 @@ def _reduce(writer: Writer, call: Call) -> None:
 
 
 def _one_reduction(
-    writer: Writer, call: Call, kind: str, place: Size, target: Size, inner: list[tuple[str, Size]],
+    writer: Writer,
+    call: Call,
+    kind: str,
+    place: Size,
+    target: Size,
+    inner: list[tuple[str, Size]],
     strides: tuple[Size, ...],
-) -> None:  # fmt: skip
+) -> None:
     (out,), (view,) = call.outputs, call.inputs
     t, dtype = c_type(view.dtype), view.dtype
     if kind == "sum" and dtype == "float32":
@@ -409,7 +415,8 @@ def _pool(writer: Writer, call: Call) -> None:
                 f"const int64_t ty = y * {sy} - {py} + ky * {dy}, tx = x * {sx} - {px} + kx * {dx};"
             )
             writer.line(
-                f"if (ty < 0 || ty >= {text(x.shape[2])} || tx < 0 || tx >= {text(x.shape[3])}) continue;"
+                f"if (ty < 0 || ty >= {text(x.shape[2])} || tx < 0 || tx >= {text(x.shape[3])}) "
+                "continue;"
             )
             element = f"({address(x, sizes.simple(source))})[0]"
             writer.line(
@@ -423,10 +430,12 @@ def _pool(writer: Writer, call: Call) -> None:
         elif attributes["counted"] and (py or px):
             # Padding counts, but for what would lie beyond the padded input.
             writer.line(
-                f"count = ts_smaller({text(x.shape[2])} + {py}, y * {sy} - {py} + {kh}) - (y * {sy} - {py});"
+                f"count = ts_smaller({text(x.shape[2])} + {py}, y * {sy} - {py} + {kh}) - "
+                f"(y * {sy} - {py});"
             )
             writer.line(
-                f"count *= ts_smaller({text(x.shape[3])} + {px}, x * {sx} - {px} + {kw}) - (x * {sx} - {px});"
+                f"count *= ts_smaller({text(x.shape[3])} + {px}, x * {sx} - {px} + {kw}) - "
+                f"(x * {sx} - {px});"
             )
             writer.line(f"{place} = total / (float)count;")
         else:
@@ -437,8 +446,18 @@ def _pool(writer: Writer, call: Call) -> None:
 
 
 EMITTERS: dict[str, Emitter] = {
-    "classes": _classes, "linear": _linear, "conv": _conv, "depthwise": _depthwise, "gather_conv": _gather_conv,
-    "gather_sum": _gather_sum, "matmul": _matmul, "embedding": _embedding, "softmax": _rows("softmax"),
-    "log_softmax": _rows("log_softmax"), "cumsum": _cumsum, "layer_norm": _layer_norm, "reduce": _reduce,
+    "classes": _classes,
+    "linear": _linear,
+    "conv": _conv,
+    "depthwise": _depthwise,
+    "gather_conv": _gather_conv,
+    "gather_sum": _gather_sum,
+    "matmul": _matmul,
+    "embedding": _embedding,
+    "softmax": _rows("softmax"),
+    "log_softmax": _rows("log_softmax"),
+    "cumsum": _cumsum,
+    "layer_norm": _layer_norm,
+    "reduce": _reduce,
     "pool": _pool,
-}  # fmt: skip
+}

@@ -1,4 +1,4 @@
-"""C for fused elementwise operations: loops over indices, with vectors of floats inside if possible."""
+"""C for fused elementwise operations: loops over indices, with vectors of floats if possible."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class _Plan:
         loops[-1].name = "j"
         return loops
 
-    def _stride(self, view: View, loop: Axis) -> Size:
+    def stride(self, view: View, loop: Axis) -> Size:
         return view.strides[loop.members[-1]] if loop.members else 0
 
     def _is_vector(self) -> bool:
@@ -99,7 +99,7 @@ class _Plan:
         if isinstance(inner.size, int) and inner.size < 4:
             return False
         for view in self.views:
-            if self._stride(view, inner) not in (0, 1):
+            if self.stride(view, inner) not in (0, 1):
                 return False
         return all(_vectorisable(member) for member in self.group.members)
 
@@ -123,16 +123,15 @@ class _Plan:
         for number, view in enumerate(self.views):
             offset: Size = 0
             for loop in self.axes[:-1]:
-                offset = offset + sizes.symbol(loop.name) * self._stride(view, loop)
+                offset = offset + sizes.symbol(loop.name) * self.stride(view, loop)
             written = any(view.same_elements(other) for other in self.group.writes())
             name = f"{'to' if written else 'of'}_{view.storage.name}"
             if name in names.values():
                 name = f"{name}_{number}"
             names[number] = name
             const = "" if written else "const "
-            writer.line(
-                f"{const}{c_type(view.dtype)} *const {name} = {address(view, sizes.simple(offset))};"
-            )
+            place = address(view, sizes.simple(offset))
+            writer.line(f"{const}{c_type(view.dtype)} *const {name} = {place};")
         return names
 
     def _inner(self, writer: Writer) -> None:
@@ -210,7 +209,7 @@ class _Body:
     def at(self, view: View) -> str:
         """Return the address of the current element of a view."""
         pointer = self.pointers[self.plan.view_number(view)]
-        stride = self.plan._stride(view, self.plan.axes[-1])
+        stride = self.plan.stride(view, self.plan.axes[-1])
         if stride == 0:
             return pointer
         return f"{pointer} + j" if stride == 1 else f"{pointer} + j * {_factor(stride)}"
@@ -272,7 +271,7 @@ class _Vectors(_Body):
         return name
 
     def load(self, view: View) -> str:
-        stride = self.plan._stride(view, self.plan.axes[-1])
+        stride = self.plan.stride(view, self.plan.axes[-1])
         at = self.at(view)
         if view.dtype == "float32":
             if stride == 0:
@@ -506,8 +505,14 @@ UNSIGNED = {
 
 def _integer_operation(kind: str, dtype: str, v: list[str]) -> str:
     if dtype == "bool":
-        forms = {"and": "{0} & {1}", "or": "{0} | {1}", "xor": "{0} ^ {1}", "not": "!{0}",
-                 "max": "{0} | {1}", "min": "{0} & {1}"}  # fmt: skip
+        forms = {
+            "and": "{0} & {1}",
+            "or": "{0} | {1}",
+            "xor": "{0} ^ {1}",
+            "not": "!{0}",
+            "max": "{0} | {1}",
+            "min": "{0} & {1}",
+        }
         if kind not in forms:
             raise UnsupportedError(f"{kind} of bool has no C yet")
         return forms[kind].format(*v)
@@ -516,11 +521,14 @@ def _integer_operation(kind: str, dtype: str, v: list[str]) -> str:
         "add": f"({t})(({u}){{0}} + ({u}){{1}})", "sub": f"({t})(({u}){{0}} - ({u}){{1}})",
         "mul": f"({t})(({u}){{0}} * ({u}){{1}})", "neg": f"({t})(0 - ({u}){{0}})",
         "fma": f"({t})(({u}){{0}} * ({u}){{1}} + ({u}){{2}})",
-        "and": f"({t})({{0}} & {{1}})", "or": f"({t})({{0}} | {{1}})", "xor": f"({t})({{0}} ^ {{1}})",
-        "not": f"({t})~{{0}}", "shift_left": f"({t})(({u}){{0}} << {{1}})", "shift_right": f"({t})({{0}} >> {{1}})",
+        "and": f"({t})({{0}} & {{1}})", "or": f"({t})({{0}} | {{1}})",
+        "xor": f"({t})({{0}} ^ {{1}})", "not": f"({t})~{{0}}",
+        "shift_left": f"({t})(({u}){{0}} << {{1}})", "shift_right": f"({t})({{0}} >> {{1}})",
         "max": "{0} < {1} ? {1} : {0}", "min": "{1} < {0} ? {1} : {0}", "relu": "{0} < 0 ? 0 : {0}",
-        "abs": f"{{0}} < 0 ? ({t})(0 - ({u}){{0}}) : {{0}}", "sign": f"({t})(({{0}} > 0) - ({{0}} < 0))",
-        "remainder": f"({t})ts_modulo({{0}}, {{1}})", "int_div_floor": f"({t})ts_floor_div({{0}}, {{1}})",
+        "abs": f"{{0}} < 0 ? ({t})(0 - ({u}){{0}}) : {{0}}",
+        "sign": f"({t})(({{0}} > 0) - ({{0}} < 0))",
+        "remainder": f"({t})ts_modulo({{0}}, {{1}})",
+        "int_div_floor": f"({t})ts_floor_div({{0}}, {{1}})",
         "int_div_trunc": f"({t})({{0}} / {{1}})",
         "floor": "{0}", "ceil": "{0}", "round": "{0}", "trunc": "{0}",
     }  # fmt: skip

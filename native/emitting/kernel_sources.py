@@ -21,7 +21,7 @@ def source(name: str) -> str:
 
 @cache
 def defined(name: str) -> frozenset[str]:
-    """Return the names that a file defines: all that it mentions, but for those of files before it."""
+    """Return the names that a file defines: all it mentions, but for those of files before it."""
     names = set(_NAME.findall(source(name))) - set(
         _NAME.findall(source("text") + source("integers"))
     )

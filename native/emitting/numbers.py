@@ -23,13 +23,16 @@ def array_lines(values: torch.Tensor, dtype: str) -> list[str]:
 
 
 def _floats(values: torch.Tensor) -> list[str]:
-    """Return float32 values as literals that a C compiler reads back exactly, short where they can be."""
-    array = values.numpy()
-    return [
-        f"{text}f" if _is_decimal(text := np.format_float_scientific(v, unique=True, trim="-") if _needs_exponent(v)
-        else np.format_float_positional(v, unique=True, trim="0")) else float_literal(float(v))
-        for v in array
-    ]  # fmt: skip
+    """Return float32 values as the shortest literals that a C compiler reads back exactly."""
+    return [_float(value) for value in values.numpy()]
+
+
+def _float(value: np.float32) -> str:
+    if _needs_exponent(value):
+        text = np.format_float_scientific(value, unique=True, trim="-")
+    else:
+        text = np.format_float_positional(value, unique=True, trim="0")
+    return f"{text}f" if _is_decimal(text) else float_literal(float(value))
 
 
 def _needs_exponent(value: np.float32) -> bool:

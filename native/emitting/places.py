@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from torchship.native.ir import sizes
-from torchship.native.ir.program import C_TYPES, Storage, View
+from torchship.native.ir.dtypes import C_TYPES
+from torchship.native.ir.program import Storage, View
 from torchship.native.ir.sizes import Size
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from torchship.native.emitting.places import c_type
-from torchship.native.emitting.source import CompiledMethod, Unit
+from torchship.native.emitting.unit import Unit
 from torchship.native.emitting.writer import Writer
+from torchship.native.importing.method import Field
 
 
 def cmake(unit: Unit) -> str:
@@ -19,7 +20,8 @@ endif()
 add_library({p} {p}.c)
 target_include_directories({p} PUBLIC ${{CMAKE_CURRENT_SOURCE_DIR}})
 if(NOT MSVC)
-  # No contraction: multiply-adds are written where they are meant, so that every machine gives the same bits.
+  # No contraction: multiply-adds are written where they are meant, so that \
+every machine gives the same bits.
   target_compile_options({p} PRIVATE -O3 -ffp-contract=off -fno-math-errno)
   target_link_libraries({p} PUBLIC m)
 endif()
@@ -31,7 +33,7 @@ add_test(NAME example COMMAND example)
 
 
 def example(unit: Unit) -> str:
-    """Return a C program that calls the first method, and runs the golden cases if they are there."""
+    """Return a C program that calls the first method, and runs the golden cases if it has them."""
     p, method = unit.prefix, unit.methods[0]
     name = f"{p}_{method.program.name}"
     out = Writer()
@@ -48,17 +50,13 @@ def example(unit: Unit) -> str:
         out.line(f"{name}_out out = {{0}};")
         out.line("char message[256];")
         for field in method.interface.inputs:
-            if field.kind == "size" or field.kind != "tensor":
+            if field.kind != "tensor":
                 out.line(f"in.{field.name} = 1;")
         for field in method.interface.inputs:
             if field.kind == "tensor" and not field.optional:
-                out.line(
-                    f"in.{field.name} = calloc({_count(field.shape, method)}, sizeof({c_type(field.dtype)}));"
-                )
+                out.line(f"in.{field.name} = {_zeros(field)};")
         for field in method.interface.outputs:
-            out.line(
-                f"out.{field.name} = calloc({_count(field.shape, method)}, sizeof({c_type(field.dtype)}));"
-            )
+            out.line(f"out.{field.name} = {_zeros(field)};")
         out.line("out.message = message;")
         out.line("out.message_size = sizeof message;")
         out.line(f"void *workspace = malloc({name}_workspace_size(&in));")
@@ -77,7 +75,11 @@ def example(unit: Unit) -> str:
     return out.text()
 
 
-def _count(shape: tuple[object, ...], method: CompiledMethod) -> int:
+def _zeros(field: Field) -> str:
+    return f"calloc({_count(field.shape)}, sizeof({c_type(field.dtype)}))"
+
+
+def _count(shape: tuple[object, ...]) -> int:
     """Return the number of elements where every size that is not fixed is 1."""
     count = 1
     for size in shape:

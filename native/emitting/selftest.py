@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
 from torchship.native.emitting.numbers import array_lines
 from torchship.native.emitting.places import c_type
+from torchship.native.emitting.unit import CompiledMethod
 from torchship.native.emitting.writer import Writer, double_literal, string_literal
-from torchship.native.importing.builder import NAMES
 from torchship.native.importing.method import Field
-from torchship.native.ir.program import ITEM_SIZES
-from torchship.script.format.golden import Case
+from torchship.native.ir.dtypes import ITEM_SIZES, NAMES
+from torchship.script.format.golden import Case, Step
 from torchship.script.format.manifest import Method
 from torchship.script.format.tree import matches
-
-if TYPE_CHECKING:
-    from torchship.native.emitting.source import CompiledMethod
 
 
 def emit(
@@ -75,7 +71,8 @@ def declare(out: Writer, prefix: str) -> None:
     """Write the declarations for the header."""
     out.line()
     out.line(
-        "/* Runs the golden cases. Returns how many outputs differ from them by more than their tolerances, or -1 if a"
+        "/* Runs the golden cases. Returns how many outputs differ from them by more than "
+        "their tolerances, or -1 if a"
     )
     out.line("   call fails; the text says which, or how many agree. */")
     out.line(f"int {prefix}_selftest(void *workspace, char *text, int64_t text_size);")
@@ -161,13 +158,13 @@ def _step(
     method: CompiledMethod,
     signature: Method,
     case: Case,
-    step: object,
+    step: Step,
     names: Mapping[tuple[str, str], str],
     places: Mapping[str, int],
     carried: Mapping[str, str],
 ) -> dict[str, str]:
     """Write one call and its comparisons; return where the next step finds its state."""
-    inputs, outputs = step.inputs, step.outputs  # type: ignore[attr-defined]
+    inputs, outputs = step.inputs, step.outputs
     with out.block(""):
         out.line(f"{prefix}_{case.method}_in in;")
         out.line(f"{prefix}_{case.method}_out out;")
@@ -180,9 +177,7 @@ def _step(
                 if given:
                     out.line(f"in.{field.name} = {given};")
         for field in method.interface.outputs:
-            out.line(
-                f"out.{field.name} = ({c_type(field.dtype)} *)(void *)(memory + {places[field.leaf]});"
-            )
+            out.line(f"out.{field.name} = {_place(field.dtype, places[field.leaf])};")
         out.line("out.message = text;")
         out.line("out.message_size = text_size;")
         out.line(f"if ({prefix}_{case.method}(NULL, &in, &out, call)) return -1;")
@@ -192,17 +187,21 @@ def _step(
             golden = names["out", field.leaf]
             out.line("checked++;")
             with out.block(
-                f"if (ts_differs_{field.dtype}(out.{field.name}, {golden}, {outputs[field.leaf].numel()}, "
-                f"{double_literal(tolerance.atol)}, {double_literal(tolerance.rtol)}))"
+                f"if (ts_differs_{field.dtype}(out.{field.name}, {golden}, "
+                f"{outputs[field.leaf].numel()}, {double_literal(tolerance.atol)}, "
+                f"{double_literal(tolerance.rtol)}))"
             ):
-                out.line(
-                    f"if (!differing++) ts_say(&message, {string_literal(f'{case.name}: {field.leaf}')});"
-                )
+                label = string_literal(f"{case.name}: {field.leaf}")
+                out.line(f"if (!differing++) ts_say(&message, {label});")
     return {
-        state.input: f"({c_type(_dtype(method, state.output))} *)(void *)(memory + {places[state.output]})"
+        state.input: _place(_dtype(method, state.output), places[state.output])
         for state in signature.state
         if state.output in places
     }
+
+
+def _place(dtype: str, offset: int) -> str:
+    return f"({c_type(dtype)} *)(void *)(memory + {offset})"
 
 
 def _dtype(method: CompiledMethod, leaf: str) -> str:
@@ -213,7 +212,8 @@ def _comparisons(out: Writer, dtypes: set[str]) -> None:
     for dtype in sorted(dtypes):
         kind = c_type(dtype)
         with out.block(
-            f"static int ts_differs_{dtype}(const {kind} *a, const {kind} *b, int64_t count, double atol, double rtol)"
+            f"static int ts_differs_{dtype}(const {kind} *a, const {kind} *b, int64_t count, "
+            "double atol, double rtol)"
         ):
             with out.block("for (int64_t i = 0; i < count; i++)"):
                 out.line("const double x = (double)a[i], y = (double)b[i];")

@@ -1,65 +1,29 @@
-"""The generated C: the header with the interface, and the file with weights, kernels and methods."""
+"""The generated C: a header with the interface, and a file with weights, kernels and methods."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from torchship.native.emitting import kernel_sources, selftest, statements
 from torchship.native.emitting.numbers import array_lines
 from torchship.native.emitting.places import c_type
+from torchship.native.emitting.unit import CompiledMethod, Unit
 from torchship.native.emitting.writer import Writer, string_literal
 from torchship.native.errors import UnsupportedError
-from torchship.native.importing.method import BATCH, Field, Interface
+from torchship.native.importing.method import BATCH, Field
 from torchship.native.ir import sizes
-from torchship.native.ir.program import ITEM_SIZES, Method, Storage, walk
+from torchship.native.ir.dtypes import ITEM_SIZES
+from torchship.native.ir.program import Storage
 from torchship.native.passes.memory import Plan
-from torchship.script.format.golden import Case
-from torchship.script.format.manifest import Method as Signature
 
 PIECE_BYTES = 1 << 20
 LARGEST_PIECE = 48
 
 
-@dataclass(frozen=True)
-class CompiledMethod:
-    """A method that is ready to be written."""
-
-    program: Method
-    interface: Interface
-    plan: Plan
-    piece: int
-    """How many rows of a batch are computed at a time; 0 if they are not split."""
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What one pair of files holds."""
-
-    prefix: str
-    title: str
-    digest: str
-    methods: Sequence[CompiledMethod]
-    signatures: Mapping[str, Signature]
-    cases: Sequence[Case] = ()
-    """The golden cases that `<prefix>_selftest` runs; none if it is left out."""
-
-    @property
-    def weights(self) -> list[Storage]:
-        """The weights that some method reads, in order."""
-        found: dict[Storage, None] = {}
-        for method in self.methods:
-            for statement in walk(method.program.statements):
-                for view in (*statement.reads(), *statement.writes()):
-                    if view.storage.kind == "weight":
-                        found[view.storage] = None
-        return list(found)
-
-
 def piece_rows(plan: Plan) -> int:
-    """Return how many rows of a batch to compute at a time, so that their data stay in the cache."""
+    """Return how many rows of a batch to compute at a time, so that they stay in the cache."""
     total = sizes.simple_expr(plan.total)
     values = {s: 1 for s in total.free_symbols}
 
@@ -149,11 +113,17 @@ def _declare(out: Writer, p: str, method: CompiledMethod) -> None:
     out.line("/* Stores the shape of an output, by its number, and returns its number of axes. */")
     out.line(f"int {name}_shape(const {name}_in *in, int output, int64_t *shape);")
     out.line(
-        "/* Computes the outputs. Weights of NULL are the archive's. Different calls may run at the same time with"
+        "/* Computes the outputs. Weights of NULL are the archive's. "
+        "Different calls may run at the same time with"
     )
     out.line("   different workspaces; outputs may not overlap inputs. */")
-    out.line(
-        f"int {name}(const {p}_weights *weights, const {name}_in *in, const {name}_out *out, void *workspace);"
+    out.line(f"{_head(p, name)};")
+
+
+def _head(p: str, name: str) -> str:
+    return (
+        f"int {name}(const {p}_weights *weights, const {name}_in *in, const {name}_out *out, "
+        "void *workspace)"
     )
 
 
@@ -187,7 +157,8 @@ def source(unit: Unit) -> str:
     out = Writer()
     out.line(f"/* {unit.title}")
     out.line(
-        "   Written by torchship from an archive; do not edit. Compile with -O3 -ffp-contract=off. */"
+        "   Written by torchship from an archive; do not edit. "
+        "Compile with -O3 -ffp-contract=off. */"
     )
     out.line("#ifndef TS_ONCE")
     out.line("#define TS_ONCE")
@@ -203,9 +174,8 @@ def source(unit: Unit) -> str:
     out.line(f"#define TS_RAISED {unit.prefix.upper()}_RAISED")
     _weights(out, unit)
     for method in unit.methods:
-        out.line(
-            f"#define {unit.prefix}_{method.program.name}_rows TS_NAME({unit.prefix}_{method.program.name}_rows)"
-        )
+        rows = f"{unit.prefix}_{method.program.name}_rows"
+        out.line(f"#define {rows} TS_NAME({rows})")
     _passes(out)
     for method in unit.methods:
         _entry(out, unit, method)
@@ -281,11 +251,10 @@ def _method(out: Writer, unit: Unit, method: CompiledMethod) -> None:
     p, name = unit.prefix, f"{unit.prefix}_{method.program.name}"
     program, interface = method.program, method.interface
     out.line()
-    head = (
-        f"TS_FUNCTION int {name}_rows(const {p}_weights *w, const {name}_in *in, const {name}_out *out, "
-        "int64_t first, int64_t rows,"
+    out.line(
+        f"TS_FUNCTION int {name}_rows(const {p}_weights *w, const {name}_in *in, "
+        f"const {name}_out *out, int64_t first, int64_t rows,"
     )
-    out.line(head)
     with out.block("                       char *workspace, ts_message *message)"):
         body = Writer(1)
         statements.emit_all(body, program.statements)
@@ -295,9 +264,8 @@ def _method(out: Writer, unit: Unit, method: CompiledMethod) -> None:
         for field in interface.inputs:
             if field.kind == "tensor":
                 if field.storage is not None and field.storage.name in named:
-                    declared.line(
-                        f"const {c_type(field.dtype)} *const {field.storage.name} = {_input(field)};"
-                    )
+                    kind = c_type(field.dtype)
+                    declared.line(f"const {kind} *const {field.storage.name} = {_input(field)};")
                 continue
             variable = BATCH if field.leaf == BATCH and field.kind == "size" else field.variable
             if variable in named or variable in offsets:
@@ -307,9 +275,8 @@ def _method(out: Writer, unit: Unit, method: CompiledMethod) -> None:
                 )
         for field in interface.outputs:
             if field.storage is not None and field.storage.name in named:
-                declared.line(
-                    f"{c_type(field.dtype)} *const {field.storage.name} = out->{field.name}{_first(field)};"
-                )
+                place = f"out->{field.name}{_first(field)}"
+                declared.line(f"{c_type(field.dtype)} *const {field.storage.name} = {place};")
         for storage, offset in method.plan.offsets.items():
             kind = c_type(storage.dtype)
             place = "workspace" if offset == 0 else f"(workspace + {sizes.c_text(offset)})"
@@ -344,7 +311,7 @@ def _first(field: Field) -> str:
 
 
 def _entry(out: Writer, unit: Unit, method: CompiledMethod) -> None:
-    """Write the functions of the interface: they check, split the batch, and choose instructions."""
+    """Write the functions of the interface: they check, split the batch, choose instructions."""
     p, name = unit.prefix, f"{unit.prefix}_{method.program.name}"
     interface = method.interface
     allowed = {"rows", *(f.variable for f in interface.inputs)}
@@ -369,9 +336,7 @@ def _entry(out: Writer, unit: Unit, method: CompiledMethod) -> None:
                     out.line(f"return {len(field.shape)};")
             out.line("default: return -1;")
     rows = f"{name}_rows"
-    with out.block(
-        f"int {name}(const {p}_weights *weights, const {name}_in *in, const {name}_out *out, void *workspace)"
-    ):
+    with out.block(_head(p, name)):
         out.line("if (!in || !out || !workspace) return " + f"{p.upper()}_BAD_ARGUMENT;")
         out.line("ts_message message = {out->message, out->message_size, 0};")
         out.line('ts_say(&message, "");')
@@ -388,15 +353,17 @@ def _entry(out: Writer, unit: Unit, method: CompiledMethod) -> None:
             (f"in->{f.name}" for f in interface.inputs if f.leaf == BATCH and f.kind == "size"), "0"
         )
         out.line(
-            f"int (*compute)(const {p}_weights *, const {name}_in *, const {name}_out *, int64_t, int64_t, char *,"
+            f"int (*compute)(const {p}_weights *, const {name}_in *, const {name}_out *, "
+            "int64_t, int64_t, char *,"
         )
         out.line("               ts_message *);")
         _choose(out, rows)
         if method.piece:
             out.line("int64_t first = 0;")
             with out.block("do"):
+                piece = method.piece
                 out.line(
-                    f"const int64_t rest = {batch} - first, rows = rest < {method.piece} ? rest : {method.piece};"
+                    f"const int64_t rest = {batch} - first, rows = rest < {piece} ? rest : {piece};"
                 )
                 out.line(
                     "const int status = compute(weights, in, out, first, rows, memory, &message);"
@@ -434,11 +401,14 @@ def _choose(out: Writer, rows: str) -> None:
     out.line("#elif defined(TS_ONLY_SSE2)")
     out.line(f"compute = {_suffixed(rows, 'sse2')};")
     out.line("#else")
-    out.line('if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && '
-             '__builtin_cpu_supports("avx512bw") &&')  # fmt: skip
+    out.line(
+        'if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && '
+        '__builtin_cpu_supports("avx512bw") &&'
+    )
     out.line(f'    __builtin_cpu_supports("avx512vl")) compute = {_suffixed(rows, "avx512")};')
     out.line(
-        f'else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) compute = {_suffixed(rows, "avx2")};'
+        'else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) '
+        f"compute = {_suffixed(rows, 'avx2')};"
     )
     out.line(f"else compute = {_suffixed(rows, 'sse2')};")
     out.line("#endif")
@@ -466,8 +436,14 @@ def info(unit: Unit) -> dict[str, object]:
         "methods": {
             method.program.name: {
                 "inputs": [
-                    {"name": f.name, "leaf": f.leaf, "kind": f.kind, "dtype": f.dtype, "optional": f.optional,
-                     "shape": [s if isinstance(s, int) else _public(s) for s in f.shape]}
+                    {
+                        "name": f.name,
+                        "leaf": f.leaf,
+                        "kind": f.kind,
+                        "dtype": f.dtype,
+                        "optional": f.optional,
+                        "shape": [s if isinstance(s, int) else _public(s) for s in f.shape],
+                    }
                     for f in method.interface.inputs
                 ],
                 "outputs": [
@@ -477,7 +453,7 @@ def info(unit: Unit) -> dict[str, object]:
             }
             for method in unit.methods
         },
-    }  # fmt: skip
+    }
 
 
 def _info(out: Writer, unit: Unit) -> None:

@@ -65,9 +65,8 @@ def emit(writer: Writer, statement: Statement) -> None:
     elif isinstance(statement, Call):
         calls.emit(writer, statement)
     elif isinstance(statement, Define):
-        writer.line(
-            f"const {TYPES[statement.kind]} {statement.name} = {_value(statement.value, statement.kind)};"
-        )
+        value = _value(statement.value, statement.kind)
+        writer.line(f"const {TYPES[statement.kind]} {statement.name} = {value};")
     elif isinstance(statement, Declare):
         if statement.kind == "pointer":
             writer.line(f"const {c_type(statement.dtype)} *{statement.name} = NULL;")
@@ -105,7 +104,7 @@ def _value(value: object, kind: str) -> str:
         return double_literal(value)
     if isinstance(value, int):
         return integer_literal(value)
-    return sizes.c_text(value)  # type: ignore[arg-type]
+    return sizes.c_text(value)
 
 
 def _raise(writer: Writer, statement: Raise) -> None:

@@ -1,4 +1,4 @@
-"""Builds the statements of a method: storages, elementwise operations, and what follows from them."""
+"""Builds the statements of a method: storages, elementwise operations, copies."""
 
 from __future__ import annotations
 
@@ -13,8 +13,16 @@ import torch
 from torchship.native.errors import UnsupportedError
 from torchship.native.importing.values import Concat, Full, OneHot, Tensor
 from torchship.native.ir import sizes
+from torchship.native.ir.dtypes import ITEM_SIZES, NAMES
+from torchship.native.ir.layout import (
+    dense_order,
+    element_count,
+    is_contiguous,
+    laid_out,
+    narrow,
+)
+from torchship.native.ir.names import LOCALS, identifier
 from torchship.native.ir.program import (
-    ITEM_SIZES,
     Call,
     Elementwise,
     Iota,
@@ -23,70 +31,9 @@ from torchship.native.ir.program import (
     Statement,
     Storage,
     View,
-    contiguous_strides,
-    element_count,
-    is_contiguous,
 )
 from torchship.native.ir.sizes import Size
-
-TORCH = {
-    "float32": torch.float32, "float64": torch.float64, "int64": torch.int64,
-    "int32": torch.int32, "int16": torch.int16, "int8": torch.int8, "uint8": torch.uint8,
-    "bool": torch.bool,
-}  # fmt: skip
-NAMES = {value: key for key, value in TORCH.items()}
-
-
-def weight_value(view: View) -> torch.Tensor:
-    """Return the constant that a view of a weight shows."""
-    assert view.storage.value is not None
-    shape, strides = [int(n) for n in view.shape], [int(n) for n in view.strides]
-    return torch.as_strided(view.storage.value, shape, strides, int(view.offset))
-
-
-def identifier(wish: str, taken: set[str]) -> str:
-    """Return a C identifier like `wish` that is not taken, and take it."""
-    base = re.sub(r"\W+", "_", wish).strip("_") or "t"
-    if base[0].isdigit():
-        base = f"t{base}"
-    if base in C_WORDS:
-        base += "_"
-    name, count = base, 2
-    while name in taken:
-        name, count = f"{base}_{count}", count + 1
-    taken.add(name)
-    return name
-
-
-class Weights:
-    """The constants of all methods, by the path in the module or by what was computed of them."""
-
-    def __init__(self) -> None:
-        self.storages: list[Storage] = []
-        self._names: set[str] = set()
-        self._packed: dict[tuple[object, ...], View] = {}
-
-    def add(self, name: str, tensor: torch.Tensor) -> View:
-        """Return a tensor as a weight; the same tensor under the same name is the same weight."""
-        value = tensor.detach().cpu().contiguous()
-        shape = tuple(value.shape)
-        for known in self.storages:
-            if known.wish == name and known.value is not None and known.dtype == NAMES[value.dtype]:
-                if known.value.numel() == value.numel() and known.value.equal(value.reshape(-1)):
-                    return View(known, 0, shape, contiguous_strides(shape))
-        storage = Storage(
-            identifier(name, self._names), NAMES[value.dtype], value.numel(), "weight",
-            value.reshape(-1).clone(), name,
-        )  # fmt: skip
-        self.storages.append(storage)
-        return View(storage, 0, shape, contiguous_strides(shape))
-
-    def packed(self, view: View, form: str, pack: Callable[[torch.Tensor], torch.Tensor]) -> View:
-        """Return `pack(view)` as a weight, made once."""
-        key = (view.storage.name, view.offset, view.shape, view.strides, form)
-        if key not in self._packed:
-            self._packed[key] = self.add(f"{view.storage.name}_{form}", pack(weight_value(view)))
-        return self._packed[key]
+from torchship.native.ir.weights import Weights
 
 
 class Builder:
@@ -212,11 +159,10 @@ class Builder:
         parts = [value for value in values if isinstance(value, Concat)]
         if len(parts) == 1 and not any(isinstance(v, View | OneHot | Full) for v in values):
             return self._of_parts(operation, values, parts[0], dtype, compute)
-        operands: list[Operand | Tensor] = []
-        for value in values:
-            operands.append(
-                self.materialise(value) if isinstance(value, OneHot | Concat) else value
-            )  # type: ignore[arg-type]
+        operands = [
+            self.materialise(value) if isinstance(value, OneHot | Concat) else value
+            for value in values
+        ]
         shape = self.broadcast([v.shape for v in operands if isinstance(v, View | Full)])
         views = [v for v in operands if isinstance(v, View)]
         full = [v for v in views if tuple(v.shape) == tuple(shape)]
@@ -282,75 +228,3 @@ def operand_of(value: object) -> Operand:
     if isinstance(value, bool | int | float | Scalar | Iota):
         return value
     raise TypeError(f"no operand: {value!r}")
-
-
-def laid_out(storage: Storage, shape: Sequence[Size], order: Sequence[int] | None = None) -> View:
-    """Return a whole storage as a view of a shape, its axes in memory in the given order."""
-    order = list(order) if order is not None else list(range(len(shape)))
-    inner = contiguous_strides([shape[axis] for axis in order])
-    strides: list[Size] = [0] * len(shape)
-    for axis, stride in zip(order, inner, strict=True):
-        strides[axis] = stride
-    return View(storage, 0, tuple(shape), tuple(strides))
-
-
-def dense_order(view: View) -> list[int] | None:
-    """Return the axes from the outermost in memory to the innermost, if there is no gap; or None."""
-    rest = [axis for axis, size in enumerate(view.shape) if size != 1]
-    ones = [axis for axis, size in enumerate(view.shape) if size == 1]
-    order: list[int] = []
-    step: Size = 1
-    while rest:
-        inner = next((a for a in rest if sizes.simple(view.strides[a] - step) == 0), None)
-        if inner is None:
-            return None
-        order.insert(0, inner)
-        rest.remove(inner)
-        step = sizes.simple(step * view.shape[inner])
-    return ones + order
-
-
-def narrow(view: View, axis: int, start: Size, length: Size, step: int = 1) -> View:
-    """Return the view of `length` indices of one axis from `start`."""
-    shape, strides = list(view.shape), list(view.strides)
-    offset = sizes.simple(view.offset + start * strides[axis])
-    shape[axis] = length
-    strides[axis] = sizes.simple(strides[axis] * step)
-    return View(view.storage, offset, tuple(shape), tuple(strides))
-
-
-def select(view: View, axis: int, index: Size) -> View:
-    """Return the view without one axis, at one of its indices."""
-    offset = sizes.simple(view.offset + index * view.strides[axis])
-    shape, strides = list(view.shape), list(view.strides)
-    del shape[axis], strides[axis]
-    return View(view.storage, offset, tuple(shape), tuple(strides))
-
-
-def map_parts(
-    value: Tensor, change: Callable[[View | OneHot | Full], View | OneHot | Full]
-) -> Tensor:
-    """Apply a change that keeps the axes to a tensor or to the parts of a concatenation."""
-    if isinstance(value, Concat):
-        parts = tuple(change(part) for part in value.parts)
-        return Concat(parts, value.axis, parts[0].dtype, value.shape)
-    return change(value)
-
-
-C_WORDS = {
-    "auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum",
-    "extern", "float", "for", "goto", "if", "inline", "int", "long", "register", "restrict",
-    "return", "short", "signed", "sizeof", "static", "struct", "switch", "typedef", "union",
-    "unsigned", "void", "volatile", "while", "class", "new", "delete", "this", "template", "bool",
-    "true", "false", "operator", "private", "public", "protected", "virtual", "try", "catch",
-    "throw", "namespace", "using", "and", "or", "not", "xor", "asm", "export", "friend", "typeid",
-    "typename", "mutable", "explicit", "NULL",
-}  # fmt: skip
-
-LOCALS = {
-    "w", "in", "out", "first", "rows", "batch", "workspace", "message", "j", "rest", "offsets",
-    "segments", "places", "taps", "at", "chosen", "total", "best", "value", "sum", "row", "count",
-    "image", "x_", "y", "x", "c", "class", "wrong", "ty", "tx", "ky", "kx", "exp", "log", "sin", "cos", "tanh", "erf",
-    "floor", "ceil", "trunc", "rint", "fma", "sqrt", "fabs", "memcpy", "main",
-} | {f"{letter}{number}" for letter in "ikb" for number in range(10)}  # fmt: skip
-"""Names of the generated functions themselves, which no tensor or variable may have."""

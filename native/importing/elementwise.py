@@ -7,11 +7,11 @@ from typing import Any
 import sympy
 import torch
 
-from torchship.native.importing.builder import NAMES, TORCH
 from torchship.native.importing.importer import Importer, operator
 from torchship.native.importing.scalars import (
     COMPARISONS,
     DTYPES,
+    c_of,
     get_item,
     scalar_arithmetic,
     scalar_comparison,
@@ -21,7 +21,9 @@ from torchship.native.importing.scalars import (
 from torchship.native.importing.values import Full, ListValue, OneHot, is_size, is_tensor
 from torchship.native.importing.views import full_like
 from torchship.native.ir import sizes
-from torchship.native.ir.program import Iota, Scalar, View
+from torchship.native.ir.dtypes import NAMES, TORCH
+from torchship.native.ir.layout import narrow
+from torchship.native.ir.program import Elementwise, Iota, Scalar, View
 
 UNARY_FLOAT = {
     "tanh", "sigmoid", "exp", "log", "sqrt", "rsqrt", "reciprocal", "erf", "expm1", "log1p", "sin",
@@ -151,8 +153,9 @@ def lerp(importer: Importer, node: Any, arguments: list[Any]) -> object:
     return importer.builder.elementwise("fma", [weight, difference, start], dtype)
 
 
-@operator("aten::__and__", "aten::__or__", "aten::__xor__", "aten::bitwise_and", "aten::bitwise_or", "aten::bitwise_xor",
-          "aten::logical_and", "aten::logical_or", "aten::logical_xor")  # fmt: skip
+@operator("aten::__and__", "aten::__or__", "aten::__xor__")
+@operator("aten::bitwise_and", "aten::bitwise_or", "aten::bitwise_xor")
+@operator("aten::logical_and", "aten::logical_or", "aten::logical_xor")
 def bitwise(importer: Importer, node: Any, arguments: list[Any]) -> object:
     a, b = arguments
     name = node.kind().partition("::")[2].strip("_").rpartition("_")[2]
@@ -176,8 +179,6 @@ def _scalar_bits(importer: Importer, name: str, a: Any, b: Any) -> object:
         if name == "or":
             return True if known else other
     sign = {"and": "&", "or": "|", "xor": "^"}[name]
-    from torchship.native.importing.scalars import c_of
-
     kind = "int" if is_size(a) else "bool"
     return importer.define(kind, Scalar(kind, f"{c_of(a)} {sign} {c_of(b)}"))  # type: ignore[arg-type]
 
@@ -269,7 +270,7 @@ def _gelu(importer: Importer, value: Any, approximate: str) -> object:
     return make("mul", [half, make("add", [inner, 1.0], dtype)], dtype)
 
 
-def _hardsigmoid(importer: Importer, value: Any, dtype: str) -> View:
+def _hardsigmoid(importer: Importer, value: Any, dtype: str) -> Any:
     make = importer.builder.elementwise
     raised = make("min", [make("relu", [make("add", [value, 3.0], dtype)], dtype), 6.0], dtype)
     return make("div", [raised, 6.0], dtype)
@@ -396,9 +397,14 @@ def cast(importer: Importer, value: Any, dtype: str) -> object:
         return Full(known, dtype, value.shape)
     made = importer.builder.elementwise("copy", [value], dtype, value.dtype)
     widths = {"uint8": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8}
-    if isinstance(value, View) and not importer.mutates and isinstance(made, View):
-        if widths.get(value.dtype, 9) < widths.get(dtype, 0) and made.storage.kind == "temporary":
-            importer.builder.widened[made.storage] = value
+    if (
+        isinstance(value, View)
+        and not importer.mutates
+        and isinstance(made, View)
+        and widths.get(value.dtype, 9) < widths.get(dtype, 0)
+        and made.storage.kind == "temporary"
+    ):
+        importer.builder.widened[made.storage] = value
     return made
 
 
@@ -414,8 +420,9 @@ def cast_to(importer: Importer, node: Any, arguments: list[Any]) -> object:
     return cast(importer, arguments[0], names[node.kind().partition("::")[2]])
 
 
-@operator("aten::zeros", "aten::ones", "aten::full", "aten::empty", "aten::zeros_like", "aten::ones_like",
-          "aten::full_like", "aten::empty_like", "aten::new_zeros", "aten::new_ones", "aten::new_full")  # fmt: skip
+@operator("aten::zeros", "aten::ones", "aten::full", "aten::empty")
+@operator("aten::zeros_like", "aten::ones_like", "aten::full_like", "aten::empty_like")
+@operator("aten::new_zeros", "aten::new_ones", "aten::new_full")
 def new(importer: Importer, node: Any, arguments: list[Any]) -> object:
     name = node.kind().partition("::")[2]
     like = arguments[0] if is_tensor(arguments[0]) else None
@@ -460,8 +467,6 @@ def arange(importer: Importer, node: Any, arguments: list[Any]) -> object:
     if sizes.less(count, 0) is not False:
         count = sizes.larger(count, 0)
     out = importer.builder.temporary(dtype, [count])
-    from torchship.native.ir.program import Elementwise
-
     importer.builder.add(Elementwise(out, "copy", (Iota(0, start, step),), compute="int64"))
     return out
 
@@ -479,8 +484,6 @@ def tensor(importer: Importer, node: Any, arguments: list[Any]) -> object:
         ]
         dtype = _dtype(importer, code) if code is not None else (kinds[0] if kinds else "float32")
         out = importer.builder.temporary(dtype, [len(items)])
-        from torchship.native.importing.builder import narrow
-
         for i, item in enumerate(items):
             importer.builder.copy(Full(item, dtype, (1,)), narrow(out, 0, i, 1))
         return out

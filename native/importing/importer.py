@@ -13,7 +13,7 @@ from typing import Any
 import sympy
 import torch
 
-from torchship.native.importing.builder import Builder, select, weight_value
+from torchship.native.importing.builder import Builder
 from torchship.native.importing.values import (
     Concat,
     Device,
@@ -28,6 +28,7 @@ from torchship.native.importing.values import (
     tensors_in,
 )
 from torchship.native.ir import sizes
+from torchship.native.ir.layout import contiguous_strides, element_count, select
 from torchship.native.ir.program import (
     Assign,
     Declare,
@@ -39,10 +40,10 @@ from torchship.native.ir.program import (
     Statement,
     Storage,
     View,
-    contiguous_strides,
-    element_count,
 )
 from torchship.native.ir.sizes import Size
+from torchship.native.ir.weights import weight_value
+from torchship.script.runtime import torchscript
 
 Handler = Callable[["Importer", Any, list[Any]], object]
 OPERATORS: dict[str, Handler] = {}
@@ -157,7 +158,7 @@ class Importer:
 
     def constant(self, value: object, name: str) -> object:
         """Return a Python value as a value of the graph."""
-        if isinstance(value, torch._C.ScriptModule | torch._C.ScriptObject):
+        if torchscript.is_object(value):
             return ModuleValue(name, value)
         if isinstance(value, torch.Tensor):
             return self.builder.weight(name, value)
@@ -184,7 +185,7 @@ class Importer:
             given = [_known(argument) for argument in arguments]
         except TypeError:
             return None
-        declared = torch._C.parse_schema(node.schema()).arguments
+        declared = torchscript.declared_arguments(node)
         plain = [v for v, a in zip(given, declared, strict=True) if not a.kwarg_only]
         named = {a.name: v for v, a in zip(given, declared, strict=True) if a.kwarg_only}
         result = getattr(torch.ops.aten, name)(*plain, **named)
@@ -276,7 +277,7 @@ class Importer:
             return a
         if isinstance(a, View) and isinstance(b, View) and a.same_elements(b):
             return a
-        if is_size(a) and is_size(b) and sizes.equal(a, b) is True:  # type: ignore[arg-type]
+        if is_size(a) and is_size(b) and sizes.equal(a, b) is True:
             return a
         if isinstance(a, Optional) and a.flag == condition.text:
             a = a.value
@@ -296,7 +297,7 @@ class Importer:
         if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
             return tuple(self._merge(condition, branches, *pair) for pair in zip(a, b, strict=True))
         if is_tensor(a) and is_tensor(b):
-            return self._merge_tensors(branches, a, b)  # type: ignore[arg-type]
+            return self.merge_tensors(branches, a, b)  # type: ignore[arg-type]
         kinds = {_kind(a), _kind(b)}
         if len(kinds) == 1 and (kind := kinds.pop()):
             return self._merge_scalars(kind, branches, a, b)
@@ -322,7 +323,8 @@ class Importer:
                 self.builder.add(Assign(name, kind, value))  # type: ignore[arg-type]
         return sizes.symbol(name, None) if kind == "int" else Scalar(kind, name)  # type: ignore[arg-type]
 
-    def _merge_tensors(self, branches: list[list[Statement]], a: Tensor, b: Tensor) -> View:
+    def merge_tensors(self, branches: list[list[Statement]], a: Tensor, b: Tensor) -> View:
+        """Return a tensor that is `a` after the first branch and `b` after the second."""
         if (
             a.dtype != b.dtype
             or len(a.shape) != len(b.shape)
@@ -502,7 +504,7 @@ class Importer:
         if isinstance(before, Optional) and isinstance(after, Optional):
             return before.flag == after.flag and self._unchanged(before.value, after.value)
         if is_size(before) and is_size(after):
-            return sizes.equal(before, after) is True  # type: ignore[arg-type]
+            return sizes.equal(before, after) is True
         return type(before) is type(after) and _plain(before) and before == after
 
     def _carry(self, carriers: list[object], results: list[object], varying: list[bool]) -> None:

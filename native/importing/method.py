@@ -11,7 +11,7 @@ import torch
 
 from torchship.native.errors import UnsupportedError
 from torchship.native.importing import elementwise, products, recurrent, reductions, scalars, views
-from torchship.native.importing.builder import Builder, Weights, identifier
+from torchship.native.importing.builder import Builder
 from torchship.native.importing.importer import Importer, Raised
 from torchship.native.importing.values import (
     Full,
@@ -22,9 +22,12 @@ from torchship.native.importing.values import (
     is_tensor,
 )
 from torchship.native.ir import sizes
-from torchship.native.ir.program import If, Scalar, Storage, View, contiguous_strides, element_count
+from torchship.native.ir.layout import contiguous_strides, element_count
+from torchship.native.ir.names import identifier
+from torchship.native.ir.program import If, Scalar, Storage, View
 from torchship.native.ir.program import Method as Program
 from torchship.native.ir.sizes import Size
+from torchship.native.ir.weights import Weights
 from torchship.script.format.manifest import Method
 from torchship.script.format.nodes import (
     DictNode,
@@ -37,6 +40,7 @@ from torchship.script.format.nodes import (
     TupleNode,
     leaves,
 )
+from torchship.script.runtime import torchscript
 
 OPERATOR_MODULES = (elementwise, products, recurrent, reductions, scalars, views)
 BATCH = "batch"
@@ -81,8 +85,7 @@ def import_method(
         UnsupportedError: the graph has something that has no C yet; the message names the operator
             and the source line.
     """
-    graph = module._c._get_method(name).graph.copy()
-    torch._C._jit_pass_inline(graph)
+    graph = torchscript.inlined_graph(module, name)
     with sizes.minimums():
         return _Import(module, name, method, weights).run(graph)
 
@@ -112,11 +115,14 @@ class _Import:
         ]
         found: list[Field] = self.interface.inputs
         self.interface.inputs = [
-            *(f for f in found if f.kind == "size"), *(f for f in found if f.kind not in ("size", "tensor")),
+            *(f for f in found if f.kind == "size"),
+            *(f for f in found if f.kind not in ("size", "tensor")),
             *(f for f in found if f.kind == "tensor"),
-        ]  # fmt: skip
+        ]
         try:
-            result = self.importer.run(graph, [ModuleValue("", self.module._c), *arguments])
+            result = self.importer.run(
+                graph, [ModuleValue("", torchscript.root_object(self.module)), *arguments]
+            )
         except Raised:
             raise UnsupportedError(f"method '{self.name}' always raises") from None
         self.builder.where = self.builder.note = ""
@@ -226,7 +232,7 @@ class _Import:
             return view
         branches: list[list[Any]] = [[], []]
         self.builder.hint = name
-        made = self.importer._merge_tensors(branches, view, Full(0, node.dtype, shape))
+        made = self.importer.merge_tensors(branches, view, Full(0, node.dtype, shape))
         self.builder.add(If(Scalar("bool", f"in->{name} != NULL"), *branches, note="initial state"))
         return made
 
@@ -253,8 +259,9 @@ class _Import:
     def _output(self, leaf: TensorNode, value: Tensor) -> Storage:
         if value.dtype != leaf.dtype or len(value.shape) != len(leaf.shape):
             raise UnsupportedError(
-                f"output '{leaf.name}' of method '{self.name}': the signature says {leaf.dtype} with "
-                f"{len(leaf.shape)} axes, the graph {value.dtype} with {len(value.shape)}"
+                f"output '{leaf.name}' of method '{self.name}': the signature says "
+                f"{leaf.dtype} with {len(leaf.shape)} axes, the graph {value.dtype} with "
+                f"{len(value.shape)}"
             )
         axis = list(leaf.shape).index(BATCH) if BATCH in leaf.shape else None
         known = {self.symbols[n] for n in leaf.shape if isinstance(n, str) and n in self.symbols}
@@ -262,7 +269,8 @@ class _Import:
         for size in value.shape:
             if not sizes.symbols_of(size) <= known | inputs:
                 raise UnsupportedError(
-                    f"output '{leaf.name}' of method '{self.name}': its size {size} depends on values"
+                    f"output '{leaf.name}' of method '{self.name}': its size {size} "
+                    "depends on values"
                 )
         name = identifier(leaf.name, self.results)
         storage = Storage(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torchship.native.importing.builder import narrow
 from torchship.native.importing.elementwise import promoted
 from torchship.native.importing.importer import Importer, is_weight, operator
 from torchship.native.importing.packing import pack_columns, pad_rows
 from torchship.native.importing.values import Concat, Full, ListValue, OneHot, Tensor
 from torchship.native.importing.views import permuted, reshaped
 from torchship.native.ir import sizes
-from torchship.native.ir.program import View, contiguous_strides
+from torchship.native.ir.layout import as_matrix, contiguous_strides, narrow
+from torchship.native.ir.program import View
 from torchship.native.ir.sizes import Size
 
 
@@ -65,13 +65,29 @@ def _linear_part(
     if isinstance(x, OneHot) and x.axis == len(x.shape) - 1:
         index = _as_rows_of_one(importer, x.index)
         table = importer.builder.packed(weight, "classes", lambda w: pad_rows(w.t()))
-        importer.builder.call("gather_sum", [out], [index, table, *_given(start)],
-                              rows=out.shape[0], taps=1, classes=x.classes, n=out.shape[1], start=start is not None, relu=False)  # fmt: skip
+        importer.builder.call(
+            "gather_sum",
+            [out],
+            [index, table, *_given(start)],
+            rows=out.shape[0],
+            taps=1,
+            classes=x.classes,
+            n=out.shape[1],
+            start=start is not None,
+            relu=False,
+        )
         return
     rows = as_rows(importer, importer.builder.materialise(x))
     packed = importer.builder.packed(weight, "columns", lambda w: pack_columns(w.t()))
-    importer.builder.call("linear", [out], [rows, packed, *_given(start)],
-                          k=int(weight.shape[1]), n=int(weight.shape[0]), start=start is not None, relu=False)  # fmt: skip
+    importer.builder.call(
+        "linear",
+        [out],
+        [rows, packed, *_given(start)],
+        k=int(weight.shape[1]),
+        n=int(weight.shape[0]),
+        start=start is not None,
+        relu=False,
+    )
 
 
 def _given(view: View | None) -> list[View]:
@@ -88,24 +104,11 @@ def as_rows(importer: Importer, view: View) -> View:
     """Return [..., k] as [rows, k] whose rows are contiguous; a copy if it must be."""
     rows, k = sizes.product(view.shape[:-1]), view.shape[-1]
     if view.strides[-1] == 1 or k == 1:
-        flat = _collapsed(view)
+        flat = as_matrix(view)
         if flat is not None:
             return flat
     made = importer.builder.contiguous(view)
     return made.with_shape([rows, k], [k, 1])
-
-
-def _collapsed(view: View) -> View | None:
-    """Return [..., k] as [rows, k] without a copy, if the rows have one stride."""
-    outer = [(n, s) for n, s in zip(view.shape[:-1], view.strides[:-1], strict=True) if n != 1]
-    if not outer:
-        return view.with_shape([1, view.shape[-1]], [0, 1])
-    size, stride = outer[-1]
-    for above, above_stride in reversed(outer[:-1]):
-        if sizes.simple(above_stride - size * stride) != 0:
-            return None
-        size = sizes.simple(size * above)
-    return view.with_shape([size, view.shape[-1]], [stride, 1])
 
 
 def _only_float32(importer: Importer, *tensors: Tensor) -> None:
@@ -328,9 +331,16 @@ def _gather_conv(
         weight, "taps", lambda w: pad_rows(w.permute(2, 3, 1, 0).reshape(kh * kw * classes, cout))
     )
     importer.builder.call(
-        "gather_conv", [out], [x.index, table, *_given(start)], kernel=(kh, kw), stride=stride,
-        dilation=dilation, classes=classes, start=start is not None, relu=False,
-    )  # fmt: skip
+        "gather_conv",
+        [out],
+        [x.index, table, *_given(start)],
+        kernel=(kh, kw),
+        stride=stride,
+        dilation=dilation,
+        classes=classes,
+        start=start is not None,
+        relu=False,
+    )
 
 
 def _dense_conv(
@@ -349,8 +359,16 @@ def _dense_conv(
         taps = importer.builder.packed(
             weight, "depthwise", lambda w: pad_rows(w.reshape(cout, kh * kw).t())
         )
-        importer.builder.call("depthwise", [out], [x, taps, *_given(start)], kernel=(kh, kw), stride=stride,
-                              dilation=dilation, start=start is not None, relu=False)  # fmt: skip
+        importer.builder.call(
+            "depthwise",
+            [out],
+            [x, taps, *_given(start)],
+            kernel=(kh, kw),
+            stride=stride,
+            dilation=dilation,
+            start=start is not None,
+            relu=False,
+        )
         return
     for group in range(groups):
         mine = narrow(weight, 0, group * (cout // groups), cout // groups)
@@ -373,9 +391,15 @@ def _dense_conv(
             )
         )
         importer.builder.call(
-            "conv", [place], [narrow(x, 1, group * cin, cin), packed, *_given(begin)], kernel=(kh, kw),
-            stride=stride, dilation=dilation, start=begin is not None, relu=False,
-        )  # fmt: skip
+            "conv",
+            [place],
+            [narrow(x, 1, group * cin, cin), packed, *_given(begin)],
+            kernel=(kh, kw),
+            stride=stride,
+            dilation=dilation,
+            start=begin is not None,
+            relu=False,
+        )
 
 
 def _channels_last(importer: Importer, x: View, padding: tuple[int, int]) -> View:

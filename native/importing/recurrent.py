@@ -1,16 +1,17 @@
-"""torch's own recurrent layers and cells, written out as products, elementwise operations and a loop."""
+"""torch's own recurrent layers and cells, written out as products, sums and a loop."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from torchship.native.importing.builder import select
 from torchship.native.importing.importer import Importer, operator
-from torchship.native.importing.products import linear_of
-from torchship.native.importing.values import ListValue, Tensor
+from torchship.native.importing.products import linear_of, matmul
+from torchship.native.importing.reductions import along
+from torchship.native.importing.values import Concat, ListValue, Tensor
 from torchship.native.importing.views import permuted, split_into
 from torchship.native.ir import sizes
+from torchship.native.ir.layout import select
 from torchship.native.ir.program import Loop, Statement, View
 
 State = list[View]
@@ -58,14 +59,17 @@ def _rnn_step(function: str) -> Cell:
 
 
 CELLS: dict[str, Cell] = {
-    "lstm": _lstm_step, "gru": _gru_step, "rnn_tanh": _rnn_step("tanh"), "rnn_relu": _rnn_step("relu"),
-}  # fmt: skip
+    "lstm": _lstm_step,
+    "gru": _gru_step,
+    "rnn_tanh": _rnn_step("tanh"),
+    "rnn_relu": _rnn_step("relu"),
+}
 
 
 def over_time(
     importer: Importer, cell: Cell, x: Tensor, start: State, parameters: Any, backward: bool
 ) -> tuple[View, State]:
-    """Return h of every step [time, batch, hidden] and the last state; x is [time, batch, input]."""
+    """Return h of all steps [time, batch, hidden] and the last state; x is [time, batch, input]."""
     projected = linear_of(importer, x, parameters[0], parameters[2])
     count, batch = projected.shape[:2]
     hidden = parameters[1].shape[1]
@@ -130,8 +134,6 @@ def recurrent(importer: Importer, node: Any, arguments: list[Any]) -> object:
 
 
 def _side_by_side(importer: Importer, outs: list[View]) -> View:
-    from torchship.native.importing.values import Concat
-
     shape = [*outs[0].shape[:2], sizes.simple(outs[0].shape[2] + outs[1].shape[2])]
     importer.builder.hint = "both"
     return importer.builder.materialise(Concat(tuple(outs), 2, "float32", tuple(shape)))
@@ -157,9 +159,6 @@ def lstm_pointwise(importer: Importer, node: Any, arguments: list[Any]) -> objec
 
 @operator("aten::scaled_dot_product_attention")
 def attention(importer: Importer, node: Any, arguments: list[Any]) -> object:
-    from torchship.native.importing.products import matmul
-    from torchship.native.importing.reductions import along
-
     q, k, v, mask, dropout, causal = arguments[:6]
     scale = arguments[6] if len(arguments) > 6 else None
     if importer.truth(causal) is not False or dropout != 0:

@@ -13,6 +13,7 @@ from torchship.native.importing.views import axis_of, permuted, reshaped
 from torchship.native.ir import sizes
 from torchship.native.ir.program import View
 from torchship.native.ir.sizes import Size
+from torchship.native.ir.weights import weight_value
 
 
 def _axes(value: Any, rank: int) -> list[int]:
@@ -210,8 +211,14 @@ def normalised(
     for parameter in (weight, bias):
         if parameter is not None:
             inputs.append(importer.builder.contiguous(parameter).with_shape([size], [1]))
-    importer.builder.call("layer_norm", [out.with_shape(*flat)], inputs, eps=eps, weight=weight is not None,
-                          bias=bias is not None)  # fmt: skip
+    importer.builder.call(
+        "layer_norm",
+        [out.with_shape(*flat)],
+        inputs,
+        eps=eps,
+        weight=weight is not None,
+        bias=bias is not None,
+    )
     return out
 
 
@@ -242,8 +249,6 @@ def batch_norm(importer: Importer, node: Any, arguments: list[Any]) -> object:
         p is None or is_weight(p) for p in (weight, bias, mean, var)
     ):
         raise importer.builder.unsupported("batch_norm that is not in eval mode")
-    from torchship.native.importing.builder import weight_value
-
     known = [None if p is None else weight_value(p).double() for p in (weight, bias, mean, var)]
     assert known[2] is not None and known[3] is not None
     scale = (known[3] + eps).rsqrt()

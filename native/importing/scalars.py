@@ -1,4 +1,4 @@
-"""Numbers, texts, lists, dicts and questions about tensors: what TorchScript does beside tensors."""
+"""Numbers, texts, lists, dicts and questions about tensors: what graphs do beside tensors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import sympy
 
-from torchship.native.importing.builder import select
 from torchship.native.importing.importer import UNINITIALISED, Importer, Raised, operator, stack_of
 from torchship.native.importing.values import (
     Device,
@@ -23,11 +22,13 @@ from torchship.native.importing.values import (
     is_tensor,
 )
 from torchship.native.ir import sizes
+from torchship.native.ir.layout import select
 from torchship.native.ir.program import Raise, Scalar, View
 from torchship.native.ir.sizes import Size
 
 DTYPE_CODES = {
-    "uint8": 0, "int8": 1, "int16": 2, "int32": 3, "int64": 4, "float32": 6, "float64": 7, "bool": 11,
+    "uint8": 0, "int8": 1, "int16": 2, "int32": 3, "int64": 4,
+    "float32": 6, "float64": 7, "bool": 11,
 }  # fmt: skip
 DTYPES = {code: name for name, code in DTYPE_CODES.items()}
 
@@ -151,10 +152,6 @@ def _joined(parts: list[Any]) -> object:
 # --- numbers ---
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, bool | int | float | sympy.Expr | Scalar)
-
-
 def c_of(value: object) -> str:
     """Return a number as an expression in C, in parentheses where they are needed."""
     if isinstance(value, Scalar):
@@ -165,7 +162,7 @@ def c_of(value: object) -> str:
         if math.isnan(value) or math.isinf(value):
             return "NAN" if math.isnan(value) else ("INFINITY" if value > 0 else "-INFINITY")
         return repr(value)
-    text = sizes.c_text(value)  # type: ignore[arg-type]
+    text = sizes.c_text(value)
     return text if text.isidentifier() or text.isdigit() else f"({text})"
 
 
@@ -257,8 +254,14 @@ def smallest(importer: Importer, node: Any, arguments: list[Any]) -> object:
 
 def scalar_function(name: str, importer: Importer, value: Any) -> object:
     """Translate sqrt, exp, log, floor, ceil, abs of a number."""
-    known = {"sqrt": math.sqrt, "exp": math.exp, "log": math.log, "floor": math.floor,
-             "ceil": math.ceil, "abs": abs}  # fmt: skip
+    known: dict[str, Callable[[Any], object]] = {
+        "sqrt": math.sqrt,
+        "exp": math.exp,
+        "log": math.log,
+        "floor": math.floor,
+        "ceil": math.ceil,
+        "abs": abs,
+    }
     if isinstance(value, int | float):
         return known[name](value)
     if name == "abs" and is_size(value):
@@ -277,9 +280,9 @@ def scalar_comparison(name: str, importer: Importer, a: Any, b: Any) -> object:
     sign, rule = COMPARISONS[name]
     if isinstance(a, ListValue) and isinstance(b, ListValue):
         return _lists_equal(importer, name, a.items, b.items)
-    if isinstance(a, Device) or isinstance(b, Device) or isinstance(a, str | bool | type(None)):
-        if not isinstance(b, sympy.Expr | Scalar):
-            return rule(a, b)
+    plain = isinstance(b, Device) or isinstance(a, Device | str | bool | type(None))
+    if plain and not isinstance(b, sympy.Expr | Scalar):
+        return rule(a, b)
     if isinstance(a, int | float) and isinstance(b, int | float):
         return rule(a, b)
     if is_size(a) and is_size(b):
@@ -578,10 +581,3 @@ def number_to_tensor(importer: Importer, node: Any, arguments: list[Any]) -> obj
     value = arguments[0]
     kind = "bool" if isinstance(value, bool) else "int64" if is_size(value) else "float32"
     return Full(value, kind, ())
-
-
-def torch_name(code: int) -> str:
-    """Return the name of a dtype from TorchScript's number of it."""
-    if code not in DTYPES:
-        raise KeyError(code)
-    return DTYPES[code]

@@ -27,6 +27,7 @@ class OneHot:
 
     @property
     def shape(self) -> tuple[Size, ...]:
+        """The shape of the index with the axis of classes."""
         sizes = list(self.index.shape)
         sizes.insert(self.axis, self.classes)
         return tuple(sizes)
@@ -120,11 +121,6 @@ def is_tensor(value: object) -> bool:
 def is_size(value: object) -> bool:
     """Whether the value is an integer, known now or when the code runs; a bool is none."""
     return (isinstance(value, int) and not isinstance(value, bool)) or isinstance(value, sympy.Expr)
-
-
-def dtype_of(value: Tensor) -> str:
-    """Return a tensor's dtype."""
-    return value.dtype
 
 
 def tensors_in(values: Sequence[object]) -> list[Tensor]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torchship.native.importing.builder import narrow, select
 from torchship.native.importing.importer import Importer, operator, stack_of
 from torchship.native.importing.values import Concat, Full, ListValue, OneHot, StackedList, Tensor
 from torchship.native.ir import sizes
-from torchship.native.ir.program import View, contiguous_strides, is_contiguous
+from torchship.native.ir.layout import contiguous_strides, is_contiguous, narrow, select
+from torchship.native.ir.program import View
 from torchship.native.ir.sizes import Size
 
 
@@ -236,7 +236,7 @@ def _strides_of_reshape(view: View, shape: Sequence[Size]) -> list[Size] | None:
     """Return the strides with which the same memory has another shape, or None."""
     if is_contiguous(view):
         return list(contiguous_strides(shape))
-    # Groups of old axes and of new axes with the same number of elements, from the last to the first.
+    # Groups of old and of new axes with the same number of elements, from the last to the first.
     strides: list[Size] = [0] * len(shape)
     old = [(n, s) for n, s in zip(view.shape, view.strides, strict=True) if n != 1]
     i, j = len(old) - 1, len(shape) - 1
@@ -265,7 +265,7 @@ def _strides_of_reshape(view: View, shape: Sequence[Size]) -> list[Size] | None:
 
 
 def _divides(part: Size, whole: Size) -> bool:
-    return part != 0 and sizes.modulo(whole, part) == 0
+    return bool(part != 0 and sizes.modulo(whole, part) == 0)
 
 
 @operator("aten::contiguous")

@@ -12,17 +12,9 @@ from typing import Literal
 
 import torch
 
-from torchship.native.ir.sizes import Size, product, simple
+from torchship.native.ir.sizes import Size, simple
 
 Kind = Literal["input", "output", "weight", "temporary", "pointer"]
-
-ITEM_SIZES = {
-    "float32": 4, "float64": 8, "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1,
-}  # fmt: skip
-C_TYPES = {
-    "float32": "float", "float64": "double", "int64": "int64_t", "int32": "int32_t",
-    "int16": "int16_t", "int8": "int8_t", "uint8": "uint8_t", "bool": "uint8_t",
-}  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -55,6 +47,7 @@ class View:
 
     @property
     def dtype(self) -> str:
+        """The dtype of the elements."""
         return self.storage.dtype
 
     def with_shape(self, shape: Sequence[Size], strides: Sequence[Size]) -> View:
@@ -81,26 +74,6 @@ class View:
                 for size, a, b in zip(self.shape, self.strides, other.strides, strict=True)
             )
         )
-
-
-def contiguous_strides(shape: Sequence[Size]) -> tuple[Size, ...]:
-    """Return the strides of a tensor whose last axis varies fastest."""
-    strides: list[Size] = []
-    step: Size = 1
-    for size in reversed(shape):
-        strides.append(step)
-        step = simple(step * size)
-    return tuple(reversed(strides))
-
-
-def is_contiguous(view: View) -> bool:
-    """Whether the elements lie side by side in the order of their indices."""
-    step: Size = 1
-    for size, stride in zip(reversed(view.shape), reversed(view.strides), strict=True):
-        if size != 1 and simple(stride - step) != 0:
-            return False
-        step = simple(step * size)
-    return True
 
 
 @dataclass(frozen=True)
@@ -158,9 +131,11 @@ class Elementwise(Statement):
     """The dtype in which the operation is computed; the result is converted to that of `out`."""
 
     def reads(self) -> Iterator[View]:
+        """Yield the operands in memory."""
         yield from (operand for operand in self.operands if isinstance(operand, View))
 
     def writes(self) -> Iterator[View]:
+        """Yield the result."""
         yield self.out
 
 
@@ -175,6 +150,7 @@ class Fused(Statement):
     stored: list[bool]
 
     def reads(self) -> Iterator[View]:
+        """Yield what no member has made before."""
         made: list[View] = []
         for member in self.members:
             for view in member.reads():
@@ -183,6 +159,7 @@ class Fused(Statement):
             made.append(member.out)
 
     def writes(self) -> Iterator[View]:
+        """Yield the results that are stored."""
         yield from (
             member.out for member, kept in zip(self.members, self.stored, strict=True) if kept
         )
@@ -198,9 +175,11 @@ class Call(Statement):
     attributes: dict[str, object] = field(default_factory=dict)
 
     def reads(self) -> Iterator[View]:
+        """Yield the inputs."""
         yield from self.inputs
 
     def writes(self) -> Iterator[View]:
+        """Yield the outputs."""
         yield from self.outputs
 
 
@@ -213,6 +192,7 @@ class Define(Statement):
     value: Scalar | Constant | View | Size
 
     def reads(self) -> Iterator[View]:
+        """Yield the tensor of the element, if it is one."""
         if isinstance(self.value, View):
             yield self.value
 
@@ -237,6 +217,7 @@ class Assign(Statement):
     storage: Storage | None = None
 
     def reads(self) -> Iterator[View]:
+        """Yield the view that is read or pointed to."""
         if isinstance(self.value, View):
             yield self.value
 
@@ -257,6 +238,7 @@ class If(Statement):
     otherwise: list[Statement]
 
     def blocks(self) -> tuple[list[Statement], ...]:
+        """Return both branches."""
         return (self.then, self.otherwise)
 
 
@@ -270,6 +252,7 @@ class Loop(Statement):
     condition: str = ""
 
     def blocks(self) -> tuple[list[Statement], ...]:
+        """Return the body."""
         return (self.body,)
 
 
@@ -297,8 +280,3 @@ def touched(statement: Statement) -> Iterator[View]:
     for inner in walk([statement]):
         yield from inner.reads()
         yield from inner.writes()
-
-
-def element_count(shape: Sequence[Size]) -> Size:
-    """Return the number of elements of a shape."""
-    return product(shape)

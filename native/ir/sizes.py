@@ -24,6 +24,7 @@ class FloorDiv(sympy.Function):  # type: ignore[misc]
 
     @classmethod
     def eval(cls, a: sympy.Expr, b: sympy.Expr) -> sympy.Expr | None:
+        """Return a simpler form, or None if there is none."""
         if a.is_Integer and b.is_Integer and int(b) != 0:
             return sympy.Integer(int(a) // int(b))
         if b == 1:
@@ -48,6 +49,7 @@ class Modulo(sympy.Function):  # type: ignore[misc]
 
     @classmethod
     def eval(cls, a: sympy.Expr, b: sympy.Expr) -> sympy.Expr | None:
+        """Return a simpler form, or None if there is none."""
         if a.is_Integer and b.is_Integer and int(b) != 0:
             return sympy.Integer(int(a) % int(b))
         quotient = FloorDiv(a, b)
@@ -127,13 +129,16 @@ def assume_at_least_0(size: Size) -> None:
 def _bounded(size: sympy.Expr) -> sympy.Expr:
     """Return the expression with symbols of a known minimum replaced by it and a rest."""
     known = _MINIMUMS.get({})
-    found = {s: m + sympy.Symbol(f"{s.name}_rest", integer=True, nonnegative=True)
-             for s, m in known.items() if s in size.free_symbols}  # fmt: skip
+    found = {
+        s: minimum + sympy.Symbol(f"{s.name}_rest", integer=True, nonnegative=True)
+        for s, minimum in known.items()
+        if s in size.free_symbols
+    }
     return sympy.expand(size.xreplace(found)) if found else size
 
 
 def equal(a: Size, b: Size) -> bool | None:
-    """Return whether a == b for all values of the symbols, for none (False), or None: it depends."""
+    """Return whether a == b for all values of the symbols, or for none; None if it depends."""
     difference = simple(a - b)
     if isinstance(difference, int):
         return difference == 0
@@ -144,7 +149,7 @@ def equal(a: Size, b: Size) -> bool | None:
 
 
 def less(a: Size, b: Size) -> bool | None:
-    """Return whether a < b for all values of the symbols, for none (False), or None: it depends."""
+    """Return whether a < b for all values of the symbols, or for none; None if it depends."""
     difference = simple(b - a)
     if isinstance(difference, int):
         return difference > 0
@@ -159,15 +164,6 @@ def less(a: Size, b: Size) -> bool | None:
 def symbols_of(size: Size) -> set[sympy.Symbol]:
     """Return the symbols that a size depends on."""
     return set() if isinstance(size, int) else set(size.free_symbols)
-
-
-def substitute(size: Size, values: dict[sympy.Symbol, Size]) -> Size:
-    """Return the size with some symbols replaced."""
-    return (
-        size
-        if isinstance(size, int)
-        else simple(size.xreplace({k: sympy.sympify(v) for k, v in values.items()}))
-    )
 
 
 def c_text(size: Size) -> str:

@@ -1,4 +1,4 @@
-"""Places the temporaries of a method in its workspace; those that are never needed together share."""
+"""Places the temporaries of a method in its workspace; those never needed together share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import sympy
 
 from torchship.native.ir import sizes
-from torchship.native.ir.program import ITEM_SIZES, Loop, Method, Statement, Storage
+from torchship.native.ir.dtypes import ITEM_SIZES
+from torchship.native.ir.program import Loop, Method, Statement, Storage
 from torchship.native.ir.sizes import Size
 from torchship.native.passes.uses import Aliases
 
@@ -128,13 +129,13 @@ def _crosses(storage: Storage, loop: Statement, method: Method, aliases: Aliases
         return True
     for statement in inner:
         if any(v.storage is storage for v in statement.reads()):
-            return True if not _written_before(storage, statement, inner) else False
+            return not _written_before(storage, statement)
         if any(v.storage is storage for v in statement.writes()):
             return False
     return True
 
 
-def _written_before(storage: Storage, reader: Statement, inner: list[Statement]) -> bool:
+def _written_before(storage: Storage, reader: Statement) -> bool:
     return any(v.storage is storage for v in reader.writes()) and not any(
         v.storage is storage for v in reader.reads()
     )

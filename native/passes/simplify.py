@@ -1,11 +1,11 @@
-"""Fewer statements and copies: results go where they are needed at once, sums start where they can."""
+"""Fewer statements and copies: results go where they are needed, sums start where they can."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from torchship.native.importing.builder import Weights, weight_value
 from torchship.native.ir import sizes
+from torchship.native.ir.layout import as_matrix, dense_order
 from torchship.native.ir.program import (
     Assign,
     Call,
@@ -17,6 +17,7 @@ from torchship.native.ir.program import (
     View,
     walk,
 )
+from torchship.native.ir.weights import Weights, weight_value
 from torchship.native.passes.uses import Aliases, blocks_of, overlap, reads, writes
 
 SUMS = {"linear", "conv", "depthwise", "gather_sum", "gather_conv"}
@@ -62,9 +63,10 @@ def _useless(statement: Statement, read: set[Storage]) -> bool:
 def users(method: Method, storage: Storage) -> list[Statement]:
     """Return the statements that read or write a storage themselves."""
     return [
-        s for s in walk(method.statements)
-        if any(v.storage is storage for v in s.reads()) or any(v.storage is storage for v in s.writes())
-    ]  # fmt: skip
+        s
+        for s in walk(method.statements)
+        if any(v.storage is storage for v in (*s.reads(), *s.writes()))
+    ]
 
 
 # --- sums ---
@@ -88,7 +90,7 @@ def _start_sum(method: Method, weights: Weights, block: list[Statement], add: El
         found = _only_sum(method, block, product, add)
         if (
             found is None
-            or not _row_like(other)
+            or _flat(other) is None
             or add.out.dtype != "float32"
             or other.dtype != "float32"
         ):
@@ -114,7 +116,7 @@ def _start_sum(method: Method, weights: Weights, block: list[Statement], add: El
 
 
 def _disturbs(statement: Statement, call: Call, add: Elementwise) -> bool:
-    """Whether a statement between a product and the sum it goes into forbids to compute it later."""
+    """Whether a statement between a product and the sum it goes into forbids to delay it."""
     inputs = {view.storage for view in call.inputs}
     return any(view.storage in inputs for view in writes(statement))
 
@@ -140,17 +142,11 @@ def _only_sum(
     return call if _flat(view) is not None else None
 
 
-def _row_like(view: View) -> bool:
-    return _flat(view) is not None
-
-
 def _flat(view: View) -> View | None:
     """Return [..., n] as [rows, n] if the last axis is contiguous and the rows have one stride."""
-    from torchship.native.importing.products import _collapsed
-
     if view.strides[-1] != 1:
         return None
-    return _collapsed(view)
+    return as_matrix(view)
 
 
 def _bias_of(call: Call) -> View | None:
@@ -199,17 +195,17 @@ def absorb_relu(method: Method) -> None:
             last = others[-1] if others else None
             if last not in block or not isinstance(last, Call) or last.kernel not in WITH_RELU:
                 continue
-            if not all(
-                isinstance(s, Call) and s in block and s.outputs[0].storage is operand.storage
-                for s in others
+            calls = [s for s in others if isinstance(s, Call)]
+            if len(calls) != len(others) or not all(
+                s in block and s.outputs[0].storage is operand.storage for s in calls
             ):
                 continue
             if any(
                 v.storage is operand.storage
-                for s in others[:-1]
+                for s in calls[:-1]
                 for v in s.reads()
                 if s.attributes.get("relu")
-            ):  # type: ignore[attr-defined]
+            ):
                 continue
             whole = last.outputs[0]
             if sizes.simple(sizes.product(whole.shape) - operand.storage.count) != 0:
@@ -239,10 +235,13 @@ def forward_copies(method: Method) -> None:
         aliases = Aliases(method.statements)
         for block in blocks_of(method.statements):
             for statement in list(block):
-                if isinstance(statement, Elementwise) and statement.operation == "copy":
-                    if _forward(method, block, statement, aliases):
-                        aliases = Aliases(method.statements)
-                        changed = True
+                if (
+                    isinstance(statement, Elementwise)
+                    and statement.operation == "copy"
+                    and _forward(method, block, statement, aliases)
+                ):
+                    aliases = Aliases(method.statements)
+                    changed = True
 
 
 def _forward(method: Method, block: list[Statement], copy: Elementwise, aliases: Aliases) -> bool:
@@ -258,10 +257,13 @@ def _forward(method: Method, block: list[Statement], copy: Elementwise, aliases:
         or sizes.simple(sizes.product(source.shape) - storage.count) != 0
     ):
         return False
-    if not _same_layout(source, place) or not _dense(source):
+    if not _same_layout(source, place) or dense_order(source) is None:
         return False
-    if any(storage in aliases.of(s.storage) for s in walk(method.statements)
-           if isinstance(s, Assign) and s.storage is not None):  # fmt: skip
+    if any(
+        storage in aliases.of(s.storage)
+        for s in walk(method.statements)
+        if isinstance(s, Assign) and s.storage is not None
+    ):
         return False
     top = [s for s in block if any(v.storage is storage for v in (*reads(s), *writes(s)))]
     everywhere = users(method, storage)
@@ -281,21 +283,9 @@ def _forward(method: Method, block: list[Statement], copy: Elementwise, aliases:
             if number == first and isinstance(between, Elementwise) and view.same_elements(place):
                 continue  # it reads an element before it writes the same one
             return False
-    if not _can_write(top, storage, place):
-        return False
     block.remove(copy)
     _rename(method, storage, place.storage, place.offset)
     return True
-
-
-def _dense(view: View) -> bool:
-    from torchship.native.importing.builder import dense_order
-
-    return dense_order(view) is not None
-
-
-def _can_write(top: list[Statement], storage: Storage, place: View) -> bool:
-    return all(place.storage.dtype == storage.dtype for _ in top)
 
 
 def _rename(method: Method, old: Storage, new: Storage, offset: sizes.Size) -> None:

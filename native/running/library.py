@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from torchship.native.errors import NativeError
-from torchship.native.importing.builder import TORCH
+from torchship.native.ir.dtypes import TORCH
 from torchship.script.errors import InputError, ModelError
 from torchship.script.format.manifest import Manifest
 from torchship.script.format.tree import Flat
@@ -51,8 +51,8 @@ class Library:
         self._info: dict[str, Any] = json.loads(tell())
         if self._info["archive"] != digest:
             raise NativeError(
-                f"'{path.name}' was compiled from another archive: expected the digest {digest[:16]}…, "
-                f"got {self._info['archive'][:16]}…; compile it again"
+                f"'{path.name}' was compiled from another archive: expected the digest "
+                f"{digest[:16]}…, got {self._info['archive'][:16]}…; compile it again"
             )
         self.manifest = manifest
 

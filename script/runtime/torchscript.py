@@ -251,6 +251,28 @@ def schema(module: torch.jit.ScriptModule, method: str) -> Any:
     return module._c._get_method(method).schema
 
 
+def inlined_graph(module: torch.jit.ScriptModule, method: str) -> Any:
+    """Return a copy of the method's graph with all calls of other methods inlined."""
+    graph = module._c._get_method(method).graph.copy()
+    torch._C._jit_pass_inline(graph)
+    return graph
+
+
+def root_object(module: torch.jit.ScriptModule) -> object:
+    """Return the object that is the first argument of the module's graphs."""
+    return module._c
+
+
+def is_object(value: object) -> bool:
+    """Whether the value of an attribute is a submodule or another object with attributes."""
+    return isinstance(value, torch._C.ScriptModule | torch._C.ScriptObject)
+
+
+def declared_arguments(node: Any) -> Any:
+    """Return the arguments that the operator of a graph's node declares."""
+    return torch._C.parse_schema(node.schema()).arguments
+
+
 def required_arguments(module: torch.nn.Module, method: str) -> set[str]:
     """Return the arguments of a method that have no default."""
     if isinstance(module, torch.jit.ScriptModule):
