@@ -11,6 +11,7 @@ import typer
 from torchship.native.building.toolchain import build_library
 from torchship.native.compiler import Code, compile_archive
 from torchship.native.emitting import project
+from torchship.native.running.wasm import write_module
 from torchship.script.cli import OperatorFolders, TrustedKeys
 from torchship.script.errors import UsageError
 from torchship.script.format.atomic_write import write_atomic
@@ -20,7 +21,7 @@ from torchship.script.runtime.archive import open_archive
 
 app = typer.Typer()
 
-TARGETS = ("c", "lib")
+TARGETS = ("c", "lib", "wasm")
 
 
 @app.command(name="compile")
@@ -34,27 +35,34 @@ def compile_(
             help="A folder for C, a file for a library [default: NAME/ or NAME.so].",
         ),
     ] = None,
-    target: Annotated[str, typer.Option(help="c, or lib.")] = "c",
+    target: Annotated[str, typer.Option(help="c, lib, or wasm.")] = "c",
     strip: Annotated[bool, typer.Option("--strip", help="Leave the golden cases out.")] = False,
     trusted_keys: TrustedKeys = None,
     operator_folders: OperatorFolders = None,
 ) -> None:
-    """Write an archive as C without dependencies, or compile it to a shared library.
+    """Write an archive as C without dependencies, or compile that to a library or WebAssembly.
 
     Examples:
 
         torchship compile moba.pt -o moba/
 
         torchship compile moba.pt --target lib -o moba.so
+
+        torchship compile moba.pt --target wasm -o moba.wasm
     """
     if target not in TARGETS:
         raise UsageError(f"--target '{target}': expected one of {', '.join(TARGETS)}")
     opened = open_archive(archive, read_trusted_keys(trusted_keys) if trusted_keys else ())
     operators.allow(operator_folders or [])
-    code = compile_archive(opened, golden=target == "c" and not strip)
+    code = compile_archive(opened, golden=target != "lib" and not strip)
     if target == "c":
         written = write_project(code, output or Path(code.prefix))
         typer.echo(f"{written}: {', '.join(sorted(path.name for path in written.iterdir()))}")
+        return
+    if target == "wasm":
+        module = output or Path(f"{code.prefix}.wasm")
+        for path in write_module(code, module.parent, module.name.removesuffix(".wasm")):
+            typer.echo(f"{path}: {path.stat().st_size} bytes")
         return
     place = output or Path(f"{code.prefix}.so")
     make_library(code, place)

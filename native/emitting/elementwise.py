@@ -10,6 +10,7 @@ from torchship.native.emitting.places import address, c_type
 from torchship.native.emitting.writer import Writer, double_literal, float_literal, integer_literal
 from torchship.native.errors import UnsupportedError
 from torchship.native.ir import sizes
+from torchship.native.ir.names import identifier
 from torchship.native.ir.program import Elementwise, Fused, Iota, Operand, Scalar, View
 from torchship.native.ir.sizes import Size
 
@@ -126,9 +127,9 @@ class _Plan:
                 offset = offset + sizes.symbol(loop.name) * self.stride(view, loop)
             written = any(view.same_elements(other) for other in self.group.writes())
             name = f"{'to' if written else 'of'}_{view.storage.name}"
-            if name in names.values():
-                name = f"{name}_{number}"
-            names[number] = name
+            taken = set(names.values())
+            names[number] = identifier(name, taken)
+            name = names[number]
             const = "" if written else "const "
             place = address(view, sizes.simple(offset))
             writer.line(f"{const}{c_type(view.dtype)} *const {name} = {place};")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from torchship.native.emitting.source import Unit, info
+from torchship.native.emitting.source import info
+from torchship.native.emitting.unit import Unit
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "web" / "model.mjs"
 ARRAYS = {

@@ -442,13 +442,17 @@ def info(unit: Unit) -> dict[str, object]:
                         "kind": f.kind,
                         "dtype": f.dtype,
                         "optional": f.optional,
-                        "shape": [s if isinstance(s, int) else _public(s) for s in f.shape],
+                        "shape": list(f.symbols),
                     }
                     for f in method.interface.inputs
                 ],
                 "outputs": [
                     {"name": f.name, "leaf": f.leaf, "dtype": f.dtype, "rank": len(f.shape)}
                     for f in method.interface.outputs
+                ],
+                "state": [
+                    {"input": state.input, "output": state.output}
+                    for state in unit.signatures[method.program.name].state
                 ],
             }
             for method in unit.methods

@@ -25,6 +25,14 @@ from torchship.native.ir.dtypes import NAMES, TORCH
 from torchship.native.ir.layout import narrow
 from torchship.native.ir.program import Elementwise, Iota, Scalar, View
 
+UNSUPPORTED_DTYPES = {
+    5: "float16",
+    8: "complex32",
+    9: "complex64",
+    10: "complex128",
+    15: "bfloat16",
+}
+"""By TorchScript's number."""
 UNARY_FLOAT = {
     "tanh", "sigmoid", "exp", "log", "sqrt", "rsqrt", "reciprocal", "erf", "expm1", "log1p", "sin",
     "cos", "silu", "softplus", "mish", "hardswish", "hardsigmoid", "selu", "elu", "gelu", "log2",
@@ -94,12 +102,24 @@ def arithmetic(importer: Importer, node: Any, arguments: list[Any]) -> object:
     return _binary(name, importer, a, b, alpha)
 
 
+def _known_divisor(importer: Importer, divisor: Any) -> None:
+    """Refuse a division of integers that could be by 0, which ends a C program."""
+    if not isinstance(divisor, int) or divisor <= 0:
+        raise importer.builder.unsupported("a division of integers by other than a number above 0")
+
+
 def _rounded_division(importer: Importer, a: Any, b: Any, mode: str) -> object:
     dtype = promoted(a, b)
     if not dtype.startswith("float"):
+        _known_divisor(importer, b)
         return importer.builder.elementwise(f"int_div_{mode}", [a, b], dtype)
     quotient = importer.builder.elementwise("div", [a, b], dtype)
     return importer.builder.elementwise(mode, [quotient], dtype)
+
+
+@operator("aten::floor_divide")
+def floor_divide(importer: Importer, node: Any, arguments: list[Any]) -> object:
+    return _rounded_division(importer, arguments[0], arguments[1], "floor")
 
 
 @operator("aten::remainder")
@@ -107,6 +127,8 @@ def remainder(importer: Importer, node: Any, arguments: list[Any]) -> object:
     a, b = arguments
     if not is_tensor(a) and not is_tensor(b):
         return scalar_remainder(importer, arguments)
+    if not promoted(a, b).startswith("float"):
+        _known_divisor(importer, b)
     return importer.builder.elementwise("remainder", [a, b], promoted(a, b))
 
 
@@ -374,7 +396,8 @@ def to(importer: Importer, node: Any, arguments: list[Any]) -> object:
 
 def _dtype(importer: Importer, code: int) -> str:
     if code not in DTYPES:
-        raise importer.builder.unsupported(f"a tensor of the dtype with the number {code}")
+        name = UNSUPPORTED_DTYPES.get(code, f"number {code}")
+        raise importer.builder.unsupported(f"a tensor of dtype {name}")
     return DTYPES[code]
 
 

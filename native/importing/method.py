@@ -139,7 +139,7 @@ class _Import:
         """Return the default of an argument that the signature leaves out."""
         if not declared.has_default_value():
             raise UnsupportedError(
-                f"method '{self.name}' needs the argument '{declared.name}', which the signature lacks"
+                f"method '{self.name}' needs '{declared.name}', which the signature lacks"
             )
         return self.importer.constant(declared.default_value, declared.name)
 

@@ -18,7 +18,7 @@ from torchship.native.building.wasm import build_wasm
 from torchship.native.compiler import Code, compile_archive
 from torchship.native.emitting import javascript
 from torchship.native.errors import CompilerMissingError, NativeError
-from torchship.native.importing.builder import NAMES, TORCH
+from torchship.native.ir.dtypes import NAMES, TORCH
 from torchship.script.errors import InputError, ModelError
 from torchship.script.exporting.runtimes import Result
 from torchship.script.format.manifest import Manifest
@@ -91,7 +91,8 @@ class NodeProcess:
         """
         answer = self._ask(method, inputs, 1)
         return {
-            name: _tensor(entry).reshape(entry["shape"]) for name, entry in answer["outputs"].items()
+            name: _tensor(entry).reshape(entry["shape"])
+            for name, entry in answer["outputs"].items()
         }
 
     def microseconds(self, method: str, inputs: Mapping[str, torch.Tensor]) -> float:
@@ -115,9 +116,10 @@ class NodeProcess:
         }
         given: dict[str, object] = {}
         for name, tensor in inputs.items():
-            given[name] = str(int(tensor)) if name in scalars and not tensor.is_floating_point() else (
-                float(tensor) if name in scalars else _entry(tensor)
-            )
+            if name not in scalars:
+                given[name] = _entry(tensor)
+            else:  # a whole number as text, since JSON's are rounded in JavaScript
+                given[name] = float(tensor) if tensor.is_floating_point() else str(int(tensor))
         return self._exchange({"method": method, "inputs": given, "sizes": sizes, "rounds": rounds})
 
     def _exchange(self, request: Mapping[str, object]) -> dict[str, Any]:
@@ -131,7 +133,8 @@ class NodeProcess:
         line = self._process.stdout.readline()
         if not line:
             _, errors = self._process.communicate()
-            lines = [text for text in errors.decode(errors="replace").splitlines() if "Error" in text]
+            told = errors.decode(errors="replace").splitlines()
+            lines = [text for text in told if "Error" in text]
             raise NativeError(f"node ended: {lines[0] if lines else 'no message'}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:

@@ -225,16 +225,16 @@ function sizesOf(known, arrays, given) {
     found = false;
     known.inputs.forEach((field, number) => {
       if (!arrays[number]) return;
-      const open = field.symbols.filter((size) => typeof size === "string" && symbols[size] === undefined);
+      const open = field.shape.filter((size) => typeof size === "string" && symbols[size] === undefined);
       if (new Set(open).size !== 1 || open.length !== 1) return;
-      const rest = field.symbols.reduce((product, size) => product * (size === open[0] ? 1 : symbols[size] ?? size), 1);
+      const rest = field.shape.reduce((product, size) => product * (size === open[0] ? 1 : symbols[size] ?? size), 1);
       symbols[open[0]] = rest ? arrays[number].length / rest : 0;
       found = true;
     });
   }
   known.inputs.forEach((field, number) => {
     if (field.kind === "size" && symbols[field.leaf] === undefined) {
-      const wanted = known.inputs.some((f, n) => arrays[n] && f.symbols.includes(field.leaf));
+      const wanted = known.inputs.some((f, n) => arrays[n] && f.shape.includes(field.leaf));
       if (wanted) throw new InputError(`size '${field.leaf}' does not follow from the inputs: give it`);
       symbols[field.leaf] = 0;
     }
@@ -242,10 +242,10 @@ function sizesOf(known, arrays, given) {
       if (field.kind === "tensor" && !field.optional) throw new InputError(`input '${field.leaf}' is missing`);
       return;
     }
-    const count = field.symbols.reduce((product, size) => product * (symbols[size] ?? size), 1);
+    const count = field.shape.reduce((product, size) => product * (symbols[size] ?? size), 1);
     if (count !== arrays[number].length)
       throw new InputError(
-        `input '${field.leaf}': expected ${count} elements, ${field.dtype}[${field.symbols.join(", ")}], got ${arrays[number].length}`,
+        `input '${field.leaf}': expected ${count} elements, ${field.dtype}[${field.shape.join(", ")}], got ${arrays[number].length}`,
       );
   });
   return symbols;

@@ -17,6 +17,7 @@ from rich.table import Table
 from torchship.cpp_runner.runtime import CppRuntime
 from torchship.native.errors import CompilerMissingError, UnsupportedError
 from torchship.native.running.runtime import NativeRuntime
+from torchship.native.running.wasm import WasmRuntime
 from torchship.script.cli import OperatorFolders, TrustedKeys
 from torchship.script.errors import OutOfMemoryError, TorchShipError, UsageError
 from torchship.script.exporting.localise import first_difference
@@ -32,7 +33,7 @@ from torchship.serve.client.http_runtime import HttpRuntime
 app = typer.Typer()
 
 MISMATCH = 1
-RUNTIMES = ("eager", "script", "cpp", "http", "native")
+RUNTIMES = ("eager", "script", "cpp", "http", "native", "wasm")
 ALIKE = (
     "the archive's module and the eager one agree in this process: what differs is the runtime, "
     "or the golden case"
@@ -106,6 +107,7 @@ def all_runtimes(
         "cpp": CppRuntime(trusted_keys),
         "http": HttpRuntime(trusted_keys),
         "native": NativeRuntime(),
+        "wasm": WasmRuntime(),
     }
 
 
@@ -156,7 +158,9 @@ def verify(
     archive: Annotated[Path, typer.Argument(help="The archive to check.")],
     runtime: Annotated[
         list[str] | None,
-        typer.Option(help="eager, script, cpp, http or native; may be repeated [default: all]."),
+        typer.Option(
+            help="eager, script, cpp, http, native or wasm; may be repeated [default: all]."
+        ),
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     trusted_keys: TrustedKeys = None,

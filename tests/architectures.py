@@ -1,4 +1,4 @@
-"""Modules as other people write them, small: what the compiler has to take beside our own models."""
+"""Small modules as other people write them: what the compiler takes beside our own models."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def encoder_examples() -> list[Example]:
 
 
 def torch_encoder() -> nn.Module:
-    """torch's own layer."""
+    """The layer that torch has."""
     return _seeded(nn.TransformerEncoderLayer(24, 3, 50, batch_first=True, norm_first=True))
 
 
@@ -147,7 +147,9 @@ def fusion() -> nn.Module:
 
 
 def fusion_examples() -> list[Example]:
-    return [{"inputs": {"image": _normal(n, n, 8), "text": _normal(n + 9, n, 5)}} for n in (1, 2, 5)]
+    return [
+        {"inputs": {"image": _normal(n, n, 8), "text": _normal(n + 9, n, 5)}} for n in (1, 2, 5)
+    ]
 
 
 # --- a decoder with a loop that ends when the values say so ---
@@ -253,10 +255,7 @@ def counts() -> nn.Module:
 
 def counts_examples() -> list[Example]:
     return [
-        {
-            "pixels": torch.randint(0, 256, (n, 13), generator=torch.Generator().manual_seed(n)).byte(),
-            "limit": torch.arange(n) * 7 - 5,
-        }
+        {"pixels": (_normal(n, n, 13) * 60 + 110).byte(), "limit": torch.arange(n) * 7 - 5}
         for n in (1, 2, 5)
     ]
 
