@@ -1,7 +1,11 @@
-/* --- matrix products, float32. Every output is one sum that begins with its start value and adds one product
-   after the other, in the order of k, each with one ts_fma. No tile and no width changes that order, so a row
-   gives the same bits alone, in any batch, and on every machine of one kind. The error is that of a sum in order:
-   at most k / 2 ULP of the sum of the absolute values, k ULP on machines without FMA.
+/* --- matrix products, float32. One sum in order would lose ever more digits as it grows, so every output is a sum
+   of short ones. Its k products, in order, are cut into blocks of 16, of which the last may be shorter; they run on
+   across segments. The sum of a block begins with +0 and adds one product after the other, each with one ts_fma. The
+   total is the sum of the first block, to which those of the others are added one after the other; without products
+   it is +0. The output is start + total.
+   No tile and no width changes that order, so a row gives the same bits alone, in any batch, and on every machine
+   of one kind. The error is at most (16 + the number of blocks) / 2 ULP of the sum of the absolute values of the
+   products and of the start.
 
    Packed weights: the n columns in panels of 32, the last one 16 wide where at most 16 remain. A panel holds,
    for each k, its columns side by side, zeros where there are none: k * ts_padded(n) floats, aligned to 64. --- */
@@ -63,6 +67,7 @@ typedef struct {
 #endif
 #define TS_BLOCK 264 /* rows whose addresses are kept at a time: a multiple of every TS_ROWS */
 #define TS_PANEL 32
+#define TS_SUMMED 16 /* products that are summed from zero: a block */
 static const float ts_zeros[4 * TS_PANEL] = {0};
 TS_INLINE ptrdiff_t ts_padded(ptrdiff_t n) { return (n + 15) / 16 * 16; }
 /* The sums are variables with numbers, not an array: so compilers keep every one of them in a register. Those
@@ -72,7 +77,9 @@ TS_INLINE ptrdiff_t ts_padded(ptrdiff_t n) { return (n + 15) / 16 * 16; }
   TS_EACH_12(DO) DO(12) DO(13) DO(14) DO(15) DO(16) DO(17) DO(18) DO(19) DO(20) DO(21) DO(22) DO(23)
 /* The sums of `rows` rows by `panels` * `vectors` vectors, all three constants. The weights of one k are
    `vectors` vectors in each panel, `step` floats before those of the next k; panels lie `panel` floats apart.
-   What there is less of, rows or vectors, is loaded first, and the others one by one when their turn comes. */
+   What there is less of, rows or vectors, is loaded first, and the others one by one when their turn comes. The
+   registers hold the sums of a block; the totals wait in memory, which costs little once in 16 products. They begin
+   with -0, to which any sum is added as it is. */
 TS_INLINE void ts_tile(const int rows, const int panels, const int vectors, const float *const *x, const float *w,
                        ptrdiff_t step, ptrdiff_t panel, const ts_product *p) {
   const int wide = panels * vectors, size = rows * wide, inner = rows < wide ? rows : wide;
@@ -81,37 +88,60 @@ TS_INLINE void ts_tile(const int rows, const int panels, const int vectors, cons
   const float *start = p->start;
   float *out = p->out;
   const ptrdiff_t start_stride = p->start_stride, out_stride = p->out_stride;
+  float totals[24 * TS_W] TS_ALIGNED;
+  const float *at[12];
+  ptrdiff_t remain = count * length, offset = count > 0 ? offsets[0] : 0, k = 0;
+#define TS_DO(r) at[r] = r < rows ? x[r] + offset : NULL;
+  TS_EACH_12(TS_DO)
+#undef TS_DO
 #define TS_ROW(i) (rows < wide ? i % inner : i / inner)
 #define TS_VECTOR(i) (rows < wide ? i / inner : i % inner)
 #define TS_WEIGHT(v) ts_load(w + (v) / vectors * panel + (v) % vectors * TS_W)
-#define TS_DO(i) \
-  ts_v sum##i = ts_set(0); \
-  if (i < size) sum##i = ts_load(start + TS_ROW(i) * start_stride + TS_VECTOR(i) * TS_W);
+#define TS_DO(i) ts_v sum##i = ts_set(0); if (i < size) ts_store(totals + i * TS_W, ts_set(-0.0f));
   TS_EACH_24(TS_DO)
 #undef TS_DO
-  for (ptrdiff_t s = 0; s < count; s++) {
-    const ptrdiff_t offset = offsets[s];
-    const float *at[12];
+  for (;;) {
+    ptrdiff_t block = remain < TS_SUMMED ? remain : TS_SUMMED;
+    remain -= block;
+    while (block > 0) {
+      if (k == length) {
+        offset = *++offsets;
 #define TS_DO(r) if (r < rows) at[r] = x[r] + offset;
-    TS_EACH_12(TS_DO)
+        TS_EACH_12(TS_DO)
 #undef TS_DO
-    for (ptrdiff_t k = 0; k < length; k++, w += step) {
-      ts_v first[12], next = ts_set(0);
-#define TS_DO(i) \
-      if (i < inner && rows < wide) first[i] = ts_set(at[i][k]); \
-      if (i < inner && rows >= wide) { first[i] = TS_WEIGHT(i); TS_IN_REGISTER(first[i]); }
-      TS_EACH_12(TS_DO)
-#undef TS_DO
-#define TS_DO(i) \
-      if (i < size) { \
-        if (i % inner == 0 && rows < wide) { next = TS_WEIGHT(i / inner); if (rows > 1) TS_IN_REGISTER(next); } \
-        if (i % inner == 0 && rows >= wide) next = ts_set(at[i / inner][k]); \
-        sum##i = ts_fma(first[i % inner], next, sum##i); \
+        k = 0;
       }
-      TS_EACH_24(TS_DO)
+      const ptrdiff_t end = length - k < block ? length : k + block;
+      for (block -= end - k; k < end; k++, w += step) {
+        ts_v first[12], next = ts_set(0);
+#define TS_DO(i) \
+        if (i < inner && rows < wide) first[i] = ts_set(at[i][k]); \
+        if (i < inner && rows >= wide) { first[i] = TS_WEIGHT(i); TS_IN_REGISTER(first[i]); }
+        TS_EACH_12(TS_DO)
 #undef TS_DO
+#define TS_DO(i) \
+        if (i < size) { \
+          if (i % inner == 0 && rows < wide) { next = TS_WEIGHT(i / inner); if (rows > 1) TS_IN_REGISTER(next); } \
+          if (i % inner == 0 && rows >= wide) next = ts_set(at[i / inner][k]); \
+          sum##i = ts_fma(first[i % inner], next, sum##i); \
+        }
+        TS_EACH_24(TS_DO)
+#undef TS_DO
+      }
     }
+    if (remain == 0) break;
+#define TS_DO(i) \
+    if (i < size) { ts_store(totals + i * TS_W, ts_load(totals + i * TS_W) + sum##i); sum##i = ts_set(0); }
+    TS_EACH_24(TS_DO)
+#undef TS_DO
   }
+#define TS_DO(i) \
+  if (i < size) { \
+    const float *begin = start + TS_ROW(i) * start_stride + TS_VECTOR(i) * TS_W; \
+    sum##i = ts_load(begin) + (ts_load(totals + i * TS_W) + sum##i); \
+  }
+  TS_EACH_24(TS_DO)
+#undef TS_DO
 #define TS_DO(i) if (i < size) sum##i = ts_relu(sum##i);
   if (p->relu) { TS_EACH_24(TS_DO) }
 #undef TS_DO
@@ -275,8 +305,9 @@ TS_FUNCTION void ts_block(ptrdiff_t rows, const float *const *x, const float *pa
     ts_all_columns(tile, x, k, packed, n, &p);
   }
 }
-/* out[r][j] = start[r][j] + sum of x[r][i] * w[i][j] over i < k, in order. Rows lie *_stride floats apart: a bias has
-   the start_stride 0; a start of NULL is zeros; start may be out. relu: the larger of that and 0, NaN stays. */
+/* out[r][j] = start[r][j] + sum of x[r][i] * w[i][j] over i < k, in blocks of 16. Rows lie *_stride floats apart:
+   a bias has the start_stride 0; a start of NULL is zeros; start may be out. relu: the larger of that and 0, NaN
+   stays. */
 TS_FUNCTION void ts_linear(ptrdiff_t rows, const float *x, ptrdiff_t x_stride, ptrdiff_t k, const float *packed,
                            ptrdiff_t n, const float *start, ptrdiff_t start_stride, float *out, ptrdiff_t out_stride,
                            int relu) {
@@ -365,7 +396,7 @@ TS_FUNCTION void ts_pack(ptrdiff_t k, ptrdiff_t n, const float *w, ptrdiff_t k_s
     ts_pack_panel(k, columns, width, w + base * n_stride, k_stride, n_stride, packed + base * k);
   }
 }
-/* out[b][r][j] = sum of x[b][r][i] * w[b][i][j] over i < k, in order: the same bits as ts_pack and ts_linear. The
+/* out[b][r][j] = sum of x[b][r][i] * w[b][i][j] over i < k: the same bits as ts_pack and ts_linear. The
    *_batch and *_stride are in floats; the rows of x are contiguous, w may be transposed. `scratch` holds 32 * k floats,
    aligned to 64. */
 TS_FUNCTION void ts_matmul(ptrdiff_t batch, ptrdiff_t rows, ptrdiff_t k, ptrdiff_t n, const float *x,
@@ -391,20 +422,27 @@ TS_FUNCTION void ts_matmul(ptrdiff_t batch, ptrdiff_t rows, ptrdiff_t k, ptrdiff
       }
     }
 }
-/* --- depthwise convolutions: out[r][c] = start[r][c] + sum of x[r][offsets[t] + c] * w[t][c] over the taps t, in
-   order. The weights of a tap are ts_padded(channels) floats, aligned to 64. --- */
+/* --- depthwise convolutions: out[r][c] = start[r][c] + sum of x[r][offsets[t] + c] * w[t][c] over the taps t,
+   in blocks of 16 taps like the products above. The weights of a tap are ts_padded(channels) floats, aligned to
+   64. --- */
 #define TS_DEPTH_ROWS 4
 #define TS_DEPTH_VECTORS 2
 TS_INLINE void ts_depth_tile(const int rows, const int vectors, int columns, const float *const *x, ptrdiff_t taps,
                              const ptrdiff_t *offsets, const float *w, ptrdiff_t step, const ts_product *p) {
-  ts_v sums[TS_DEPTH_ROWS][TS_DEPTH_VECTORS];
+  ts_v totals[TS_DEPTH_ROWS][TS_DEPTH_VECTORS], sums[TS_DEPTH_ROWS][TS_DEPTH_VECTORS];
   const int whole = columns == vectors * TS_W;
   for (int r = 0; r < rows; r++)
     for (int v = 0; v < vectors; v++) {
-      const float *start = p->start + r * p->start_stride + v * TS_W;
-      sums[r][v] = whole ? ts_load(start) : ts_load_first(start, columns);
+      totals[r][v] = ts_set(-0.0f);
+      sums[r][v] = ts_set(0);
     }
-  for (ptrdiff_t t = 0; t < taps; t++, w += step)
+  for (ptrdiff_t t = 0; t < taps; t++, w += step) {
+    if (t % TS_SUMMED == 0 && t > 0)
+      for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) {
+          totals[r][v] = totals[r][v] + sums[r][v];
+          sums[r][v] = ts_set(0);
+        }
     for (int v = 0; v < vectors; v++) {
       const ts_v weight = ts_load(w + v * TS_W);
       for (int r = 0; r < rows; r++) {
@@ -412,10 +450,14 @@ TS_INLINE void ts_depth_tile(const int rows, const int vectors, int columns, con
         sums[r][v] = ts_fma(whole ? ts_load(value) : ts_load_first(value, columns), weight, sums[r][v]);
       }
     }
+  }
   for (int r = 0; r < rows; r++)
     for (int v = 0; v < vectors; v++) {
+      const float *start = p->start + r * p->start_stride + v * TS_W;
       float *out = p->out + r * p->out_stride + v * TS_W;
-      const ts_v sum = p->relu ? ts_relu(sums[r][v]) : sums[r][v];
+      ts_v sum = totals[r][v] + sums[r][v];
+      sum = (whole ? ts_load(start) : ts_load_first(start, columns)) + sum;
+      if (p->relu) sum = ts_relu(sum);
       if (whole) ts_store(out, sum);
       else ts_store_first(out, sum, columns);
     }
@@ -455,17 +497,28 @@ TS_FUNCTION void ts_depthwise(const ts_places *places, const float *x, ptrdiff_t
 /* --- one-hot operands: the product with a row that is 0 but for one 1 in each group of classes, as a sum of rows of
    the weights. The class of tap t is index[segments of the row]; its weights are the ts_padded(n) floats at
    tables + t * table_stride + class * ts_padded(n), aligned to 64. A negative class adds nothing: a padded input.
-   Adding 0 * w changes nothing where w is finite, so the bits are those of ts_linear on the row of zeros and ones; only
-   a start of -0 can stay -0 here where there it becomes 0. --- */
+   The sum runs in blocks of 16 taps like the products above, a padded input taking its place among the 16, and the
+   start is added last. The order is that of the taps, not of the elements of the row of zeros and ones: ts_linear on
+   that row rounds otherwise. The error is at most (16 + the number of blocks) / 2 ULP of the sum of the absolute
+   values. --- */
 #define TS_EACH_8(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
 TS_INLINE void ts_gather_tile(const int vectors, const int32_t *index, const ts_segments *taps, const float *w,
                               ptrdiff_t table_stride, ptrdiff_t step, const float *start, float *out, int relu) {
-#define TS_DO(v) ts_v sum##v = v < vectors ? ts_load(start + v % vectors * TS_W) : ts_set(0);
+  float totals[8 * TS_W] TS_ALIGNED;
+  int block = 0;
+#define TS_DO(v) ts_v sum##v = ts_set(0); if (v < vectors) ts_store(totals + v * TS_W, ts_set(-0.0f));
   TS_EACH_8(TS_DO)
 #undef TS_DO
   for (ptrdiff_t s = 0; s < taps->count; s++) {
     const int32_t *classes = index + taps->offsets[s];
     for (ptrdiff_t t = 0; t < taps->length; t++, w += table_stride) {
+      if (block++ == TS_SUMMED) {
+#define TS_DO(v) \
+        if (v < vectors) { ts_store(totals + v * TS_W, ts_load(totals + v * TS_W) + sum##v); sum##v = ts_set(0); }
+        TS_EACH_8(TS_DO)
+#undef TS_DO
+        block = 1;
+      }
       if (classes[t] < 0) continue;
       const float *row = w + classes[t] * step;
 #define TS_DO(v) if (v < vectors) sum##v += ts_load(row + v * TS_W);
@@ -473,6 +526,10 @@ TS_INLINE void ts_gather_tile(const int vectors, const int32_t *index, const ts_
 #undef TS_DO
     }
   }
+#define TS_DO(v) \
+  if (v < vectors) sum##v = ts_load(start + v % vectors * TS_W) + (ts_load(totals + v * TS_W) + sum##v);
+  TS_EACH_8(TS_DO)
+#undef TS_DO
 #define TS_DO(v) if (v < vectors) ts_store(out + v * TS_W, relu ? ts_relu(sum##v) : sum##v);
   TS_EACH_8(TS_DO)
 #undef TS_DO

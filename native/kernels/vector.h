@@ -132,10 +132,18 @@ TS_INLINE ts_v ts_with_sign(ts_v v, ts_v x) {
 }
 /* max(v, 0), and NaN of NaN. */
 TS_INLINE ts_v ts_relu(ts_v v) { return ts_select(ts_lt(v, ts_set(0)), ts_set(0), v); }
+#if defined(TS_PASS_AVX2)
+/* A mask of the first `count` lanes. */
+TS_INLINE __m256i ts_first_lanes(int count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+#endif
 /* The first `count` lanes, the others 0; count is 1 to TS_W. */
 TS_INLINE ts_v ts_load_first(const float *p, int count) {
 #if defined(TS_PASS_AVX512)
   return (ts_v)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), p);
+#elif defined(TS_PASS_AVX2)
+  return (ts_v)_mm256_maskload_ps(p, ts_first_lanes(count));
 #else
   float lanes[TS_W] = {0};
   for (int lane = 0; lane < count; lane++) lanes[lane] = p[lane];
@@ -145,6 +153,8 @@ TS_INLINE ts_v ts_load_first(const float *p, int count) {
 TS_INLINE void ts_store_first(float *p, ts_v v, int count) {
 #if defined(TS_PASS_AVX512)
   _mm512_mask_storeu_ps(p, (__mmask16)((1u << count) - 1), (__m512)v);
+#elif defined(TS_PASS_AVX2)
+  _mm256_maskstore_ps(p, ts_first_lanes(count), (__m256)v);
 #else
   for (int lane = 0; lane < count; lane++) p[lane] = ts_lane(v, lane);
 #endif

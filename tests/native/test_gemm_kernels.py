@@ -28,7 +28,7 @@ HOST = """
 #include <wasm_simd128.h>
 #endif
 #include "portable.h"
-#define OPERAND_BYTES (1 << 20)
+#define OPERAND_BYTES (1 << 21)
 #if defined(__wasm__)
 static float operands[4][OPERAND_BYTES / 4] TS_ALIGNED;
 static float *operand_end(int which) { return operands[which] + OPERAND_BYTES / 4; }
