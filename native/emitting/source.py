@@ -290,8 +290,9 @@ def _method(out: Writer, unit: Unit, method: CompiledMethod) -> None:
 
 
 def _words(written: Writer) -> set[str]:
-    """Return the words of C, without those of comments."""
-    return set(re.findall(r"\w+", re.sub(r"/\*.*?\*/", "", written.text(), flags=re.S)))
+    """Return the words of C, without those of comments and texts."""
+    text = re.sub(r'/\*.*?\*/|"(?:[^"\\]|\\.)*"', "", written.text(), flags=re.S)
+    return set(re.findall(r"\w+", text))
 
 
 def _input(field: Field) -> str:
