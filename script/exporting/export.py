@@ -29,6 +29,7 @@ from torchship.script.exporting.eager import (
     refuse_too_large,
     refuse_training,
 )
+from torchship.script.exporting.float64_run import float64_outputs
 from torchship.script.exporting.independence import DependenceError, independent_rows
 from torchship.script.exporting.localise import first_difference
 from torchship.script.exporting.module_errors import as_export_errors
@@ -38,6 +39,7 @@ from torchship.script.exporting.trial_calls import infer_method
 from torchship.script.exporting.wrappers import refuse_wrappers
 from torchship.script.format.atomic_write import write_atomic
 from torchship.script.format.file_content import Content, DraftContent
+from torchship.script.format.float64_outputs import Float64Outputs
 from torchship.script.format.golden import Case, Step, run_case
 from torchship.script.format.manifest import (
     Argument,
@@ -141,7 +143,8 @@ def _export(
         _check_labels(manifest, cases)
         if trace_warnings:
             require_sizes(manifest, cases)
-        archive = _packed(path, draft, manifest, cases, trace_warnings)
+        in_float64 = float64_outputs(manifest, module, cases)
+        archive = _packed(path, draft, manifest, cases, trace_warnings, in_float64)
     _agree(archive, module)
     write_atomic(path, archive.blocks())
     return archive
@@ -157,10 +160,11 @@ def _packed(
     manifest: Manifest,
     cases: Sequence[Case],
     trace_warnings: Sequence[TraceWarning],
+    in_float64: Float64Outputs,
 ) -> Archive:
     """Add our records to a draft with the TorchScript zip; return the archive, checked."""
     try:
-        add_records(draft.file, manifest, cases, trace_warnings)
+        add_records(draft.file, manifest, cases, trace_warnings, in_float64)
         return check_content(path, Content(draft.blocks()))
     except ArchiveError as error:
         raise ExportError(f"the archive would not be readable: {error}") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -197,12 +197,17 @@ def _severity(difference: Difference) -> tuple[bool, bool, float, bool]:
     return (not difference.agreed, missing, difference.max_abs or 0, not difference.bit_identical)
 
 
-def check_case(manifest: Manifest, number: int, case: Case, call: Call) -> list[Difference]:
+Check = Callable[[Manifest, int, Case, Sequence[Flat]], list[Difference]]
+
+
+def check_case(
+    manifest: Manifest, number: int, case: Case, call: Call, check: Check = check_outputs
+) -> list[Difference]:
     """Run a golden case several times through `call` and return the largest differences."""
     method = manifest.methods[case.method]
     worst: dict[tuple[int, str], Difference] = {}
     for _ in range(REPEATS):
-        for difference in check_outputs(manifest, number, case, run_case(call, method, case)):
+        for difference in check(manifest, number, case, run_case(call, method, case)):
             key = (difference.step, difference.output)
             worst[key] = worse(worst[key], difference) if key in worst else difference
     return list(worst.values())

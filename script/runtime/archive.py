@@ -8,13 +8,16 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import BinaryIO
 
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from torchship.script.errors import ArchiveError, OperatorError
+from torchship.script.format import float64_outputs
 from torchship.script.format.file_content import BLOCK, Content, read_blocks
+from torchship.script.format.float64_outputs import Float64Outputs
 from torchship.script.format.golden import Case, from_safetensors, to_safetensors
 from torchship.script.format.manifest import Manifest, parse_manifest
 from torchship.script.format.signing import check_signature
@@ -28,6 +31,7 @@ OURS = "extra/torchship/"
 MANIFEST = f"{OURS}manifest.json"
 GOLDEN = f"{OURS}golden.safetensors"
 TRACE_WARNINGS = f"{OURS}trace_warnings.json"
+FLOAT64_OUTPUTS = f"{OURS}float64_outputs.safetensors"
 MAX_INFLATED = 4 << 30  # bytes
 MAX_FILE = MAX_INFLATED + (64 << 20)  # bytes: stored records, their names, padding and signature
 LARGE = 1 << 20  # bytes of a file; trimming after smaller ones does not pay
@@ -52,11 +56,14 @@ def add_records(
     manifest: Manifest,
     cases: Sequence[Case],
     trace_warnings: Sequence[TraceWarning] = (),
+    outputs_in_float64: Float64Outputs = MappingProxyType({}),
 ) -> None:
     """Turn a TorchScript zip, open for reading and writing, into an archive; see `pack`."""
     ours = {GOLDEN: to_safetensors(cases)}
     if trace_warnings:
         ours[TRACE_WARNINGS] = to_record(trace_warnings)
+    if outputs_in_float64:
+        ours[FLOAT64_OUTPUTS] = float64_outputs.to_safetensors(outputs_in_float64)
     found = {name: hashlib.sha256(data) for name, data in ours.items()}
     with zipfile.ZipFile(script, "a") as file:
         top = PurePosixPath(file.namelist()[0]).parts[0]
@@ -210,6 +217,18 @@ class Archive:
             return ()
         return from_record(self._record(TRACE_WARNINGS))
 
+    @property
+    def float64_outputs(self) -> Float64Outputs:
+        """The float64 outputs of those golden cases that have some, by the case's number.
+
+        Raises:
+            ArchiveError: the record is damaged, does not match the golden cases, or the archive
+                was released.
+        """
+        if FLOAT64_OUTPUTS not in self.sizes:
+            return {}
+        return float64_outputs.from_safetensors(self._record(FLOAT64_OUTPUTS), self.golden)
+
     def _record(self, name: str) -> bytes:
         found: list[bytes] = []
         torchscript.visit_records(
@@ -334,11 +353,11 @@ def read_manifest(path: Path, content: Content) -> Manifest:
 
 def _check(content: Content) -> tuple[dict[str, int], bytes | None]:
     """Check a file's content; return the size of each record and the manifest's bytes."""
-    found: set[str] = set()
+    found: dict[str, None] = {}  # in the file's order
     manifest_blocks: list[bytes] = []
 
     def take(name: str, block: bytes) -> None:
-        found.add(name)
+        found[name] = None
         if name == MANIFEST:
             manifest_blocks.append(block)
 
