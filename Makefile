@@ -11,7 +11,7 @@ FOREIGN := build/foreign
 OLDEST := build/oldest
 PACKAGES := python3-venv g++ pkg-config curl libssl-dev libzip-dev libpng-dev nlohmann-json3-dev libcli11-dev libgtest-dev redis-server
 NATIVE_PACKAGES := clang lld wasi-libc libclang-rt-14-dev libclang-rt-dev-wasm32 gcc-aarch64-linux-gnu qemu-user $(if $(shell command -v node),,nodejs)
-SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp_runner -name '*.cpp' -o -name '*.h' -o -name 'CMakeLists.txt' -o -name '*.cmake' -o -name '*.in' -o -name '*.sh')
+SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp_runner -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -name 'CMakeLists.txt' -o -name '*.cmake' -o -name '*.in' -o -name '*.sh')
 
 BUILD_TOOLS := "scikit-build-core>=1.1" cmake ninja
 
@@ -153,13 +153,13 @@ lint: setup
 	mypy -p torchship
 	for folder in tests/*/ bench/ deploy/; do mypy $$folder || exit 1; done
 	mypy $(wildcard tests/*.py)
-	clang-format --dry-run -Werror $(shell find cpp_runner -name '*.cpp' -o -name '*.h')
+	clang-format --dry-run -Werror $(shell find cpp_runner -name '*.cpp' -o -name '*.c' -o -name '*.h')
 	python deploy/tidy.py $(BUILD)
 
 format: setup
 	ruff check --fix .
 	ruff format .
-	clang-format -i $(shell find cpp_runner -name '*.cpp' -o -name '*.h')
+	clang-format -i $(shell find cpp_runner -name '*.cpp' -o -name '*.c' -o -name '*.h')
 
 bench: setup
 	python bench/latency.py

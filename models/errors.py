@@ -60,6 +60,13 @@ class CheckpointError(ModelsError):
     exit_code = 2
 
 
+class LibraryMissingError(ModelsError):
+    """A shared library of this package is not built, or is of another version."""
+
+    code = "library_missing"
+    exit_code = 2
+
+
 class OperatorsMissingError(ModelsError):
     """The library of our own operators is not built, or cannot be loaded."""
 

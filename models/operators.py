@@ -1,19 +1,15 @@
 """Loads our own library of operators, `torch.ops.torchship`, for models that run eagerly.
 
-`script.runtime.operators` does the same for archives, by the names in their manifests. `models`
-must not import `script`, so the two share only the place of the file in the package.
+`script.runtime.operators` does the same for archives, by the names in their manifests.
 """
 
-import os
-from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 import torch
 
-from torchship.models.errors import OperatorsMissingError
+from torchship.models import libraries
+from torchship.models.errors import LibraryMissingError, OperatorsMissingError
 
-_RUNNER = ("torchship", "cpp_runner", "bin", "torchship-runner")
-_VARIABLE = "TORCHSHIP_OPERATORS"
 _FILE = "libtorchship_ops.so"
 _BUILT_WITH = "libtorch-version"  # the file beside the library with its version of torch
 
@@ -62,26 +58,7 @@ def library() -> Path:
     Raises:
         OperatorsMissingError: no folder has it.
     """
-    given = [Path(entry) for entry in os.environ.get(_VARIABLE, "").split(os.pathsep) if entry]
-    folders = [*_package_folders(), *given]
-    for folder in folders:
-        if (folder / _FILE).is_file():
-            return folder / _FILE
-    raise OperatorsMissingError(
-        f"there is no '{_FILE}' in {', '.join(map(str, folders)) or 'any folder'}: build it with "
-        "`pip install torch==2.13.0 'scikit-build-core>=1.1' cmake ninja` and then "
-        "`pip install --no-build-isolation -e .`"
-    )
-
-
-def _package_folders() -> list[Path]:
-    """Return the folder of the installed `torchship-runner`, and `lib` beside it."""
     try:
-        installed = files("torchship") or []
-    except PackageNotFoundError:
-        return []
-    for file in installed:
-        if Path(file).parts[-len(_RUNNER) :] == _RUNNER:
-            folder = Path(str(file.locate())).resolve().parent
-            return [folder, folder.parent / "lib"]
-    return []
+        return libraries.find(_FILE)
+    except LibraryMissingError as error:
+        raise OperatorsMissingError(str(error)) from None

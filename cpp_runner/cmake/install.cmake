@@ -31,7 +31,8 @@ function(torchship_install name bin include lib)
   install(TARGETS torchship_c EXPORT torchship-c-${name}
     LIBRARY DESTINATION "${lib}" COMPONENT ${name} ${ARGN}
     INCLUDES DESTINATION "${include}")
-  install(TARGETS torchship_ops LIBRARY DESTINATION "${lib}" COMPONENT ${name} ${ARGN})
+  install(TARGETS torchship_ops torchship_snake_python
+    LIBRARY DESTINATION "${lib}" COMPONENT ${name} ${ARGN})
   install(FILES "${CMAKE_CURRENT_BINARY_DIR}/libtorch-version"
     DESTINATION "${lib}" COMPONENT ${name} ${ARGN})
   install(DIRECTORY "${PROJECT_SOURCE_DIR}/cpp_runner/include/torchship"

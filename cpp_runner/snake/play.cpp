@@ -46,7 +46,7 @@ struct Options {
 struct Episode {
   std::uint64_t seed = 0;
   std::int64_t steps = 0;
-  SnakeScore score;          // of all agents
+  SnakeScore score{};        // of all agents
   std::int64_t longest = 1;  // segments, of any snake at any time
 
   double reward() const {
@@ -130,7 +130,7 @@ class Play {
   }
 
   SnakeScore total() const {
-    SnakeScore sum;
+    SnakeScore sum{};
     for (const SnakeScore& score : player_.game().scores()) {
       sum.food += score.food;
       sum.corpses += score.corpses;

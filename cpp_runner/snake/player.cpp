@@ -13,7 +13,7 @@ namespace {
 
 /// SplitMix64 as models/sampling.py writes it: it adds before it mixes.
 std::uint64_t scatter(std::uint64_t z) {
-  return mix(z + golden_gamma);
+  return snake_mix(z + SNAKE_GOLDEN_GAMMA);
 }
 
 /// Besides its state, a policy takes what the agents see, and which of them have died.

@@ -1,4 +1,4 @@
-// Compares the game with games that models/snake/game.py has played.
+// Compares the game with games that Python has played, with the same source.
 
 #include "snake/snake.h"
 

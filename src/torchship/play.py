@@ -177,8 +177,8 @@ def play(
     """Let a policy play: many snakes in the terminal, all moved by one model.
 
     With --compare four games are played in lock step: this one in eager, script and C++, and
-    once more in `torchship-runner play`, whose game is written in C++. Exit code 0; 1 if they
-    were not the same.
+    once more in `torchship-runner play`, which needs no Python. Exit code 0; 1 if they were not
+    the same.
 
     Examples:
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from torchship.models import operators, recurrent
+from torchship.models import libraries, operators, recurrent
 from torchship.models.cells import FusedLSTMCell, LSTMCell, lstm_pointwise
 from torchship.models.errors import OperatorsMissingError
 from torchship.models.recurrent import Recurrent
@@ -287,7 +287,7 @@ def test_scripted_it_calls_the_operator_and_changes_no_bit(
 def test_where_the_library_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     built = operators.library()
     assert built.name == "libtorchship_ops.so"
-    monkeypatch.setattr(operators, "files", lambda name: [])
+    monkeypatch.setattr(libraries, "files", lambda name: [])
     monkeypatch.delenv("TORCHSHIP_OPERATORS", raising=False)
     with pytest.raises(OperatorsMissingError, match="in any folder: build it"):
         operators.library()

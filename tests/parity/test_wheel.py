@@ -68,6 +68,7 @@ def test_what_is_in_it(wheel: Path) -> None:
     inside = {name for name in names if name.startswith("torchship/cpp_runner/")}
     headers = {f"include/torchship/{f.name}" for f in ROOT.glob("cpp_runner/include/torchship/*.h")}
     libraries = {"libtorchship.a", "libtorchship_c.so", "libtorchship_ops.so", "libtorch-version"}
+    libraries |= {"libtorchship_snake.so"}
     modules = {f.name for f in ROOT.glob("cpp_runner/python/*.py")}
     folder = ROOT / "cpp_runner"
     examples = {

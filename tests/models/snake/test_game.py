@@ -36,7 +36,7 @@ def mix(z: int) -> int:
 
 
 class Reference:
-    """One field, played by the rules of the module's first lines: a dict of cells, snake by snake.
+    """One field, played by the rules in cpp_runner/snake/game.h: a dict of cells, snake by snake.
 
     Rows and columns count from the top left cell inside the walls.
     """
