@@ -32,7 +32,9 @@ from torchship.script.format.tree import Flat, map_children
 from torchship.script.runtime.agreement import check_outputs
 from torchship.script.runtime.program import Program
 
-MAX_WEIGHTS = 1 << 30  # bytes: the run needs three times as many, for a copy in float64
+# Bytes. The run needs three times as many for a copy in float64, and an export of large weights
+# shall take no more than three times their memory in all.
+MAX_WEIGHTS = 48 << 20
 
 _NAMES = frozenset(str(dtype).removeprefix("torch.") for dtype in LOWER_PRECISIONS)
 _log = logging.getLogger(__name__)

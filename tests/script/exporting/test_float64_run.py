@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import zoo
 from torchship.script.exporting.export import export
-from torchship.script.exporting.float64_run import float64_outputs
+from torchship.script.exporting.float64_run import MAX_WEIGHTS, float64_outputs
 from torchship.script.runtime.archive import FLOAT64_OUTPUTS, Archive, open_archive
 
 
@@ -210,6 +210,16 @@ def test_the_users_module_and_process_stay_as_they_were(tmp_path: Path) -> None:
         assert tensor.dtype == torch.float32
         assert torch.equal(tensor, before[name])
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_large_weights_are_not_copied(tmp_path: Path) -> None:
+    archive = export(zoo.target(zoo.linear, zoo.rows), tmp_path / "a.pt")
+    manifest, module = archive.require_manifest(), zoo.linear()
+    weights = sum(tensor.nbytes for tensor in module.parameters())
+    module.register_buffer("table", torch.zeros(MAX_WEIGHTS - weights, dtype=torch.uint8))
+    assert float64_outputs(manifest, module, archive.golden)
+    module.register_buffer("table", torch.zeros(MAX_WEIGHTS - weights + 1, dtype=torch.uint8))
+    assert float64_outputs(manifest, module, archive.golden) == {}
 
 
 def test_a_second_export_gives_the_same_bytes(tmp_path: Path) -> None:
