@@ -1,0 +1,84 @@
+"""`torchship compile` as a user calls it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from torchship.script.exporting.export import export
+from torchship.script.exporting.target import find_target
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("archive") / "snake.pt"
+    export(find_target("snake", None, {}), path)
+    return path
+
+
+def torchship(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torchship", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+COMPILERS = {
+    "C11 by gcc": ["gcc", "-std=c11"],
+    "C++17 by g++": ["g++", "-std=c++17", "-x", "c++"],
+    "C11 by clang": ["clang", "-std=c11"],
+    "C++17 by clang++": ["clang++", "-std=c++17", "-x", "c++"],
+}
+
+
+@pytest.mark.parametrize("compiler", COMPILERS.values(), ids=COMPILERS.keys())
+def test_the_c_has_no_warnings_and_its_golden_cases_agree(
+    compiler: list[str], archive: Path, tmp_path: Path
+) -> None:
+    done = torchship("compile", archive, "-o", tmp_path / "code")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "code"
+    program = folder / "example"
+    flags = ["-O1", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-ffp-contract=off"]
+    command = [*compiler, *flags, "-c", str(folder / "snake.c"), "-o", str(folder / "snake.o")]
+    subprocess.run(command, check=True)
+    parts = [str(folder / "example.c"), str(folder / "snake.o"), "-lm", "-o", str(program)]
+    subprocess.run(["gcc", *parts], check=True)
+    ran = subprocess.run([str(program)], capture_output=True, text=True, check=True)
+    assert "golden cases agree" in ran.stdout
+
+
+def test_the_same_archive_gives_the_same_bytes(archive: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert torchship("compile", archive, "-o", tmp_path / name).returncode == 0
+    for file in ("snake.c", "snake.h", "CMakeLists.txt", "example.c"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_strip_leaves_the_golden_cases_out(archive: Path, tmp_path: Path) -> None:
+    done = torchship("compile", archive, "--strip", "-o", tmp_path / "code")
+    assert done.returncode == 0, done.stderr
+    assert "selftest" not in (tmp_path / "code" / "snake.c").read_text()
+
+
+def test_a_missing_compiler_is_named(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    done = torchship("compile", archive, "--target", "lib", "-o", archive.parent / "x.so")
+    assert done.returncode == 2
+    assert "no-such-compiler" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (archive.parent / "x.so").exists()
+
+
+def test_a_target_that_does_not_exist_is_refused(archive: Path) -> None:
+    done = torchship("compile", archive, "--target", "rust")
+    assert done.returncode == 2
+    assert "--target 'rust': expected one of c, lib, wasm" in done.stderr
+
+
+def test_verify_skips_what_has_no_compiler(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    asked = torchship("verify", archive, "--runtime", "native")
+    assert asked.returncode == 1
+    assert "there is no C compiler" in asked.stdout
