@@ -22,7 +22,7 @@ FOLDERS = {
 MAY_IMPORT = {
     "models": {"models"},
     "script": {"script"},
-    "serve": {"serve", "script"},
+    "serve": {"serve", "native", "script"},
     "cpp_runner": {"cpp_runner", "script"},
 }
 
