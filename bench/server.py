@@ -75,8 +75,9 @@ def main(
         two = stack.enter_context(
             running_server([archive], options=["--workers", "2", "--state", "none"])
         )
+        native = stack.enter_context(running_server([archive], options=["--native", "auto"]))
         plain = stack.enter_context(plain_server(archive))
-        loads = requests(ours, two, plain)
+        loads = requests(ours, two, native, plain)
         scripts = [load.script(folder) for load in loads]
         for load in loads:
             answer = httpx.post(load.url, content=load.body, headers=load.headers, trust_env=False)
@@ -95,7 +96,7 @@ def main(
         json_output.write_text(json.dumps({"/".join(map(str, k)): v for k, v in medians.items()}))
 
 
-def requests(ours: str, two: str, plain: str) -> list[Load]:
+def requests(ours: str, two: str, native: str, plain: str) -> list[Load]:
     """Return the loads; the first server of each form is the one that others are compared with."""
     obs = observation(1, 1).numpy()
     entry: dict[str, object] = {"name": "obs", "datatype": "UINT8", "shape": [1, 510]}
@@ -109,7 +110,9 @@ def requests(ours: str, two: str, plain: str) -> list[Load]:
     json_type, binary_type = (
         {"Content-Type": f"application/{kind}"} for kind in ("json", "octet-stream")
     )
-    infer, infer_two = (f"{server}/v2/models/moba/infer" for server in (ours, two))
+    infer, infer_two, infer_native = (
+        f"{server}/v2/models/moba/infer" for server in (ours, two, native)
+    )
     body, packed = orjson.dumps(as_json), head + obs.tobytes()
     listed = orjson.dumps({"obs": obs.tolist()})
     binary_headers = {**binary_type, HEADER: str(len(head))}
@@ -118,10 +121,12 @@ def requests(ours: str, two: str, plain: str) -> list[Load]:
         Load("json", "plain, async", f"{plain}/json-async", listed, json_type),
         Load("json", "torchship", infer, body, json_type),
         Load("json", "torchship, 2 workers", infer_two, body, json_type),
+        Load("json", "torchship, native", infer_native, body, json_type),
         Load("binary", "plain", f"{plain}/binary", obs.tobytes(), binary_type),
         Load("binary", "plain, async", f"{plain}/binary-async", obs.tobytes(), binary_type),
         Load("binary", "torchship", infer, packed, binary_headers),
         Load("binary", "torchship, 2 workers", infer_two, packed, binary_headers),
+        Load("binary", "torchship, native", infer_native, packed, binary_headers),
     ]
 
 

@@ -73,6 +73,10 @@ class Settings(BaseSettings):
     workers: int = Field(default=1, ge=1, description="processes that share the port")
     threads: int = Field(default=1, ge=1, le=1024, description="intra-op threads of each model")
     device: str = Field(default="cpu", description="where models run: cpu, cuda or cuda:NUMBER")
+    native: str = Field(
+        default="off",
+        description="compiled code: off; auto: compile at load; or a folder of libraries",
+    )
     place: tuple[str, ...] = Field(
         default=(), description="NAME=DEVICE: where the model of that name runs"
     )

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "models": {"models"},
     "script": {"script"},
     "native": {"native", "script"},
-    "serve": {"serve", "script"},
+    "serve": {"serve", "native", "script"},
     "cpp_runner": {"cpp_runner", "script"},
 }
 

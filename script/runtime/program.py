@@ -50,12 +50,7 @@ class Program:
         Raises:
             InputError: there is no such method.
         """
-        if name not in self.manifest.methods:
-            raise InputError(
-                f"model '{self.manifest.name}' has no method '{name}': "
-                f"it has {_listed(self.manifest.methods)}"
-            )
-        return self.manifest.methods[name]
+        return method_of(self.manifest, name)
 
     def call(self, method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
         """Check the inputs, run the method, check its named outputs and return them.
@@ -98,7 +93,7 @@ class Program:
         if self._device is not None:
             given = {name: value.to(self._device) for name, value in given.items()}
         plain = plan.takes is not None and given.keys() == plan.takes
-        arguments = given if plain else self._arguments(plan.method, given)
+        arguments = given if plain else arguments_of(plan.method, given)
         thread = get_ident()
         outer = running.get(thread)
         running[thread] = self._name  # what is printed until the call returns is the model's
@@ -137,25 +132,6 @@ class Program:
         if known is None:
             known = self._entries[method] = entry(self.module, method)
         return known
-
-    def _arguments(
-        self, signature: Method, given: Mapping[str, torch.Tensor]
-    ) -> Mapping[str, object]:
-        """Assemble flat values into the method's arguments."""
-        arguments = {}
-        for argument in signature.inputs:
-            try:
-                arguments[argument.name] = build(argument.value, given)
-            except KeyError as missing:
-                name = str(missing.args[0])
-                if not argument.required and not _any_given(argument.value, given):
-                    continue
-                raise InputError(
-                    f"input '{name}' is missing: expected {_all_inputs(signature)}"
-                ) from None
-            except UnicodeDecodeError:
-                raise InputError(f"input '{argument.name}': expected UTF-8 text") from None
-        return arguments
 
 
 def _without_aliases(outputs: Flat) -> Flat:
@@ -240,6 +216,41 @@ class _Plan:
                 shape.append(known)
             state[node.name] = torch.zeros(shape, dtype=dtypes.BY_NAME[node.dtype].torch)
         return state
+
+
+def method_of(manifest: Manifest, name: str) -> Method:
+    """Return a method's signature.
+
+    Raises:
+        InputError: there is no such method.
+    """
+    if name not in manifest.methods:
+        raise InputError(
+            f"model '{manifest.name}' has no method '{name}': it has {_listed(manifest.methods)}"
+        )
+    return manifest.methods[name]
+
+
+def arguments_of(signature: Method, given: Mapping[str, torch.Tensor]) -> Mapping[str, object]:
+    """Assemble flat values into a method's arguments.
+
+    Raises:
+        InputError: an input is missing, or a string is not UTF-8.
+    """
+    arguments = {}
+    for argument in signature.inputs:
+        try:
+            arguments[argument.name] = build(argument.value, given)
+        except KeyError as missing:
+            name = str(missing.args[0])
+            if not argument.required and not _any_given(argument.value, given):
+                continue
+            raise InputError(
+                f"input '{name}' is missing: expected {_all_inputs(signature)}"
+            ) from None
+        except UnicodeDecodeError:
+            raise InputError(f"input '{argument.name}': expected UTF-8 text") from None
+    return arguments
 
 
 def initial_state(signature: Method, given: Container[str], symbols: Mapping[str, int]) -> Flat:

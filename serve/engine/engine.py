@@ -7,9 +7,9 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
+from torchship.native.running.program import NativeProgram
 from torchship.script.format.golden import Case
 from torchship.script.runtime.archive import Archive
-from torchship.script.runtime.program import Program
 from torchship.script.runtime.torchscript import configure
 from torchship.serve.engine.batching import Batching
 from torchship.serve.engine.call_watchdog import CallWatchdog
@@ -24,6 +24,7 @@ from torchship.serve.engine.loop_calls import LoopCallMonitor
 from torchship.serve.engine.queue import RequestQueue
 from torchship.serve.engine.reference_count import ReferenceCounted
 from torchship.serve.engine.request_entry import RequestEntry
+from torchship.serve.engine.runnable import Runnable, Runtime
 from torchship.serve.engine.thread_exit import JOIN_SECONDS, note_started
 from torchship.serve.engine.warmup import WarmupContext, check_golden_case, warm_up
 from torchship.serve.errors import (
@@ -63,7 +64,7 @@ class Engine(RequestEntry, ReferenceCounted):
         *,
         heartbeat: Heartbeat | None = None,
         hung: Callable[[Engine, str], None] = lambda engine, why: None,
-        load: Callable[[Archive, str], Program] = Archive.program,
+        load: Callable[[Archive, str], Runnable] = Archive.program,
         clock: ThreadClock | None = None,
     ) -> None:
         """Take an archive; nothing of it is run yet.
@@ -76,7 +77,7 @@ class Engine(RequestEntry, ReferenceCounted):
             hung: called once, on the event loop, if the engine went out of service after it had
                 become ready, with the reason.
             load: makes the program of an archive, on a device such as `cpu`; in the engine's
-                thread.
+                thread. LibTorch takes the place of compiled code that fails a golden case.
             clock: measures calls.
         """
         manifest = archive.require_manifest()
@@ -87,6 +88,8 @@ class Engine(RequestEntry, ReferenceCounted):
         """Above 0 and unique in the process: shown in heartbeats."""
         self.digest = archive.digest
         """The SHA-256 of the archive's file."""
+        self.runtime: Runtime = "libtorch"
+        """What runs the model; known once it is ready."""
         self._archive = archive
         self._heartbeat = heartbeat or Heartbeat()
         self._hung = hung
@@ -129,7 +132,7 @@ class Engine(RequestEntry, ReferenceCounted):
             raise
         self._archive.release(EXAMPLE_BYTES)
 
-    def _warm_up(self) -> tuple[Program, bool]:
+    def _warm_up(self) -> tuple[Runnable, bool]:
         """Return the program, and whether its calls are short enough for the event loop.
 
         Runs in the engine's thread.
@@ -147,11 +150,21 @@ class Engine(RequestEntry, ReferenceCounted):
             golden_requests=self._golden_requests(),
             check_wanted=self._lifecycle.check_warming_up,
         )
-        is_short = warm_up(archive, program, context)
+        try:
+            is_short = warm_up(archive, program, context)
+        except DisagreementError as error:
+            if not isinstance(program, NativeProgram):
+                raise
+            log.warning("model '%s' is served by LibTorch: %s", self.manifest.name, error)
+            program = archive.program(device)
+            is_short = warm_up(archive, program, context)
+        if isinstance(program, NativeProgram):
+            self.runtime = "native"
+            log.info("model '%s' is served by compiled code", self.manifest.name)
         watchdog.doing = "a call"
         return program, is_short and device == "cpu"
 
-    async def _move_to_loop(self, program: Program) -> None:
+    async def _move_to_loop(self, program: Runnable) -> None:
         """Run the golden cases on the event loop, other tasks between them; then batches there."""
         call = self._golden_requests().calls(program, self._heartbeat)
         for number in range(len(self._archive.golden)):

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torchship.script.runtime.batch import BATCH
 from torchship.script.runtime.out_of_memory import explained
-from torchship.script.runtime.program import Program
 from torchship.serve.engine.batching import Batching
 from torchship.serve.engine.delivery import BatchTiming, Outcome, Outputs
 from torchship.serve.engine.failure_isolation import FailureIsolation
 from torchship.serve.engine.queue import Job
+from torchship.serve.engine.runnable import Runnable
 from torchship.serve.errors import ClientGoneError, DeadlineError
 from torchship.serve.system.heartbeat import Heartbeat
 from torchship.serve.system.thread_clock import ThreadClock
@@ -35,7 +35,7 @@ class BatchRunner:
     def run(
         self,
         jobs: Sequence[Job],
-        program: Callable[[], Program],
+        program: Callable[[], Runnable],
         heartbeat: Heartbeat,
         timings: list[BatchTiming],
     ) -> list[Outcome]:
@@ -86,7 +86,7 @@ class BatchRunner:
     def _call(
         self,
         live: Sequence[Job],
-        program: Callable[[], Program],
+        program: Callable[[], Runnable],
         heartbeat: Heartbeat,
         timings: list[BatchTiming],
     ) -> Sequence[Outputs]:

@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from torchship.script.runtime.program import Program
 from torchship.serve.engine.call_watchdog import CallWatchdog
 from torchship.serve.engine.delivery import BatchTiming, deliver, tell
 from torchship.serve.engine.execution import BatchRunner
 from torchship.serve.engine.limits import Limits
 from torchship.serve.engine.loop_calls import LoopCallMonitor
 from torchship.serve.engine.queue import Job, RequestQueue
+from torchship.serve.engine.runnable import Runnable
 from torchship.serve.errors import DisagreementError, OutOfServiceError
 from torchship.serve.system.heartbeat import Heartbeat
 from torchship.serve.telemetry.records import Observer
@@ -49,7 +49,7 @@ class Pipeline:
 
     queue: RequestQueue
     runner: BatchRunner
-    program: Callable[[], Program]
+    program: Callable[[], Runnable]
     """Gives the program, or raises what jobs are told while the engine is not ready."""
     limits: Limits
     observer: Observer | None

@@ -14,12 +14,12 @@ import torch
 from torchship.script.format.golden import Call
 from torchship.script.format.manifest import Manifest
 from torchship.script.format.tree import Flat
-from torchship.script.runtime.program import Program
 from torchship.serve.engine.admission import Admissions, Admitted
 from torchship.serve.engine.batching import Batching
 from torchship.serve.engine.execution import BatchRunner
 from torchship.serve.engine.limits import Limits
 from torchship.serve.engine.queue import Job
+from torchship.serve.engine.runnable import Runnable
 from torchship.serve.errors import DisagreementError
 from torchship.serve.protocol.drafts import LARGE_JSON, AnswerDraft
 from torchship.serve.protocol.messages import (
@@ -60,7 +60,7 @@ class GoldenRequests:
         }
         self._runner = runner
 
-    def calls(self, program: Program, heartbeat: Heartbeat) -> Call:
+    def calls(self, program: Runnable, heartbeat: Heartbeat) -> Call:
         """Return a function that makes the program's calls as clients make theirs.
 
         Each call shows in the heartbeat while it runs.
@@ -84,7 +84,7 @@ class GoldenRequests:
         self,
         method: str,
         inputs: Mapping[str, Wire],
-        program: Program,
+        program: Runnable,
         heartbeat: Heartbeat,
     ) -> Mapping[str, RawTensor]:
         """Run a request as an engine does, one that is too large for one call in parts.

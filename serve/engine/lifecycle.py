@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from torchship.script.runtime.program import Program
+from torchship.serve.engine.runnable import Runnable
 from torchship.serve.errors import NotReadyError, OutOfServiceError
 
 
@@ -44,9 +44,9 @@ class Lifecycle:
         self.state = State.NEW
         self._model = model
         self._reason = ""
-        self._program: Program | None = None  # None in every state but READY
+        self._program: Runnable | None = None  # None in every state but READY
 
-    def program(self) -> Program:
+    def program(self) -> Runnable:
         """Return the program that answers requests.
 
         Raises:
@@ -96,7 +96,7 @@ class Lifecycle:
         if self.state is not State.WARMING_UP:
             raise NotReadyError("the server is shutting down")
 
-    def finish_warm_up(self, program: Program) -> None:
+    def finish_warm_up(self, program: Runnable) -> None:
         """Go from WARMING_UP to READY, with the program that was warmed up.
 
         Raises:

@@ -18,11 +18,11 @@ from torchship.script.format.tree import Flat
 from torchship.script.runtime.agreement import check_case, worse
 from torchship.script.runtime.archive import Archive
 from torchship.script.runtime.batch import BATCH, batch_axes, resize
-from torchship.script.runtime.program import Program
 from torchship.serve.engine.batching import Batching
 from torchship.serve.engine.call_watchdog import CallWatchdog
 from torchship.serve.engine.golden_requests import GoldenRequests
 from torchship.serve.engine.limits import Limits
+from torchship.serve.engine.runnable import Runnable
 from torchship.serve.errors import DisagreementError, RequestError
 from torchship.serve.protocol.tensors import pack_all
 
@@ -45,7 +45,7 @@ class WarmupContext:
 
 def warm_up(
     archive: Archive,
-    program: Program,
+    program: Runnable,
     context: WarmupContext,
 ) -> bool:
     """Run an archive's golden cases and then every batch size; in the thread that will answer.
@@ -91,7 +91,7 @@ def check_golden_case(call: Call, archive: Archive, number: int) -> None:
         )
 
 
-def _run_all_sizes(program: Program, archive: Archive, context: WarmupContext) -> bool:
+def _run_all_sizes(program: Runnable, archive: Archive, context: WarmupContext) -> bool:
     """Run every batch size that can come, twice, with rows of the golden cases and like them.
 
     Some kernels are compiled for a shape when they first meet it. If the rows of a method turn out

@@ -148,8 +148,9 @@ def create_app(
 
     @model_routes("", schemas.ModelMetadata)
     async def model_metadata(request: Request) -> Response:
-        manifest = named(request).manifest
-        return _json(describe(manifest, repository.versions(manifest.name)))
+        engine = named(request)
+        versions = repository.versions(engine.manifest.name)
+        return _json(describe(engine.manifest, versions, {"runtime": engine.runtime}))
 
     @model_routes("/ready", schemas.ModelReady)
     async def model_ready(request: Request) -> Response:

@@ -65,12 +65,19 @@ class MethodMetadata(BaseModel):
     outputs: list[TensorMetadata]
 
 
+class ModelParameters(BaseModel):
+    """Facts about a model: what runs it, LibTorch or compiled code."""
+
+    runtime: Annotated[str, Field(json_schema_extra={"enum": ["libtorch", "native"]})]
+
+
 class ModelMetadata(BaseModel):
     """A model; `inputs` and `outputs` are those of `forward`."""
 
     name: str
     versions: list[str]
     platform: str
+    parameters: ModelParameters
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
     methods: dict[str, MethodMetadata] = {}

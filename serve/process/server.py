@@ -165,7 +165,13 @@ def make_repository(
         call_seconds=settings.call_seconds,
         max_batch_bytes=settings.max_batch_bytes,
     )
-    return kind(
+    repository: Repository
+    if settings.native != "off":
+        # Only here: the compiler imports what takes time and memory.
+        from torchship.serve.repository.native_code import NativeCode
+
+        more["load_program"] = NativeCode(settings.native, lambda: repository.keys).program
+    repository = kind(
         settings.paths,
         trusted_keys_of(shared.credentials),
         limits,
@@ -175,6 +181,7 @@ def make_repository(
         observer=metrics.observer,
         **more,  # type: ignore[arg-type]
     )
+    return repository
 
 
 def make_server(

@@ -103,7 +103,9 @@ class Signature:
         return values
 
 
-def describe(manifest: Manifest, versions: Sequence[str]) -> dict[str, object]:
+def describe(
+    manifest: Manifest, versions: Sequence[str], parameters: Mapping[str, object]
+) -> dict[str, object]:
     """Return the protocol's model metadata; `methods` holds the methods other than `forward`.
 
     A dimension of any size is -1. An input that may be left out has `"optional": true`.
@@ -114,6 +116,7 @@ def describe(manifest: Manifest, versions: Sequence[str]) -> dict[str, object]:
         "name": manifest.name,
         "versions": list(versions),
         "platform": PLATFORM,
+        "parameters": parameters,
         **(_tensors(forward) if forward else {"inputs": [], "outputs": []}),
         **({"methods": {k: _tensors(method) for k, method in others.items()}} if others else {}),
     }

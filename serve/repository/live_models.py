@@ -21,10 +21,10 @@ from torchship.script.errors import (
 )
 from torchship.script.runtime.archive import Archive
 from torchship.script.runtime.malloc_trim import trim_malloc
-from torchship.script.runtime.program import Program
 from torchship.script.runtime.torchscript import is_scarcity
 from torchship.serve.engine.engine import Engine
 from torchship.serve.engine.limits import Limits
+from torchship.serve.engine.runnable import Runnable
 from torchship.serve.errors import NotReadyError, OutOfServiceError, UnknownModelError
 from torchship.serve.protocol.tensors import short
 from torchship.serve.repository.catalogue import Catalogue, Entry
@@ -55,7 +55,7 @@ class LiveModels:
         report: Callable[[str], None],
         observer: Callable[[str, str], Observer] | None,
         heartbeat: Heartbeat | None,
-        load_program: Callable[[Archive, str], Program],
+        load_program: Callable[[Archive, str], Runnable],
     ) -> None:
         """See `Repository`."""
         self.verified_total = 0
@@ -63,7 +63,8 @@ class LiveModels:
         self.failed_total = 0
         """How often an archive was refused."""
         self._catalogue = catalogue
-        self._keys = keys
+        self.keys = keys
+        """Those that must have signed what is loaded; none if empty."""
         self._limits = limits
         self._report = report
         self._observer = observer
@@ -106,7 +107,7 @@ class LiveModels:
             )
 
     async def _replace(self, entry: Entry, load: ArchiveLoad, name: str | None) -> None:
-        content = await load.read(entry.path, self._keys)
+        content = await load.read(entry.path, self.keys)
         if entry.engine is not None and entry.engine.digest == content.digest:
             entry.mark_good()
             if name is not None:  # a client asked for it and expects a line in the log

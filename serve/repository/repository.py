@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from torchship.script.errors import UsageError
 from torchship.script.runtime.archive import Archive
-from torchship.script.runtime.program import Program
 from torchship.serve.engine.limits import Limits
+from torchship.serve.engine.runnable import Runnable
 from torchship.serve.errors import LoadError, ModeError, NotReadyError, UnknownModelError
 from torchship.serve.protocol.tensors import short
 from torchship.serve.repository.catalogue import Catalogue, Entry, IndexEntry
@@ -49,7 +49,7 @@ class Repository(LiveModels):
         report: Callable[[str], None] = lambda line: None,
         observer: Callable[[str, str], Observer] | None = None,
         heartbeat: Heartbeat | None = None,
-        load_program: Callable[[Archive, str], Program] = Archive.program,
+        load_program: Callable[[Archive, str], Runnable] = Archive.program,
     ) -> None:
         """Find the archives; nothing is loaded yet.
 
@@ -104,7 +104,7 @@ class Repository(LiveModels):
 
     def trust(self, keys: Sequence[Ed25519PublicKey]) -> None:
         """From now on, load only archives that one of these keys signed; live ones stay live."""
-        self._keys = keys
+        self.keys = keys
         self._catalogue.trust(keys)
 
     @property
@@ -263,6 +263,7 @@ class Repository(LiveModels):
         refused = [known.public() for known in self.entries if known.reason]
         return RepositoryStatus(
             waiting_rows={key: self.find(*key).waiting_rows for key in ready},
+            runtimes={key: self.find(*key).runtime for key in ready},
             verified=self.verified,
             failed=self.failed,
             refused=frozenset((entry.name, entry.version) for entry in refused),

@@ -85,6 +85,12 @@ class Metrics:
             MODEL,
             registry=own,
         )
+        self._runtimes = Gauge(
+            "torchship_model_runtime",
+            "1 for what runs the model: LibTorch, or compiled code (native).",
+            (*MODEL, "runtime"),
+            registry=own,
+        )
         self._known_failures: set[tuple[str, str]] = set()
         self._memory = Gauge(
             "torchship_resident_memory_bytes",
@@ -109,6 +115,9 @@ class Metrics:
         waiting = dict.fromkeys((key for key in self._models if key[0]), 0)
         for (name, version), rows in {**waiting, **repository.waiting_rows}.items():
             self._waiting.labels(name, version).set(rows)
+        self._runtimes.clear()
+        for key, runtime in repository.runtimes.items():
+            self._runtimes.labels(*key, runtime).set(1)
         self._states.labels("verified").set(repository.verified)
         self._states.labels("failed").set(repository.failed)
         refused = repository.refused

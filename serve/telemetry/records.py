@@ -99,6 +99,8 @@ class RepositoryStatus:
 
     waiting_rows: Mapping[tuple[str, str], int]
     """By name and version of each live model."""
+    runtimes: Mapping[tuple[str, str], str]
+    """What runs each live model, by name and version."""
     verified: int
     """How many archives are live."""
     failed: int

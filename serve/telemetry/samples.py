@@ -23,6 +23,7 @@ GAUGES: Mapping[str, How] = {
     "torchship_live_sequences": "max",  # workers share one store, and each counts all of it
     "torchship_models": "max",
     "torchship_model_failure": "max",
+    "torchship_model_runtime": "max",
     "torchship_resident_memory_bytes": "each",
 }
 """How the gauges of several workers are merged; `each` keeps one per process, labelled `pid`."""

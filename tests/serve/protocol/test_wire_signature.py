@@ -25,10 +25,11 @@ def nested(manifest: Load) -> Signature:
 
 def test_metadata_names_the_leaves_with_minus_one_for_any_size(manifest: Load) -> None:
     row = {"datatype": "FP32", "shape": [-1]}
-    assert describe(manifest("nested"), ["2", "1"]) == {
+    assert describe(manifest("nested"), ["2", "1"], {"runtime": "native"}) == {
         "name": "nested",
         "versions": ["2", "1"],
         "platform": "pytorch_libtorch",
+        "parameters": {"runtime": "native"},
         "inputs": [
             {"name": "pair.0", **row},
             {"name": "pair.1", **row},
@@ -49,7 +50,7 @@ def test_metadata_names_the_leaves_with_minus_one_for_any_size(manifest: Load) -
 
 def test_metadata_has_the_other_methods_beside_forward(manifest: Load) -> None:
     obs = {"name": "obs", "datatype": "UINT8", "shape": [-1, 510]}
-    described = describe(manifest("tiny"), ["1"])
+    described = describe(manifest("tiny"), ["1"], {})
     assert described["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, 3]}]
     assert described["methods"] == {
         "act": {
@@ -60,7 +61,7 @@ def test_metadata_has_the_other_methods_beside_forward(manifest: Load) -> None:
 
 
 def test_recurrent_state_may_be_left_out(manifest: Load) -> None:
-    inputs = describe(manifest("memory"), ["1"])["inputs"]
+    inputs = describe(manifest("memory"), ["1"], {})["inputs"]
     assert isinstance(inputs, list)
     assert [(entry["name"], entry.get("optional", False)) for entry in inputs] == [
         ("x", False),
