@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-import torchship.native
 from torchship.native.building.cache import cached_library, folder
 from torchship.native.building.toolchain import FLAGS, compiler
 from torchship.native.compiler import compile_archive
@@ -90,7 +89,7 @@ def _version_of(command: str) -> str:
 @cache
 def _version_of_this_code() -> str:
     """Return a digest of the package's files, which decide what code an archive becomes."""
-    root = Path(torchship.native.__path__[0])
+    root = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
     for file in sorted(f for f in root.rglob("*") if f.suffix in (".py", ".h")):
         digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())

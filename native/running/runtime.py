@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from torchship.native.building.cache import cached_library
-from torchship.native.compiler import compile_archive
-from torchship.native.running.library import Library
+from torchship.native.running.compiled import compile_library
 from torchship.script.exporting.runtimes import Result, median_us
 from torchship.script.runtime.agreement import check_case
 from torchship.script.runtime.archive import Archive
@@ -24,9 +22,7 @@ class NativeRuntime:
             CompilerMissingError: there is no C compiler.
         """
         manifest = archive.require_manifest()
-        library = Library(
-            cached_library(compile_archive(archive, golden=False)), manifest, archive.digest
-        )
+        library = compile_library(archive)
         differences = [
             difference
             for number, case in enumerate(archive.golden)
