@@ -8,7 +8,8 @@ from collections.abc import Mapping
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 MMAP_THRESHOLD = 32 << 20  # bytes; the most that every glibc accepts
-TRIM_THRESHOLD = 2 * MMAP_THRESHOLD
+TRIM_THRESHOLD = 32 << 20  # bytes, of each heap
+"""After requests of 10 MB, twice as many kept up to 80 MB more, and these at most 16 MB."""
 NAMES = ("mmap_threshold", "trim_threshold", "top_pad", "mmap_max")
 """The values that turn off glibc's own rule for both thresholds when somebody sets them."""
 
@@ -23,12 +24,14 @@ def set_by_user(environment: Mapping[str, str]) -> bool:
 
 
 def raise_malloc_thresholds(environment: Mapping[str, str]) -> None:
-    """Let glibc's malloc keep up to 64 MiB that one call frees, for the next one.
+    """Let each of glibc's heaps keep up to 32 MiB that one call frees, for the next one.
 
-    Blocks below 32 MiB then come from its heaps. These are the values that glibc's own rule ends at
-    once a block of 32 MiB has been freed. Below them, the temporaries of each call are unmapped and
-    mapped again, page by page. Nothing is done if the user has chosen (`set_by_user`), or if the C
-    library is another one. Only for processes that are ours: malloc belongs to the whole process.
+    Blocks below 32 MiB then come from a heap. By its own rule, glibc sets both thresholds by the
+    largest block that was freed so far. If a call has several temporaries at once, they go beyond
+    what is kept, and are unmapped and mapped again, page by page, in each call.
+
+    Nothing is done if the user has chosen (`set_by_user`), or if the C library is another one. Only
+    for processes that are ours: malloc belongs to the whole process.
     """
     if set_by_user(environment):
         return
