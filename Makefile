@@ -32,7 +32,7 @@ help:
 	@echo "make test-foreign  ship some fifty architectures of other people's libraries"
 	@echo "make fuzz   fuzz every reader of untrusted bytes for SECONDS=20 each (needs clang)"
 	@echo "make lint   ruff, mypy, clang-format, clang-tidy"
-	@echo "make bench  latency of each runtime, side by side"
+	@echo "make bench  latency of each runtime and rows/s by batch size, side by side"
 	@echo "make bench-server  throughput of the server beside a plain endpoint (needs wrk)"
 	@echo "TORCH=cpu or TORCH=cuda chooses the build of torch, TORCH_VERSION its release, PIP_ARGS what pip is told"
 	@echo "make clean  remove everything that make has made"
@@ -163,6 +163,7 @@ format: setup
 
 bench: setup
 	python bench/latency.py
+	python bench/batch_sizes.py
 
 bench-server: setup
 	python bench/server.py

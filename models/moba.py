@@ -118,7 +118,8 @@ class Moba(nn.Module):
         planes = one_hot(kind, self.classes).float()  # [batch, 11, 11, 16]
         quantities = field[:, :, :, 1:].float() / 255  # [batch, 11, 11, 3]
         x = torch.cat([planes, quantities], 3)  # [batch, 11, 11, 19]
-        x = x.permute(0, 3, 1, 2).contiguous()  # [batch, 19, 11, 11]
+        # No contiguous(): with the channels last in memory, the convolution is twice as fast.
+        x = x.permute(0, 3, 1, 2)  # [batch, 19, 11, 11]
 
         x = torch.relu(self.conv1(x))  # [batch, 32, 3, 3]
         x = self.conv2(x).flatten(1)  # [batch, 32, 1, 1] -> [batch, 32]

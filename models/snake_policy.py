@@ -59,7 +59,7 @@ class Eyes(nn.Module):
             if largest >= self.tiles:
                 raise ValueError(f"obs: tile must be below {self.tiles}, got {largest}")
         x = one_hot(obs.long(), self.tiles).float()  # [batch, 11, 11, 8]
-        x = x.permute(0, 3, 1, 2).contiguous()  # [batch, 8, 11, 11]
+        x = x.permute(0, 3, 1, 2)  # [batch, 8, 11, 11]; no contiguous(), as in moba
         x = torch.relu(self.conv1(x))  # [batch, 32, 3, 3]
         x = torch.relu(self.conv2(x)).flatten(1)  # [batch, 32, 1, 1] -> [batch, 32]
         return torch.relu(self.proj(x))  # [batch, 128]

@@ -196,6 +196,19 @@ class Wide(nn.Module):
         return x.repeat(1, 2) * self.weights.sum()
 
 
+TEMPORARY = 4 << 20  # bytes; of `Roomy`
+
+
+class Roomy(nn.Module):
+    """x: float32[batch,1] -> float32[batch,1], x + 7; has temporaries of 4 MiB, several at once."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        ones = x.new_ones(1 << 20)
+        twos = ones + 1
+        fours = twos * 2
+        return x + (ones + twos + fours).mean()
+
+
 class Layered(nn.Module):
     """A recurrent sum of two layers: x: float32[batch,3], h: float32[2,batch,3] -> y, h."""
 
@@ -500,6 +513,7 @@ MORE = {
     "held": _held,
     "positive": _positive,
     "loud": _loud,
+    "roomy": lambda: _column(Roomy()),
     "layered": _layered,
     "endless": lambda: _column(Endless()),
     "announced": lambda: _column(Announced()),

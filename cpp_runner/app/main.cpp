@@ -2,6 +2,7 @@
 #include "bench.h"
 #include "common_options.h"
 #include "inspect.h"
+#include "malloc_thresholds.h"
 #include "output.h"
 #include "run.h"
 #include "snake/play.h"
@@ -113,6 +114,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  torchship::app::raise_malloc_thresholds();
   std::signal(SIGPIPE, SIG_IGN);  // print() handles a reader that has closed the pipe
   const int code = run(argc, argv);
   // Profilers and leak checkers write their reports when a process ends in the usual way.

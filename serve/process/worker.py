@@ -35,6 +35,7 @@ from torchship.serve.process.worker_repository import WorkerRepository
 from torchship.serve.repository.discovery import find_archives, printable
 from torchship.serve.settings import Settings
 from torchship.serve.system.heartbeat import Heartbeat
+from torchship.serve.system.malloc_thresholds import raise_malloc_thresholds
 from torchship.serve.system.standard_streams import take_over
 from torchship.serve.telemetry.logs import configure_logging
 from torchship.serve.telemetry.metrics import Metrics
@@ -175,6 +176,7 @@ def name_process(name: str) -> None:
 
 def run(given: Descriptors) -> None:
     """Serve until a signal arrives or the supervisor ends."""
+    raise_malloc_thresholds(os.environ)
     os.dup2(2, 1)  # standard output is the supervisor's: a library's prints go to standard error
     take_over(2)
     channel = Channel(socket.socket(fileno=given.channel))
