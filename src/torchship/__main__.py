@@ -49,7 +49,7 @@ def application(command: str = "") -> typer.Typer:
 def _with(*rooms: typer.Typer) -> typer.Typer:
     app = typer.Typer(
         name="torchship",
-        help="Ship a PyTorch model as one archive that proves itself in four runtimes.",
+        help="Ship a PyTorch model as one archive that proves itself in every runtime.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
