@@ -3,7 +3,7 @@
 Every round measures eager, script and C++ once, in turn, so that a noisy moment of the machine hits
 all of them. The rows per second follow from the median of the rounds' medians; the ratio to eager
 is the median of the rounds' ratios. The runner must not be slower than eager at any size: where its
-ratio is below 1, the row says so.
+ratio is below 1, the row says `slower`.
 """
 
 from __future__ import annotations
@@ -115,14 +115,16 @@ def table(figures: dict[str, dict[int, dict[str, list[float]]]], rounds: int) ->
         title_justify="left",
     )
     for heading in ("model", "batch", "eager", "script", "C++", ""):
-        shown.add_column(heading, justify="left" if heading in ("model", "") else "right")
+        shown.add_column(
+            heading, justify="left" if heading in ("model", "") else "right", no_wrap=True
+        )
     for model, sizes in figures.items():
         for batch, taken in sizes.items():
             cells = []
             for name, times in taken.items():
                 rows = f"{batch / statistics.median(times) * 1e6:,.0f}"
                 cells.append(rows if name == "eager" else f"{rows} ({ratio(taken, name):.2f})")
-            slower = "slower than eager" if ratio(taken, "C++") < 1 else ""
+            slower = "slower" if ratio(taken, "C++") < 1 else ""
             shown.add_row(model, str(batch), *cells, slower)
     return shown
 
