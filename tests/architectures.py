@@ -44,7 +44,8 @@ class Attention(nn.Module):
         q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
         scores = q @ k.transpose(-2, -1) / (size // self.heads) ** 0.5
         mixed = torch.softmax(scores, -1) @ v
-        return self.out(mixed.transpose(1, 2).reshape(batch, time, size))
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, time, size))
+        return out
 
 
 class EncoderLayer(nn.Module):
@@ -56,7 +57,8 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))
-        return x + self.down(functional.gelu(self.up(self.norm2(x))))
+        y: Tensor = x + self.down(functional.gelu(self.up(self.norm2(x))))
+        return y
 
 
 def encoder() -> nn.Module:
@@ -96,7 +98,8 @@ class ConvNet(nn.Module):
         x = functional.max_pool2d(x, 3, 2, 1)
         x = functional.silu(self.norm2(self.depthwise(x))) + x
         x = functional.avg_pool2d(functional.hardswish(self.grouped(x)), 2)
-        return self.head(functional.adaptive_avg_pool2d(x, 1).flatten(1))
+        y: Tensor = self.head(functional.adaptive_avg_pool2d(x, 1).flatten(1))
+        return y
 
 
 def convnet() -> nn.Module:
@@ -268,7 +271,8 @@ class Half(nn.Module):
         self.linear = nn.Linear(4, 4).to(torch.bfloat16)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x.to(torch.bfloat16)).float()
+        y: Tensor = self.linear(x.to(torch.bfloat16))
+        return y.float()
 
 
 def half() -> nn.Module:
