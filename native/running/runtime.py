@@ -6,9 +6,9 @@ from torchship.native.building.cache import cached_library
 from torchship.native.compiler import compile_archive
 from torchship.native.running.library import Library
 from torchship.script.exporting.runtimes import Result, median_us
-from torchship.script.runtime.agreement import check_case
 from torchship.script.runtime.archive import Archive
 from torchship.script.runtime.batch import batch_inputs
+from torchship.script.runtime.error_bound import check_case
 
 
 class NativeRuntime:
@@ -24,13 +24,14 @@ class NativeRuntime:
             CompilerMissingError: there is no C compiler.
         """
         manifest = archive.require_manifest()
+        in_float64 = archive.float64_outputs
         library = Library(
             cached_library(compile_archive(archive, golden=False)), manifest, archive.digest
         )
         differences = [
             difference
             for number, case in enumerate(archive.golden)
-            for difference in check_case(manifest, number, case, library.call)
+            for difference in check_case(manifest, number, case, library.call, in_float64)
         ]
         method, inputs = batch_inputs(manifest, archive.golden, 1)
         return Result(self.name, differences, median_us(lambda: library.call(method, inputs)))
