@@ -25,9 +25,9 @@ from torchship.script.format.manifest import Manifest
 from torchship.script.format.nodes import ScalarNode, leaves
 from torchship.script.format.plain_tensors import plain
 from torchship.script.format.tree import Flat
-from torchship.script.runtime.agreement import check_case
 from torchship.script.runtime.archive import Archive
 from torchship.script.runtime.batch import batch_inputs
+from torchship.script.runtime.error_bound import check_case
 from torchship.script.runtime.program import check_inputs
 
 ANSWER = Path(__file__).resolve().parent.parent / "web" / "answer.mjs"
@@ -169,13 +169,14 @@ class WasmRuntime:
             CompilerMissingError: there is no compiler for WebAssembly, or no node.
         """
         manifest = archive.require_manifest()
+        in_float64 = archive.float64_outputs
         with tempfile.TemporaryDirectory() as name:
             paths = write_module(compile_archive(archive, golden=False), Path(name), "model")
             with NodeProcess(paths[1], manifest) as node:
                 differences = [
                     difference
                     for number, case in enumerate(archive.golden)
-                    for difference in check_case(manifest, number, case, node.call)
+                    for difference in check_case(manifest, number, case, node.call, in_float64)
                 ]
                 method, inputs = batch_inputs(manifest, archive.golden, 1)
                 return Result(self.name, differences, node.microseconds(method, inputs))

@@ -18,6 +18,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from torchship.script.exporting import own_error
 from torchship.script.exporting.eager import first_line
 from torchship.script.format.float64_outputs import (
     LOWER_PRECISIONS,
@@ -43,7 +44,7 @@ _log = logging.getLogger(__name__)
 def float64_outputs(
     manifest: Manifest, module: torch.nn.Module, cases: Sequence[Case]
 ) -> Float64Outputs:
-    """Return the float64 outputs of those golden cases that can run in float64.
+    """Return the float64 outputs of those golden cases that can run in float64, and their errors.
 
     A case is left out if its float64 outputs do not agree with the golden ones: the module then
     took another decision, or computed something else. The largest cases are left out if all
@@ -58,7 +59,7 @@ def float64_outputs(
     weights = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
     if weights > MAX_WEIGHTS:
         _log.info("no float64 outputs: the weights have more than %d bytes", MAX_WEIGHTS)
-        return found
+        return {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -74,7 +75,11 @@ def float64_outputs(
     kept = within_limit(found)
     for number in sorted(set(found) - set(kept)):
         _log.info("no float64 outputs of '%s': they are too large", cases[number].name)
-    return kept
+    eager = Program(manifest, module)
+    return {
+        number: own_error.with_errors(eager, number, cases[number], outputs)
+        for number, outputs in kept.items()
+    }
 
 
 def _run(

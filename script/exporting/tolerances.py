@@ -8,12 +8,12 @@ tolerances that are too narrow for the outcome are widened.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from torchship.script.errors import OutOfMemoryError, TorchShipError
+from torchship.script.exporting.perturbation import ROUNDINGS, Perturbing, perturbed
 from torchship.script.format.dtypes import BY_NAME
 from torchship.script.format.golden import Case, Step, run_case
 from torchship.script.format.manifest import Manifest, Method, Tolerance
@@ -22,7 +22,6 @@ from torchship.script.format.tree import Flat, matches
 from torchship.script.runtime.program import Program
 
 ROUNDS = 3  # perturbed runs of each case; the largest difference counts
-ROUNDINGS = 2  # rounding errors by which another summation order may change an operation
 NEGLIGIBLE = 1e-2  # fraction of the largest element below which the tolerance is absolute
 DIGITS = 2  # significant digits of a tolerance
 CHOICE = 2e-3  # fraction of the largest element above which a change is a different decision
@@ -84,11 +83,11 @@ def _changes(program: Program, method: Method, case: Case) -> list[Flat]:
     generator = torch.Generator().manual_seed(0)
     for _ in range(ROUNDS):
         steps = tuple(
-            Step({n: _perturbed(t, generator) for n, t in step.inputs.items()}, step.outputs)
+            Step({n: perturbed(t, generator) for n, t in step.inputs.items()}, step.outputs)
             for step in case.steps
         )
         try:
-            with _Perturbing(generator):
+            with Perturbing(generator):
                 results = run_case(program.call, method, Case(case.name, case.method, steps))
         except OutOfMemoryError:
             raise
@@ -103,53 +102,6 @@ def _changes(program: Program, method: Method, case: Case) -> list[Flat]:
                 change = change.nan_to_num(0.0, 0.0)
                 known[output] = torch.maximum(known[output], change) if output in known else change
     return largest
-
-
-def _perturbed(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return the tensor with each floating-point element changed by up to one ULP.
-
-    Whole numbers stay, because they are usually counts or indices, not sums.
-    """
-    if not value.is_floating_point() or value.numel() == 0 or value.layout != torch.strided:
-        return value
-    noise = torch.rand(value.shape, generator=generator, dtype=torch.float64) * 2 - 1
-    off = (value.double() * (1 + torch.finfo(value.dtype).eps * noise)).to(value.dtype)
-    return torch.where(value == value.round(), value, off)
-
-
-class _Perturbing(TorchFunctionMode):
-    """Perturbs the results of torch's functions in the eager module and its layers.
-
-    Views and results of in-place operations share memory with other tensors and stay unchanged.
-    """
-
-    def __init__(self, generator: torch.Generator) -> None:
-        super().__init__()
-        self._generator = generator
-
-    def __torch_function__(
-        self,
-        function: Callable[..., object],
-        types: object,
-        arguments: Sequence[object] = (),
-        keywords: Mapping[str, object] | None = None,
-    ) -> object:
-        result = function(*arguments, **(keywords or {}))
-        places = {
-            value.untyped_storage().data_ptr()
-            for value in (*arguments, *(keywords or {}).values())
-            if isinstance(value, torch.Tensor) and value.layout == torch.strided
-        }
-        return self._perturbed(result, places)
-
-    def _perturbed(self, result: object, places: Collection[int]) -> object:
-        if isinstance(result, torch.Tensor):
-            strided = result.layout == torch.strided
-            if strided and result.untyped_storage().data_ptr() not in places:
-                return _perturbed(result, self._generator)
-        elif type(result) is tuple:
-            return tuple(self._perturbed(part, places) for part in result)
-        return result
 
 
 def _wide_enough(tolerance: Tolerance, golden: torch.Tensor, change: torch.Tensor) -> Tolerance:

@@ -67,10 +67,12 @@ def check_outputs(
             if not actual.is_floating_point():
                 reason = "" if difference.bit_identical else _choice(difference)
             elif number in float64_outputs and difference.output in of_lower_precision(step):
+                in_float64 = float64_outputs[number][difference.step]
                 reason = beyond_bound(
                     actual,
                     step.outputs[difference.output],
-                    float64_outputs[number][difference.step][difference.output],
+                    in_float64.outputs[difference.output],
+                    in_float64.errors[difference.output],
                 )
             else:
                 reason = ""
@@ -88,24 +90,25 @@ def _choice(difference: Difference) -> str:
     )
 
 
-def beyond_bound(actual: torch.Tensor, golden: torch.Tensor, exact: torch.Tensor) -> str:
+def beyond_bound(
+    actual: torch.Tensor, golden: torch.Tensor, exact: torch.Tensor, own: float
+) -> str:
     """Return which errors are beyond the bound, or an empty string if none is.
 
-    The error of an element is its distance from the float64 output. It may be at most twice the
-    largest error in the golden output, plus 2 ULP of the golden element. Elements that are
-    infinite in the golden or the float64 output do not count.
+    The error of an element is its distance from the float64 output. It may be at most twice
+    LibTorch's own largest error, plus 2 ULP of the golden element. Elements that are infinite in
+    the golden or the float64 output do not count.
 
     Args:
         actual: a runtime's output, float16, bfloat16 or float32.
         golden: LibTorch's, of the same dtype and shape.
         exact: float64 of the same shape.
+        own: LibTorch's own largest error.
     """
     reference = plain(golden).double()
-    counts = torch.isfinite(reference) & torch.isfinite(exact)
+    counts, error = _errors(actual, golden, exact)
     if not bool(counts.any()):
         return ""
-    own = float((reference - exact)[counts].abs().max())
-    error = torch.where(counts, (plain(actual).cpu().double() - exact).abs(), 0.0)
     margin = ULPS * ulp(golden)
     excess = (error - margin).where(counts, -torch.inf) - FACTOR * own
     wrong = int((excess > 0).sum())
@@ -119,6 +122,20 @@ def beyond_bound(actual: torch.Tensor, golden: torch.Tensor, exact: torch.Tensor
         f"; the worst at flat index {place}: expected {float(reference.flatten()[place])!r}, got "
         f"{float(actual.flatten()[place])!r}, in float64 {float(exact.flatten()[place])!r}"
     )
+
+
+def largest_error(actual: torch.Tensor, golden: torch.Tensor, exact: torch.Tensor) -> float:
+    """Return the largest error of an output; 0 if no element counts, as in `beyond_bound`."""
+    _, error = _errors(actual, golden, exact)
+    return float(error.max()) if error.numel() else 0.0
+
+
+def _errors(
+    actual: torch.Tensor, golden: torch.Tensor, exact: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return which elements count, and the error of each, 0 if it does not count."""
+    counts = torch.isfinite(plain(golden)) & torch.isfinite(exact)
+    return counts, torch.where(counts, (plain(actual).cpu().double() - exact).abs(), 0.0)
 
 
 def ulp(tensor: torch.Tensor) -> torch.Tensor:

@@ -55,8 +55,8 @@ def test_no_cast_inside_a_module_rounds(factory: Callable[[], nn.Module], tmp_pa
     assert list(archive.float64_outputs) == list(range(len(archive.golden)))
     for number, case in enumerate(archive.golden):
         (found,) = archive.float64_outputs[number]
-        assert torch.equal(found["output"], casting_in_float64(case.steps[0].inputs["x"]))
-        assert not torch.equal(found["output"], case.steps[0].outputs["output"].double())
+        assert torch.equal(found.outputs["output"], casting_in_float64(case.steps[0].inputs["x"]))
+        assert not torch.equal(found.outputs["output"], case.steps[0].outputs["output"].double())
 
 
 def test_the_state_is_carried_in_float64(tmp_path: Path) -> None:
@@ -70,8 +70,8 @@ def test_the_state_is_carried_in_float64(tmp_path: Path) -> None:
         for step, found in zip(steps, archive.float64_outputs[number], strict=True):
             with torch.no_grad():
                 total = torch.tanh(total * 0.5 + layer(step.inputs["x"].double()))
-            assert torch.equal(found["total"], total)
-            assert torch.equal(found["y"], total * 2)
+            assert torch.equal(found.outputs["total"], total)
+            assert torch.equal(found.outputs["y"], total * 2)
 
 
 class Scaling(nn.Module):
@@ -90,7 +90,7 @@ def test_lower_precisions_are_doubled_too(tmp_path: Path) -> None:
     step = archive.golden[0].steps[0]
     assert step.outputs["output"].dtype == torch.bfloat16
     expected = step.inputs["x"].double() * 3 / 7
-    assert torch.equal(archive.float64_outputs[0][0]["output"], expected)
+    assert torch.equal(archive.float64_outputs[0][0].outputs["output"], expected)
 
 
 class Checking(zoo.Linear):

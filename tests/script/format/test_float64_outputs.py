@@ -11,6 +11,7 @@ import torch
 from torchship.script.errors import ArchiveError
 from torchship.script.format.float64_outputs import (
     MAX_BYTES,
+    Float64Step,
     from_safetensors,
     to_safetensors,
     within_limit,
@@ -24,9 +25,9 @@ def step(*values: float) -> Step:
     return Step({}, {"y": y, "exact": y.double(), "place": y.argmax(), "half/way": y.half()})
 
 
-def exact(*values: float) -> Flat:
+def exact(*values: float) -> Float64Step:
     y = torch.tensor(values, dtype=torch.float64)
-    return {"y": y, "half/way": y}
+    return Float64Step({"y": y, "half/way": y}, {"y": 0.25 * len(values), "half/way": 0.0})
 
 
 CASES = [
@@ -43,19 +44,31 @@ def test_what_was_written_is_read() -> None:
     for number, steps in OUTPUTS.items():
         assert len(found[number]) == len(steps)
         for read, written in zip(found[number], steps, strict=True):
-            assert read.keys() == written.keys()
-            assert all(torch.equal(read[name], written[name]) for name in written)
+            assert read.outputs.keys() == written.outputs.keys()
+            assert all(
+                torch.equal(read.outputs[name], tensor) for name, tensor in written.outputs.items()
+            )
+            assert read.errors == written.errors
 
 
 def test_views_of_one_tensor_are_written() -> None:
     whole = torch.rand(2, 2, dtype=torch.float64)
     cases = [Case("views", "forward", (Step({}, {"a": whole.float(), "b": whole.T.float()}),))]
-    found = from_safetensors(to_safetensors({0: [{"a": whole, "b": whole.T}]}), cases)
-    assert torch.equal(found[0][0]["b"], whole.T)
+    written = Float64Step({"a": whole, "b": whole.T}, {"a": 0.0, "b": 0.0})
+    found = from_safetensors(to_safetensors({0: [written]}), cases)
+    assert torch.equal(found[0][0].outputs["b"], whole.T)
 
 
 def drop(tensors: Flat) -> None:
     del tensors["2/1/out/y"]
+
+
+def drop_error(tensors: Flat) -> None:
+    del tensors["2/1/error/y"]
+
+
+def error_of(value: float) -> Callable[[Flat], None]:
+    return lambda tensors: tensors.update({"0/0/error/y": torch.tensor(value).double()})
 
 
 def add(key: str) -> Callable[[Flat], None]:
@@ -66,6 +79,17 @@ def add(key: str) -> Callable[[Flat], None]:
     ("change", "reason"),
     [
         (drop, "lacks '2/1/out/y'"),
+        (drop_error, "lacks '2/1/error/y'"),
+        (error_of(-0.5), "'0/0/error/y': expected a finite error of at least 0, got -0.5"),
+        (error_of(torch.inf), "'0/0/error/y': expected a finite error of at least 0, got inf"),
+        (error_of(torch.nan), "'0/0/error/y' holds NaN"),
+        (add("0/0/error/y"), "'0/0/error/y': expected float64[], got float64[1]"),
+        (
+            lambda tensors: tensors.update({"0/0/error/y": torch.tensor(0.5)}),
+            "'0/0/error/y': expected float64[], got float32[]",
+        ),
+        (add("0/1/error/y"), "has '0/1/error/y', which is no golden output"),
+        (add("0/0/error/exact"), "has '0/0/error/exact', which is no golden output"),
         (add("0/1/out/y"), "has '0/1/out/y', which is no golden output of lower precision"),
         (add("0/0/out/exact"), "has '0/0/out/exact', which is no golden output"),
         (add("0/0/out/place"), "has '0/0/out/place', which is no golden output"),

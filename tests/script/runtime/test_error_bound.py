@@ -11,12 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from torchship.script.format.float64_outputs import Float64Step
 from torchship.script.format.golden import Case, Step
 from torchship.script.format.manifest import Argument, Manifest, Method, Source, Tolerance
 from torchship.script.format.nodes import TensorNode, TupleNode
 from torchship.script.format.tree import Flat
 from torchship.script.runtime import agreement
-from torchship.script.runtime.error_bound import beyond_bound, check_case, ulp
+from torchship.script.runtime.error_bound import beyond_bound, check_case, largest_error, ulp
 
 EPS = torch.finfo(torch.float32).eps
 FLOATS = [torch.float16, torch.bfloat16, torch.float32]
@@ -32,21 +33,33 @@ def f64(*values: float) -> torch.Tensor:
 
 def test_the_error_may_be_twice_libtorchs_largest_plus_two_ulp() -> None:
     golden = f32(1.0, 4.0)
-    exact = f64(1.0, 4.0 + 8 * EPS)  # LibTorch's own largest error is 8 EPS
+    exact = f64(1.0, 4.0 + 8 * EPS)
+    own = 8 * EPS
+
+    def beyond(*values: float) -> str:
+        return beyond_bound(f32(*values), golden, exact, own)
+
     most = 18  # of the first element: 2 * 8 EPS, and 2 ULP of 1.0, each of EPS
-    assert beyond_bound(f32(1.0 + most * EPS, 4.0), golden, exact) == ""
-    assert beyond_bound(f32(1.0 - most * EPS, 4.0), golden, exact) == ""
-    assert "1 of 2 values" in beyond_bound(f32(1.0 + (most + 1) * EPS, 4.0), golden, exact)
-    assert "1 of 2 values" in beyond_bound(f32(1.0 - (most + 1) * EPS, 4.0), golden, exact)
+    assert beyond(1.0 + most * EPS, 4.0) == ""
+    assert beyond(1.0 - most * EPS, 4.0) == ""
+    assert "1 of 2 values" in beyond(1.0 + (most + 1) * EPS, 4.0)
+    assert "1 of 2 values" in beyond(1.0 - (most + 1) * EPS, 4.0)
     # Of the second: 2 * 8 EPS, and 2 ULP of 4.0, each of 4 EPS, from what is exact.
-    assert beyond_bound(f32(1.0, 4.0 + (8 + 24) * EPS), golden, exact) == ""
-    assert beyond_bound(f32(1.0, 4.0 + (8 + 28) * EPS), golden, exact) != ""
-    assert beyond_bound(f32(1.0, 4.0 + (8 - 24) * EPS), golden, exact) == ""
-    assert beyond_bound(f32(1.0, 4.0 + (8 - 28) * EPS), golden, exact) != ""
+    assert beyond(1.0, 4.0 + (8 + 24) * EPS) == ""
+    assert beyond(1.0, 4.0 + (8 + 28) * EPS) != ""
+    assert beyond(1.0, 4.0 + (8 - 24) * EPS) == ""
+    assert beyond(1.0, 4.0 + (8 - 28) * EPS) != ""
+
+
+def test_the_stored_error_counts_not_that_of_the_golden_run() -> None:
+    golden = f32(1.0)
+    near = f32(1.0 + 50 * EPS)
+    assert beyond_bound(near, golden, golden.double(), 24 * EPS) == ""
+    assert beyond_bound(near, golden, golden.double(), 23 * EPS) != ""
 
 
 def test_the_reason_names_both_errors_and_the_worst_element() -> None:
-    reason = beyond_bound(f32(1.0, 1.5, 2.5), f32(1.0, 1.25, 2.0), f64(1.0, 1.25, 1.875))
+    reason = beyond_bound(f32(1.0, 1.5, 2.5), f32(1.0, 1.25, 2.0), f64(1.0, 1.25, 1.875), 0.125)
     assert reason == (
         "1 of 3 values: error to float64 0.62, LibTorch's own 0.12, allowed 0.25 + 2 ULP "
         "(4.8e-07); the worst at flat index 2: expected 2.0, got 2.5, in float64 1.875"
@@ -55,18 +68,26 @@ def test_the_reason_names_both_errors_and_the_worst_element() -> None:
 
 def test_exactly_rounded_outputs_leave_two_ulp() -> None:
     golden = f32(1.0)
-    assert beyond_bound(f32(1.0 + 2 * EPS), golden, golden.double()) == ""
-    assert beyond_bound(f32(1.0 + 3 * EPS), golden, golden.double()) != ""
+    assert beyond_bound(f32(1.0 + 2 * EPS), golden, golden.double(), 0.0) == ""
+    assert beyond_bound(f32(1.0 + 3 * EPS), golden, golden.double(), 0.0) != ""
 
 
 def test_infinities_do_not_count() -> None:
     golden = f32(math.inf, 1.0, -math.inf)
     exact = f64(1e39, 1.0, -math.inf)
-    assert beyond_bound(golden.clone(), golden, exact) == ""
-    assert beyond_bound(f32(math.inf, 1.1, -math.inf), golden, exact) != ""
-    assert beyond_bound(f32(1.0, 2.1), f32(1.0, 2.0), f64(math.inf, 2.0)) != ""
-    assert beyond_bound(f32(math.inf), f32(math.inf), f64(math.inf)) == ""
-    assert beyond_bound(f32(), f32(), f64()) == ""
+    assert beyond_bound(golden.clone(), golden, exact, 0.0) == ""
+    assert beyond_bound(f32(math.inf, 1.1, -math.inf), golden, exact, 0.0) != ""
+    assert beyond_bound(f32(1.0, 2.1), f32(1.0, 2.0), f64(math.inf, 2.0), 0.0) != ""
+    assert beyond_bound(f32(math.inf), f32(math.inf), f64(math.inf), 0.0) == ""
+    assert beyond_bound(f32(), f32(), f64(), 0.0) == ""
+
+
+def test_the_largest_error_of_an_output() -> None:
+    golden = f32(1.0, 2.0, math.inf, 3.0)
+    exact = f64(1.0, 2.0, math.inf, -math.inf)
+    assert largest_error(f32(1.125, 1.75, 5.0, 5.0), golden, exact) == 0.25
+    assert largest_error(golden, golden, exact) == 0.0
+    assert largest_error(f32(), f32(), f64()) == 0.0
 
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False))
@@ -126,7 +147,9 @@ def outputs(y: float = 1.0, action: int = 3, exact: float = 1.0) -> Flat:
 
 
 CASE = Case("example", "forward", (Step({"x": f32(1.0)}, outputs()), Step({}, outputs())))
-IN_FLOAT64 = {0: [{"y": f64(1.0 + 1e-5)}, {"y": f64(1.0)}]}
+IN_FLOAT64 = {
+    0: [Float64Step({"y": f64(1.0 + 1e-5)}, {"y": 1e-5}), Float64Step({"y": f64(1.0)}, {"y": 0.0})]
+}
 
 
 class Runtime:
