@@ -7,7 +7,7 @@ from typing import Any
 
 from torchship.native.emitting.elementwise import constant
 from torchship.native.emitting.places import address, c_type
-from torchship.native.emitting.writer import Writer, float_literal
+from torchship.native.emitting.writer import Writer, float_literal, string_literal
 from torchship.native.ir import sizes
 from torchship.native.ir.program import Call, View
 from torchship.native.ir.sizes import Size
@@ -217,7 +217,14 @@ def _embedding(writer: Writer, call: Call) -> None:
         if call.attributes.get("wraps"):
             writer.line(f"if (chosen < 0) chosen += {text(size)};")
         with writer.block(f"if (chosen < 0 || chosen >= {text(size)})"):
-            writer.line('ts_say(message, "index out of range in self");')
+            wraps: Any = call.attributes.get("wraps")
+            if wraps:
+                writer.line(f"ts_say(message, {string_literal(wraps[0])});")
+                writer.line(f"ts_say_integer(message, (int64_t)({address(index)})[at]);")
+                writer.line(f"ts_say(message, {string_literal(wraps[1])});")
+                writer.line(f"ts_say_integer(message, {text(size)});")
+            else:
+                writer.line('ts_say(message, "index out of range in self");')
             writer.line("return TS_RAISED;")
         writer.line(
             f"memcpy({address(out, sizes.simple(sizes.symbol('at') * width))}, "
@@ -241,14 +248,15 @@ def _cumsum(writer: Writer, call: Call) -> None:
     n, rows, t = view.shape[-1], sizes.product(view.shape[:-1]), c_type(view.dtype)
     with writer.block(f"for (int64_t row = 0; row < {text(rows)}; row++)"):
         offset = sizes.simple(sizes.symbol("row") * n)
-        writer.line(f"{t} sum = 0;")
+        # torch sums floats in double precision here.
+        writer.line(f"{'double' if t == 'float' else t} sum = 0;")
         with writer.block(f"for (int64_t at = 0; at < {text(n)}; at++)"):
             element = f"({address(view, offset)})[at]"
             if view.dtype == "int64":
                 writer.line(f"sum = (int64_t)((uint64_t)sum + (uint64_t){element});")
             else:
-                writer.line(f"sum = ({t})(sum + {element});")
-            writer.line(f"({address(out, offset)})[at] = sum;")
+                writer.line(f"sum = sum + {element};")
+            writer.line(f"({address(out, offset)})[at] = ({t})sum;")
 
 
 def _layer_norm(writer: Writer, call: Call) -> None:

@@ -32,6 +32,7 @@ FUNCTIONS = {
     "cos",
     "sqrt",
 }
+SINGLES = {"fma", "max", "min", "relu", "remainder", "sign", "floor_div"}
 COMPARISONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 SIGNS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 LANES = 16
@@ -174,6 +175,8 @@ def _vectorisable(member: Elementwise) -> bool:
     ):
         return False
     if member.out.dtype not in ("float32", "bool"):
+        return False
+    if member.out.dtype == "bool" and member.operation in ("max", "min"):
         return False
     if member.compute == "uint8" and not (
         member.operation == "copy" and member.out.dtype == "float32"
@@ -328,7 +331,7 @@ class _Vectors(_Body):
 
 def _mask_constant(operand: Operand) -> str:
     if isinstance(operand, Scalar):
-        return f"ts_seti(-({operand.text}))"
+        return f"ts_seti(-(({operand.text}) != 0))"
     return f"ts_seti({-1 if operand else 0})"
 
 
@@ -381,8 +384,12 @@ class _Scalars(_Body):
             a, b = (self.operand(writer, o, member.out.dtype) for o in member.operands[1:])
             return f"{condition} ? {a} : {b}"
         values = [self.operand(writer, o, dtype) for o in member.operands]
+        try:
+            text = scalar_operation(kind, dtype, values)
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{member.where}: {member.note}: {error}") from None
         return _cast(
-            f"({scalar_operation(kind, dtype, values)})",
+            f"({text})",
             _result_dtype(kind, dtype),
             member.out.dtype,
         )
@@ -450,7 +457,7 @@ def _float_operation(kind: str, v: list[str]) -> str:
         return f"{v[0]} {SIGNS[kind]} {v[1]}"
     if kind == "neg":
         return f"-{v[0]}"
-    if kind in FUNCTIONS or kind in ("fma", "max", "min", "relu", "remainder", "sign"):
+    if kind in FUNCTIONS or kind in SINGLES:
         return f"ts_{kind}1({', '.join(v)})"
     simple = {
         "abs": "fabsf",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from torchship.native.emitting import kernel_sources, selftest, statements
@@ -258,6 +259,7 @@ def _method(out: Writer, unit: Unit, method: CompiledMethod) -> None:
     with out.block("                       char *workspace, ts_message *message)"):
         body = Writer(1)
         statements.emit_all(body, program.statements)
+        _drop_unread_variables(body)
         named = _words(body)
         declared = Writer(1)
         offsets = {s.name for size in method.plan.offsets.values() for s in sizes.symbols_of(size)}
@@ -289,10 +291,31 @@ def _method(out: Writer, unit: Unit, method: CompiledMethod) -> None:
         out.line("return 0;")
 
 
+def _drop_unread_variables(body: Writer) -> None:
+    """Leave out variables that are only set, of which a compiler would warn."""
+    declared = re.compile(r"\s*(?:const )?(?:int64_t|double|int|(?:const )?\w+_t \*|const float \*) ?(\w+) = [^;{]*;")
+    while True:
+        counts = Counter(re.findall(r"\w+", _code(body)))
+        names = {m[1] for line in body.lines if (m := declared.fullmatch(line))}
+        unread = set()
+        for name in names:
+            sets = re.compile(rf"\s*(?:[\w* ]*[ *])?{name} = [^;{{]*;")
+            own = [line for line in body.lines if sets.fullmatch(line)]
+            if sum(len(re.findall(rf"\b{name}\b", line)) for line in own) == counts[name]:
+                unread |= set(own)
+        if not unread:
+            return
+        body.lines = [line for line in body.lines if line not in unread]
+
+
+def _code(written: Writer) -> str:
+    """Return the C without comments and texts."""
+    return re.sub(r'/\*.*?\*/|"(?:[^"\\]|\\.)*"', "", written.text(), flags=re.S)
+
+
 def _words(written: Writer) -> set[str]:
     """Return the words of C, without those of comments and texts."""
-    text = re.sub(r'/\*.*?\*/|"(?:[^"\\]|\\.)*"', "", written.text(), flags=re.S)
-    return set(re.findall(r"\w+", text))
+    return set(re.findall(r"\w+", _code(written)))
 
 
 def _input(field: Field) -> str:
@@ -328,6 +351,8 @@ def _entry(out: Writer, unit: Unit, method: CompiledMethod) -> None:
         out.line(f"return (size_t)({sizes.c_text(method.plan.total)}) + 64;")
     with out.block(f"int {name}_shape(const {name}_in *in, int output, int64_t *shape)"):
         _size_variables(out, fields, 0)
+        if not any(field.shape for field in interface.outputs):
+            out.line("(void)shape;")
         with out.block("switch (output)"):
             for number, field in enumerate(interface.outputs):
                 out.line(f"case {number}: /* {field.leaf} */")

@@ -50,6 +50,8 @@ class Builder:
         self.hint = ""
         """The name that the model gives to what is computed now."""
         self._names: set[str] = set(LOCALS)
+        self.order: dict[Statement, int] = {}
+        """When each statement was made."""
 
     # --- names and blocks ---
 
@@ -69,6 +71,7 @@ class Builder:
     def add(self, statement: Statement) -> None:
         """Append a statement, with the source line that is compiled now."""
         statement.where, statement.note = statement.where or self.where, statement.note or self.note
+        self.order.setdefault(statement, len(self.order))
         self.block.append(statement)
 
     def unsupported(self, what: str) -> UnsupportedError:
@@ -133,12 +136,14 @@ class Builder:
         whole = laid_out(view.storage, view.shape)
         return source if source is not None and view.same_elements(whole) else view
 
-    def copy(self, value: Tensor, place: View) -> None:
+    def copy(self, value: Tensor, place: View) -> Statement:
         """Store a tensor in a place of the same shape, converted to its dtype."""
         if isinstance(value, OneHot | Concat):
             value = self.materialise(value)
         operand = value.expanded(place.shape) if isinstance(value, View) else operand_of(value)
-        self.add(Elementwise(place, "copy", (operand,), compute=value.dtype))
+        statement = Elementwise(place, "copy", (operand,), compute=value.dtype)
+        self.add(statement)
+        return statement
 
     def contiguous(self, value: Tensor) -> View:
         """Return the tensor in memory, its elements side by side in the order of their indices."""

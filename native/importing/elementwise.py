@@ -12,18 +12,27 @@ from torchship.native.importing.scalars import (
     COMPARISONS,
     DTYPES,
     c_of,
+    dtype_of_number,
     get_item,
     scalar_arithmetic,
     scalar_comparison,
     scalar_function,
     scalar_remainder,
 )
-from torchship.native.importing.values import Full, ListValue, OneHot, is_size, is_tensor
-from torchship.native.importing.views import full_like
+from torchship.native.importing.values import (
+    Full,
+    ListValue,
+    OneHot,
+    Tensor,
+    is_size,
+    is_tensor,
+)
+from torchship.native.importing.views import full_like, reshaped
 from torchship.native.ir import sizes
 from torchship.native.ir.dtypes import NAMES, TORCH
 from torchship.native.ir.layout import narrow
 from torchship.native.ir.program import Elementwise, Iota, Scalar, View
+from torchship.native.ir.sizes import Size
 
 UNSUPPORTED_DTYPES = {
     5: "float16",
@@ -113,6 +122,8 @@ def _rounded_division(importer: Importer, a: Any, b: Any, mode: str) -> object:
     if not dtype.startswith("float"):
         _known_divisor(importer, b)
         return importer.builder.elementwise(f"int_div_{mode}", [a, b], dtype)
+    if mode == "floor":
+        return importer.builder.elementwise("floor_div", [a, b], dtype)
     quotient = importer.builder.elementwise("div", [a, b], dtype)
     return importer.builder.elementwise(mode, [quotient], dtype)
 
@@ -145,13 +156,12 @@ def power(importer: Importer, node: Any, arguments: list[Any]) -> object:
             "mul", [importer.builder.elementwise("mul", [a, a], dtype), a], dtype
         )
     if b in (1, 1.0):
-        return a
-    if b == 0.5:
-        return importer.builder.elementwise("sqrt", [a], floating(dtype))
-    if b == -0.5:
-        return importer.builder.elementwise("rsqrt", [a], floating(dtype))
-    if b in (-1, -1.0):
-        return importer.builder.elementwise("reciprocal", [a], floating(dtype))
+        return importer.builder.elementwise("copy", [a], dtype, a.dtype)
+    if b in (0.5, -0.5):
+        root = importer.builder.elementwise("sqrt", [a], dtype)
+        return root if b > 0 else importer.builder.elementwise("div", [1.0, root], dtype)
+    if b in (-1, -1.0) and dtype.startswith("float"):
+        return importer.builder.elementwise("div", [1.0, a], dtype)
     raise importer.builder.unsupported(f"pow with the exponent {b}")
 
 
@@ -252,6 +262,8 @@ def unary(importer: Importer, node: Any, arguments: list[Any]) -> object:
         return -value if name == "neg" else scalar_function(name, importer, value)
     dtype = floating(value.dtype) if name in UNARY_FLOAT else value.dtype
     make = importer.builder.elementwise
+    if name == "round" and len(arguments) > 1 and arguments[1] != 0:
+        raise importer.builder.unsupported("round to decimals")
     if name == "silu":
         return make("mul", [value, make("sigmoid", [value], dtype)], dtype)
     if name == "square":
@@ -301,6 +313,8 @@ def _hardsigmoid(importer: Importer, value: Any, dtype: str) -> Any:
 def _elu(importer: Importer, name: str, value: Any, arguments: list[Any], dtype: str) -> object:
     make = importer.builder.elementwise
     alpha, scale = (1.6732632423543772, 1.0507009873554805) if name == "selu" else arguments[1:3]
+    if name == "elu" and arguments[3] != 1:
+        raise importer.builder.unsupported("elu with a scale of its input")
     below = make("mul", [make("expm1", [value], dtype), alpha * scale], dtype)
     above = value if scale == 1 else make("mul", [value, scale], dtype)
     return make("where", [make("gt", [value, 0], "bool", dtype), above, below], dtype)
@@ -323,10 +337,12 @@ def bounded(importer: Importer, node: Any, arguments: list[Any]) -> object:
         return make("where", [make("gt", [value, 0], "bool", dtype), value, below], dtype)
     if name == "prelu":
         weight = arguments[1]
-        if sizes.product(weight.shape) != 1:
-            raise importer.builder.unsupported("prelu with a weight per channel")
-        one = weight.with_shape((), ())
-        below = make("mul", [value, one], dtype)
+        count = sizes.product(weight.shape)
+        rest = len(value.shape) - 2
+        one = count == 1 or rest < 0
+        shape = [] if one else [count, *[1] * rest]
+        scale = reshaped(importer, weight, shape)
+        below = make("mul", [value, scale], dtype)
         return make("where", [make("gt", [value, 0], "bool", dtype), value, below], dtype)
     low = arguments[1] if name != "clamp_max" else None
     high = arguments[2] if name in ("clamp", "hardtanh") and len(arguments) > 2 else None
@@ -408,16 +424,9 @@ def cast(importer: Importer, value: Any, dtype: str) -> object:
     if isinstance(value, OneHot):
         return OneHot(value.index, value.classes, value.axis, dtype)
     if isinstance(value, Full):
-        known = value.value
-        if isinstance(known, bool | int | float):
-            known = (
-                float(known)
-                if dtype.startswith("float")
-                else bool(known)
-                if dtype == "bool"
-                else int(known)
-            )
-        return Full(known, dtype, value.shape)
+        if isinstance(value.value, bool | int | float):
+            return Full(value.value, dtype, value.shape)
+        value = importer.builder.materialise(value)
     made = importer.builder.elementwise("copy", [value], dtype, value.dtype)
     widths = {"uint8": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8}
     if (
@@ -465,11 +474,10 @@ def new(importer: Importer, node: Any, arguments: list[Any]) -> object:
     elif like is not None:
         dtype = like.dtype
     elif "full" in name:
-        dtype = "bool" if isinstance(value, bool) else "int64" if is_size(value) else "float32"
+        dtype = dtype_of_number(value)
     else:
         dtype = "float32"
-    made = Full(value, dtype, tuple(shape))
-    return importer.builder.materialise(made) if importer.mutates else made
+    return number_of(importer, value, dtype, tuple(shape))
 
 
 @operator("aten::arange")
@@ -484,9 +492,11 @@ def arange(importer: Importer, node: Any, arguments: list[Any]) -> object:
         raise importer.builder.unsupported("arange of floats")
     code = arguments[-4]
     dtype = "int64" if code is None else _dtype(importer, code)
-    count = sizes.simple(end - start)
-    if step != 1:
-        count = sizes.floor_div(count + step - 1, step)
+    if not isinstance(step, int) or step == 0:
+        raise importer.builder.unsupported(f"arange with the step {step}")
+    count = sizes.simple(end - start if step > 0 else start - end)
+    if abs(step) != 1:
+        count = sizes.floor_div(count + abs(step) - 1, abs(step))
     if sizes.less(count, 0) is not False:
         count = sizes.larger(count, 0)
     out = importer.builder.temporary(dtype, [count])
@@ -501,17 +511,23 @@ def tensor(importer: Importer, node: Any, arguments: list[Any]) -> object:
         items = value.items
         if any(isinstance(item, ListValue) for item in items):
             raise importer.builder.unsupported("a tensor of nested lists")
-        kinds = [
-            ("float32" if isinstance(i, float) else "bool" if isinstance(i, bool) else "int64")
-            for i in items
-        ]
+        kinds = [dtype_of_number(item) for item in items]
         dtype = _dtype(importer, code) if code is not None else (kinds[0] if kinds else "float32")
         out = importer.builder.temporary(dtype, [len(items)])
         for i, item in enumerate(items):
             importer.builder.copy(Full(item, dtype, (1,)), narrow(out, 0, i, 1))
         return out
-    kind = "bool" if isinstance(value, bool) else "int64" if is_size(value) else "float32"
-    return Full(value, _dtype(importer, code) if code is not None else kind, ())
+    dtype = dtype_of_number(value) if code is None else _dtype(importer, code)
+    return number_of(importer, value, dtype, ())
+
+
+def number_of(importer: Importer, value: Any, dtype: str, shape: tuple[Size, ...]) -> Tensor:
+    """Return a tensor whose elements are a number converted to a dtype."""
+    made = Full(value, dtype, shape)
+    plain = dtype_of_number(value)
+    if isinstance(value, bool | int | float) or plain == dtype:
+        return made
+    return importer.builder.materialise(made)
 
 
 @operator("aten::one_hot")
@@ -532,7 +548,7 @@ def one_hot(importer: Importer, node: Any, arguments: list[Any]) -> object:
 
 @operator("aten::copy_", "aten::fill_", "aten::zero_")
 def copy_in_place(importer: Importer, node: Any, arguments: list[Any]) -> object:
-    target = importer.builder.materialise(arguments[0])
+    target = _writable(importer, arguments[0])
     if node.kind() == "aten::zero_":
         value: Any = 0
     else:
@@ -541,10 +557,26 @@ def copy_in_place(importer: Importer, node: Any, arguments: list[Any]) -> object
         value = Full(value, target.dtype, tuple(target.shape))
     if isinstance(value, View) and value.storage is target.storage:
         value = _own_copy(importer, value)
-    importer.builder.copy(
-        full_like(value, target.shape) if isinstance(value, Full) else value, target
-    )
+    _store(importer, full_like(value, target.shape) if isinstance(value, Full) else value, target)
     return target
+
+
+def _writable(importer: Importer, value: Any) -> View:
+    """Return a tensor that is written in place; only what the method made may be."""
+    target = importer.builder.materialise(value)
+    what = {
+        "input": "an input of the method",
+        "weight": "a parameter or buffer",
+        "pointer": "a tensor that is another one in each branch",
+    }.get(target.storage.kind)
+    if what is not None:
+        note = importer.builder.note
+        raise importer.builder.unsupported(f"operator {note} that writes in place to {what}")
+    return target
+
+
+def _store(importer: Importer, value: Any, target: View) -> None:
+    importer.places.written(target, importer.builder.copy(value, target))
 
 
 def _own_copy(importer: Importer, view: View) -> View:
@@ -575,10 +607,10 @@ class _Renamed:
 
 @operator(*(f"aten::{name}" for name in IN_PLACE))
 def in_place(importer: Importer, node: Any, arguments: list[Any]) -> object:
-    target = importer.builder.materialise(arguments[0])
+    target = _writable(importer, arguments[0])
     name = node.kind().partition("::")[2]
     result: Any = IN_PLACE[name](importer, _Renamed(node), [target, *arguments[1:]])
-    importer.builder.copy(result, target)
+    _store(importer, result, target)
     return target
 
 

@@ -14,9 +14,12 @@ import sympy
 import torch
 
 from torchship.native.importing.builder import Builder
+from torchship.native.importing.places import Places
 from torchship.native.importing.values import (
     Concat,
     Device,
+    DictValue,
+    Full,
     ListValue,
     ModuleValue,
     OneHot,
@@ -81,8 +84,14 @@ class Importer:
         self._appended: list[dict[int, tuple[ListValue, View]]] = []
         self.at_least_0: dict[str, list[Size]] = {}
         """What is 0 or more if a C expression is false."""
+        self.loops: dict[sympy.Symbol, Size] = {}
+        """The indices of the loops in C around what is compiled now, and their numbers of rounds."""
+        self.changes = 0
+        """How many changes of lists and dicts there were."""
         self.mutates = False
         """Whether the graph writes to tensors in place."""
+        self.places = Places(self.builder)
+        """Where tensors lie that are one tensor in torch."""
 
     # --- the graph ---
 
@@ -128,15 +137,38 @@ class Importer:
                 handler = OPERATORS.get(kind)
                 if handler is None:
                     raise self.builder.unsupported(f"operator {kind} has no C yet")
-                result = (handler(self, node, arguments),)
+                result = (self._handled(handler, node, arguments),)
             results = result if len(outputs) == 1 else (result[0] if outputs else ())  # type: ignore[assignment]
         for value, one in zip(outputs, results, strict=True):
             self.values[value.unique()] = one
+
+    def _handled(self, handler: Handler, node: Any, arguments: list[Any]) -> object:
+        """Return what a handler makes of a node; refuse the node if its arguments do not fit."""
+        try:
+            result = handler(self, node, arguments)
+        except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as e:
+            raise self.builder.unsupported(
+                f"operator {node.kind()} has no C for these arguments: {e or type(e).__name__}"
+            ) from e
+        if self.mutates and isinstance(result, Full | OneHot | Concat):
+            # It may be written in place under one of several names, so it has one place.
+            return self.builder.materialise(result)
+        return result
 
     @property
     def scope(self) -> int:
         """The number of the innermost loop or branch of the C code, 0 outside of all."""
         return self.scopes[-1][0]
+
+    def fits(self, index: Size, size: Size) -> bool:
+        """Whether a loop's index, or it counted from the end, is always below a size."""
+        for step, count in self.loops.items():
+            if sizes.less(size, count) is False:
+                if sizes.equal(index, step) is True:
+                    return True
+                if sizes.equal(index, count - 1 - step) is True:
+                    return True
+        return False
 
     @contextmanager
     def _scope(self, kind: str) -> Any:
@@ -163,12 +195,14 @@ class Importer:
         if isinstance(value, torch.Tensor):
             return self.builder.weight(name, value)
         if isinstance(value, list):
-            items = [self.constant(item, f"{name}.{i}") for i, item in enumerate(value)]
-            return ListValue(items, 0)
+            return ListValue(
+                [self.constant(item, f"{name}.{i}") for i, item in enumerate(value)], 0
+            )
         if isinstance(value, tuple):
             return tuple(self.constant(item, f"{name}.{i}") for i, item in enumerate(value))
         if isinstance(value, dict):
-            return {key: self.constant(item, f"{name}.{key}") for key, item in value.items()}
+            items = {key: self.constant(item, f"{name}.{key}") for key, item in value.items()}
+            return DictValue(items, 0)
         if isinstance(value, torch.device):
             return Device(value.type)
         return value
@@ -252,8 +286,14 @@ class Importer:
                     self.at_least_0[merged[-1].text] = [
                         size for text in both for size in self.at_least_0.get(text, ())
                     ]
+        # What follows a branch that raises is the other one: its variables are seen after it.
+        following: list[Statement] = []
+        for which in (0, 1):
+            if results[1 - which] is None:
+                following, branches[which][:] = list(branches[which]), []
         if branches[0] or branches[1]:
             self.builder.add(statement)
+        self.builder.block += following
         if results[0] is None:
             for size in self.at_least_0.get(truth.text, ()):
                 sizes.assume_at_least_0(size)
@@ -282,10 +322,11 @@ class Importer:
         if isinstance(a, Optional) and a.flag == condition.text:
             a = a.value
         if b is None:
-            return Optional(condition.text, a)
+            return Optional(condition.text, self._kept(branches[0], a))
         if a is None:
             return Optional(
-                self.define("bool", Scalar("bool", f"!{_paren(condition.text)}")).text, b
+                self.define("bool", Scalar("bool", f"!{_paren(condition.text)}")).text,
+                self._kept(branches[1], b),
             )
         if isinstance(a, Optional) or isinstance(b, Optional):
             return self._merge_optionals(condition, branches, a, b)
@@ -293,6 +334,10 @@ class Importer:
             pairs = zip(a.items, b.items, strict=True)
             return ListValue(
                 [self._merge(condition, branches, *pair) for pair in pairs], self.scope
+            )
+        if isinstance(a, DictValue) and isinstance(b, DictValue) and list(a) == list(b):
+            return DictValue(
+                {key: self._merge(condition, branches, a[key], b[key]) for key in a}, self.scope
             )
         if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
             return tuple(self._merge(condition, branches, *pair) for pair in zip(a, b, strict=True))
@@ -304,6 +349,40 @@ class Importer:
         raise self.builder.unsupported(
             "a value that is of one kind in a branch and of another in the other"
         )
+
+    def _kept(self, branch: list[Statement], value: object) -> object:
+        """Return a value of a branch in variables that are seen after it."""
+        if isinstance(value, ListValue):
+            return ListValue([self._kept(branch, item) for item in value.items], self.scope)
+        if isinstance(value, tuple):
+            return tuple(self._kept(branch, item) for item in value)
+        if isinstance(value, DictValue):
+            return DictValue({k: self._kept(branch, v) for k, v in value.items()}, self.scope)
+        if isinstance(value, Optional):
+            with self.builder.inside(branch):
+                given = Scalar("bool", value.flag)
+            kept = self._variable(branch, "bool", given)
+            return Optional(kept.text, self._kept(branch, value.value))
+        if isinstance(value, View) and value.storage.kind == "pointer":
+            name = self.builder.fresh(value.storage.name)
+            storage = Storage(name, value.dtype, value.storage.count, "pointer")
+            self.builder.add(Declare(name, "pointer", value.dtype, storage))
+            whole = View(value.storage, 0, (value.storage.count,), (1,))
+            with self.builder.inside(branch):
+                self.builder.add(Assign(name, "pointer", whole, storage))
+            return View(storage, value.offset, value.shape, value.strides)
+        kind = _kind(value)
+        if kind is None or isinstance(value, bool | int | float):
+            return value
+        return self._variable(branch, kind, value)
+
+    def _variable(self, branch: list[Statement], kind: str, value: object) -> Any:
+        """Return a variable that a branch sets."""
+        name = self.builder.fresh(self.builder.hint or "value")
+        self.builder.add(Declare(name, kind))  # type: ignore[arg-type]
+        with self.builder.inside(branch):
+            self.builder.add(Assign(name, kind, value))  # type: ignore[arg-type]
+        return sizes.symbol(name, None) if kind == "int" else Scalar(kind, name)  # type: ignore[arg-type]
 
     def _merge_optionals(
         self, condition: Scalar, branches: list[list[Statement]], a: object, b: object
@@ -335,6 +414,7 @@ class Importer:
         for branch, value in zip(branches, (a, b), strict=True):
             with self.builder.inside(branch):
                 places.append(self.builder.contiguous(value))
+                self.places.same(value, places[-1])
         name = self.builder.fresh(self.builder.hint or "t")
         storage = Storage(name, a.dtype, element_count(a.shape), "pointer")
         self.builder.add(Declare(name, "pointer", a.dtype, storage))
@@ -366,7 +446,7 @@ class Importer:
 
     def _unrolled(self, body: Any, most: int, start: list[object]) -> list[object] | None:
         """Run a loop whose rounds are known; None if its end is not known (nothing is kept)."""
-        mark, carried = len(self.builder.block), start
+        mark, carried, changes = len(self.builder.block), start, self.changes
         index, *parameters = list(body.inputs())
         condition, *results = list(body.outputs())
         for count in range(most):
@@ -379,7 +459,7 @@ class Importer:
             if truth is False:
                 return carried
             if truth is not True:
-                if count:
+                if count or changes != self.changes:
                     raise self.builder.unsupported("a loop whose end is known only in later rounds")
                 del self.builder.block[mark:]
                 return None
@@ -418,7 +498,13 @@ class Importer:
             for parameter, carrier in zip(parameters, carriers, strict=True):
                 self.values[parameter.unique()] = carrier
             with self.builder.inside(inner), self._scope("loop"):
-                self.block(body)
+                self.loops[sizes.symbol(index)] = most
+                try:
+                    self.block(body)
+                except Raised:
+                    raise self.builder.unsupported("a loop that raises in its first round") from None
+                finally:
+                    del self.loops[sizes.symbol(index)]
                 goes_on = self.truth(self.value(returns[0]))
                 results = [self.value(value) for value in returns[1:]]
             self._appended.pop()
@@ -448,7 +534,7 @@ class Importer:
         self._place_appended(appended, sizes.symbol(index), count, inner, bool(flag))
         self.builder.add(Loop(index, count, inner, flag, where=where, note="prim::Loop"))
         for listed, view in appended.values():
-            self._become_stack(listed, view, count)
+            self._become_stack(listed, view)
         return [c for c in carriers]
 
     def _carrier(self, name: str, value: object, template: object = None) -> object:
@@ -465,6 +551,7 @@ class Importer:
         if is_tensor(value):
             out = self.builder.temporary(value.dtype, value.shape)  # type: ignore[attr-defined]
             self.builder.copy(value, out)  # type: ignore[arg-type]
+            self.places.same(value, out)
             return out
         if isinstance(value, ListValue):
             return ListValue([self._carrier(name, item) for item in value.items], self.scope)
@@ -529,6 +616,8 @@ class Importer:
                 self.builder.add(Define(variable, kind, result))  # type: ignore[arg-type]
                 result = sizes.symbol(variable, None) if kind == "int" else Scalar(kind, variable)  # type: ignore[arg-type]
             ready.append((carrier, result))
+        for carrier, result in moves:
+            self.places.same(carrier, result, carried=True)
         for carrier, result in ready:
             if isinstance(carrier, View):
                 if not (isinstance(result, View) and result.same_elements(carrier)):
@@ -571,8 +660,9 @@ class Importer:
 
     def append(self, listed: object, item: object) -> None:
         """Append an item to a list."""
-        if isinstance(listed, ListValue) and listed.home == self.scope:
+        if isinstance(listed, ListValue) and listed.home == self.scope and stack_of(listed) is None:
             listed.items.append(item)
+            self.changes += 1
             return
         if (
             not isinstance(listed, ListValue)
@@ -593,6 +683,7 @@ class Importer:
         marker = Elementwise(mine, "copy", (mine,), compute=view.dtype)
         self.builder.add(marker)
         self._appended[-1][id(listed)] = (listed, mine)
+        self.changes += 1
 
     def _place_appended(
         self,
@@ -607,14 +698,16 @@ class Importer:
             if ends_early or (isinstance(count, int) and count >= 2**63 - 1):
                 raise self.builder.unsupported("a list that grows in a loop of unknown length")
             self.builder.hint = "steps"
-            stacked = self.builder.temporary(item.dtype, (count, *item.shape))
+            longest = count if sizes.less(count, 0) is False else sizes.larger(count, 0)
+            stacked = self.builder.temporary(item.dtype, (longest, *item.shape))
             for statement in inner:
                 if isinstance(statement, Elementwise) and statement.out is item:
                     statement.out = select(stacked, 0, index)
+                    self.places.same(item, stacked, at=self.builder.order[statement])
             appended[key] = (listed, stacked)
 
-    def _become_stack(self, listed: ListValue, stacked: View, count: Size) -> None:
-        listed.items = [StackedList(stacked, count)]
+    def _become_stack(self, listed: ListValue, stacked: View) -> None:
+        listed.items = [StackedList(stacked, stacked.shape[0])]
 
 
 UNINITIALISED = object()

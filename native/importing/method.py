@@ -14,6 +14,7 @@ from torchship.native.importing import elementwise, products, recurrent, reducti
 from torchship.native.importing.builder import Builder
 from torchship.native.importing.importer import Importer, Raised
 from torchship.native.importing.values import (
+    DictValue,
     Full,
     ListValue,
     ModuleValue,
@@ -127,6 +128,7 @@ class _Import:
             raise UnsupportedError(f"method '{self.name}' always raises") from None
         self.builder.where = self.builder.note = ""
         outputs = self._outputs(self.method.outputs, result)
+        self.importer.places.check(self.builder.block)
         self.interface.batched = self._batched()
         program = Program(
             self.name, self.builder.block, self.storages, outputs, self.builder.temporaries
@@ -168,10 +170,8 @@ class _Import:
         if isinstance(node, ListNode) and node.items is not None:
             return ListValue([self._argument(item, name) for item in node.items], 0)
         if isinstance(node, DictNode) and node.items is not None and node.keys is not None:
-            return {
-                key: self._argument(item, name)
-                for key, item in zip(node.keys, node.items, strict=True)
-            }
+            items = zip(node.keys, node.items, strict=True)
+            return DictValue({key: self._argument(item, name) for key, item in items}, 0)
         raise UnsupportedError(
             f"input '{name}' of method '{self.name}': a list or dict of any length has no C"
         )
@@ -264,7 +264,7 @@ class _Import:
                 f"{len(value.shape)}"
             )
         axis = list(leaf.shape).index(BATCH) if BATCH in leaf.shape else None
-        known = {self.symbols[n] for n in leaf.shape if isinstance(n, str) and n in self.symbols}
+        known = set(self.symbols.values())
         inputs = {sizes.symbol(f.variable, None) for f in self.interface.inputs if f.kind == "int"}
         for size in value.shape:
             if not sizes.symbols_of(size) <= known | inputs:

@@ -9,7 +9,7 @@ from torchship.native.importing.elementwise import promoted
 from torchship.native.importing.importer import Importer, is_weight, operator
 from torchship.native.importing.packing import pack_columns, pad_rows
 from torchship.native.importing.values import Concat, Full, ListValue, OneHot, Tensor
-from torchship.native.importing.views import permuted, reshaped
+from torchship.native.importing.views import axis_of, permuted, reshaped
 from torchship.native.ir import sizes
 from torchship.native.ir.layout import as_matrix, contiguous_strides, narrow
 from torchship.native.ir.program import View
@@ -38,7 +38,7 @@ def linear_of(importer: Importer, x: Tensor, weight: View, bias: View | None) ->
         raise importer.builder.unsupported(f"a linear map of {k} inputs applied to {x.shape[-1]}")
     hint = importer.builder.hint
     out = importer.builder.temporary("float32", [*x.shape[:-1], n])
-    start = None if bias is None else importer.builder.materialise(bias)
+    start = None if bias is None else _bias(importer, bias, n)
     rows = out.with_shape([sizes.product(x.shape[:-1]), n], [n, 1])
     parts: Sequence[tuple[Any, View]] = [(x, weight)]
     if (
@@ -57,6 +57,13 @@ def linear_of(importer: Importer, x: Tensor, weight: View, bias: View | None) ->
         _linear_part(importer, part, columns, start, rows)
         start = rows
     return out
+
+
+def _bias(importer: Importer, bias: Tensor, n: int) -> View:
+    """Return a bias of `n` floats, side by side."""
+    _only_float32(importer, bias)
+    view = importer.builder.materialise(bias)
+    return importer.builder.contiguous(view.expanded([n]))
 
 
 def _linear_part(
@@ -164,8 +171,9 @@ def addmm(importer: Importer, node: Any, arguments: list[Any]) -> object:
         and len(b.shape) == 2
         and beta == 1
         and alpha == 1
-        and isinstance(start, View)
         and len(start.shape) == 1
+        and start.dtype == "float32"
+        and isinstance(start.shape[0], int)
     ):
         return linear_of(importer, a, permuted(b, [1, 0]), start)  # type: ignore[arg-type]
     made: Any = matmul(importer, a, b)
@@ -194,18 +202,16 @@ def index(importer: Importer, node: Any, arguments: list[Any]) -> object:
     if name == "index":
         value, given = arguments
         items = [i for i in given.items if i is not None]
-        if len(items) != 1 or given.items[0] is None or items[0].dtype not in ("int64", "int32"):
-            raise importer.builder.unsupported(
-                "an index of other than one tensor of integers on the first axis"
-            )
-        axis, chosen = 0, items[0]
+        if len(items) != 1 or items[0].dtype not in ("int64", "int32"):
+            raise importer.builder.unsupported("an index of other than one tensor of integers")
+        axis, chosen = next(n for n, i in enumerate(given.items) if i is not None), items[0]
     elif name == "index_select":
         value, axis, chosen = arguments
-        if axis != 0:
-            raise importer.builder.unsupported("index_select on another axis than the first")
+        axis = axis_of(axis, len(value.shape))
     else:
         raise importer.builder.unsupported("operator aten::gather has no C yet")
-    view = importer.builder.contiguous(importer.builder.materialise(value))
+    order = [axis, *(a for a in range(len(value.shape)) if a != axis)]
+    view = importer.builder.contiguous(permuted(value, order))
     rest = view.shape[1:]
     rows = view.with_shape([view.shape[0], sizes.product(rest)], [sizes.product(rest), 1])
     places = importer.builder.contiguous(importer.builder.materialise(chosen))
@@ -213,8 +219,14 @@ def index(importer: Importer, node: Any, arguments: list[Any]) -> object:
     flat = out.with_shape(
         [*places.shape, rows.shape[1]], contiguous_strides([*places.shape, rows.shape[1]])
     )
-    importer.builder.call("embedding", [flat], [places, rows], wraps=True)
-    return out
+    message = ("index ", f" is out of bounds for dimension {axis} with size ")
+    if name == "index_select":
+        importer.builder.call("embedding", [flat], [places, rows])
+    else:
+        importer.builder.call("embedding", [flat], [places, rows], wraps=message)
+    inner = list(range(len(places.shape)))
+    outer = [n + len(places.shape) for n in range(len(rest))]
+    return permuted(out, [*outer[:axis], *inner, *outer[axis:]])
 
 
 # --- convolutions ---
@@ -289,12 +301,16 @@ def conv2d(
     """Return the convolution of x [n, channels, height, width], as a channels-last tensor."""
     _only_float32(importer, x, weight)
     height, width = x.shape[2], x.shape[3]
-    cout, _, kh, kw = (int(size) for size in weight.shape)
+    cout, cin, kh, kw = (int(size) for size in weight.shape)
+    if sizes.equal(x.shape[1], cin * groups) is not True:
+        raise importer.builder.unsupported(
+            f"a convolution of {cin * groups} channels applied to {x.shape[1]}"
+        )
     out_h = _out_size(height, kh, stride[0], padding[0], dilation[0])
     out_w = _out_size(width, kw, stride[1], padding[1], dilation[1])
     hint = importer.builder.hint
     out = importer.builder.temporary("float32", [x.shape[0], cout, out_h, out_w], [0, 2, 3, 1])
-    start = None if bias is None else importer.builder.materialise(bias)
+    start = None if bias is None else _bias(importer, bias, cout)
     parts: list[tuple[Any, View]] = [(x, weight)]
     if isinstance(x, Concat) and x.axis == 1 and groups == 1:
         parts, begin = [], 0

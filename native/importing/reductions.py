@@ -257,6 +257,10 @@ def batch_norm(importer: Importer, node: Any, arguments: list[Any]) -> object:
     shift = -known[2] * scale
     if known[1] is not None:
         shift = shift + known[1]
+    if value.dtype != "float32" or sizes.equal(value.shape[1], len(scale)) is not True:
+        raise importer.builder.unsupported(
+            f"batch_norm of {len(scale)} channels applied to {value.dtype}{list(value.shape)}"
+        )
     axes = [len(scale), *[1] * (len(value.shape) - 2)]
     hint = importer.builder.hint or "norm"
     views = [
@@ -285,6 +289,8 @@ def pool(importer: Importer, node: Any, arguments: list[Any]) -> object:
             raise importer.builder.unsupported("avg_pool2d with a divisor of its own")
     if importer.truth(ceil) is not False:
         raise importer.builder.unsupported("pooling with ceil_mode")
+    if value.dtype != "float32":
+        raise importer.builder.unsupported(f"pooling of {value.dtype}: float32 has C")
     view = importer.builder.materialise(value)
     unbatched = len(view.shape) == (2 if flat else 3)
     if unbatched:

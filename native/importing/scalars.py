@@ -12,6 +12,7 @@ import sympy
 from torchship.native.importing.importer import UNINITIALISED, Importer, Raised, operator, stack_of
 from torchship.native.importing.values import (
     Device,
+    DictValue,
     Full,
     IntegersOf,
     ListValue,
@@ -62,7 +63,7 @@ def tuple_construct(importer: Importer, node: Any, arguments: list[Any]) -> obje
 
 @operator("prim::DictConstruct")
 def dict_construct(importer: Importer, node: Any, arguments: list[Any]) -> object:
-    return dict(zip(arguments[::2], arguments[1::2], strict=True))
+    return DictValue(dict(zip(arguments[::2], arguments[1::2], strict=True)), importer.scope)
 
 
 @operator("prim::ListUnpack", "prim::TupleUnpack")
@@ -177,11 +178,11 @@ def arithmetic(importer: Importer, sign: str, rule: Rule, a: Any, b: Any) -> obj
     """Return a op b for numbers: known, a size, or a new variable."""
     if isinstance(a, int | float) and isinstance(b, int | float):
         return rule(a, b)
-    if is_size(a) and is_size(b):
-        return sizes.simple(rule(a, b))
-    kind = "float" if _is_float(a) or _is_float(b) or sign == "/" else "int"
     if sign == "/":
         return importer.define("float", Scalar("float", f"(double){c_of(a)} / (double){c_of(b)}"))
+    if is_size(a) and is_size(b):
+        return sizes.simple(rule(a, b))
+    kind = "float" if _is_float(a) or _is_float(b) else "int"
     return importer.define(kind, Scalar(kind, f"{c_of(a)} {sign} {c_of(b)}"))  # type: ignore[arg-type]
 
 
@@ -210,8 +211,8 @@ def floordiv(importer: Importer, node: Any, arguments: list[Any]) -> object:
     if is_size(a) and is_size(b):
         _positive(importer, b)
         return sizes.floor_div(a, b)
-    if isinstance(a, int | float) and isinstance(b, int | float):
-        return a // b
+    if isinstance(a, int | float) and isinstance(b, int | float) and b != 0:
+        return float(math.floor(a / b))
     return importer.define("float", Scalar("float", f"floor({c_of(a)} / {c_of(b)})"))
 
 
@@ -430,6 +431,9 @@ def copy_list(importer: Importer, node: Any, arguments: list[Any]) -> object:
 def reverse(importer: Importer, node: Any, arguments: list[Any]) -> object:
     (value,) = arguments
     stack = stack_of(value)
+    if value.home != importer.scope:
+        raise importer.builder.unsupported("a list that is reversed in a loop or branch")
+    importer.changes += 1
     if stack is not None:
         stack.reversed = not stack.reversed
     else:
@@ -454,20 +458,32 @@ def dict_parts(importer: Importer, node: Any, arguments: list[Any]) -> object:
 @operator("aten::__contains__")
 def contains(importer: Importer, node: Any, arguments: list[Any]) -> object:
     value, item = arguments
-    if isinstance(value, ListValue):
-        return any(item == other for other in value.items)
-    return item in value
+    if not isinstance(value, ListValue):
+        return item in value
+    found: object = False
+    for other in value.items:
+        same = scalar_comparison("eq", importer, item, other)
+        if same is True:
+            return True
+        if same is not False:
+            both = found if isinstance(found, Scalar) else None
+            text = c_of(same) if both is None else f"{c_of(both)} || {c_of(same)}"
+            found = importer.define("bool", Scalar("bool", text))
+    return found
 
 
 @operator("aten::_set_item")
 def set_item(importer: Importer, node: Any, arguments: list[Any]) -> object:
     value, key, item = arguments
-    if isinstance(value, dict):
+    if value.home != importer.scope:
+        raise importer.builder.unsupported("an item that is set in a loop or branch")
+    if isinstance(value, DictValue):
         value[key] = item
-    elif isinstance(value, ListValue) and isinstance(key, int) and value.home == importer.scope:
+    elif isinstance(key, int) and stack_of(value) is None:
         value.items[key] = item
     else:
-        raise importer.builder.unsupported("an item that is set in a loop or branch")
+        raise importer.builder.unsupported("an item at an index that is known when the code runs")
+    importer.changes += 1
     return ()
 
 
@@ -579,5 +595,11 @@ def single(importer: Importer, value: Any) -> View:
 @operator("prim::NumToTensor", "aten::scalar_tensor")
 def number_to_tensor(importer: Importer, node: Any, arguments: list[Any]) -> object:
     value = arguments[0]
-    kind = "bool" if isinstance(value, bool) else "int64" if is_size(value) else "float32"
-    return Full(value, kind, ())
+    return Full(value, dtype_of_number(value), ())
+
+
+def dtype_of_number(value: object) -> str:
+    """Return the dtype that torch gives to a tensor of a number."""
+    if isinstance(value, bool) or (isinstance(value, Scalar) and value.kind == "bool"):
+        return "bool"
+    return "int64" if is_size(value) or (isinstance(value, Scalar) and value.kind == "int") else "float32"

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import sympy
+import torch
 
+from torchship.native.ir.dtypes import TORCH
 from torchship.native.ir.program import Scalar, View
 from torchship.native.ir.sizes import Size
 
@@ -51,6 +53,12 @@ class Full:
     dtype: str
     shape: tuple[Size, ...]
 
+    def __post_init__(self) -> None:
+        """Convert a number that is known to the dtype."""
+        if isinstance(self.value, bool | int | float):
+            converted = torch.tensor(self.value).to(TORCH[self.dtype]).item()
+            object.__setattr__(self, "value", converted)
+
 
 Tensor = View | OneHot | Concat | Full
 
@@ -69,6 +77,14 @@ class ListValue:
 
     items: list[Any]
     home: int
+
+
+class DictValue(dict[Any, Any]):
+    """A dict; `home` is the loop or branch in which it was made (see the importer)."""
+
+    def __init__(self, items: dict[Any, Any], home: int) -> None:
+        super().__init__(items)
+        self.home = home
 
 
 @dataclass(eq=False)

@@ -9,7 +9,7 @@ from torchship.native.importing.importer import Importer, operator, stack_of
 from torchship.native.importing.values import Concat, Full, ListValue, OneHot, StackedList, Tensor
 from torchship.native.ir import sizes
 from torchship.native.ir.layout import contiguous_strides, is_contiguous, narrow, select
-from torchship.native.ir.program import View
+from torchship.native.ir.program import If, Raise, Scalar, View
 from torchship.native.ir.sizes import Size
 
 
@@ -73,14 +73,37 @@ def _list_slice(importer: Importer, arguments: list[Any]) -> object:
     return ListValue(items[start:end:step], importer.scope)
 
 
+def checked_index(importer: Importer, index: Size, size: Size, where: str) -> Size:
+    """Return an index counted from the front; where it may be outside, the C looks and raises."""
+    if isinstance(index, int) and index < 0:
+        index = sizes.simple(index + size)
+        below = sizes.less(index, 0)
+    elif isinstance(index, int):
+        below = False
+    else:
+        if sizes.less(index, 0) is not False and index not in importer.loops:
+            text, whole = sizes.c_text(index), sizes.c_text(size)
+            index = importer.define("int", Scalar("int", f"{text} < 0 ? {text} + {whole} : {text}"))
+        below = sizes.less(index, 0)
+    above = sizes.less(index, size)
+    if importer.fits(index, size) or (below is False and above is True):
+        return index
+    if below is True or above is False:
+        raise importer.builder.unsupported(f"index {index} is out of bounds {where} with size {size}")
+    text = f"{sizes.c_text(index)} < 0 || {sizes.c_text(index)} >= {sizes.c_text(size)}"
+    message = Raise(("index ", index, f" is out of bounds {where} with size ", size))
+    message.where, message.note = importer.builder.where, importer.builder.note
+    importer.builder.add(If(Scalar("bool", text), [message], []))
+    return index
+
+
 @operator("aten::select")
 def select_(importer: Importer, node: Any, arguments: list[Any]) -> object:
     value, axis, index = arguments
     axis = axis_of(axis, len(value.shape))
     if isinstance(value, Full):
         return full_like(value, [n for i, n in enumerate(value.shape) if i != axis])
-    if isinstance(index, int) and index < 0:
-        index = sizes.simple(index + value.shape[axis])
+    index = checked_index(importer, index, value.shape[axis], f"for dimension {axis}")
     return select(importer.builder.materialise(value), axis, index)
 
 
@@ -109,7 +132,7 @@ def squeeze(importer: Importer, node: Any, arguments: list[Any]) -> object:
     dropped = []
     for axis in axes:
         known = sizes.equal(value.shape[axis], 1)
-        if known is None and len(arguments) == 1:
+        if known is None:
             raise importer.builder.unsupported("squeeze of a size that may be 1 or not")
         if known is True:
             dropped.append(axis)
@@ -229,6 +252,7 @@ def reshaped(importer: Importer, value: Tensor, shape: Sequence[Size]) -> Tensor
     if strides is not None:
         return view.with_shape(shape, strides)
     made = importer.builder.contiguous(view)
+    importer.places.same(view, made)
     return made.with_shape(shape, contiguous_strides(shape))
 
 
@@ -273,7 +297,9 @@ def contiguous(importer: Importer, node: Any, arguments: list[Any]) -> object:
     value = arguments[0]
     if isinstance(value, Full | OneHot | Concat):
         return value
-    return importer.builder.contiguous(value)
+    made = importer.builder.contiguous(value)
+    importer.places.same(value, made)
+    return made
 
 
 @operator(

@@ -9,4 +9,12 @@ TS_INLINE float ts_remainder1(float a, float b) {
   const float rest = fmodf(a, b);
   return rest != 0 && (rest < 0) != (b < 0) ? rest + b : rest;
 }
+/* The quotient rounded down, found from the remainder, as torch has it. */
+TS_INLINE float ts_floor_div1(float a, float b) {
+  const float rest = fmodf(a, b), quotient = (a - rest) / b;
+  const float below = rest != 0 && (b < 0) != (rest < 0) ? quotient - 1 : quotient;
+  if (b == 0) return a / b;
+  if (below == 0) return copysignf(0, a / b);
+  return below - floorf(below) > 0.5f ? floorf(below) + 1 : floorf(below);
+}
 TS_INLINE float ts_sign1(float x) { return (float)((x > 0) - (x < 0)); }

@@ -18,7 +18,15 @@ from torchship.native.ir.program import (
     walk,
 )
 from torchship.native.ir.weights import Weights, weight_value
-from torchship.native.passes.uses import Aliases, blocks_of, overlap, reads, writes
+from torchship.native.passes.uses import (
+    Aliases,
+    blocks_of,
+    overlap,
+    reads,
+    sets,
+    variables_of,
+    writes,
+)
 
 SUMS = {"linear", "conv", "depthwise", "gather_sum", "gather_conv"}
 """Kernels whose last input may be where their sums start."""
@@ -95,18 +103,17 @@ def _start_sum(method: Method, weights: Weights, block: list[Statement], add: El
             or other.dtype != "float32"
         ):
             continue
+        rows, start = _flat(add.out), _flat(other)
+        if rows is None or start is None or rows.shape[1] != found.outputs[0].shape[1]:
+            continue
+        at = block.index(add)
+        aliases = Aliases(method.statements)
+        if any(_disturbs(s, found, aliases) for s in block[block.index(found) + 1 : at]):
+            continue
         bias = _bias_of(found)
         if bias is not None and not _join_bias(method, weights, other, add, bias):
             continue
-        at = block.index(add)
-        if any(_disturbs(s, found, add) for s in block[block.index(found) + 1 : at]):
-            continue
         block.remove(found)
-        rows = _flat(add.out)
-        start = _flat(other)
-        if rows is None or start is None:
-            block.insert(at - 1, found)
-            continue
         data = found.inputs[:2]
         block[block.index(add)] = Call(
             found.kernel, (rows,), (*data, start), found.attributes | {"start": True},
@@ -115,10 +122,11 @@ def _start_sum(method: Method, weights: Weights, block: list[Statement], add: El
         return
 
 
-def _disturbs(statement: Statement, call: Call, add: Elementwise) -> bool:
+def _disturbs(statement: Statement, call: Call, aliases: Aliases) -> bool:
     """Whether a statement between a product and the sum it goes into forbids to delay it."""
-    inputs = {view.storage for view in call.inputs}
-    return any(view.storage in inputs for view in writes(statement))
+    return any(
+        overlap(view, written, aliases) for view in call.inputs for written in writes(statement)
+    )
 
 
 def _only_sum(
@@ -134,12 +142,10 @@ def _only_sum(
     call = makers[0]
     if call.kernel != "linear" or call.attributes["relu"]:
         return None
-    if (
-        sizes.simple(view.offset) != 0
-        or sizes.simple(sizes.product(view.shape) - sizes.product(call.outputs[0].shape)) != 0
-    ):
+    if not _is_whole(view):
         return None
-    return call if _flat(view) is not None else None
+    rows, made = _flat(view), call.outputs[0]
+    return call if rows is not None and rows.same_elements(made) else None
 
 
 def _flat(view: View) -> View | None:
@@ -210,11 +216,22 @@ def absorb_relu(method: Method) -> None:
             whole = last.outputs[0]
             if sizes.simple(sizes.product(whole.shape) - operand.storage.count) != 0:
                 continue
+            if not _is_whole(operand) or not _is_whole(statement.out):
+                continue
             if not _same_layout(operand, statement.out):
                 continue
             last.attributes = last.attributes | {"relu": True}
             _rename(method, operand.storage, statement.out.storage, statement.out.offset)
             block.remove(statement)
+
+
+def _is_whole(view: View) -> bool:
+    """Whether a view has every element of its storage once."""
+    return (
+        sizes.simple(view.offset) == 0
+        and sizes.simple(sizes.product(view.shape) - view.storage.count) == 0
+        and dense_order(view) is not None
+    )
 
 
 def _same_layout(a: View, b: View) -> bool:
@@ -252,12 +269,7 @@ def _forward(method: Method, block: list[Statement], copy: Elementwise, aliases:
     storage = source.storage
     if storage is place.storage or storage.dtype != place.dtype or source.dtype != storage.dtype:
         return False
-    if (
-        sizes.simple(source.offset) != 0
-        or sizes.simple(sizes.product(source.shape) - storage.count) != 0
-    ):
-        return False
-    if not _same_layout(source, place) or dense_order(source) is None:
+    if not _is_whole(source) or not _same_layout(source, place):
         return False
     if any(
         storage in aliases.of(s.storage)
@@ -272,11 +284,16 @@ def _forward(method: Method, block: list[Statement], copy: Elementwise, aliases:
         return False
     at, last = block.index(copy), block.index(top[-1])
     first = block.index(top[0])
+    needed = variables_of(place)
+    if any(not needed.isdisjoint(sets(s)) for s in block[first:at]):
+        return False
     for number in range(first, max(at, last) + 1):
         between = block[number]
         if between is copy:
             continue
         touching = [*writes(between)] if number > at else [*reads(between), *writes(between)]
+        if number > at and any(view.storage is storage for view in touching):
+            return False
         for view in touching:
             if view.storage is storage or not overlap(view, place, aliases):
                 continue

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from torchship.native.ir import sizes
-from torchship.native.ir.program import Assign, Statement, Storage, View, walk
+from torchship.native.ir.program import (
+    Assign,
+    Declare,
+    Define,
+    Elementwise,
+    Iota,
+    Scalar,
+    Statement,
+    Storage,
+    View,
+    walk,
+)
 
 
 class Aliases:
@@ -49,7 +61,36 @@ def conflict(first: Statement, second: Statement, aliases: Aliases) -> bool:
     read_1, write_1 = list(reads(first)), list(writes(first))
     read_2, write_2 = list(reads(second)), list(writes(second))
     pairs = ((write_1, read_2), (read_1, write_2), (write_1, write_2))
+    if not sets(first).isdisjoint(variables(second)):
+        return True
     return any(overlap(a, b, aliases) for left, right in pairs for a in left for b in right)
+
+
+def sets(statement: Statement) -> set[str]:
+    """Return the variables of the C code that a statement, or one inside it, sets."""
+    return {s.name for s in walk([statement]) if isinstance(s, Define | Declare | Assign)}
+
+
+def variables(statement: Statement) -> set[str]:
+    """Return the variables that the views and operands of a statement depend on."""
+    found: set[str] = set()
+    for inner in walk([statement]):
+        for view in (*inner.reads(), *inner.writes()):
+            found |= variables_of(view)
+        for operand in inner.operands if isinstance(inner, Elementwise) else ():
+            if isinstance(operand, Scalar):
+                found |= set(re.findall(r"\w+", operand.text))
+            elif isinstance(operand, Iota):
+                found |= {s.name for s in sizes.symbols_of(operand.start)}
+                found |= {s.name for s in sizes.symbols_of(operand.step)}
+    return found
+
+
+def variables_of(view: View) -> set[str]:
+    """Return the variables that say where a view lies."""
+    numbers = (view.offset, *view.shape, *view.strides)
+    found = {symbol.name for size in numbers for symbol in sizes.symbols_of(size)}
+    return found | ({view.storage.name} if view.storage.kind == "pointer" else set())
 
 
 def overlap(a: View, b: View, aliases: Aliases) -> bool:
