@@ -10,14 +10,28 @@ from pathlib import Path
 import pytest
 import torch
 
+from served import Model, method, needs, noise, once, tensor, write
 from torchship.native.cli import make_library
 from torchship.native.compiler import compile_archive
 from torchship.native.errors import CompilerMissingError, NativeError, UnsupportedError
 from torchship.native.running.compiled import LARGEST, compile_library
 from torchship.native.running.prebuilt import load_prebuilt
 from torchship.script.errors import UsageError
+from torchship.script.format.nodes import DictNode
 from torchship.script.format.signing import make_key, read_trusted_keys, sign
 from torchship.script.runtime.archive import Archive, open_archive
+
+
+class Keyed(torch.nn.Module):
+    """Takes a dict with one key: gives twice its tensor."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.key = key
+
+    def forward(self, x: dict[str, torch.Tensor]) -> torch.Tensor:
+        return x[self.key] * 2
+
 
 X = {"x": torch.ones(1, 2)}
 
@@ -92,6 +106,30 @@ def test_a_large_archive_is_not_compiled_while_it_is_loaded(
     archive.size = LARGEST + 1
     with pytest.raises(UnsupportedError, match="at most 32 MiB"):
         compile_library(archive)
+
+
+@pytest.mark.parametrize("text", ["*\\\n/ code", "*/ code", "*??/\n/ code"])
+def test_a_text_that_could_become_code_is_not_compiled(
+    compiles: Callable[[], int], archives: dict[str, Path], text: str
+) -> None:
+    archive = open_archive(archives["memory"])
+    archive.manifest = archive.require_manifest().model_copy(update={"description": text})
+    with pytest.raises(UnsupportedError, match="could become code"):
+        compile_library(archive)
+    assert compiles() == 0
+
+
+@pytest.mark.parametrize("text", ["x*/", "x\\"])
+def test_a_name_that_could_become_code_is_not_compiled(
+    compiles: Callable[[], int], tmp_path: Path, text: str
+) -> None:
+    named = DictNode(keys=(text,), items=(tensor(f"x.{text}", "float32", "batch", 2),))
+    signature = method([needs(named, "x")], tensor("y", "float32", "batch", 2))
+    model = Model(Keyed(text), {"forward": signature}, [once({f"x.{text}": noise(2, 2)})])
+    write(tmp_path / "keyed.pt", model, "keyed")
+    with pytest.raises(UnsupportedError, match="could become code"):
+        compile_library(open_archive(tmp_path / "keyed.pt"))
+    assert compiles() == 0
 
 
 def test_the_library_of_an_archive_is_found_among_others(
