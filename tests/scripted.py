@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compiled import library_of
 
+from compiled import library_of
 from torchship.native.running.library import Library
 from torchship.script.format.manifest import Argument, Manifest, Method, Source, Tolerance
 from torchship.script.format.nodes import Node, ScalarNode, TensorNode, TupleNode, leaves
