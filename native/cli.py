@@ -62,11 +62,11 @@ def compile_(
     if target == "wasm":
         module = output or Path(f"{code.prefix}.wasm")
         for path in write_module(code, module.parent, module.name.removesuffix(".wasm")):
-            typer.echo(f"{path}: {path.stat().st_size} bytes")
+            typer.echo(f"{path}: {path.stat().st_size:,} bytes")
         return
     place = output or Path(f"{code.prefix}.so")
     make_library(code, place)
-    typer.echo(f"{place}: {place.stat().st_size} bytes")
+    typer.echo(f"{place}: {place.stat().st_size:,} bytes")
 
 
 def write_project(code: Code, folder: Path) -> Path:
