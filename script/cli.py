@@ -300,14 +300,17 @@ def keygen(
 
 @app.command()
 def sign(
-    archive: Annotated[Path, typer.Argument(help="The archive to sign.")],
+    archive: Annotated[Path, typer.Argument(help="The archive, or the library (.so), to sign.")],
     key: Annotated[Path, typer.Option(help="The private key (PEM).")],
 ) -> None:
-    """Sign an archive: writes ARCHIVE.sig beside it.
+    """Sign an archive, or the library that it was compiled to: writes ARCHIVE.sig beside it.
 
-    Example:
+    Examples:
 
         torchship sign fizzbuzz.pt --key release.key
+
+        torchship sign fizzbuzz.so --key release.key
     """
-    open_archive(archive)
+    if archive.suffix != ".so":
+        open_archive(archive)
     typer.echo(f"{sign_archive(archive, key)}: signed")

@@ -296,6 +296,31 @@ ACCEPTED = (
 )
 
 
+# --- numbers beside tensors ---
+
+
+class Scaled(nn.Module):
+    """Numbers of every kind, a dimension without a name, and no rows at all."""
+
+    def forward(self, x: Tensor, factor: float, times: int, negate: bool) -> tuple[Tensor, Tensor]:
+        y = x * factor
+        for _ in range(times):
+            y = y + x
+        return -y if negate else y, x.sum(1)
+
+
+def scaled() -> nn.Module:
+    return Scaled().eval()
+
+
+def scaled_examples() -> list[Example]:
+    shapes = ((1, 2), (2, 7), (5, 3), (0, 4))
+    return [
+        {"x": torch.ones(shape), "factor": 0.5 * n, "times": n, "negate": n % 2 == 0}
+        for n, shape in enumerate(shapes)
+    ]
+
+
 # --- what is refused, and what refuses ---
 
 

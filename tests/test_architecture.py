@@ -51,7 +51,7 @@ APART = {"native": {("passes", "importing")}}
 CPP = ROOT / "cpp_runner"
 CPP_LAYERS = [
     *("base", "io", "runtime", "manifest", "call"),
-    *("archive", "session", "verify", "c_api"),
+    *("archive", "session", "native", "verify", "c_api"),
 ]
 # Public headers that no source has the name of: one of several formats, and one without a source.
 CPP_HEADERS = {"tensor_io": "io", "error": "base"}

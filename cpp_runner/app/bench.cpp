@@ -54,6 +54,11 @@ Json to_json(const BenchResult& result) {
   json["p50_over_rounds_us"] = to_json(result.p50_us);
   json["floor"] = to_json(result.floor);
   json["difference_us"] = to_json(result.difference_us);
+  if (result.native) {
+    json["native"] = to_json(result.native->session);
+    json["native"]["p50_over_rounds_us"] = to_json(result.native->p50_us);
+    json["native"]["times_as_fast"] = to_json(result.native->times_as_fast);
+  }
   return json;
 }
 
@@ -65,8 +70,10 @@ std::string to_text(const Spread& spread) {
 
 ExitCode run_bench(const Options& options) {
   const Archive archive = options.common.open();
+  BenchOptions wanted = options.bench;
+  wanted.native = options.common.open_native(archive);
   const RuntimeSettings settings = runtime_settings();  // before the threads are varied
-  const auto results = bench(archive, options.bench);
+  const auto results = bench(archive, wanted);
   if (options.json) {
     Json json{{"name", archive.name()},
               {"call", options.bench.step ? "step" : "run"},
@@ -80,6 +87,12 @@ ExitCode run_bench(const Options& options) {
   std::vector<std::vector<std::string>> rows{{"method", "batch", "threads", "p50 us", "p90 us",
                                               "p99 us", "max us", "rows/s", "floor p50 us",
                                               "over the floor us", "first us"}};
+  if (wanted.native) {
+    for (const char* column :
+         {"native p50 us", "native p99 us", "native rows/s", "times as fast"}) {
+      rows.front().emplace_back(column);
+    }
+  }
   std::size_t warm_up = 0;
   for (const BenchResult& result : results) {
     rows.push_back({result.method, std::to_string(result.batch), std::to_string(result.threads),
@@ -87,11 +100,20 @@ ExitCode run_bench(const Options& options) {
                     short_number(result.session.p99_us), short_number(result.session.max_us),
                     short_number(result.session.rows_per_s), short_number(result.floor.p50_us),
                     to_text(result.difference_us), short_number(result.first_us)});
+    if (result.native) {
+      for (const std::string& cell :
+           {to_text(result.native->p50_us), short_number(result.native->session.p99_us),
+            short_number(result.native->session.rows_per_s),
+            to_text(result.native->times_as_fast)}) {
+        rows.back().push_back(cell);
+      }
+    }
     warm_up = std::max(warm_up, result.warm_up_calls);
   }
   print(table(rows) + std::to_string(options.bench.rounds) +
         " rounds, median (and quartiles) of theirs; up to " + std::to_string(warm_up) +
-        " calls of warm-up; floor: module." + options.bench.method + "() in a bare loop\n");
+        " calls of warm-up; floor: module." + options.bench.method + "() in a bare loop" +
+        (wanted.native ? "; native: on one thread, in the same rounds\n" : "\n"));
   return ExitCode::agreed;
 }
 
@@ -102,6 +124,7 @@ void add_bench(CLI::App& program, Action& action) {
   CLI::App* command =
       program.add_subcommand("bench", "Time a method for every pair of batch size and threads");
   options->common.add_to(*command, false);
+  options->common.add_native_to(*command, "Time, in the same rounds,");
   command->add_option("--method", options->bench.method, "The method to call")
       ->capture_default_str();
   command->add_option("--batch", options->bench.batches, "Batch sizes, comma-separated")
@@ -123,7 +146,10 @@ void add_bench(CLI::App& program, Action& action) {
   command->add_flag("--step", options->bench.step,
                     "Time steps, the recurrent state carried inside, instead of single calls");
   command->add_flag("--json", options->json, "Print JSON for programs");
-  command->footer("Example:\n  torchship-runner bench fizzbuzz.pt --batch 1,32 --threads 1,2");
+  command->footer(
+      "Examples:\n"
+      "  torchship-runner bench fizzbuzz.pt --batch 1,32 --threads 1,2\n"
+      "  torchship-runner bench moba.pt --native moba.so --batch 1");
   command->callback([&action, options] { action = [options] { return run_bench(*options); }; });
 }
 

@@ -40,6 +40,20 @@ void CommonOptions::add_to(CLI::App& command, bool with_threads) {
   }
 }
 
+void CommonOptions::add_native_to(CLI::App& command, const std::string& use) {
+  command
+      .add_option("--native", native,
+                  use +
+                      " the library that `torchship compile ARCHIVE --target lib` made of the "
+                      "archive; with --trusted-keys it must be signed as well")
+      ->type_name("FILE");
+}
+
+std::optional<NativeLibrary> CommonOptions::open_native(const Archive& opened) const {
+  if (native.empty()) return std::nullopt;
+  return NativeLibrary(native, opened);
+}
+
 Archive CommonOptions::open() const {
   configure_runtime(threads);
   Options options;

@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <iostream>
 #include <memory>
+#include <utility>
 
 namespace torchship::app {
 namespace {
@@ -87,11 +88,13 @@ std::string json_line(const TensorMap& outputs) {
   return json.dump() + "\n";
 }
 
-/// Runs the steps one after the other; each goes out before the next comes in.
+/// Runs the steps one after the other; each goes out before the next comes in. `AnySession` is
+/// Session or NativeSession.
+template <typename AnySession>
 class Runner {
  public:
-  Runner(const Archive& archive, const Options& options)
-      : archive_(archive), options_(options), session_(archive, options.method) {}
+  Runner(const Archive& archive, const Options& options, AnySession session)
+      : archive_(archive), options_(options), session_(std::move(session)) {}
 
   ExitCode run() {
     for (const std::string& input : options_.inputs) {
@@ -118,7 +121,7 @@ class Runner {
   /// Runs a step, and returns what is to be printed of it. If its outputs cannot be printed,
   /// the state stays as it was.
   std::string step(const TensorMap& inputs) {
-    Session session = session_;
+    AnySession session = session_;
     TensorMap outputs = session.step(inputs);
     std::string text;
     if (options_.labels) {
@@ -162,7 +165,7 @@ class Runner {
 
   const Archive& archive_;
   const Options& options_;
-  Session session_;
+  AnySession session_;
   TensorMap last_;
   std::size_t steps_ = 0;
   std::size_t lines_ = 0;
@@ -185,9 +188,11 @@ ExitCode run(const Options& options) {
     std::fputs("torchship-runner: plain TorchScript without a manifest: nothing vouches for it\n",
                stderr);
   }
+  const auto native = options.common.open_native(archive);
   if (options.labels) check_labels(archive, options);
   if (options.to_file()) check_output_path(options.output);
-  return Runner(archive, options).run();
+  if (native) return Runner(archive, options, NativeSession(*native, options.method)).run();
+  return Runner(archive, options, Session(archive, options.method)).run();
 }
 
 }  // namespace
@@ -203,6 +208,7 @@ void add_run(CLI::App& program, Action& action) {
       "changes nothing; the exit code at the end is then 4.\n"
       "Inputs have the names that `inspect` shows; in plain TorchScript arr_0, arr_1, ...");
   options->common.add_to(*command);
+  options->common.add_native_to(*command, "Run, instead of the archive in LibTorch,");
   command->add_option("--method", options->method, "The method to call")->capture_default_str();
   command
       ->add_option("--input", options->inputs,
@@ -222,7 +228,8 @@ void add_run(CLI::App& program, Action& action) {
       "  torchship-runner run fizzbuzz.pt --input numbers.npz --output out.npz\n"
       "  torchship-runner run bobnet.pt --input digit.png --labels\n"
       "  echo '{\"x\": [[1,1,1,1,0,0,0,0,0,0]]}' | torchship-runner run fizzbuzz.pt --input - "
-      "--labels");
+      "--labels\n"
+      "  torchship-runner run moba.pt --native moba.so --input steps.npz --output out.npz");
   command->callback([&action, options] { action = [options] { return run(*options); }; });
 }
 

@@ -71,7 +71,9 @@ std::string to_text(const Archive& archive, const VerifyReport& report) {
 
 ExitCode run_verify(const Options& options) {
   const Archive archive = options.common.open();
-  const VerifyReport report = verify(archive, options.repeat);
+  const auto native = options.common.open_native(archive);
+  const VerifyReport report =
+      native ? verify(archive, *native, options.repeat) : verify(archive, options.repeat);
   if (!options.outputs.empty()) write_tensors(options.outputs, report.actual);
   print(options.json ? to_json(archive, report).dump() + "\n" : to_text(archive, report));
   return report.agreed ? ExitCode::agreed : ExitCode::mismatch;
@@ -84,6 +86,7 @@ void add_verify(CLI::App& program, Action& action) {
   CLI::App* command = program.add_subcommand(
       "verify", "Run the golden cases and compare with what the eager module gave");
   options->common.add_to(*command);
+  options->common.add_native_to(*command, "Verify, instead of the archive in LibTorch,");
   command->add_flag("--json", options->json, "Print JSON for programs");
   command->add_option("--outputs", options->outputs,
                       "Write every output as <case>/<step>/out/<output> to this .safetensors file");
@@ -96,7 +99,8 @@ void add_verify(CLI::App& program, Action& action) {
   command->footer(
       "Examples:\n"
       "  torchship-runner verify fizzbuzz.pt\n"
-      "  torchship-runner verify fizzbuzz.pt --json --outputs actual.safetensors");
+      "  torchship-runner verify fizzbuzz.pt --json --outputs actual.safetensors\n"
+      "  torchship-runner verify moba.pt --native moba.so");
   command->callback([&action, options] { action = [options] { return run_verify(*options); }; });
 }
 

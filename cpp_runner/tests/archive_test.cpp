@@ -2,6 +2,7 @@
 #include <torchship/error.h>
 #include <torchship/session.h>
 
+#include "base/digest.h"
 #include "support.h"
 
 #include <algorithm>
@@ -29,6 +30,21 @@ TEST(archive, metadata) {
                            archive.read_record("extra/torchship/manifest.json"),
                        "\"name\": \"tiny\""));
   EXPECT_THROW(static_cast<void>(archive.read_record("gone")), ArchiveError);
+}
+
+TEST(archive, digest) {
+  const TemporaryFolder folder;
+  const std::string tiny = bytes_of(artefact("tiny.pt"));
+  write_bytes(folder / "a.pt", tiny);
+  const Archive archive(folder / "a.pt");
+  EXPECT_EQ(archive.digest(), sha256(tiny));
+  static_cast<void>(archive.module());  // the bytes are released
+  EXPECT_EQ(archive.digest(), sha256(tiny));
+  write_bytes(folder / "a.pt", bytes_of(artefact("plain.pt")));
+  EXPECT_TRUE(contains(message_of<ArchiveError>([&] { static_cast<void>(archive.digest()); }),
+                       "has changed since it was opened"));
+  const Archive in_memory = Archive::open(ArchiveBytes{.bytes = tiny});
+  EXPECT_THROW(static_cast<void>(in_memory.digest()), ArchiveError);
 }
 
 TEST(archive, from_memory) {

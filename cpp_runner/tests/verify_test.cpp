@@ -3,6 +3,7 @@
 #include <torchship/verify.h>
 
 #include "support.h"
+#include "verify/error_bound.h"
 
 #include <ATen/ops/empty.h>
 
@@ -20,6 +21,42 @@ Difference compare(std::vector<float> actual, std::vector<float> golden, Toleran
   const auto count = static_cast<std::int64_t>(actual.size());
   return torchship::compare(floats(std::move(actual), {count}), floats(std::move(golden), {count}),
                             tolerance);
+}
+
+/// What the second rule says of one output, with its float64 output.
+std::string beyond(const std::vector<float>& actual, const std::vector<float>& golden,
+                   const std::vector<double>& exact) {
+  const auto count = static_cast<std::int64_t>(actual.size());
+  return beyond_bound(floats(actual, {count}), floats(golden, {count}), at::tensor(exact));
+}
+
+TEST(verify, errors_are_at_most_twice_libtorchs_and_two_ulp) {
+  constexpr double ulp = 0x1p-23;  // of 1
+  // LibTorch's own error is 3 ULP, so 8 are allowed.
+  const auto at_distance = [&](double ulps) {
+    return beyond({1 + static_cast<float>(ulps * ulp)}, {1 + static_cast<float>(3 * ulp)}, {1});
+  };
+  EXPECT_EQ(at_distance(8), "");
+  EXPECT_TRUE(contains(at_distance(9),
+                       "1 of 1 values: error to float64 1.1e-06, LibTorch's own "
+                       "3.6e-07, allowed 7.2e-07 + 2 ULP (2.4e-07)"));
+  // The largest own error counts for all elements, their own ULP for each.
+  EXPECT_EQ(beyond({1, 8 + 2 * 8 * 0x1p-23F}, {1, 8}, {1, 8}), "");
+  EXPECT_TRUE(contains(beyond({1 + 3 * 0x1p-23F, 8}, {1, 8}, {1, 8}), "at flat index 0"));
+  EXPECT_EQ(beyond({1 + 3 * 0x1p-23F, 8}, {1, 8}, {1, 8 + 0x1p-20}), "");
+}
+
+TEST(verify, infinities_do_not_count_in_the_second_rule) {
+  EXPECT_EQ(beyond({inf, 1}, {inf, 1}, {1e39, 1}), "");
+  EXPECT_EQ(beyond({3e38F}, {3e38F}, {std::numeric_limits<double>::infinity()}), "");
+  EXPECT_NE(beyond({inf, 2}, {inf, 1}, {1e39, 1}), "");
+}
+
+TEST(verify, integers_must_be_equal_in_the_second_rule) {
+  const auto numbers = [](std::int64_t value) { return at::tensor({value}); };
+  EXPECT_EQ(beyond_bound(numbers(3), numbers(3), {}), "");
+  EXPECT_EQ(beyond_bound(numbers(4), numbers(3), {}), "integers differ: expected equal ones");
+  EXPECT_EQ(beyond_bound(floats({2}, {1}), floats({1}, {1}), {}), "");  // only their tolerance
 }
 
 TEST(verify, known_ulp_distances) {

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 import zoo
 from torchship.__main__ import application
 from torchship.script.errors import ArchiveError, UsageError
+from torchship.script.format.signing import check_signature, read_trusted_keys
 from torchship.script.runtime.archive import open_archive
 
 MY_MODULE = """
@@ -141,6 +142,13 @@ def test_keygen_sign_and_inspect_with_trusted_keys(here: Path) -> None:
     assert "there, not checked" in run("inspect", "fizzbuzz.pt").output
     result = run("inspect", "fizzbuzz.pt", "--trusted-keys", "release.pub")
     assert "by a trusted key" in result.output
+
+
+def test_a_library_is_signed_as_it_is(here: Path) -> None:
+    run("keygen", "release.key", "release.pub")
+    (here / "model.so").write_bytes(b"\x7fELF")
+    assert run("sign", "model.so", "--key", "release.key").exit_code == 0
+    check_signature(here / "model.so", b"\x7fELF", read_trusted_keys(here / "release.pub"))
 
 
 def test_a_damaged_archive_is_not_signed(here: Path) -> None:

@@ -87,6 +87,9 @@ class Archive {
   /// The archive's size in bytes.
   std::uint64_t file_size() const;
 
+  /// The SHA-256 of the archive's bytes, 64 hex digits. Raises what read_record() raises.
+  std::string digest() const;
+
   /// Whether a trusted key has signed the archive: false if no keys were given.
   bool signature_checked() const;
 
@@ -116,8 +119,10 @@ class Archive {
   /// A method, prepared once for all sessions.
   std::shared_ptr<const class Call> call(const std::string& method) const;
 
-  Archive(const std::filesystem::path& path, const TrustedKeys* keys, const Options& options);
   Archive(const ArchiveBytes& source, const Options& options);
+
+  /// The file's bytes, read again if they have been released.
+  std::shared_ptr<const std::string> file_bytes() const;
 
   /// Loads the module, and warms it up as the options say.
   void start() const;

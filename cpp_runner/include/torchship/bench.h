@@ -6,8 +6,10 @@
 #include <torchship/hide_macros.h>
 
 #include <torchship/archive.h>
+#include <torchship/native.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,11 +18,12 @@ namespace torchship {
 /// What to measure: every batch size with every thread count.
 struct BenchOptions {
   std::string method = "forward";
-  std::vector<std::int64_t> batches{1};  // sizes of the symbol `batch`, in rows
-  std::vector<int> threads{1};           // inside an operator
-  double seconds = 1.0;                  // of measuring for each pair, the floor included
-  int rounds = 20;                       // into which the seconds are divided; at least 1
-  bool step = false;                     // call Session::step(), which keeps state, not run()
+  std::vector<std::int64_t> batches{1};      // sizes of the symbol `batch`, in rows
+  std::vector<int> threads{1};               // inside an operator
+  double seconds = 1.0;                      // of measuring for each pair, the floor included
+  int rounds = 20;                           // into which the seconds are divided; at least 1
+  bool step = false;                         // call Session::step(), which keeps state, not run()
+  std::optional<NativeLibrary> native = {};  // the compiled archive, to be measured too
 };
 
 /// Times of single calls in microseconds; percentiles by nearest rank.
@@ -40,6 +43,13 @@ struct Spread {
   double high = 0;  // the third quartile
 };
 
+/// The times of the compiled archive, measured in the same rounds as the session.
+struct NativeTimes {
+  Latency session = {};       // NativeSession::run() or step(), on one thread
+  Spread p50_us = {};         // over the rounds: the median of its calls
+  Spread times_as_fast = {};  // over the rounds: the median of the session's calls divided by it
+};
+
 /// The times of one pair of batch size and thread count.
 struct BenchResult {
   std::string method;
@@ -51,6 +61,7 @@ struct BenchResult {
   Latency floor = {};             // `module.forward(arguments)` in a bare loop
   Spread p50_us = {};             // over the rounds: the median of the session's calls
   Spread difference_us = {};      // over the rounds: that median minus the floor's
+  std::optional<NativeTimes> native = {};  // if there is a compiled archive
 };
 
 /// Times every pair of batch size and thread count, after a warm-up. Every round measures both the

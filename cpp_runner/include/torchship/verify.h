@@ -6,6 +6,7 @@
 
 #include <torchship/archive.h>
 #include <torchship/manifest.h>
+#include <torchship/native.h>
 
 #include <cstdint>
 #include <optional>
@@ -50,6 +51,11 @@ struct VerifyReport {
 /// call. A missing output, an additional output and a model that raises are mismatches. Raises
 /// OutOfMemoryError if memory runs out, and ArchiveError if the archive has no golden cases.
 VerifyReport verify(const Archive& archive, int repeat = 3);
+
+/// The same for the compiled archive, which must agree by both rules of docs/archive.md,
+/// "Agreement of runtimes without LibTorch". Also raises ArchiveError if the record of float64
+/// outputs is damaged.
+VerifyReport verify(const Archive& archive, const NativeLibrary& library, int repeat = 3);
 
 }  // namespace torchship
 

@@ -47,6 +47,10 @@ void warm_up(const Archive& archive, ArchiveModule& module) {
   }
 }
 
+ArchiveError changed(const std::filesystem::path& path, const std::string& why) {
+  return ArchiveError("'" + path.string() + "' has changed since it was opened: " + why);
+}
+
 /// Checks the options that need no archive, and sets up the runtime.
 void set_up(const Options& options) {
   check_device(options.device);
@@ -78,20 +82,17 @@ void Archive::start() const {
 }
 
 Archive::Archive(const std::filesystem::path& path, const TrustedKeys* keys)
-    : Archive(path, keys, Options{}) {}
+    : Archive(path, Options{.trusted_keys = keys ? std::optional(*keys) : std::nullopt}) {}
 
 Archive::Archive(const std::filesystem::path& path, const Options& options)
-    : Archive(path, options.trusted_keys ? &*options.trusted_keys : nullptr, options) {}
-
-Archive::Archive(const std::filesystem::path& path, const TrustedKeys* keys, const Options& options)
     : options_(std::make_shared<const Options>(options)) {
   check_libtorch();
   auto bytes = read_archive(path);
   if (!bytes) throw ArchiveError(cannot_read(path));
   const auto file = std::make_shared<const std::string>(std::move(*bytes));
-  if (keys != nullptr) keys->check(path, *file);
+  if (options.trusted_keys) options.trusted_keys->check(path, *file);
   auto contents = read_contents(*file, path);
-  contents.signature_checked = keys != nullptr;
+  contents.signature_checked = options.trusted_keys.has_value();
   contents_ = std::make_shared<const ArchiveContents>(std::move(contents));
   module_ = std::make_shared<ArchiveModule>(contents_, options_, file, *file);
 }
@@ -145,30 +146,39 @@ std::string Archive::read_record(std::string_view name) const {
   if (record == contents_->records.end()) {
     throw ArchiveError("there is no record '" + std::string(name) + "'");
   }
-  const auto changed = [&](const std::string& why) {
-    return ArchiveError("'" + path().string() + "' has changed since it was opened: " + why);
-  };
-  if (contents_->in_memory) {
-    throw ArchiveError("'" + path().string() +
-                       "' was opened from memory, of which nothing is kept");
-  }
-  std::shared_ptr<const std::string> bytes = module_->file();
-  if (!bytes) {
-    auto again = read_archive(path());
-    if (!again) throw changed(errno_message());
-    bytes = std::make_shared<const std::string>(std::move(*again));
-  }
+  const auto bytes = file_bytes();
   try {
     const ZipReader zip(*bytes);
     const auto entry = std::ranges::find(zip.entries(), contents_->top_folder + "/" + record->name,
                                          &ZipEntry::name);
-    if (entry == zip.entries().end()) throw changed("the record is no longer there");
+    if (entry == zip.entries().end()) throw changed(path(), "the record is no longer there");
     std::string content = zip.read(static_cast<std::size_t>(entry - zip.entries().begin()));
-    if (sha256(content) != record->sha256) throw changed("the record is another");
+    if (sha256(content) != record->sha256) throw changed(path(), "the record is another");
     return content;
   } catch (const ZipError& error) {
-    throw changed(error.what());
+    throw changed(path(), error.what());
   }
+}
+
+std::shared_ptr<const std::string> Archive::file_bytes() const {
+  if (contents_->in_memory) {
+    throw ArchiveError("'" + path().string() +
+                       "' was opened from memory, of which nothing is kept");
+  }
+  if (auto kept = module_->file()) return kept;
+  auto again = read_archive(path());
+  if (!again) throw changed(path(), errno_message());
+  return std::make_shared<const std::string>(std::move(*again));
+}
+
+std::string Archive::digest() const {
+  if (const auto kept = module_->file()) return sha256(*kept);
+  const auto again = file_bytes();
+  const ArchiveContents now = read_contents(*again, path());
+  if (!std::ranges::equal(now.records, contents_->records, {}, &Record::sha256, &Record::sha256)) {
+    throw changed(path(), "it has other records");
+  }
+  return sha256(*again);
 }
 
 std::shared_ptr<const torch::jit::Module> Archive::module() const {

@@ -106,8 +106,9 @@ void load(const CustomOperator& needed, const std::vector<std::filesystem::path>
   const std::filesystem::path file = find(needed.library, folders);
   refuse_another_libtorch(file);
   refuse_another(file);
-  if (const auto reason = load_library(file, RTLD_LOCAL)) {
-    throw OperatorError("cannot load '" + file.string() + "': " + *reason);
+  const LoadedLibrary loaded = load_library(file, RTLD_LOCAL);
+  if (loaded.handle == nullptr) {
+    throw OperatorError("cannot load '" + file.string() + "': " + loaded.failure);
   }
   if (!is_registered(needed.name)) {
     throw OperatorError("'" + file.string() + "' does not register it");

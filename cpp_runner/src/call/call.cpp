@@ -3,11 +3,11 @@
 #include <torchship/error.h>
 
 #include "base/out_of_memory.h"
+#include "call/complete_inputs.h"
 #include "call/value_tree.h"
 #include "call/written_arguments.h"
 #include "runtime/printing.h"
 
-#include <ATen/ops/zeros.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/runtime/jit_exception.h>
 
@@ -103,53 +103,8 @@ std::vector<c10::IValue> Call::arguments(const TensorMap& given) const {
 }
 
 TensorMap Call::completed(const TensorMap& given, std::span<const at::Tensor> carried) const {
-  check_names(method_, given);
-  for (const Argument& argument : method_.inputs) {
-    const Node& node = argument.value;
-    if (argument.required && node.is_leaf() && node.name.find('*') == std::string::npos &&
-        !given.contains(node.name) && !method_.is_state_input(node.name)) {
-      missing_input(method_, given, node.name);
-    }
-  }
-  TensorMap inputs;
-  for (const auto& [name, tensor] : given) {
-    inputs.emplace_hint(inputs.end(), name, dense(method_, name, tensor, device_));
-  }
-  fill_state(inputs, carried);
-  return inputs;
-}
-
-void Call::fill_state(TensorMap& inputs, std::span<const at::Tensor> carried) const {
   Symbols symbols;
-  check_inputs(method_, inputs, symbols);
-  for (std::size_t i = 0; i < method_.state.size(); ++i) {
-    const State& state = method_.state[i];
-    if (inputs.contains(state.input)) continue;
-    const Node& leaf = *find_input(method_, state.input);
-    if (i < carried.size() && carried[i].defined()) {
-      if (const auto reason = symbols.mismatch(leaf, carried[i])) {
-        throw InputError("input '" + state.input + "', carried from the step before: " + *reason);
-      }
-      inputs.emplace(state.input, carried[i]);
-    } else if (state.start == State::Start::zeros) {
-      std::vector<std::int64_t> shape;
-      for (const Dimension& dimension : *leaf.shape) {
-        if (const auto* size = std::get_if<std::int64_t>(&dimension)) {
-          shape.push_back(*size);
-          continue;
-        }
-        const auto& symbol = std::get<std::string>(dimension);
-        const auto size = symbols.find(symbol);
-        if (!size) {
-          throw InputError("missing input '" + state.input +
-                           "': it starts as zeros, and no other input tells the size of '" +
-                           symbol + "'");
-        }
-        shape.push_back(*size);
-      }
-      inputs.emplace(state.input, at::zeros(shape, at::TensorOptions(*leaf.dtype).device(device_)));
-    }
-  }
+  return complete_inputs(method_, given, carried, device_, symbols);
 }
 
 /// The inputs, those that the method may overwrite copied.

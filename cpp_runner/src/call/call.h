@@ -63,7 +63,6 @@ class Call {
   std::vector<c10::IValue> stack_of(const TensorMap& inputs) const;
   TensorMap with_copies(const TensorMap& inputs) const;
   TensorMap completed(const TensorMap& given, std::span<const at::Tensor> carried) const;
-  void fill_state(TensorMap& inputs, std::span<const at::Tensor> carried) const;
   c10::IValue invoke(std::vector<c10::IValue>& stack) const;
   void check_outputs(const TensorMap& inputs, const TensorMap& outputs) const;
 

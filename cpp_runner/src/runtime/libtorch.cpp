@@ -53,8 +53,9 @@ void load_cuda_code() {
   const auto file = std::filesystem::path(cpu.dli_fname).replace_filename("libtorch_cuda.so");
   std::error_code error;
   if (!std::filesystem::exists(file, error)) return;  // a build for the CPU
-  if (const auto reason = load_library(file, RTLD_GLOBAL)) {
-    throw UsageError("device: cannot load LibTorch's code for CUDA: " + *reason);
+  const LoadedLibrary loaded = load_library(file, RTLD_GLOBAL);
+  if (loaded.handle == nullptr) {
+    throw UsageError("device: cannot load LibTorch's code for CUDA: " + loaded.failure);
   }
 }
 

@@ -3,12 +3,13 @@
 
 #include "base/join.h"
 #include "call/call.h"
+#include "call/complete_inputs.h"
 #include "call/input_check.h"
+#include "call/json_inputs.h"
 #include "call/methods.h"
 #include "runtime/runtime_scope.h"
 
 #include <ATen/ops/tensor.h>
-#include <nlohmann/json.hpp>
 #include <torch/csrc/jit/api/module.h>
 
 #include <algorithm>
@@ -65,13 +66,7 @@ TensorMap Session::run(const TensorMap& inputs, OutputCheck check) const {
 TensorMap Session::step(const TensorMap& inputs, OutputCheck check) {
   const RuntimeScope scope;
   TensorMap outputs = (*call_)(inputs, state_, check);
-  const std::vector<State>& states = method().state;
-  std::vector<at::Tensor> next(states.size());
-  for (std::size_t i = 0; i < states.size(); ++i) {
-    const auto output = outputs.find(states[i].output);
-    if (output != outputs.end()) next[i] = output->second;
-  }
-  state_ = std::move(next);
+  state_ = carried_state(method(), outputs);
   return on_cpu(std::move(outputs));
 }
 
@@ -143,33 +138,7 @@ void Session::load_state(const TensorMap& state) {
 }
 
 TensorMap Session::inputs_from_json(const nlohmann::json& object) const {
-  if (!object.is_object()) {
-    throw InputError("expected a JSON object of input name -> values, got " +
-                     std::string(object.type_name()));
-  }
-  TensorMap inputs;
-  for (const auto& [name, value] : object.items()) {
-    const std::string what = "input '" + name + "'";
-    const Node* leaf = find_input(method(), name);
-    at::Tensor tensor;
-    if (leaf == nullptr) {
-      inputs.emplace(name, at::Tensor());
-      check_names(method(), inputs);
-    } else if (leaf->kind == Node::Kind::string) {
-      if (!value.is_string()) throw InputError(what + ": expected a string, got " + value.dump());
-      tensor = tensor_from_string(value.get<std::string>());
-    } else if (leaf->kind == Node::Kind::tensor && !leaf->dtype) {
-      tensor = tensor_from_json(value, what);
-    } else {
-      const auto dtype = leaf->kind == Node::Kind::tensor    ? *leaf->dtype
-                         : leaf->kind == Node::Kind::integer ? at::kLong
-                         : leaf->kind == Node::Kind::real    ? at::kDouble
-                                                             : at::kBool;
-      tensor = tensor_from_json(value, dtype, what);
-    }
-    inputs.emplace(name, std::move(tensor));
-  }
-  return inputs;
+  return torchship::inputs_from_json(method(), object);
 }
 
 Methods methods_of(const Archive& archive) {

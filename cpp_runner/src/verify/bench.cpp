@@ -13,6 +13,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <functional>
+#include <iterator>
 
 namespace torchship {
 namespace {
@@ -74,34 +76,58 @@ TensorMap without_state(const Method& method, TensorMap inputs) {
   return inputs;
 }
 
-/// Measures `ours` and `bare` in turn, the order changing from round to round.
-template <typename Ours, typename Bare>
-void measure(const Ours& ours, const Bare& bare, const BenchOptions& options, BenchResult& result) {
-  const double warm_up = options.seconds * warm_up_share / 2;
-  const std::vector<double> first = times_of(ours, warm_up_calls, warm_up);
-  result.first_us = first.front();
-  result.warm_up_calls = first.size() + times_of(bare, warm_up_calls, warm_up).size();
+/// Calls that are measured, and the times of all rounds.
+struct Measured {
+  std::function<void()> call;
+  std::vector<double> times = {};
+  std::vector<double> medians = {};  // by round
+};
 
-  const double share = options.seconds / (2.0 * options.rounds);
-  std::vector<double> session_times;
-  std::vector<double> floor_times;
-  std::vector<double> medians;
-  std::vector<double> differences;
+/// Measures all in turn, the order changing from round to round.
+void measure_rounds(const std::vector<Measured*>& all, const BenchOptions& options) {
+  const double share = options.seconds / (static_cast<double>(all.size()) * options.rounds);
+  std::vector<Measured*> order = all;
   for (int round = 0; round < options.rounds; ++round) {
-    std::vector<double> session;
-    std::vector<double> floor;
-    if (round % 2 == 0) session = times_of(ours, 1, share);
-    floor = times_of(bare, 1, share);
-    if (round % 2 != 0) session = times_of(ours, 1, share);
-    medians.push_back(median(session));
-    differences.push_back(medians.back() - median(floor));
-    session_times.insert(session_times.end(), session.begin(), session.end());
-    floor_times.insert(floor_times.end(), floor.begin(), floor.end());
+    for (Measured* one : order) {
+      const std::vector<double> times = times_of(one->call, 1, share);
+      one->medians.push_back(median(times));
+      one->times.insert(one->times.end(), times.begin(), times.end());
+    }
+    std::ranges::reverse(order);
   }
-  result.session = latency(std::move(session_times), result.batch);
-  result.floor = latency(std::move(floor_times), result.batch);
-  result.p50_us = spread(std::move(medians));
-  result.difference_us = spread(std::move(differences));
+}
+
+/// How two compare, over the rounds.
+template <typename Operation>
+Spread over_rounds(const Measured& a, const Measured& b, const Operation& operation) {
+  std::vector<double> values;
+  std::ranges::transform(a.medians, b.medians, std::back_inserter(values), operation);
+  return spread(std::move(values));
+}
+
+/// Measures the session's calls, those of the bare loop, and, if there are any, those of the
+/// compiled archive.
+void measure(Measured ours, Measured bare, Measured native, const BenchOptions& options,
+             BenchResult& result) {
+  std::vector<Measured*> all{&ours, &bare};
+  if (native.call) all.push_back(&native);
+  const double warm_up = options.seconds * warm_up_share / static_cast<double>(all.size());
+  for (const Measured* one : all) {
+    const std::vector<double> times = times_of(one->call, warm_up_calls, warm_up);
+    if (one == &ours) result.first_us = times.front();
+    result.warm_up_calls += times.size();
+  }
+  measure_rounds(all, options);
+  result.difference_us = over_rounds(ours, bare, std::minus());
+  if (native.call) {
+    result.native.emplace();
+    result.native->times_as_fast = over_rounds(ours, native, std::divides());
+    result.native->p50_us = spread(std::move(native.medians));
+    result.native->session = latency(std::move(native.times), result.batch);
+  }
+  result.p50_us = spread(std::move(ours.medians));
+  result.session = latency(std::move(ours.times), result.batch);
+  result.floor = latency(std::move(bare.times), result.batch);
 }
 
 }  // namespace
@@ -120,6 +146,8 @@ std::vector<BenchResult> bench(const Archive& archive, const BenchOptions& optio
   const Call call(archive.name(), module, method, c10::Device(archive.options().device));
   const Printing printing(
       printing_as(archive.name()));  // for the bare loop; a session does it by itself
+  std::optional<NativeSession> native;
+  if (options.native) native.emplace(*options.native, options.method);
   std::vector<BenchResult> results;
   for (const int threads : options.threads) {
     configure_runtime(threads, archive.options().fusion);
@@ -133,11 +161,13 @@ std::vector<BenchResult> bench(const Archive& archive, const BenchOptions& optio
         static_cast<void>(module->get_method(options.method)(arguments));  // = module.forward(...)
       };
       session.reset();
-      if (options.step) {
-        measure([&] { static_cast<void>(session.step(stepped)); }, bare, options, result);
-      } else {
-        measure([&] { static_cast<void>(session.run(inputs)); }, bare, options, result);
-      }
+      if (native) native->reset();
+      const auto calls_of = [&](auto& of) -> std::function<void()> {
+        if (options.step) return [&] { static_cast<void>(of.step(stepped)); };
+        return [&] { static_cast<void>(of.run(inputs)); };
+      };
+      measure({.call = calls_of(session)}, {.call = bare},
+              {.call = native ? calls_of(*native) : nullptr}, options, result);
       results.push_back(std::move(result));
     }
   }
