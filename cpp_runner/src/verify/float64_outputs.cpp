@@ -6,6 +6,7 @@
 #include <ATen/ops/isnan.h>
 
 #include <algorithm>
+#include <cmath>
 
 namespace torchship {
 namespace {
@@ -32,7 +33,22 @@ void check(const std::string& name, const at::Tensor& tensor, const at::Tensor& 
   if (tensor.isnan().any().item<bool>()) throw damaged("holds NaN in '" + name + "'");
 }
 
+void check_error(const std::string& name, const at::Tensor& tensor) {
+  if (tensor.scalar_type() != at::kDouble || tensor.dim() != 0) {
+    throw damaged("has '" + name + "' as " + describe(tensor) + ": expected float64[]");
+  }
+  const double error = tensor.item<double>();
+  if (!std::isfinite(error) || error < 0) {
+    throw damaged("has '" + name + "' of " + std::to_string(error) +
+                  ": expected a finite number of at least 0");
+  }
+}
+
 }  // namespace
+
+std::string own_error_name(std::size_t number, std::size_t step, std::string_view output) {
+  return std::to_string(number) + "/" + std::to_string(step) + "/error/" + std::string(output);
+}
 
 std::string golden_output_name(std::size_t number, std::size_t step, std::string_view output) {
   return std::to_string(number) + "/" + std::to_string(step) + "/out/" + std::string(output);
@@ -59,7 +75,11 @@ TensorMap read_float64_outputs(const Archive& archive) {
         const auto found = tensors.find(name);
         if (found == tensors.end()) throw damaged("lacks '" + name + "'");
         check(name, found->second, golden);
-        ++matched;
+        const std::string error_name = own_error_name(number, step, output);
+        const auto error = tensors.find(error_name);
+        if (error == tensors.end()) throw damaged("lacks '" + error_name + "'");
+        check_error(error_name, error->second);
+        matched += 2;
       }
     }
   }
