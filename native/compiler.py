@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torchship.native.emitting import source
 from torchship.native.emitting.unit import CompiledMethod, Unit
+from torchship.native.errors import UnsupportedError
 from torchship.native.importing.method import import_method
 from torchship.native.ir.weights import Weights
 from torchship.native.passes import fusion, memory, simplify
@@ -34,20 +35,22 @@ def compile_archive(archive: Archive, golden: bool = True) -> Code:
     weights = Weights()
     methods = []
     for name, signature in manifest.methods.items():
+        if not (name.isidentifier() and name.isascii()):
+            raise UnsupportedError(f"method '{name}': its name is no identifier of C")
         program, interface = import_method(module, name, signature, weights)
         simplify.simplify(program, weights)
         fusion.fuse(program)
         plan = memory.plan(program)
         piece = source.piece_rows(plan) if interface.batched else 0
         methods.append(CompiledMethod(program, interface, plan, piece))
-    prefix = re.sub(r"\W+", "_", manifest.name).lower()
+    prefix = re.sub(r"\W+", "_", manifest.name, flags=re.ASCII).lower()
     prefix = prefix if not prefix[0].isdigit() else f"m{prefix}"
     title = f"{manifest.name} {manifest.version}" + (
         f": {manifest.description}" if manifest.description else ""
     )
     unit = Unit(
         prefix,
-        title.replace("*/", "* /"),
+        title,
         archive.digest,
         methods,
         manifest.methods,

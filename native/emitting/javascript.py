@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torchship.native.emitting.source import info
 from torchship.native.emitting.unit import Unit
+from torchship.native.emitting.writer import comment_text
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "web" / "model.mjs"
 ARRAYS = {
@@ -24,14 +25,14 @@ ARRAYS = {
 def module(unit: Unit, file: str) -> str:
     """Return the text of `<file>.mjs`, which loads `<file>.wasm`."""
     text = TEMPLATE.read_text()
-    text = text.replace("@TITLE@", unit.title).replace("@FILE@", file)
+    text = text.replace("@TITLE@", comment_text(unit.title)).replace("@FILE@", file)
     return text.replace("@INFO@", json.dumps(info(unit), indent=1))
 
 
 def types(unit: Unit) -> str:
     """Return the declarations for TypeScript."""
     lines = [
-        f"// {unit.title}",
+        f"// {comment_text(unit.title)}",
         "export class ModelError extends Error {}",
         "export class InputError extends Error {}",
         "export interface Session<I, O> {",
@@ -48,13 +49,13 @@ def types(unit: Unit) -> str:
         for field in method.interface.inputs:
             if field.kind == "tensor":
                 mark = "?" if field.optional else ""
-                lines.append(f'  "{field.leaf}"{mark}: {ARRAYS[field.dtype]} | number[];')
+                lines.append(f"  {json.dumps(field.leaf)}{mark}: {ARRAYS[field.dtype]} | number[];")
             elif field.kind != "size":
                 kind = "number | bigint" if field.kind == "int" else "number"
-                lines.append(f'  "{field.leaf}": {kind};')
+                lines.append(f"  {json.dumps(field.leaf)}: {kind};")
         lines += ["}", f"export interface {base}Outputs {{"]
         lines += [
-            f'  "{field.leaf}": {ARRAYS[field.dtype]} & {{ shape: number[] }};'
+            f"  {json.dumps(field.leaf)}: {ARRAYS[field.dtype]} & {{ shape: number[] }};"
             for field in method.interface.outputs
         ]
         lines.append("}")

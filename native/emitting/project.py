@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torchship.native.emitting.places import c_type
 from torchship.native.emitting.unit import Unit
-from torchship.native.emitting.writer import Writer
+from torchship.native.emitting.writer import Writer, string_literal
 from torchship.native.importing.method import Field
 
 
@@ -62,7 +62,8 @@ def example(unit: Unit) -> str:
         out.line(f"void *workspace = malloc({name}_workspace_size(&in));")
         with out.block(f"if ({name}(NULL, &in, &out, workspace) == {p.upper()}_OK)"):
             for field in method.interface.outputs:
-                out.line(f'printf("{field.leaf}[0] = %g\\n", (double)out.{field.name}[0]);')
+                label = string_literal(field.leaf)
+                out.line(f'printf("%s[0] = %g\\n", {label}, (double)out.{field.name}[0]);')
         with out.block("else"):
             out.line('printf("%s\\n", message);')
         if unit.cases:

@@ -11,7 +11,7 @@ from torchship.native.emitting import kernel_sources, selftest, statements
 from torchship.native.emitting.numbers import array_lines
 from torchship.native.emitting.places import c_type
 from torchship.native.emitting.unit import CompiledMethod, Unit
-from torchship.native.emitting.writer import Writer, string_literal
+from torchship.native.emitting.writer import Writer, comment_text, string_literal
 from torchship.native.errors import UnsupportedError
 from torchship.native.importing.method import BATCH, Field
 from torchship.native.ir import sizes
@@ -45,7 +45,7 @@ def header(unit: Unit) -> str:
     """Return the text of the header."""
     p, guard = unit.prefix, f"{unit.prefix.upper()}_H"
     out = Writer()
-    out.line(f"/* {unit.title}")
+    out.line(f"/* {comment_text(unit.title)}")
     out.line("   Written by torchship from an archive; do not edit. */")
     out.line(f"#ifndef {guard}")
     out.line(f"#define {guard}")
@@ -137,7 +137,8 @@ def _field(field: Field, const: bool) -> str:
         return f"double {field.name};"
     shape = "[" + ", ".join(_public(size) for size in field.shape) + "]"
     note = f"{field.dtype}{shape}" + ("; may be NULL" if field.optional else "")
-    return f"{'const ' if const else ''}{c_type(field.dtype)} *{field.name}; /* {note} */"
+    kind = f"{'const ' if const else ''}{c_type(field.dtype)}"
+    return f"{kind} *{field.name}; /* {comment_text(note)} */"
 
 
 def _public(size: sizes.Size) -> str:
@@ -156,7 +157,7 @@ def source(unit: Unit) -> str:
     body = methods.text()
     kernels = kernel_sources.needed(body)
     out = Writer()
-    out.line(f"/* {unit.title}")
+    out.line(f"/* {comment_text(unit.title)}")
     out.line(
         "   Written by torchship from an archive; do not edit. "
         "Compile with -O3 -ffp-contract=off. */"
@@ -238,7 +239,7 @@ def _weights(out: Writer, unit: Unit) -> None:
     with out.indented():
         for storage in unit.weights:
             assert storage.value is not None
-            out.line(f"/* {storage.wish or storage.name} */ {{")
+            out.line(f"/* {comment_text(storage.wish or storage.name)} */ {{")
             out.lines += array_lines(storage.value, storage.dtype)
             out.line("},")
         if not unit.weights:
@@ -357,7 +358,7 @@ def _entry(out: Writer, unit: Unit, method: CompiledMethod) -> None:
             out.line("(void)shape;")
         with out.block("switch (output)"):
             for number, field in enumerate(interface.outputs):
-                out.line(f"case {number}: /* {field.leaf} */")
+                out.line(f"case {number}: /* {comment_text(field.leaf)} */")
                 with out.indented():
                     for axis, size in enumerate(field.shape):
                         out.line(f"shape[{axis}] = {sizes.c_text(size)};")

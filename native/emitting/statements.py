@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from torchship.native.emitting import calls, elementwise
 from torchship.native.emitting.places import address, c_type
-from torchship.native.emitting.writer import Writer, double_literal, integer_literal, string_literal
+from torchship.native.emitting.writer import (
+    Writer,
+    comment_text,
+    double_literal,
+    integer_literal,
+    string_literal,
+)
 from torchship.native.ir import sizes
 from torchship.native.ir.program import (
     Assign,
@@ -30,7 +36,7 @@ def emit_all(writer: Writer, statements: list[Statement]) -> None:
     for statement in statements:
         comment = _comment(statement)
         if comment and comment != last:
-            writer.line(f"/* {comment} */")
+            writer.line(f"/* {comment_text(comment)} */")
         last = comment or last
         emit(writer, statement)
 

@@ -41,6 +41,12 @@ class Writer:
         return "\n".join(self.lines) + "\n"
 
 
+def comment_text(text: str) -> str:
+    """Return a text for a comment of one line, which it can neither end nor continue."""
+    plain = "".join(char if " " <= char <= "~" else "?" for char in text)
+    return plain.replace("*/", "* /").replace("\\", "/").replace("??", "? ?")
+
+
 def float_literal(value: float) -> str:
     """Return a float32 as C writes it, exactly."""
     value = float(np.float32(value))

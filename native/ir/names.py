@@ -26,7 +26,7 @@ LOCALS = {
 
 def identifier(wish: str, taken: set[str]) -> str:
     """Return a C identifier like `wish` that is not taken, and take it."""
-    base = re.sub(r"\W+", "_", wish).strip("_") or "t"
+    base = re.sub(r"\W+", "_", wish, flags=re.ASCII).strip("_") or "t"
     if base[0].isdigit():
         base = f"t{base}"
     if base in C_WORDS:

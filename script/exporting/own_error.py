@@ -3,7 +3,8 @@
 The golden run is one sample of it, and the largest error varies much from run to run: where a step
 is sensitive (a gate near its threshold), one element decides it. A run with another summation
 order, no less accurate, may have a multiple of its error. The golden cases are therefore run again
-with the result of each operation perturbed, and the largest error of all these runs counts.
+with the result of each operation and the operands of each sum of products perturbed, and the
+largest error of all these runs counts.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def _perturbed_runs(program: Program, number: int, case: Case) -> list[list[Flat
         # The inputs are copied outside of the mode, which would perturb them.
         symbols = check_inputs(method, inputs)
         copies = {key: value.detach().clone() for key, value in inputs.items()}
-        with Perturbing(generator, ROUNDINGS):
+        with Perturbing(generator, ROUNDINGS, operands=True):
             outputs = program.run(name, copies, symbols)
         return {key: value.detach().clone() for key, value in outputs.items()}
 

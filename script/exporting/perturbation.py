@@ -12,6 +12,34 @@ from torch.overrides import TorchFunctionMode
 ROUNDINGS = 2
 
 
+# Functions whose results are sums of products. Where large terms cancel, another order of such a
+# sum changes it by more than roundings of the result, as if the operands had been rounded.
+PRODUCTS = {
+    "linear",
+    "bilinear",
+    "matmul",
+    "mm",
+    "bmm",
+    "mv",
+    "dot",
+    "addmm",
+    "baddbmm",
+    "addmv",
+    "addbmm",
+    "einsum",
+    "tensordot",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "__matmul__",
+    "__rmatmul__",
+    "scaled_dot_product_attention",
+}
+
+
 def perturbed(
     value: torch.Tensor, generator: torch.Generator, roundings: float = 1
 ) -> torch.Tensor:
@@ -32,13 +60,17 @@ class Perturbing(TorchFunctionMode):
     """Perturbs the results of torch's functions in the eager module and its layers.
 
     Views and results of in-place operations share memory with other tensors and stay unchanged.
+    With `operands`, those of sums of products are perturbed by up to one rounding too.
     """
 
-    def __init__(self, generator: torch.Generator, roundings: float = 1) -> None:
+    def __init__(
+        self, generator: torch.Generator, roundings: float = 1, operands: bool = False
+    ) -> None:
         """Draw from the generator; `roundings` is the largest change, as in `perturbed`."""
         super().__init__()
         self._generator = generator
         self._roundings = roundings
+        self._operands = operands
 
     def __torch_function__(
         self,
@@ -47,13 +79,23 @@ class Perturbing(TorchFunctionMode):
         arguments: Sequence[object] = (),
         keywords: Mapping[str, object] | None = None,
     ) -> object:
-        result = function(*arguments, **(keywords or {}))
+        given = dict(keywords or {})
+        if self._operands and getattr(function, "__name__", "") in PRODUCTS:
+            result = function(
+                *(self._operand(value) for value in arguments),
+                **{name: self._operand(value) for name, value in given.items()},
+            )
+        else:
+            result = function(*arguments, **given)
         places = {
             value.untyped_storage().data_ptr()
-            for value in (*arguments, *(keywords or {}).values())
+            for value in (*arguments, *given.values())
             if isinstance(value, torch.Tensor) and value.layout == torch.strided
         }
         return self._perturbed(result, places)
+
+    def _operand(self, value: object) -> object:
+        return perturbed(value, self._generator) if isinstance(value, torch.Tensor) else value
 
     def _perturbed(self, result: object, places: Collection[int]) -> object:
         if isinstance(result, torch.Tensor):

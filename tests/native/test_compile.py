@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,3 +84,16 @@ def test_verify_skips_what_has_no_compiler(archive: Path, monkeypatch: pytest.Mo
     asked = torchship("verify", archive, "--runtime", "native")
     assert asked.returncode == 1
     assert "there is no C compiler" in asked.stdout
+
+
+def test_texts_of_the_archive_do_not_become_code(tmp_path: Path) -> None:
+    description = "ends */ int injected(void); /*\n#error injected\\\n// ??/"
+    target = replace(find_target("snake", None, {}), description=description)
+    export(target, tmp_path / "snake.pt")
+    assert torchship("compile", tmp_path / "snake.pt", "-o", tmp_path / "code").returncode == 0
+    for name in ("snake.h", "snake.c"):
+        text = (tmp_path / "code" / name).read_text()
+        assert "injected" in text
+        assert "injected" not in re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+    flags = ["-std=c11", "-trigraphs", "-fsyntax-only", "-Wall", "-Werror"]
+    subprocess.run(["gcc", *flags, str(tmp_path / "code" / "snake.c")], check=True)
