@@ -6,7 +6,6 @@ symbols, whose sizes a test chooses.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -114,7 +113,7 @@ def archive_of(
     """Return a module as an archive without golden cases, and the kinds of its nodes."""
     torchscript.configure()
     module.eval()
-    scripted = torch.jit.script(module)
+    scripted = torchscript.compile_module(module, "script", {name: {} for name in signatures})
     methods = {}
     for name, text in signatures.items():
         inputs = parse(text)
@@ -122,8 +121,6 @@ def archive_of(
             outputs = _outputs(getattr(module, name), inputs)
         tolerances = {leaf.name: Tolerance(atol=0, rtol=0) for leaf in leaves(outputs)}
         methods[name] = Method(inputs=tuple(inputs), outputs=outputs, tolerances=tolerances)
-    buffer = io.BytesIO()
-    torch.jit.save(scripted, buffer)
     manifest = Manifest(
         name=type(module).__name__.lower(),
         version="1",
@@ -135,7 +132,7 @@ def archive_of(
         golden=(),
     )
     path = folder / f"{manifest.name}.pt"
-    path.write_bytes(pack(buffer.getvalue(), manifest, []))
+    path.write_bytes(pack(torchscript.save(scripted), manifest, []))
     archive = open_archive(path)
     loaded = archive.load()
     kinds: set[str] = set()
@@ -155,6 +152,10 @@ def compile_methods(
     return Compiled(module, library_of(archive, folder, options), kinds)
 
 
+def _number(value: bool | int | float) -> torch.Tensor:
+    return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
+
+
 def call_both(
     compiled: Compiled, method: str, values: list[Any]
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -164,7 +165,7 @@ def call_both(
     """
     nodes = [leaf for node in compiled.inputs(method) for leaf in leaves(node)]
     named = {
-        node.name: value if isinstance(value, torch.Tensor) else torch.tensor(value)
+        node.name: value if isinstance(value, torch.Tensor) else _number(value)
         for node, value in zip(nodes, values, strict=True)
     }
     given = {name: value.clone() for name, value in named.items()}

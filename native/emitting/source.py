@@ -21,6 +21,8 @@ from torchship.native.passes.memory import Plan
 
 PIECE_BYTES = 1 << 20
 LARGEST_PIECE = 48
+LONGEST_TEXT = 4095
+"""How many characters of a literal every compiler of C takes."""
 
 
 def piece_rows(plan: Plan) -> int:
@@ -493,11 +495,19 @@ def _info(out: Writer, unit: Unit) -> None:
     text = json.dumps(info(unit))
     out.line()
     with out.block(f"const char *{unit.prefix}_info(void)"):
-        out.line("return")
-        with out.indented():
-            for start in range(0, len(text), 90):
-                out.line(string_literal(text[start : start + 90]))
-        out.lines[-1] += ";"
+        if len(text) <= LONGEST_TEXT:
+            out.line("return")
+            with out.indented():
+                for start in range(0, len(text), 90):
+                    out.line(string_literal(text[start : start + 90]))
+            out.lines[-1] += ";"
+        else:
+            out.line("static const char text[] = {")
+            codes = [*text.encode(), 0]
+            for start in range(0, len(codes), 30):
+                out.line("  " + ", ".join(map(str, codes[start : start + 30])) + ",")
+            out.line("};")
+            out.line("return text;")
     out.line("#if defined(TORCHSHIP_LIBRARY)")
     out.line("const char *torchship_native_info(void);")
     out.line(f"const char *torchship_native_info(void) {{ return {unit.prefix}_info(); }}")

@@ -12,6 +12,7 @@ from torchship.native.importing.scalars import (
     COMPARISONS,
     DTYPES,
     c_of,
+    count_of_range,
     dtype_of_number,
     get_item,
     scalar_arithmetic,
@@ -494,12 +495,7 @@ def arange(importer: Importer, node: Any, arguments: list[Any]) -> object:
     dtype = "int64" if code is None else _dtype(importer, code)
     if not isinstance(step, int) or step == 0:
         raise importer.builder.unsupported(f"arange with the step {step}")
-    count = sizes.simple(end - start if step > 0 else start - end)
-    if abs(step) != 1:
-        count = sizes.floor_div(count + abs(step) - 1, abs(step))
-    if sizes.less(count, 0) is not False:
-        count = sizes.larger(count, 0)
-    out = importer.builder.temporary(dtype, [count])
+    out = importer.builder.temporary(dtype, [count_of_range(start, end, step)])
     importer.builder.add(Elementwise(out, "copy", (Iota(0, start, step),), compute="int64"))
     return out
 

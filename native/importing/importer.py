@@ -122,7 +122,7 @@ class Importer:
         Raises:
             UnsupportedError: there is no translation of it.
         """
-        self.builder.where, self.builder.note = source_line(node), node.kind()
+        self.builder.where, self.builder.note = source_line(node) or self.builder.where, node.kind()
         outputs = list(node.outputs())
         self.builder.hint = debug_name(outputs[0]) if outputs else ""
         kind = node.kind()
@@ -312,7 +312,8 @@ class Importer:
     ) -> object:
         """Return the value that is `a` if the condition holds, else `b`."""
         if a is UNINITIALISED or b is UNINITIALISED:
-            return b if a is UNINITIALISED else a
+            which = 1 if a is UNINITIALISED else 0
+            return self._kept(branches[which], (a, b)[which])
         if a is b or (_plain(a) and _plain(b) and type(a) is type(b) and a == b):
             return a
         if isinstance(a, View) and isinstance(b, View) and a.same_elements(b):
@@ -545,6 +546,8 @@ class Importer:
         A value that is None at first is held by variables like those of `template`, a later one.
         """
         self.builder.hint = name
+        if value is UNINITIALISED and template is not None:
+            return self._like(name, template)
         if value is None and template is not None:
             inner = template.value if isinstance(template, Optional) else template
             flag = self._carrier(f"{name}_given", False)
@@ -577,6 +580,10 @@ class Importer:
             return ListValue([self._like(name, item) for item in value.items], self.scope)
         if isinstance(value, tuple):
             return tuple(self._like(name, item) for item in value)
+        if (kind := _kind(value)) is not None:
+            variable = self.builder.fresh(name or "value")
+            self.builder.add(Declare(variable, kind))  # type: ignore[arg-type]
+            return sizes.symbol(variable, None) if kind == "int" else Scalar(kind, variable)  # type: ignore[arg-type]
         return self._carrier(name, value)
 
     def _unchanged(self, before: object, after: object) -> bool:
@@ -600,7 +607,7 @@ class Importer:
         """Store the results of a round in the variables of the next, all at once."""
         moves: list[tuple[object, object]] = []
         for carrier, result, varies in zip(carriers, results, varying, strict=True):
-            if varies:
+            if varies and result is not UNINITIALISED:
                 self._pair(carrier, result, moves)
         targets = {id(c.storage) for c, _ in moves if isinstance(c, View)}
         ready: list[tuple[object, object]] = []
@@ -812,5 +819,5 @@ def source_line(node: Any) -> str:
         if line.startswith('File "'):
             name, _, rest = line[6:].partition('"')
             number = rest.partition("line ")[2].partition(",")[0]
-            return f"{name.rpartition('/')[2]}:{number}"
+            return f"{name.rpartition('/')[2]}:{number}" if name else ""
     return ""

@@ -133,6 +133,8 @@ def matmul(importer: Importer, a: Tensor, b: Tensor) -> View:
     """Return torch.matmul(a, b)."""
     if len(a.shape) == 1:
         made = matmul(importer, reshaped(importer, a, [1, *a.shape]), b)
+        if len(b.shape) == 1:
+            return made.with_shape((), ())
         return made.with_shape(
             [*made.shape[:-2], *made.shape[-1:]], [*made.strides[:-2], *made.strides[-1:]]
         )

@@ -234,6 +234,38 @@ def scalar_remainder(importer: Importer, arguments: list[Any]) -> object:
     raise importer.builder.unsupported("the remainder of floats")
 
 
+@operator("prim::abs")
+def absolute(importer: Importer, node: Any, arguments: list[Any]) -> object:
+    (value,) = arguments
+    if isinstance(value, Scalar):
+        if value.kind != "float":
+            raise importer.builder.unsupported("abs of a bool")
+        return importer.define("float", Scalar("float", f"fabs({c_of(value)})"))
+    return scalar_function("abs", importer, value)
+
+
+@operator("aten::__range_length")
+def range_length(importer: Importer, node: Any, arguments: list[Any]) -> object:
+    start, end, step = arguments
+    if not isinstance(step, int) or step == 0:
+        raise importer.builder.unsupported(f"a range with the step {step}")
+    return count_of_range(start, end, step)
+
+
+def count_of_range(start: Size, end: Size, step: int) -> Size:
+    """Return how many numbers a range has."""
+    count = sizes.simple(end - start if step > 0 else start - end)
+    if abs(step) != 1:
+        count = sizes.floor_div(count + abs(step) - 1, abs(step))
+    return count if sizes.less(count, 0) is False else sizes.larger(count, 0)
+
+
+@operator("aten::__derive_index")
+def derive_index(importer: Importer, node: Any, arguments: list[Any]) -> object:
+    index, start, step = arguments
+    return sizes.simple(start + index * step)
+
+
 @operator("prim::min", "prim::max")
 def smallest(importer: Importer, node: Any, arguments: list[Any]) -> object:
     items = arguments[0].items if isinstance(arguments[0], ListValue) else arguments

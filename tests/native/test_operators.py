@@ -1,0 +1,125 @@
+"""Every operator that compiles to C, against eager torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import operator_modules
+import pytest
+import scripted
+import torch
+from compiled import quick_options
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from operator_modules import Case
+
+from torchship.native.importing.importer import OPERATORS
+from torchship.script.format.manifest import Argument
+from torchship.script.format.nodes import TensorNode
+
+EPSILON = 2.0**-23
+SPECIAL = (
+    *(float("nan"), float("inf"), float("-inf"), 0.0, -0.0, 1e-40, -1e-40, 3e38, -3e38),
+    *(1e30, -1e30, 1e-30, 88.0, 89.0, -88.0, -104.0, 1.0, -1.0, 0.5, -2.5),
+)
+BATCHES = st.sampled_from([0, 1, 2, 3, 5, 33, 50])
+"""With 0, 1, odd numbers, and more than are computed at a time."""
+
+
+def cases(module: type[torch.nn.Module]) -> dict[str, Case]:
+    return {name: f.case for name, f in vars(module).items() if hasattr(f, "case")}
+
+
+NAMES = [(module, name) for module in operator_modules.MODULES for name in cases(module)]
+
+
+@pytest.fixture(scope="module")
+def compiled(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Mapping[type[torch.nn.Module], scripted.Compiled]]:
+    made = {}
+    for module in operator_modules.MODULES:
+        signatures = {name: case.signature for name, case in cases(module).items()}
+        folder = tmp_path_factory.mktemp(module.__name__)
+        torch.manual_seed(5)
+        made[module] = scripted.compile_methods(module(), signatures, folder, quick_options())
+    yield made
+
+
+def _numbers(argument: Argument, shape: list[int], seed: int, special: float) -> torch.Tensor:
+    node = argument.value
+    assert isinstance(node, TensorNode)
+    dtype = getattr(torch, node.dtype)
+    generator = torch.Generator().manual_seed(seed)
+    if dtype == torch.bool:
+        return torch.rand(shape, generator=generator) < 0.5
+    if not dtype.is_floating_point:
+        low = 0 if dtype == torch.uint8 else -5
+        return torch.randint(low, 6, shape, generator=generator).to(dtype)
+    values = torch.randn(shape, generator=generator) * 3
+    chosen = torch.tensor(SPECIAL)[torch.randint(len(SPECIAL), shape, generator=generator)]
+    return torch.where(torch.rand(shape, generator=generator) < special, chosen, values).to(dtype)
+
+
+def _drawn(draw: Any, inputs: list[Argument], special: bool) -> list[Any]:
+    sizes = {
+        name: draw(BATCHES if name == "batch" else st.integers(1, 7), label=name)
+        for name in scripted.symbols(inputs)
+    }
+    share = draw(st.sampled_from([0.0, 0.2, 1.0]), label="special") if special else 0.0
+    seed = draw(st.integers(0, 2**20), label="seed")
+    values: list[Any] = []
+    for number, argument in enumerate(inputs):
+        node = argument.value
+        if isinstance(node, TensorNode):
+            shape = [sizes[n] if isinstance(n, str) else int(n or 0) for n in node.shape]
+            values.append(_numbers(argument, shape, seed + number, share))
+        elif node.kind == "int":
+            values.append(draw(st.integers(0, 9), label=argument.name))
+        elif node.kind == "float":
+            values.append(draw(st.floats(-4, 4, width=32), label=argument.name))
+        else:
+            values.append(draw(st.booleans(), label=argument.name))
+    return values
+
+
+def _compare(case: Case, number: int, got: torch.Tensor, wanted: torch.Tensor) -> None:
+    assert got.dtype == wanted.dtype, number
+    assert got.shape == wanted.shape, number
+    if not wanted.is_floating_point():
+        assert torch.equal(got, wanted), number
+        return
+    finite = wanted[wanted.isfinite()].double().abs()
+    largest = float(finite.max()) if len(finite) else 0.0
+    torch.testing.assert_close(
+        got.double(),
+        wanted.double(),
+        rtol=case.ulps * EPSILON,
+        atol=case.spread * EPSILON * largest + (1e-44 if case.ulps else 0),
+        equal_nan=True,
+        msg=lambda text: f"output {number}: {text}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), NAMES, ids=[f"{module.__name__}-{name}" for module, name in NAMES]
+)
+def test_operators_agree_with_torch(
+    module: type[torch.nn.Module],
+    name: str,
+    compiled: Mapping[type[torch.nn.Module], scripted.Compiled],
+) -> None:
+    case = cases(module)[name]
+    inputs = scripted.parse(case.signature)
+
+    @settings(max_examples=15, deadline=None, derandomize=True, database=None)
+    @given(st.data())
+    def run(data: st.DataObject) -> None:
+        values = _drawn(data.draw, inputs, case.special)
+        got, wanted = scripted.call_both(compiled[module], name, values)
+        assert len(got) == len(wanted)
+        for number, (a, b) in enumerate(zip(got, wanted, strict=True)):
+            _compare(case, number, a, b)
+
+    run()
