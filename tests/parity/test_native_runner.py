@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
+import zoo
 from compiled import exported
 from torchship.cpp_runner.binary import environment, runner_path
 from torchship.native.building.toolchain import build_library
@@ -325,7 +326,8 @@ def test_files_that_are_no_libraries(fizzbuzz: Compiled, tmp_path: Path) -> None
 
 
 def test_plain_torchscript(fizzbuzz: Compiled, tmp_path: Path) -> None:
-    torch.jit.script(torch.nn.Identity()).save(tmp_path / "plain.pt")
+    with pytest.warns(zoo.TORCHSCRIPT_NOTICE):
+        torch.jit.save(torch.jit.script(zoo.linear()), str(tmp_path / "plain.pt"))
     message = refused(BAD_USAGE, "bench", tmp_path / "plain.pt", "--native", fizzbuzz.library)
     assert message.endswith("without a manifest: no library is compiled from it")
 

@@ -49,7 +49,10 @@ const void* address(const at::Tensor& tensor) {
 }  // namespace
 
 NativeCall::NativeCall(std::shared_ptr<const NativeCode> code, const std::string& method)
-    : code_(std::move(code)), method_(code_->signature(method)), native_(code_->method(method)) {}
+    : code_(std::move(code)),
+      method_(code_->signature(method)),
+      native_(code_->method(method)),
+      fast_(FastBinding::make(method_, native_)) {}
 
 TensorMap NativeCall::operator()(const TensorMap& given, std::span<const at::Tensor> carried,
                                  std::vector<char>& workspace) const {
@@ -65,21 +68,22 @@ TensorMap NativeCall::operator()(const TensorMap& given, std::span<const at::Ten
 
 TensorMap NativeCall::run(const TensorMap& given, std::span<const at::Tensor> carried,
                           std::vector<char>& workspace) const {
+  Words in(native_.inputs.size(), NativeWord{.integer = 0});
+  if (fast_ && fast_->bind(given, carried, in)) return compute(in, workspace);
   Symbols symbols;
   const TensorMap inputs = complete_inputs(method_, given, carried, at::kCPU, symbols);
-  std::vector<NativeWord> in;
-  in.reserve(native_.inputs.size() + 1);
-  for (const NativeInput& field : native_.inputs) in.push_back(word(field, inputs, symbols));
-  in.push_back({.integer = 0});  // a method without inputs has a struct all the same
+  for (std::size_t i = 0; i < in.size(); ++i) in[i] = word(native_.inputs[i], inputs, symbols);
+  return compute(in, workspace);
+}
 
+TensorMap NativeCall::compute(const Words& in, std::vector<char>& workspace) const {
   TensorMap outputs;
-  std::vector<NativeWord> out;
-  out.reserve(native_.outputs.size() + 2);
+  Words out;
   for (std::size_t i = 0; i < native_.outputs.size(); ++i) {
     const auto& made = outputs.emplace(native_.outputs[i].leaf, new_output(i, in.data()));
     out.push_back({.pointer = address(made.first->second)});
   }
-  std::array<char, message_size> message{};
+  std::array<char, message_size> message;  // the call begins by ending it
   out.push_back({.pointer = message.data()});
   out.push_back({.integer = message.size()});
 
@@ -120,9 +124,8 @@ NativeWord NativeCall::word(const NativeInput& field, const TensorMap& inputs,
 
 at::Tensor NativeCall::new_output(std::size_t index, const NativeWord* in) const {
   const NativeOutput& output = native_.outputs[index];
-  std::vector<std::int64_t> shape(output.rank + 1);
+  c10::SmallVector<std::int64_t, 6> shape(output.rank);
   native_.shape(in, static_cast<int>(index), shape.data());
-  shape.resize(output.rank);
   return at::empty(shape, at::TensorOptions(output.dtype));
 }
 

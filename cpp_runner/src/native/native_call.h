@@ -6,7 +6,10 @@
 #include <torchship/tensor_io.h>
 
 #include "call/input_check.h"
+#include "native/fast_binding.h"
 #include "native/native_code.h"
+
+#include <c10/util/SmallVector.h>
 
 #include <memory>
 #include <optional>
@@ -32,14 +35,19 @@ class NativeCall {
                        std::vector<char>& workspace) const;
 
  private:
+  /// A struct of inputs or outputs.
+  using Words = c10::SmallVector<NativeWord, 16>;
+
   TensorMap run(const TensorMap& given, std::span<const at::Tensor> carried,
                 std::vector<char>& workspace) const;
+  TensorMap compute(const Words& in, std::vector<char>& workspace) const;
   NativeWord word(const NativeInput& field, const TensorMap& inputs, const Symbols& symbols) const;
   at::Tensor new_output(std::size_t index, const NativeWord* in) const;
 
   std::shared_ptr<const NativeCode> code_;
   const Method& method_;  // the code's
   NativeMethod native_;
+  std::optional<FastBinding> fast_;
 };
 
 }  // namespace torchship
