@@ -44,7 +44,7 @@ class Writer:
 def comment_text(text: str) -> str:
     """Return a text for a comment of one line, which it can neither end nor continue."""
     plain = "".join(char if " " <= char <= "~" else "?" for char in text)
-    return plain.replace("*/", "* /").replace("/*", "/ *").replace("\\", "/").replace("??", "? ?")
+    return plain.replace("\\", "/").replace("??", "? ?").replace("*/", "* /").replace("/*", "/ *")
 
 
 def float_literal(value: float) -> str:
