@@ -90,7 +90,17 @@ class Unary(nn.Module):
 
     @case("x: float64[batch, 5]", ulps=1e-6)
     def doubles(self, x: Tensor):  # type: ignore[no-untyped-def]
-        return x.exp(), x.tanh(), x.abs(), -x, x.relu(), x.sqrt(), x.sigmoid(), x.floor(), x * 0.1 + 1
+        return (
+            x.exp(),
+            x.tanh(),
+            x.abs(),
+            -x,
+            x.relu(),
+            x.sqrt(),
+            x.sigmoid(),
+            x.floor(),
+            x * 0.1 + 1,
+        )
 
 
 class Binary(nn.Module):
@@ -293,7 +303,11 @@ class Reductions(nn.Module):
 class Products(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.up, self.down, self.plain = nn.Linear(5, 33), nn.Linear(33, 7), nn.Linear(5, 7, bias=False)
+        self.up, self.down, self.plain = (
+            nn.Linear(5, 33),
+            nn.Linear(33, 7),
+            nn.Linear(5, 7, bias=False),
+        )
         self.of_hot = nn.Linear(6, 9)
         c = nn.Conv2d
         self.convs = nn.ModuleList([
@@ -301,7 +315,15 @@ class Products(nn.Module):
             c(4, 8, 3, groups=4), c(4, 33, 1, 2, bias=False), c(4, 5, 3, padding="same"), c(4, 5, 2, padding="valid"), c(4, 4, 5, groups=4, padding=2, bias=False, stride=2),
         ])  # fmt: skip
         d = nn.Conv1d
-        self.convs_1 = nn.ModuleList([d(4, 3, 1), d(4, 7, 3, padding=1), d(4, 4, 3, groups=4), d(4, 5, 4, 3, 2), d(4, 2, 3, dilation=2, groups=2)])
+        self.convs_1 = nn.ModuleList(
+            [
+                d(4, 3, 1),
+                d(4, 7, 3, padding=1),
+                d(4, 4, 3, groups=4),
+                d(4, 5, 4, 3, 2),
+                d(4, 2, 3, dilation=2, groups=2),
+            ]
+        )
         self.single = nn.Conv2d(1, 3, 3, padding=1)
         self.hot_conv = nn.Conv2d(6, 5, 3)
         self.hot_padded = nn.Conv2d(8, 5, 3, padding=1)
@@ -320,7 +342,11 @@ class Products(nn.Module):
             self.plain(x).reshape(-1, 14) + self.plain(x * 2).reshape(-1, 14), torch.relu(self.plain(x)[:, 1:3]),
         )  # fmt: skip
 
-    @case("x: float32[batch, 4, 5], y: float32[batch, 5, 3], m: float32[n, 5], v: float32[5]", ulps=8, spread=8)
+    @case(
+        "x: float32[batch, 4, 5], y: float32[batch, 5, 3], m: float32[n, 5], v: float32[5]",
+        ulps=8,
+        spread=8,
+    )
     def matmul(self, x: Tensor, y: Tensor, m: Tensor, v: Tensor):  # type: ignore[no-untyped-def]
         w = self.plain.weight
         return (
@@ -350,7 +376,14 @@ class Products(nn.Module):
         outs: List[Tensor] = []  # noqa: UP006
         for conv in self.convs_1:
             outs.append(conv(x))
-        return outs[0], outs[1], outs[2], outs[3], outs[4], self.convs_1[1](x.transpose(0, 0)[:, :, ::2])
+        return (
+            outs[0],
+            outs[1],
+            outs[2],
+            outs[3],
+            outs[4],
+            self.convs_1[1](x.transpose(0, 0)[:, :, ::2]),
+        )
 
     @case("i: int64[batch, 5, 4]", ulps=8, spread=8)
     def hot(self, i: Tensor):  # type: ignore[no-untyped-def]
@@ -362,10 +395,19 @@ class Products(nn.Module):
             self.plain(torch.cat([hot[..., :2], hot[..., 3:]], -1)),
         )  # fmt: skip
 
-    @case("q: float32[batch, 2, 5, 4], k: float32[batch, 2, 3, 4], m: bool[5, 3], a: float32[5, 3]", ulps=16, spread=8)
+    @case(
+        "q: float32[batch, 2, 5, 4], k: float32[batch, 2, 3, 4], m: bool[5, 3], a: float32[5, 3]",
+        ulps=16,
+        spread=8,
+    )
     def attention(self, q: Tensor, k: Tensor, m: Tensor, a: Tensor):  # type: ignore[no-untyped-def]
         f = functional.scaled_dot_product_attention
-        return f(q, k, k), f(q, k, k, m | (a > 9) | torch.ones_like(m)), f(q, k, k, a), f(q, k, k, scale=0.3)
+        return (
+            f(q, k, k),
+            f(q, k, k, m | (a > 9) | torch.ones_like(m)),
+            f(q, k, k, a),
+            f(q, k, k, scale=0.3),
+        )
 
 
 class Recurrent(nn.Module):
@@ -378,7 +420,11 @@ class Recurrent(nn.Module):
         self.rnn = nn.RNN(3, 4)
         self.rnn_relu = nn.RNN(3, 4, nonlinearity="relu")
         self.cells = nn.ModuleList([nn.LSTMCell(3, 5)])
-        self.gru_cell, self.rnn_cell, self.relu_cell = nn.GRUCell(3, 5), nn.RNNCell(3, 5), nn.RNNCell(3, 5, nonlinearity="relu")
+        self.gru_cell, self.rnn_cell, self.relu_cell = (
+            nn.GRUCell(3, 5),
+            nn.RNNCell(3, 5),
+            nn.RNNCell(3, 5, nonlinearity="relu"),
+        )
 
     @case("x: float32[time, batch, 3], h: float32[4, batch, 5]", ulps=16, spread=8)
     def layers(self, x: Tensor, h: Tensor):  # type: ignore[no-untyped-def]
@@ -481,7 +527,16 @@ class Control(nn.Module):
         a, b = x[0], x[0] + 1
         for _ in range(k):
             a, b = b, a + b
-        return h, torch.stack(outs), torch.stack(outs, 1), torch.cat(outs), a, b, torch.tensor(count), outs[-1]
+        return (
+            h,
+            torch.stack(outs),
+            torch.stack(outs, 1),
+            torch.cat(outs),
+            a,
+            b,
+            torch.tensor(count),
+            outs[-1],
+        )
 
     @case("x: float32[batch, 4], k: int")
     def ends(self, x: Tensor, k: int):  # type: ignore[no-untyped-def]

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import operator_modules
 import pytest
-import scripted
 import torch
-from compiled import quick_options
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operator_modules import Case
 
-from torchship.native.importing.importer import OPERATORS
+import operator_modules
+import scripted
+from compiled import quick_options
+from operator_modules import Case
 from torchship.script.format.manifest import Argument
 from torchship.script.format.nodes import TensorNode
 
