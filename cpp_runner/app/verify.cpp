@@ -100,7 +100,7 @@ void add_verify(CLI::App& program, Action& action) {
       "Examples:\n"
       "  torchship-runner verify fizzbuzz.pt\n"
       "  torchship-runner verify fizzbuzz.pt --json --outputs actual.safetensors\n"
-      "  torchship-runner verify moba.pt --native moba.so");
+      "  torchship-runner verify fizzbuzz.pt --native fizzbuzz.so");
   command->callback([&action, options] { action = [options] { return run_verify(*options); }; });
 }
 

@@ -24,6 +24,7 @@ NativeSession::NativeSession(const NativeSession& other)
     : call_(other.call_), state_(other.state_) {}
 
 NativeSession& NativeSession::operator=(const NativeSession& other) {
+  if (this == &other) return *this;
   call_ = other.call_;
   state_ = other.state_;
   return *this;
