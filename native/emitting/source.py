@@ -295,7 +295,9 @@ def _method(out: Writer, unit: Unit, method: CompiledMethod) -> None:
 
 def _drop_unread_variables(body: Writer) -> None:
     """Leave out variables that are only set, of which a compiler would warn."""
-    declared = re.compile(r"\s*(?:const )?(?:int64_t|double|int|(?:const )?\w+_t \*|const float \*) ?(\w+) = [^;{]*;")
+    declared = re.compile(
+        r"\s*(?:const )?(?:int64_t|double|int|(?:const )?\w+_t \*|const float \*) ?(\w+) = [^;{]*;"
+    )
     while True:
         counts = Counter(re.findall(r"\w+", _code(body)))
         names = {m[1] for line in body.lines if (m := declared.fullmatch(line))}

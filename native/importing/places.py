@@ -26,9 +26,7 @@ class Places:
         self._pairs: list[tuple[Storage, Storage, int, bool]] = []
         self._writes: list[_Write] = []
 
-    def same(
-        self, a: object, b: object, carried: bool = False, at: int | None = None
-    ) -> None:
+    def same(self, a: object, b: object, carried: bool = False, at: int | None = None) -> None:
         """Note that `b` is a copy of `a` that torch does not make.
 
         `carried` says that `a` is the variable of a loop, which gets `b` at the end of a round;

@@ -634,4 +634,8 @@ def dtype_of_number(value: object) -> str:
     """Return the dtype that torch gives to a tensor of a number."""
     if isinstance(value, bool) or (isinstance(value, Scalar) and value.kind == "bool"):
         return "bool"
-    return "int64" if is_size(value) or (isinstance(value, Scalar) and value.kind == "int") else "float32"
+    return (
+        "int64"
+        if is_size(value) or (isinstance(value, Scalar) and value.kind == "int")
+        else "float32"
+    )

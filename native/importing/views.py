@@ -89,7 +89,9 @@ def checked_index(importer: Importer, index: Size, size: Size, where: str) -> Si
     if importer.fits(index, size) or (below is False and above is True):
         return index
     if below is True or above is False:
-        raise importer.builder.unsupported(f"index {index} is out of bounds {where} with size {size}")
+        raise importer.builder.unsupported(
+            f"index {index} is out of bounds {where} with size {size}"
+        )
     text = f"{sizes.c_text(index)} < 0 || {sizes.c_text(index)} >= {sizes.c_text(size)}"
     message = Raise(("index ", index, f" is out of bounds {where} with size ", size))
     message.where, message.note = importer.builder.where, importer.builder.note
