@@ -75,7 +75,7 @@ def _sample(inputs: list[Argument], sizes: Mapping[str, int]) -> list[Any]:
     for argument in inputs:
         node = argument.value
         if isinstance(node, TensorNode):
-            shape = [sizes[n] if isinstance(n, str) else n for n in node.shape]
+            shape = [sizes[n] if isinstance(n, str) else int(n or 0) for n in node.shape]
             made.append(torch.ones(shape, dtype=getattr(torch, node.dtype)))
         else:
             made.append({"int": 1, "float": 1.0, "bool": True}[node.kind])
@@ -156,6 +156,16 @@ def _number(value: bool | int | float) -> torch.Tensor:
     return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
 
 
+def call_compiled(compiled: Compiled, method: str, values: list[Any]) -> list[torch.Tensor]:
+    """Return the outputs of the C."""
+    nodes = [leaf for node in compiled.inputs(method) for leaf in leaves(node)]
+    named = {
+        node.name: value.clone() if isinstance(value, torch.Tensor) else _number(value)
+        for node, value in zip(nodes, values, strict=True)
+    }
+    return list(compiled.library.call(method, named).values())
+
+
 def call_both(
     compiled: Compiled, method: str, values: list[Any]
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -163,12 +173,7 @@ def call_both(
 
     Each gets tensors of its own, because a method may write to them.
     """
-    nodes = [leaf for node in compiled.inputs(method) for leaf in leaves(node)]
-    named = {
-        node.name: value if isinstance(value, torch.Tensor) else _number(value)
-        for node, value in zip(nodes, values, strict=True)
-    }
-    given = {name: value.clone() for name, value in named.items()}
+    made = call_compiled(compiled, method, values)
     with torch.no_grad():
         wanted = flat(getattr(compiled.eager, method)(*values))
-    return list(compiled.library.call(method, given).values()), wanted
+    return made, wanted

@@ -274,9 +274,10 @@ def unary(importer: Importer, node: Any, arguments: list[Any]) -> object:
     if name == "gelu":
         return _gelu(importer, value, arguments[1])
     if name == "hardsigmoid":
-        return _hardsigmoid(importer, value, dtype)
+        return make("div", [_raised(importer, value, dtype), 6.0], dtype)
     if name == "hardswish":
-        return make("mul", [value, _hardsigmoid(importer, value, dtype)], dtype)
+        product = make("mul", [value, _raised(importer, value, dtype)], dtype)
+        return make("div", [product, 6.0], dtype)
     if name == "softplus" and (arguments[1] != 1 or arguments[2] != 20):
         raise importer.builder.unsupported("softplus with another beta or threshold than 1 and 20")
     if name == "mish":
@@ -305,10 +306,10 @@ def _gelu(importer: Importer, value: Any, approximate: str) -> object:
     return make("mul", [half, make("add", [inner, 1.0], dtype)], dtype)
 
 
-def _hardsigmoid(importer: Importer, value: Any, dtype: str) -> Any:
+def _raised(importer: Importer, value: Any, dtype: str) -> Any:
+    """Return min(max(x + 3, 0), 6)."""
     make = importer.builder.elementwise
-    raised = make("min", [make("relu", [make("add", [value, 3.0], dtype)], dtype), 6.0], dtype)
-    return make("div", [raised, 6.0], dtype)
+    return make("min", [make("relu", [make("add", [value, 3.0], dtype)], dtype), 6.0], dtype)
 
 
 def _elu(importer: Importer, name: str, value: Any, arguments: list[Any], dtype: str) -> object:

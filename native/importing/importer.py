@@ -85,7 +85,7 @@ class Importer:
         self.at_least_0: dict[str, list[Size]] = {}
         """What is 0 or more if a C expression is false."""
         self.loops: dict[sympy.Symbol, Size] = {}
-        """The indices of the loops in C around this, and their numbers of rounds."""
+        """The indices of the loops in C around what is compiled now; their numbers of rounds."""
         self.changes = 0
         """How many changes of lists and dicts there were."""
         self.mutates = False

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import architectures
 import pytest
 import torch
-from compiled import exported, library_of
 
+import architectures
+from compiled import exported, library_of
 from torchship.native.compiler import compile_archive
 from torchship.native.errors import UnsupportedError
 from torchship.script.errors import ModelError
