@@ -14,6 +14,7 @@ from torchship.serve.protocol.large_json import LargeJsonCodec
 from torchship.serve.protocol.messages import InferRequest
 from torchship.serve.protocol.output_encoding import encode_answer
 from torchship.serve.protocol.request_header import WantedOutput
+from torchship.serve.protocol.tensors import pack
 
 LARGE = LARGE_JSON // 4 + 1  # float32 values whose classes are not ranked on the event loop
 
@@ -24,7 +25,7 @@ def test_many_classes_are_ranked_in_a_thread(
 ) -> None:
     manifest = open_archive(archives["logarithm"]).require_manifest()
     request = InferRequest({}, (WantedOutput("output", classes=1),))
-    outputs = {"output": torch.arange(count, dtype=torch.float32)}
+    outputs = {"output": pack(torch.arange(count, dtype=torch.float32))}
     may_run = threading.Event()
 
     async def check() -> None:
