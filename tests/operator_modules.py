@@ -888,6 +888,7 @@ class InPlace(nn.Module):
     def copies(self, x: Tensor):
         y = x + 1
         z = y.clone()
+        u = y.to(torch.float32, copy=True)
         y.add_(1)
         w = torch.zeros(2)
         v = w
@@ -898,7 +899,7 @@ class InPlace(nn.Module):
         out = torch.zeros(x.shape[0], 6)
         out[:, :3] = x
         out[:, 3:] = y
-        return y, z, w, v, total, same, out
+        return y, z, u, w, v, total, same, out
 
     @case("x: float32[n, 4], k: int")
     def in_loops(self, x: Tensor, k: int):
@@ -1140,6 +1141,10 @@ class Refused(nn.Module):
             y = x * 2
         return y
 
+    @case("x: int64[n, 4]")
+    def wide_shift(self, x: Tensor) -> Tensor:
+        return x << 64
+
     @case("x: float64[n, 4]")
     def double_remainder(self, x: Tensor) -> Tensor:
         return x % 2.0
@@ -1150,6 +1155,10 @@ class Refused(nn.Module):
 
 
 class Checked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3)
+
     @case("x: float32[n, 4], k: int")
     def selected(self, x: Tensor, k: int) -> Tensor:
         return x[k] + 1
@@ -1161,3 +1170,7 @@ class Checked(nn.Module):
     @case("x: float32[n, 4], i: int64[m]")
     def embedded(self, x: Tensor, i: Tensor) -> Tensor:
         return functional.embedding(i, x)
+
+    @case("x: float32[n, 4], y: float32[1, 1, h, 5]")
+    def convolved(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.relu(self.conv(y + 1))

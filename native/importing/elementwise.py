@@ -30,10 +30,11 @@ from torchship.native.importing.values import (
 )
 from torchship.native.importing.views import full_like, reshaped
 from torchship.native.ir import sizes
-from torchship.native.ir.dtypes import NAMES, TORCH
+from torchship.native.ir.dtypes import ITEM_SIZES, NAMES, TORCH
 from torchship.native.ir.layout import narrow
 from torchship.native.ir.program import Elementwise, Iota, Scalar, View
 from torchship.native.ir.sizes import Size
+from torchship.script.runtime import torchscript
 
 UNSUPPORTED_DTYPES = {
     5: "float16",
@@ -230,6 +231,9 @@ def shift(importer: Importer, node: Any, arguments: list[Any]) -> object:
         raise importer.builder.unsupported(
             "a shift of a number that is known only when the code runs"
         )
+    bits = 8 * ITEM_SIZES[promoted(a, b)]
+    if not isinstance(b, int) or not 0 <= b < bits:
+        raise importer.builder.unsupported(f"a shift by other than a number from 0 to {bits - 1}")
     return importer.builder.elementwise(
         "shift_left" if left else "shift_right", [a, b], promoted(a, b)
     )
@@ -401,6 +405,15 @@ def classify(importer: Importer, node: Any, arguments: list[Any]) -> object:
 
 @operator("aten::to", "aten::type_as", "aten::_to_copy")
 def to(importer: Importer, node: Any, arguments: list[Any]) -> object:
+    made = _converted(importer, arguments)
+    names = [argument.name for argument in torchscript.declared_arguments(node)]
+    copies = "copy" in names and arguments[names.index("copy")] is not False
+    if importer.mutates and copies and made is arguments[0]:
+        return _own_copy(importer, importer.builder.materialise(made))
+    return made
+
+
+def _converted(importer: Importer, arguments: list[Any]) -> Any:
     value, target = arguments[:2]
     if is_tensor(target):
         return cast(importer, value, target.dtype)

@@ -39,6 +39,7 @@ from torchship.native.ir.program import (
     Elementwise,
     If,
     Loop,
+    Raise,
     Scalar,
     Statement,
     Storage,
@@ -169,6 +170,20 @@ class Importer:
                 if sizes.equal(index, count - 1 - step) is True:
                     return True
         return False
+
+    def require_positive(self, size: Size, *message: str | Size) -> None:
+        """Let the C raise a message if a size is not above 0.
+
+        Raises:
+            UnsupportedError: it never is.
+        """
+        if sizes.less(0, size) is True:
+            return
+        if sizes.less(0, size) is False:
+            raise self.builder.unsupported("".join(map(str, message)))
+        statement = Raise(message)
+        statement.where, statement.note = self.builder.where, self.builder.note
+        self.builder.add(If(Scalar("bool", f"{sizes.c_text(size)} < 1"), [statement], []))
 
     @contextmanager
     def _scope(self, kind: str) -> Any:

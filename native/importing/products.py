@@ -310,6 +310,10 @@ def conv2d(
         )
     out_h = _out_size(height, kh, stride[0], padding[0], dilation[0])
     out_w = _out_size(width, kw, stride[1], padding[1], dilation[1])
+    for size, given, kernel in ((out_h, height, kh), (out_w, width, kw)):
+        importer.require_positive(
+            size, f"Kernel size {kernel} can't be greater than the input size, which is ", given
+        )
     hint = importer.builder.hint
     out = importer.builder.temporary("float32", [x.shape[0], cout, out_h, out_w], [0, 2, 3, 1])
     start = None if bias is None else _bias(importer, bias, cout)

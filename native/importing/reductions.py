@@ -311,6 +311,8 @@ def pool(importer: Importer, node: Any, arguments: list[Any]) -> object:
         sizes.simple(sizes.floor_div(size + 2 * p - d * (k - 1) - 1, s) + 1)
         for size, k, s, p, d in zip(view.shape[2:], kernel, stride, padding, dilation, strict=True)
     ]
+    for size, given in zip(out_size, view.shape[2:], strict=True):
+        importer.require_positive(size, "pooling: the output is too small for an input of ", given)
     out = importer.builder.temporary("float32", [*view.shape[:2], *out_size], [0, 2, 3, 1])
     importer.builder.call(
         "pool", [out], [view], kind=name[:3], kernel=tuple(kernel), stride=tuple(stride),

@@ -50,6 +50,8 @@ def plan(method: Method) -> Plan:
 def _bytes(storage: Storage) -> Size:
     """Return the size, rounded up to the alignment."""
     size = sizes.simple(storage.count * ITEM_SIZES[storage.dtype])
+    if sizes.less(size, 0) is not False:
+        size = sizes.larger(size, 0)  # the inputs may be too small for a convolution
     if isinstance(size, int):
         return -(-size // ALIGNMENT) * ALIGNMENT
     rounded = (

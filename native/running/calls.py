@@ -192,7 +192,8 @@ class MethodCalls:
         for number, (leaf, dtype, rank) in enumerate(self._outputs):
             shape = (ctypes.c_int64 * max(1, rank))()
             self._shape(address, number, ctypes.addressof(shape))
-            made = outputs[leaf] = torch.empty(list(shape)[:rank], dtype=dtype)
+            axes = [max(0, size) for size in list(shape)[:rank]]  # below 0: the call raises
+            made = outputs[leaf] = torch.empty(axes, dtype=dtype)
             results[number] = made.data_ptr() or address
         message = ctypes.create_string_buffer(MESSAGE_BYTES)
         results[-2], results[-1] = ctypes.addressof(message), MESSAGE_BYTES

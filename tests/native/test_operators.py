@@ -193,6 +193,7 @@ REFUSED = {
     "decimals": "round to decimals",
     "raising_loop": "a loop that raises in its first round",
     "double_remainder": "remainder of float64 has no C yet",
+    "wide_shift": "a shift by other than a number from 0 to 63",
     "gathered": "aten::gather has no C yet",
 }
 
@@ -217,6 +218,7 @@ def test_what_c_cannot_follow_is_refused_with_its_line(name: str, tmp_path: Path
             [torch.tensor([-4, 0])],
             r"index -4 is out of bounds for dimension 0 with size 3",
         ),
+        ("convolved", [torch.ones(1, 1, 2, 5)], r"Kernel size 3 .* input size, which is 2"),
         ("embedded", [torch.tensor([0, -1])], r"index out of range in self"),
     ],
 )
