@@ -33,6 +33,7 @@ from torchship.serve.client.local_server import running_server
 
 app = typer.Typer()
 
+WIDTH = 100  # columns of the table
 HTTP_BATCH = 1000  # rows of MNIST in one request
 
 
@@ -46,7 +47,7 @@ def demo(
 
         torchship demo
     """
-    console = Console()
+    console = Console(width=max(WIDTH, Console().width))
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.pt" for name in registry.names()]
     for path in paths:

@@ -97,7 +97,7 @@ def test_a_traced_branch_is_caught(good: Archive, tmp_path: Path) -> None:
     assert [result.agreed for result in report.results] == [False, False, False]
 
 
-def test_an_edited_golden_case_is_caught_by_all_four(good: Archive, tmp_path: Path) -> None:
+def test_an_edited_golden_case_is_caught_in_every_runtime(good: Archive, tmp_path: Path) -> None:
     case = good.golden[1]
     y = case.steps[0].outputs["y"].clone()
     y[0, 3] += 1e-3
@@ -107,7 +107,7 @@ def test_an_edited_golden_case_is_caught_by_all_four(good: Archive, tmp_path: Pa
     path = tmp_path / "network.pt"
     path.write_bytes(pack(torchscript.save(good.load()), good.require_manifest(), cases))
     report = verify_archive(open_archive(path), list(all_runtimes().values()))
-    assert [result.agreed for result in report.results] == [False] * 4
+    assert [result.agreed for result in report.results] == [False] * 6
     for result in report.results[:3]:
         (wrong,) = [d for d in result.differences if not d.agreed]
         assert (wrong.case, wrong.step, wrong.output) == (1, 0, "y")
@@ -116,9 +116,9 @@ def test_an_edited_golden_case_is_caught_by_all_four(good: Archive, tmp_path: Pa
     assert report.first_difference == ALIKE
 
 
-def test_the_good_one_agrees_in_all_four(good: Archive) -> None:
+def test_the_good_one_agrees_in_every_runtime(good: Archive) -> None:
     report = verify_archive(good, list(all_runtimes().values()))
     assert report.agreed, report.to_json()
-    for result in report.results:
+    for result in report.results[:4]:  # those with LibTorch
         assert all(difference.bit_identical for difference in result.differences), result.runtime
     assert report.first_difference == ""
