@@ -84,6 +84,7 @@ from torchship.script.runtime.archive import open_archive
 from torchship.serve.engine.engine import Engine
 from torchship.serve.errors import OutOfServiceError
 from torchship.serve.engine.limits import Limits
+from torchship.serve.protocol.tensors import pack
 
 async def main():
     told = []
@@ -94,7 +95,7 @@ async def main():
     )
     await engine.start()
     rows = [torch.full((1, 1), -1.0) for _ in range(5)]
-    calls = (engine.call("forward", {"x": row}) for row in rows)
+    calls = (engine.call("forward", {"x": pack(row)}) for row in rows)
     answers = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(answer) for answer in answers} == {OutOfServiceError}, answers
     assert told == [(engine.number, str(answers[0]))], told

@@ -383,9 +383,9 @@ def test_a_stepper_carries_the_state_and_takes_another(
         stepping("snake", "sample"),
         ProgramSession(open_archive(archives / "snake.pt").program(), "sample"),
     )
-    obs = torch.randint(8, (5, 11, 11), dtype=torch.uint8)
+    obs = integers(7, 8, 64, 11, 11)
     chosen = []
-    for given in ({}, {}, {"key": keys(3, 5)}, {}):
+    for given in ({}, {}, {"key": keys(3, 64)}, {}):
         for side in (binary, program):
             side.send({"obs": obs} | given)
         came, expected = binary.receive(), program.receive()
