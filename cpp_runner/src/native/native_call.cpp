@@ -124,7 +124,7 @@ NativeWord NativeCall::word(const NativeInput& field, const TensorMap& inputs,
 
 at::Tensor NativeCall::new_output(std::size_t index, const NativeWord* in) const {
   const NativeOutput& output = native_.outputs[index];
-  c10::SmallVector<std::int64_t, 6> shape(output.rank);
+  std::vector<std::int64_t> shape(output.rank);
   native_.shape(in, static_cast<int>(index), shape.data());
   return at::empty(shape, at::TensorOptions(output.dtype));
 }

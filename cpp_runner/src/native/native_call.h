@@ -9,8 +9,6 @@
 #include "native/fast_binding.h"
 #include "native/native_code.h"
 
-#include <c10/util/SmallVector.h>
-
 #include <memory>
 #include <optional>
 #include <span>
@@ -36,7 +34,7 @@ class NativeCall {
 
  private:
   /// A struct of inputs or outputs.
-  using Words = c10::SmallVector<NativeWord, 16>;
+  using Words = std::vector<NativeWord>;
 
   TensorMap run(const TensorMap& given, std::span<const at::Tensor> carried,
                 std::vector<char>& workspace) const;
