@@ -240,6 +240,27 @@ def own_cell_examples() -> list[Example]:
     ]
 
 
+# --- rows that end one element before a vector does ---
+
+
+class Tails(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(31)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        shorter = x[:, :15].contiguous()
+        return self.norm(x), torch.softmax(shorter, 1), torch.log_softmax(x[:, :7] * 2, 1)
+
+
+def tails() -> nn.Module:
+    return _seeded(Tails())
+
+
+def tails_examples() -> list[Example]:
+    return [{"x": _normal(n, n, 31)} for n in (1, 2, 5)]
+
+
 # --- other dtypes ---
 
 
@@ -293,6 +314,7 @@ ACCEPTED = (
     "recurrent",
     "own_cell",
     "counts",
+    "tails",
 )
 
 
