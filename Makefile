@@ -147,19 +147,20 @@ fuzz: setup
 	  grep 'DONE' build/fuzz/$$target.log; \
 	done
 
+FORMATTED = $(shell find cpp_runner native/kernels tests/native -name '*.cpp' -o -name '*.c' -o -name '*.h')
 lint: setup
 	ruff check .
 	ruff format --check .
 	mypy -p torchship
 	for folder in tests/*/ bench/ deploy/; do mypy $$folder || exit 1; done
 	mypy $(wildcard tests/*.py)
-	clang-format --dry-run -Werror $(shell find cpp_runner -name '*.cpp' -o -name '*.c' -o -name '*.h')
+	clang-format --dry-run -Werror $(FORMATTED)
 	python deploy/tidy.py $(BUILD)
 
 format: setup
 	ruff check --fix .
 	ruff format .
-	clang-format -i $(shell find cpp_runner -name '*.cpp' -o -name '*.c' -o -name '*.h')
+	clang-format -i $(FORMATTED)
 
 bench: setup
 	python bench/latency.py

@@ -10,7 +10,7 @@ import typer
 
 from torchship.native.building.toolchain import build_library
 from torchship.native.compiler import Code, compile_archive
-from torchship.native.emitting import project
+from torchship.native.emitting import kernel_sources, project
 from torchship.native.running.wasm import write_module
 from torchship.script.cli import OperatorFolders, TrustedKeys
 from torchship.script.errors import UsageError
@@ -76,6 +76,7 @@ def write_project(code: Code, folder: Path) -> Path:
         f"{code.prefix}.c": code.source,
         "CMakeLists.txt": project.cmake(code.unit),
         "example.c": project.example(code.unit),
+        ".clang-format": kernel_sources.style(),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -115,8 +115,8 @@ def _array(out: Writer, name: str, tensor: torch.Tensor) -> None:
     kind = c_type(NAMES[tensor.dtype])
     lines = array_lines(tensor.reshape(-1), NAMES[tensor.dtype])
     out.line(f"static const {kind} {name}[{max(1, tensor.numel())}] = {{")
-    out.lines += lines
-    out.line("};")
+    out.lines += [f"    {line}" for line in lines]
+    out.lines[-1] += "};"
 
 
 def _places(

@@ -238,16 +238,17 @@ def _passes(out: Writer) -> None:
 def _weights(out: Writer, unit: Unit) -> None:
     p = unit.prefix
     out.line(f"static const TS_ALIGNED {p}_weights {p}_archive_weights = {{")
-    with out.indented():
-        for storage in unit.weights:
-            assert storage.value is not None
-            out.line(f"/* {comment_text(storage.wish or storage.name)} */ {{")
-            out.lines += array_lines(storage.value, storage.dtype)
-            out.line("},")
-        if not unit.weights:
-            out.line("0")
+    for storage in unit.weights:
+        assert storage.value is not None
+        out.line(f"    /* {comment_text(storage.wish or storage.name)} */")
+        first, *rest = array_lines(storage.value, storage.dtype)
+        out.lines += [f"    {{{first}", *(f"        {line}" for line in rest)]
+        out.lines[-1] += "},"
+    if not unit.weights:
+        out.line("    0,")
     out.line("};")
-    out.line(f"const {p}_weights *{p}_embedded_weights(void) {{ return &{p}_archive_weights; }}")
+    with out.block(f"const {p}_weights *{p}_embedded_weights(void)"):
+        out.line(f"return &{p}_archive_weights;")
 
 
 def _method(out: Writer, unit: Unit, method: CompiledMethod) -> None:
@@ -255,11 +256,10 @@ def _method(out: Writer, unit: Unit, method: CompiledMethod) -> None:
     p, name = unit.prefix, f"{unit.prefix}_{method.program.name}"
     program, interface = method.program, method.interface
     out.line()
-    out.line(
+    with out.block(
         f"TS_FUNCTION int {name}_rows(const {p}_weights *w, const {name}_in *in, "
-        f"const {name}_out *out, int64_t first, int64_t rows,"
-    )
-    with out.block("                       char *workspace, ts_message *message)"):
+        f"const {name}_out *out, int64_t first, int64_t rows, char *workspace, ts_message *message)"
+    ):
         body = Writer(1)
         statements.emit_all(body, program.statements)
         _drop_unread_variables(body)
@@ -315,7 +315,7 @@ def _drop_unread_variables(body: Writer) -> None:
 
 def _code(written: Writer) -> str:
     """Return the C without comments and texts."""
-    return re.sub(r'/\*.*?\*/|"(?:[^"\\]|\\.)*"', "", written.text(), flags=re.S)
+    return re.sub(r'/\*.*?\*/|"(?:[^"\\]|\\.)*"', "", "\n".join(written.lines), flags=re.S)
 
 
 def _words(written: Writer) -> set[str]:
@@ -353,7 +353,8 @@ def _entry(out: Writer, unit: Unit, method: CompiledMethod) -> None:
     out.line()
     with out.block(f"size_t {name}_workspace_size(const {name}_in *in)"):
         _size_variables(out, fields, method.piece)
-        out.line(f"return (size_t)({sizes.c_text(method.plan.total)}) + 64;")
+        out.line(f"const int64_t bytes = {sizes.c_text(method.plan.total)};")
+        out.line("return (size_t)bytes + 64;")
     with out.block(f"int {name}_shape(const {name}_in *in, int output, int64_t *shape)"):
         _size_variables(out, fields, 0)
         if not any(field.shape for field in interface.outputs):
@@ -385,9 +386,8 @@ def _entry(out: Writer, unit: Unit, method: CompiledMethod) -> None:
         )
         out.line(
             f"int (*compute)(const {p}_weights *, const {name}_in *, const {name}_out *, "
-            "int64_t, int64_t, char *,"
+            "int64_t, int64_t, char *, ts_message *);"
         )
-        out.line("               ts_message *);")
         _choose(out, rows)
         if method.piece:
             out.line("int64_t first = 0;")
@@ -432,11 +432,9 @@ def _choose(out: Writer, rows: str) -> None:
     out.line("#elif defined(TS_ONLY_SSE2)")
     out.line(f"compute = {_suffixed(rows, 'sse2')};")
     out.line("#else")
-    out.line(
-        'if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && '
-        '__builtin_cpu_supports("avx512bw") &&'
-    )
-    out.line(f'    __builtin_cpu_supports("avx512vl")) compute = {_suffixed(rows, "avx512")};')
+    features = ("avx512f", "avx512dq", "avx512bw", "avx512vl")
+    supported = " && ".join(f'__builtin_cpu_supports("{feature}")' for feature in features)
+    out.line(f"if ({supported}) compute = {_suffixed(rows, 'avx512')};")
     out.line(
         'else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) '
         f"compute = {_suffixed(rows, 'avx2')};"
@@ -496,19 +494,19 @@ def _info(out: Writer, unit: Unit) -> None:
     out.line()
     with out.block(f"const char *{unit.prefix}_info(void)"):
         if len(text) <= LONGEST_TEXT:
-            out.line("return")
-            with out.indented():
-                for start in range(0, len(text), 90):
-                    out.line(string_literal(text[start : start + 90]))
+            out.line("static const char text[] =")
+            for start in range(0, len(text), 70):
+                out.line(f"    {string_literal(text[start : start + 70])}")
             out.lines[-1] += ";"
         else:
             out.line("static const char text[] = {")
             codes = [*text.encode(), 0]
-            for start in range(0, len(codes), 30):
-                out.line("  " + ", ".join(map(str, codes[start : start + 30])) + ",")
-            out.line("};")
-            out.line("return text;")
+            for start in range(0, len(codes), 20):
+                out.line("    " + ", ".join(map(str, codes[start : start + 20])) + ",")
+            out.lines[-1] = out.lines[-1].removesuffix(",") + "};"
+        out.line("return text;")
     out.line("#if defined(TORCHSHIP_LIBRARY)")
     out.line("const char *torchship_native_info(void);")
-    out.line(f"const char *torchship_native_info(void) {{ return {unit.prefix}_info(); }}")
+    with out.block("const char *torchship_native_info(void)"):
+        out.line(f"return {unit.prefix}_info();")
     out.line("#endif")
