@@ -20,9 +20,7 @@ from torchship.script.runtime.archive import Archive, open_archive
 
 CLANG_FORMAT = str(Path(sys.executable).with_name("clang-format"))  # of the extra `dev`
 MODULES = (
-    operator_modules.Binary,
     operator_modules.Control,
-    operator_modules.Recurrent,
     operator_modules.Reductions,
     operator_modules.Views,
 )
