@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from torchship.native.emitting import source
+from torchship.native.emitting import weights as weights_file
 from torchship.native.emitting.unit import CompiledMethod, Unit
 from torchship.native.errors import UnsupportedError
 from torchship.native.importing.method import import_method
@@ -23,9 +24,16 @@ class Code:
     source: str
     unit: Unit
 
+    @property
+    def weights_file(self) -> bytes:
+        """The file of weights for code that was compiled with `weights_apart`."""
+        return weights_file.file_contents(self.unit)
 
-def compile_archive(archive: Archive, golden: bool = True) -> Code:
+
+def compile_archive(archive: Archive, golden: bool = True, weights_apart: bool = False) -> Code:
     """Return an archive's methods as C, with or without its golden cases.
+
+    With `weights_apart` the code has no weights: callers give it the file of `Code.weights_file`.
 
     Raises:
         UnsupportedError: an operator has no C yet; the message names it and its source line.
@@ -55,5 +63,6 @@ def compile_archive(archive: Archive, golden: bool = True) -> Code:
         methods,
         manifest.methods,
         archive.golden if golden else (),
+        weights_apart,
     )
     return Code(prefix, source.header(unit), source.source(unit), unit)

@@ -7,16 +7,13 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from torchship.native.emitting import kernel_sources, selftest, statements
-from torchship.native.emitting.numbers import array_lines
+from torchship.native.emitting import kernel_sources, selftest, statements, weights
 from torchship.native.emitting.places import c_type
 from torchship.native.emitting.unit import CompiledMethod, Unit
 from torchship.native.emitting.writer import Writer, comment_text, string_literal
 from torchship.native.errors import UnsupportedError
 from torchship.native.importing.method import BATCH, Field
 from torchship.native.ir import sizes
-from torchship.native.ir.dtypes import ITEM_SIZES
-from torchship.native.ir.program import Storage
 from torchship.native.passes.memory import Plan
 
 PIECE_BYTES = 1 << 20
@@ -66,24 +63,15 @@ def header(unit: Unit) -> str:
         f"#define {p.upper()}_BAD_ARGUMENT 2 /* a pointer is missing, or a size is negative */"
     )
     out.line()
-    out.line("/* The weights, in the order in which the kernels read them. */")
-    with out.block(f"typedef struct {p}_weights"):
-        for storage in unit.weights:
-            out.line(f"{c_type(storage.dtype)} {storage.name}[{_padded(storage)}];")
-        if not unit.weights:
-            out.line("char none;")
-    out.lines[-1] += f" {p}_weights;"
-    out.line()
-    out.line("/* The weights of the archive. */")
-    out.line(f"const {p}_weights *{p}_embedded_weights(void);")
+    weights.declare(out, unit)
     out.line(
         "/* Facts about this code as JSON: the archive's digest, the methods and their fields. */"
     )
     out.line(f"const char *{p}_info(void);")
     for method in unit.methods:
-        _declare(out, p, method)
+        _declare(out, unit, method)
     if unit.cases:
-        selftest.declare(out, p)
+        selftest.declare(out, unit)
     out.line()
     out.line("#ifdef __cplusplus")
     out.line("}")
@@ -92,13 +80,8 @@ def header(unit: Unit) -> str:
     return out.text()
 
 
-def _padded(storage: Storage) -> int:
-    step = 64 // ITEM_SIZES[storage.dtype]
-    return -(-int(storage.count) // step) * step
-
-
-def _declare(out: Writer, p: str, method: CompiledMethod) -> None:
-    name = f"{p}_{method.program.name}"
+def _declare(out: Writer, unit: Unit, method: CompiledMethod) -> None:
+    p, name = unit.prefix, f"{unit.prefix}_{method.program.name}"
     out.line()
     out.line(f"/* --- {method.program.name} --- */")
     with out.block("typedef struct"):
@@ -115,11 +98,11 @@ def _declare(out: Writer, p: str, method: CompiledMethod) -> None:
     out.line(f"size_t {name}_workspace_size(const {name}_in *in);")
     out.line("/* Stores the shape of an output, by its number, and returns its number of axes. */")
     out.line(f"int {name}_shape(const {name}_in *in, int output, int64_t *shape);")
+    of_null = "" if unit.weights_apart else "Weights of NULL are the archive's. "
     out.line(
-        "/* Computes the outputs. Weights of NULL are the archive's. "
-        "Different calls may run at the same time with"
+        f"/* Computes the outputs. {of_null}Different calls may run at the same time with "
+        "different workspaces; outputs may not overlap inputs. */"
     )
-    out.line("   different workspaces; outputs may not overlap inputs. */")
     out.line(f"{_head(p, name)};")
 
 
@@ -176,7 +159,7 @@ def source(unit: Unit) -> str:
     out.line(kernel_sources.source("integers").rstrip())
     out.line(kernel_sources.source("text").rstrip())
     out.line(f"#define TS_RAISED {unit.prefix.upper()}_RAISED")
-    _weights(out, unit)
+    weights.emit(out, unit)
     for method in unit.methods:
         rows = f"{unit.prefix}_{method.program.name}_rows"
         out.line(f"#define {rows} TS_NAME({rows})")
@@ -186,7 +169,7 @@ def source(unit: Unit) -> str:
     _info(out, unit)
     if unit.cases:
         selftest.call_size(out, unit.prefix, unit.methods, unit.cases)
-        selftest.emit(out, unit.prefix, unit.methods, unit.signatures, unit.cases)
+        selftest.emit(out, unit)
     out.line("#else")
     out.line(kernel_sources.source("passes_begin").rstrip())
     for name in kernels:
@@ -233,22 +216,6 @@ def _passes(out: Writer) -> None:
     out.line("#endif")
     out.line("#include __FILE__")
     out.line("#endif")
-
-
-def _weights(out: Writer, unit: Unit) -> None:
-    p = unit.prefix
-    out.line(f"static const TS_ALIGNED {p}_weights {p}_archive_weights = {{")
-    for storage in unit.weights:
-        assert storage.value is not None
-        out.line(f"    /* {comment_text(storage.wish or storage.name)} */")
-        first, *rest = array_lines(storage.value, storage.dtype)
-        out.lines += [f"    {{{first}", *(f"        {line}" for line in rest)]
-        out.lines[-1] += "},"
-    if not unit.weights:
-        out.line("    0,")
-    out.line("};")
-    with out.block(f"const {p}_weights *{p}_embedded_weights(void)"):
-        out.line(f"return &{p}_archive_weights;")
 
 
 def _method(out: Writer, unit: Unit, method: CompiledMethod) -> None:
@@ -373,7 +340,10 @@ def _entry(out: Writer, unit: Unit, method: CompiledMethod) -> None:
         out.line("ts_message message = {out->message, out->message_size, 0};")
         out.line('ts_say(&message, "");')
         out.line("char *memory = (char *)workspace + (64 - (uintptr_t)workspace % 64) % 64;")
-        out.line(f"if (!weights) weights = &{p}_archive_weights;")
+        if unit.weights_apart:
+            _refuse(out, p, "!weights", f"weights is NULL: give what {p}_weights_from returned")
+        else:
+            out.line(f"if (!weights) weights = &{p}_archive_weights;")
         for field in interface.inputs:
             if field.kind == "size":
                 _refuse(out, p, f"in->{field.name} < 0", f"in->{field.name} is negative")
