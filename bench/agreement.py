@@ -39,16 +39,12 @@ class Share:
 def main() -> None:
     """Print a line for each model: the output that comes closest to its bound."""
     torchscript.configure()
-    print(
-        "| model | output | LibTorch's own error | native | of the allowed | wasm | of the allowed |"
-    )
+    print("| model | output | LibTorch's own error | native | its share | wasm | its share |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for name in registry.names():
             print(line(export(find_target(name, None, {}), Path(folder) / f"{name}.pt")))
-    print(
-        f"\nShares of {FACTOR} times LibTorch's own largest error plus {ULPS} ULP, which is allowed."
-    )
+    print(f"\nAllowed: {FACTOR} times LibTorch's own largest error, plus {ULPS} ULP.")
 
 
 def line(archive: Archive) -> str:
