@@ -17,7 +17,7 @@ _OPERATORS = (" && ", " || ", " + ")
 def laid_out(lines: Sequence[str]) -> Iterator[str]:
     """Yield lines of C as clang-format leaves them; texts of several lines stay as they are."""
     for line in lines:
-        if "\n" in line:
+        if "\n" in line or not line:
             yield line
             continue
         text = line.lstrip(" ")
@@ -30,8 +30,7 @@ def laid_out(lines: Sequence[str]) -> Iterator[str]:
             if head:
                 yield from _broken(indent, head)
                 indent += "  "
-        if text:
-            yield from _broken(indent, text)
+        yield from _broken(indent, text)
 
 
 def _head(text: str) -> tuple[str, str]:

@@ -2,7 +2,8 @@
 //!
 //!     rustc main.rs -L LIB -C link-arg=-ltorchship_c -C link-arg=-Wl,-rpath,LIB
 
-use std::ffi::{c_char, c_void, CStr, CString};
+use std::ffi::{CStr, CString};
+use std::os::raw::{c_char, c_void};
 use std::ptr::{null, null_mut};
 
 #[repr(C)]
