@@ -122,6 +122,7 @@ def _field(field: Field, const: bool) -> str:
         return f"double {field.name};"
     shape = "[" + ", ".join(_public(size) for size in field.shape) + "]"
     note = f"{field.dtype}{shape}" + ("; may be NULL" if field.optional else "")
+    note += f"; {field.note}" if field.note else ""
     kind = f"{'const ' if const else ''}{c_type(field.dtype)}"
     return f"{kind} *{field.name}; /* {comment_text(note)} */"
 
