@@ -42,6 +42,14 @@ def compile_(
         typer.Option(help="code: in the C file, or file: in NAME.bin beside it, for the target c."),
     ] = "code",
     strip: Annotated[bool, typer.Option("--strip", help="Leave the golden cases out.")] = False,
+    trace: Annotated[
+        bool,
+        typer.Option(
+            "--trace",
+            help="Let every tensor that the model's source names be an output too; without golden "
+            "cases. `torchship verify --runtime native --trace` compares them.",
+        ),
+    ] = False,
     trusted_keys: TrustedKeys = None,
     operator_folders: OperatorFolders = None,
 ) -> None:
@@ -68,7 +76,7 @@ def compile_(
     opened = open_archive(archive, read_trusted_keys(trusted_keys) if trusted_keys else ())
     operators.allow(operator_folders or [])
     golden = target != "lib" and not strip
-    code = compile_archive(opened, golden, weights_apart=weights == "file")
+    code = compile_archive(opened, golden, weights_apart=weights == "file", trace=trace)
     if target == "c":
         written = write_project(code, output or Path(code.prefix))
         names = sorted(path.name for path in written.iterdir() if not path.name.startswith("."))

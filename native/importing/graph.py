@@ -27,10 +27,14 @@ def debug_name(value: Any) -> str:
 
 
 def named_tensors(graph: Any) -> list[Any]:
-    """Return the tensors outside of loops and branches that have a name in the model's source."""
+    """Return the tensors outside of loops and branches that have a name in the model's source.
+
+    Those that are only weights, or items of a tuple, are left out.
+    """
     return [
         value
         for node in graph.nodes()
+        if node.kind() not in ("prim::GetAttr", "prim::TupleUnpack", "prim::TupleIndex")
         for value in node.outputs()
         if debug_name(value) and value.type().kind() == "TensorType"
     ]

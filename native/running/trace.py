@@ -8,8 +8,9 @@ step gets wrong does not hide what the next one does.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -78,9 +79,7 @@ class _Both:
         module = archive.load()
         graph = torchscript.inlined_graph(module, name)
         values = named_tensors(graph)
-        self._places = [
-            (debug_name(value), source_line(value.node()), value.node().kind()) for value in values
-        ]
+        self._places = list(_places(values))
         self._run = torchscript.with_intermediates(module, name, graph, values)
         self._library = library
         self._name = name
@@ -117,6 +116,14 @@ class _Both:
         return Intermediate(
             *(self._name, name, where, operator, shape, case, difference, largest, agreed)
         )
+
+
+def _places(values: Sequence[Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield the name, source line and operator of values; a node without a line is at the last."""
+    where = ""
+    for value in values:
+        where = source_line(value.node()) or where
+        yield debug_name(value), where, value.node().kind().partition("::")[2]
 
 
 def _badness(found: Intermediate) -> tuple[bool, float]:
