@@ -25,7 +25,8 @@ BOARD = bytes(place % 5 for place in range(121))
 
 def program(language: str, name: str) -> str:
     """Return the block of the page that begins with a comment with this name."""
-    blocks: list[str] = re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    pattern = rf"^```{language}\n(.*?)^```"
+    blocks: list[str] = re.findall(pattern, PAGE.read_text(), re.DOTALL | re.MULTILINE)
     return next(block for block in blocks if name in block.splitlines()[0])
 
 
