@@ -1,5 +1,5 @@
-/* Every kernel of gemm.h against loops over scalars: the same bits, and no access beyond an operand.
-   Compiled once for each instruction set, after vector.h and gemm.h. */
+/* Every kernel of gemm.h, and the sums of rows.h, against loops over scalars: the same bits, and no access beyond an
+   operand. Compiled once for each instruction set, after vector.h, scalar.h, rows.h and gemm.h. */
 static uint32_t ts_seed = 1;
 TS_INLINE uint32_t ts_random(uint32_t below) {
   ts_seed = ts_seed * 1664525u + 1013904223u;
@@ -300,6 +300,40 @@ TS_FUNCTION int ts_check_negative_zero(void) {
   ts_depthwise(&places, &x, 1, &offset, weights, 1, &start, 0, &out, 1, 0);
   return failed + ts_check_rows("negative zero, depthwise", 1, 1, &expected, &out, 1);
 }
+/* The order of rows.h, lane by lane: sums of 16 elements, of 16 such sums, and so on; what is left over on each level
+   is added from the lowest. */
+TS_INLINE float ts_reference_lane(const float *row, ptrdiff_t n, ptrdiff_t lane) {
+  static float sums[1 << 12];
+  ptrdiff_t count = 0;
+  float total = 0;
+  for (ptrdiff_t i = lane; i < n; i += 16) {
+    const ptrdiff_t step = i / 16;
+    sums[step / 16] = step % 16 == 0 ? 0 + row[i] : sums[step / 16] + row[i];
+    count = step / 16 + 1;
+  }
+  for (int level = 0; count > 0; level++) {
+    const ptrdiff_t whole = level == 2 ? 0 : count / 16;
+    float rest = 0;
+    for (ptrdiff_t i = 16 * whole; i < count; i++) rest = i == 16 * whole ? sums[i] : rest + sums[i];
+    total = rest + total;
+    for (ptrdiff_t i = 0; i < whole; i++) {
+      float sum = sums[16 * i];
+      for (ptrdiff_t j = 1; j < 16; j++) sum += sums[16 * i + j];
+      sums[i] = sum;
+    }
+    count = whole;
+  }
+  return total;
+}
+TS_FUNCTION int ts_check_sum(ptrdiff_t n, int special) {
+  float lanes[16];
+  const float *row = ts_operand(0, n, special);
+  for (ptrdiff_t lane = 0; lane < 16; lane++) lanes[lane] = ts_reference_lane(row, n, lane);
+  for (int half = 8; half > 0; half /= 2)
+    for (int lane = 0; lane < half; lane++) lanes[lane] += lanes[lane + half];
+  const float sum = ts_sum_row(row, n);
+  return ts_check_rows("sum", 1, 1, lanes, &sum, 1);
+}
 /* Every number of rows, of columns and of k, each with others drawn by chance; fewer unless thorough. */
 TS_FUNCTION int ts_check(int thorough) {
   int failed = ts_check_index() + ts_check_negative_zero();
@@ -319,6 +353,9 @@ TS_FUNCTION int ts_check(int thorough) {
       }
     }
     for (ptrdiff_t n = 65; n <= 300 && failed < 10; n++) failed += ts_check_linear(1 + ts_random(3), n, ts_random(20), 0);
+    for (ptrdiff_t n = 0; n <= 600 && failed < 10; n++) failed += ts_check_sum(n, special);
+    for (ptrdiff_t n = 4000; n <= 5000; n += 37) failed += ts_check_sum(n, 0);
+    failed += ts_check_sum(160007, 0);
     failed += ts_check_linear(600, 20, 5, 0);
     failed += ts_check_linear(23, 40, TS_MOST_PRODUCTS, 0);
   }
