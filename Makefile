@@ -10,7 +10,7 @@ BUILD := build/release
 FOREIGN := build/foreign
 OLDEST := build/oldest
 PACKAGES := python3-venv g++ pkg-config curl libssl-dev libzip-dev libpng-dev nlohmann-json3-dev libcli11-dev libgtest-dev redis-server
-NATIVE_PACKAGES := clang lld wasi-libc libclang-rt-14-dev libclang-rt-dev-wasm32 gcc-aarch64-linux-gnu qemu-user $(if $(shell command -v node),,nodejs)
+NATIVE_PACKAGES := clang lld wasi-libc libclang-rt-14-dev libclang-rt-dev-wasm32 gcc-aarch64-linux-gnu qemu-user $(if $(shell command -v node),,nodejs) $(if $(shell command -v rustc),,rustc)
 SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp_runner -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -name 'CMakeLists.txt' -o -name '*.cmake' -o -name '*.in' -o -name '*.sh')
 
 BUILD_TOOLS := "scikit-build-core>=1.1" cmake ninja
@@ -147,19 +147,20 @@ fuzz: setup
 	  grep 'DONE' build/fuzz/$$target.log; \
 	done
 
+FORMATTED = $(shell find cpp_runner native/kernels tests/native -name '*.cpp' -o -name '*.c' -o -name '*.h')
 lint: setup
 	ruff check .
 	ruff format --check .
 	mypy -p torchship
 	for folder in tests/*/ bench/ deploy/; do mypy $$folder || exit 1; done
 	mypy $(wildcard tests/*.py)
-	clang-format --dry-run -Werror $(shell find cpp_runner -name '*.cpp' -o -name '*.c' -o -name '*.h')
+	clang-format --dry-run -Werror $(FORMATTED)
 	python deploy/tidy.py $(BUILD)
 
 format: setup
 	ruff check --fix .
 	ruff format .
-	clang-format -i $(shell find cpp_runner -name '*.cpp' -o -name '*.c' -o -name '*.h')
+	clang-format -i $(FORMATTED)
 
 bench: setup
 	python bench/latency.py

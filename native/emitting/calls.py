@@ -39,11 +39,8 @@ def _linear(writer: Writer, call: Call) -> None:
     k, n = call.attributes["k"], call.attributes["n"]
     writer.line(
         f"ts_linear({text(out.shape[0])}, {address(x)}, {text(x.strides[0])}, {k}, "
-        f"{address(packed)}, {n},"
-    )
-    writer.line(
-        f"          {_start_arguments(call)}, {address(out)}, {text(out.strides[0])}, "
-        f"{_relu(call)});"
+        f"{address(packed)}, {n}, {_start_arguments(call)}, {address(out)}, "
+        f"{text(out.strides[0])}, {_relu(call)});"
     )
 
 

@@ -8,7 +8,8 @@ TS_FUNCTION void ts_softmax(ptrdiff_t rows, ptrdiff_t n, const float *in, float 
       sum = sum + power;
     });
     const ts_v total = ts_set(powers);
-    for (ptrdiff_t at = 0; at < n; at += TS_W) ts_store_row(out, at, n, ts_row(out, at, n, 0) / total);
+    for (ptrdiff_t at = 0; at < n; at += TS_W)
+      ts_store_row(out, at, n, ts_row(out, at, n, 0) / total);
   }
 }
 TS_FUNCTION void ts_log_softmax(ptrdiff_t rows, ptrdiff_t n, const float *in, float *out) {
@@ -16,6 +17,7 @@ TS_FUNCTION void ts_log_softmax(ptrdiff_t rows, ptrdiff_t n, const float *in, fl
     const ts_v top = ts_set(ts_max_row(in, n));
     TS_SUM_ROW(powers, n, sum = sum + ts_exp(ts_row(in, at, limit, -INFINITY) - top));
     const ts_v log_sum = ts_log(ts_set(powers));
-    for (ptrdiff_t at = 0; at < n; at += TS_W) ts_store_row(out, at, n, ts_row(in, at, n, 0) - top - log_sum);
+    for (ptrdiff_t at = 0; at < n; at += TS_W)
+      ts_store_row(out, at, n, ts_row(in, at, n, 0) - top - log_sum);
   }
 }

@@ -163,10 +163,6 @@ NOT_IN_SCRIPTS = {
     "torchship::lstm_pointwise",
     # It would print while the test runs.
     "prim::Print",
-    # They are refused by name.
-    "aten::fmax",
-    "aten::fmin",
-    "aten::gather",
 }
 
 
