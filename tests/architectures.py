@@ -304,6 +304,40 @@ def half_examples() -> list[Example]:
     return [{"x": _normal(n, n, 4)} for n in (1, 2, 5)]
 
 
+class Narrow(nn.Module):
+    """Inputs and outputs of a dtype that C lacks, of which nothing is computed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, 1:]
+
+
+class Narrowing(nn.Module):
+    """Outputs of float16, which C lacks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.abs().half()
+
+
+def narrow() -> nn.Module:
+    return Narrow().eval()
+
+
+def narrowing() -> nn.Module:
+    return Narrowing().eval()
+
+
+def float16_examples() -> list[Example]:
+    return [{"x": _normal(n, n, 4).half()} for n in (1, 2, 5)]
+
+
+def bfloat16_examples() -> list[Example]:
+    return [{"x": _normal(n, n, 4).bfloat16()} for n in (1, 2, 5)]
+
+
+def uint16_examples() -> list[Example]:
+    return [{"x": torch.ones(n, 4).to(torch.uint16)} for n in (1, 2, 5)]
+
+
 ACCEPTED = (
     "encoder",
     "torch_encoder",
