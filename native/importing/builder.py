@@ -145,6 +145,12 @@ class Builder:
         self.add(statement)
         return statement
 
+    def copied(self, view: View) -> View:
+        """Return a copy in memory of its own."""
+        out = self.temporary(view.dtype, view.shape)
+        self.copy(view, out)
+        return out
+
     def contiguous(self, value: Tensor) -> View:
         """Return the tensor in memory, its elements side by side in the order of their indices."""
         view = self.materialise(value)

@@ -10,9 +10,25 @@ import sympy
 import torch
 
 from torchship.native.errors import UnsupportedError
-from torchship.native.importing import elementwise, products, recurrent, reductions, scalars, views
+from torchship.native.importing import branches, loops
 from torchship.native.importing.builder import Builder
-from torchship.native.importing.importer import Importer, Raised
+from torchship.native.importing.importer import Importer
+from torchship.native.importing.operators import (
+    arithmetic,
+    casts,
+    constants,
+    functions,
+    in_place,
+    lists,
+    products,
+    recurrent,
+    reductions,
+    scalars,
+    tensor_facts,
+    texts,
+    views,
+)
+from torchship.native.importing.registry import Raised
 from torchship.native.importing.values import (
     DictValue,
     Full,
@@ -44,7 +60,11 @@ from torchship.script.format.nodes import (
 )
 from torchship.script.runtime import torchscript
 
-OPERATOR_MODULES = (elementwise, products, recurrent, reductions, scalars, views)
+OPERATOR_MODULES = (
+    arithmetic, branches, casts, constants, functions, in_place, lists, loops, products, recurrent,
+    reductions, scalars, tensor_facts, texts, views,
+)  # fmt: skip
+"""They register what they translate when they are imported."""
 BATCH = "batch"
 
 
@@ -239,10 +259,10 @@ class _Import:
         view = View(storage, 0, shape, self._strides(shape, axis))
         if not zeros:
             return view
-        branches: list[list[Any]] = [[], []]
+        sides: list[list[Any]] = [[], []]
         self.builder.hint = name
-        made = self.importer.merge_tensors(branches, view, Full(0, node.dtype, shape))
-        self.builder.add(If(Scalar("bool", f"in->{name} != NULL"), *branches, note="initial state"))
+        made = branches.merge_tensors(self.importer, sides, view, Full(0, node.dtype, shape))
+        self.builder.add(If(Scalar("bool", f"in->{name} != NULL"), *sides, note="initial state"))
         return made
 
     def _strides(self, shape: tuple[Size, ...], axis: int | None) -> tuple[Size, ...]:

@@ -152,3 +152,41 @@ def tensors_in(values: Sequence[object]) -> list[Tensor]:
         elif isinstance(value, Optional):
             found += tensors_in([value.value])
     return found
+
+
+UNINITIALISED = object()
+"""A value of a branch that ends otherwise: nothing reads it."""
+
+
+def stack_of(value: object) -> StackedList | None:
+    """Return the stack that a list has become, if it has."""
+    if isinstance(value, StackedList):
+        return value
+    if (
+        isinstance(value, ListValue)
+        and len(value.items) == 1
+        and isinstance(value.items[0], StackedList)
+    ):
+        return value.items[0]
+    return None
+
+
+def is_weight(value: Tensor) -> bool:
+    """Whether a tensor is a constant."""
+    return isinstance(value, View) and value.storage.kind == "weight"
+
+
+def is_plain(value: object) -> bool:
+    """Whether a value is compared by ==, and holds no tensor."""
+    return value is None or isinstance(value, bool | int | float | str | Scalar | Device)
+
+
+def kind_of(value: object) -> str | None:
+    """Return the kind of variable that holds a value: int, float, bool; or None."""
+    if isinstance(value, bool):
+        return "bool"
+    if is_size(value):
+        return "int"
+    if isinstance(value, float):
+        return "float"
+    return value.kind if isinstance(value, Scalar) else None

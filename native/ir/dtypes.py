@@ -18,3 +18,13 @@ TORCH = {
     "bool": torch.bool,
 }  # fmt: skip
 NAMES = {value: key for key, value in TORCH.items()}
+DTYPE_CODES = {
+    "uint8": 0, "int8": 1, "int16": 2, "int32": 3, "int64": 4,
+    "float32": 6, "float64": 7, "bool": 11,
+}  # fmt: skip
+"""TorchScript's numbers."""
+DTYPES = {code: name for name, code in DTYPE_CODES.items()}
+UNSUPPORTED_DTYPES = {
+    5: "float16", 8: "complex32", 9: "complex64", 10: "complex128", 15: "bfloat16",
+}  # fmt: skip
+"""By TorchScript's numbers."""

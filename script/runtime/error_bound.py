@@ -130,6 +130,22 @@ def largest_error(actual: torch.Tensor, golden: torch.Tensor, exact: torch.Tenso
     return float(error.max()) if error.numel() else 0.0
 
 
+def allowed_share(
+    actual: torch.Tensor, golden: torch.Tensor, exact: torch.Tensor, own: float
+) -> float:
+    """Return the largest part of its allowed error that an element uses; above 1 is refused.
+
+    Args:
+        actual: a runtime's output, float16, bfloat16 or float32.
+        golden: LibTorch's, of the same dtype and shape.
+        exact: float64 of the same shape.
+        own: LibTorch's own largest error.
+    """
+    _, error = _errors(actual, golden, exact)
+    shares = error / (FACTOR * own + ULPS * ulp(golden))
+    return float(shares.max()) if shares.numel() else 0.0
+
+
 def _errors(
     actual: torch.Tensor, golden: torch.Tensor, exact: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,7 +17,7 @@ from compiled import quick_options
 from operator_modules import Case
 from torchship.native.compiler import compile_archive
 from torchship.native.errors import UnsupportedError
-from torchship.native.importing.importer import OPERATORS
+from torchship.native.importing.registry import OPERATORS
 from torchship.script.errors import ModelError
 from torchship.script.format.manifest import Argument
 from torchship.script.format.nodes import TensorNode

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torchship.native.importing.elementwise import cast, promoted
-from torchship.native.importing.importer import Importer, is_weight, operator
-from torchship.native.importing.scalars import DTYPES
-from torchship.native.importing.values import ListValue, Tensor
-from torchship.native.importing.views import axis_of, permuted, reshaped
+from torchship.native.importing.importer import Importer
+from torchship.native.importing.operators.casts import cast
+from torchship.native.importing.operators.promotion import promoted
+from torchship.native.importing.operators.views import axis_of, permuted, reshaped
+from torchship.native.importing.registry import operator
+from torchship.native.importing.values import ListValue, Tensor, is_weight
 from torchship.native.ir import sizes
+from torchship.native.ir.dtypes import DTYPES
 from torchship.native.ir.program import View
 from torchship.native.ir.sizes import Size
 from torchship.native.ir.weights import weight_value

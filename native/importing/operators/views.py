@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torchship.native.importing.importer import Importer, operator, stack_of
-from torchship.native.importing.values import Concat, Full, ListValue, OneHot, StackedList, Tensor
+from torchship.native.importing.importer import Importer
+from torchship.native.importing.registry import operator
+from torchship.native.importing.values import (
+    Concat,
+    Full,
+    ListValue,
+    OneHot,
+    StackedList,
+    Tensor,
+    stack_of,
+)
 from torchship.native.ir import sizes
 from torchship.native.ir.layout import contiguous_strides, is_contiguous, narrow, select
 from torchship.native.ir.program import If, Raise, Scalar, View

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torchship.native.importing.elementwise import promoted
-from torchship.native.importing.importer import Importer, is_weight, operator
+from torchship.native.importing.importer import Importer
+from torchship.native.importing.operators.promotion import promoted
+from torchship.native.importing.operators.views import axis_of, permuted, reshaped
 from torchship.native.importing.packing import pack_columns, pad_rows
-from torchship.native.importing.values import Concat, Full, ListValue, OneHot, Tensor
-from torchship.native.importing.views import axis_of, permuted, reshaped
+from torchship.native.importing.registry import operator
+from torchship.native.importing.values import Concat, Full, ListValue, OneHot, Tensor, is_weight
 from torchship.native.ir import sizes
 from torchship.native.ir.layout import as_matrix, contiguous_strides, narrow
 from torchship.native.ir.program import View

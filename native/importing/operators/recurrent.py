@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torchship.native.importing.importer import Importer, operator
-from torchship.native.importing.products import linear_of, matmul
-from torchship.native.importing.reductions import along
+from torchship.native.importing.importer import Importer
+from torchship.native.importing.operators.products import linear_of, matmul
+from torchship.native.importing.operators.reductions import along
+from torchship.native.importing.operators.views import permuted, split_into
+from torchship.native.importing.registry import operator
 from torchship.native.importing.values import Concat, ListValue, Tensor
-from torchship.native.importing.views import permuted, split_into
 from torchship.native.ir import sizes
 from torchship.native.ir.layout import select
 from torchship.native.ir.program import Loop, Statement, View
