@@ -240,6 +240,28 @@ def own_cell_examples() -> list[Example]:
     ]
 
 
+class Repeated(nn.Module):
+    """As many rounds as the caller wants, each reading what was computed before the loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor, times: int) -> Tensor:
+        y, total = torch.tanh(x), x
+        for _ in range(times):
+            total = total + self.down(functional.relu(self.up(y)))
+        return total
+
+
+def repeated() -> nn.Module:
+    return _seeded(Repeated())
+
+
+def repeated_examples() -> list[Example]:
+    return [{"x": _normal(n, n, 8), "times": n} for n in (1, 2, 5)]
+
+
 # --- rows that end one element before a vector does ---
 
 
@@ -347,6 +369,7 @@ ACCEPTED = (
     "decoder",
     "recurrent",
     "own_cell",
+    "repeated",
     "counts",
     "tails",
 )

@@ -24,6 +24,7 @@ from torchship.script.format.manifest import Method
 from torchship.script.format.plain_tensors import plain
 from torchship.script.format.tree import Flat
 from torchship.script.runtime.archive import Archive
+from torchship.script.runtime.batch import batch_axes, resize, row_count, take_rows
 from torchship.script.runtime.program import check_inputs
 
 HOST = Path(__file__).resolve().parent / "native" / "host.c"
@@ -46,6 +47,15 @@ class Answer:
     status: int
     message: str
     outputs: Flat
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a call with many, and the call of that row alone: numbers of calls."""
+
+    together: int
+    index: int
+    alone: int
 
 
 class Hosted:
@@ -97,6 +107,17 @@ class Hosted:
         files = [self.folder / "table.c", HOST, code]
         subprocess.run([*command, *files, "-o", target, "-lm"], check=True)
         return target
+
+    def selftest(self, command: Sequence[str | Path]) -> str:
+        """Let a program run the golden cases; return what is wrong, or an empty text."""
+        done = subprocess.run(
+            [*map(str, command), "--selftest", "yes"],
+            input=_word_bytes(-1),
+            capture_output=True,
+            check=False,
+        )
+        text = done.stderr.decode(errors="replace").strip()
+        return text if done.returncode == 0 else text or f"exit status {done.returncode}"
 
     def run(
         self, command: Sequence[str | Path], calls: Sequence[Call], embedded: bool = False
@@ -151,6 +172,38 @@ class Hosted:
             known = {s: words[s.name] for s in getattr(size, "free_symbols", ())}
             shape.append(int(size.xreplace(known)) if known else int(size))
         return flat.reshape(shape)
+
+
+def calls_of(hosted: Hosted, archives: dict[str, Archive]) -> tuple[list[Call], list[Row]]:
+    """Return calls of every method: golden cases, rows alone, and batches around a piece."""
+    calls: list[Call] = []
+    rows: list[Row] = []
+    for name, archive in archives.items():
+        for case in archive.golden:
+            calls.append(Call(hosted.name(name, case.method), case.steps[0].inputs))
+        for method, signature in archive.require_manifest().methods.items():
+            axes = batch_axes(signature)
+            known = hosted.methods[hosted.name(name, method)]
+            if not axes:
+                continue
+            assert known.piece, "a batch that is not computed in pieces"
+            cases = [case.steps[0].inputs for case in archive.golden if case.method == method]
+            inputs = max(cases, key=lambda flat: (row_count(flat, axes), len(flat)))
+            count = row_count(inputs, axes)
+            first = len(calls)
+            for row in range(count):
+                calls.append(Call(known.program.name, take_rows(inputs, axes, [row])))
+            piece = known.piece
+            for size in (0, 3, piece - 1, piece, piece + 1, 2 * piece + 1):
+                rows += [Row(len(calls), row, first + row % count) for row in range(size)]
+                batch = resize(inputs, axes, size) if size else take_rows(inputs, axes, [])
+                calls.append(Call(known.program.name, batch))
+    return calls, rows
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    bits = {1: torch.uint8, 4: torch.int32, 8: torch.int64}[a.element_size()]
+    return a.shape == b.shape and torch.equal(a.view(bits), b.view(bits))
 
 
 class _Reader:

@@ -16,10 +16,9 @@ import torch
 
 import architectures
 from compiled import exported
-from hosted import Answer, Call, Hosted
+from hosted import Answer, Call, Hosted, Row, calls_of, same_bits
 from torchship.models import registry
 from torchship.script.runtime.archive import Archive, open_archive
-from torchship.script.runtime.batch import batch_axes, resize, row_count, take_rows
 from torchship.script.runtime.error_bound import check_outputs
 
 MODULES = (*architectures.ACCEPTED, "scaled", "strict")
@@ -28,15 +27,6 @@ AVX2 = "avx2 fma"
 SSE2 = "sse2"
 CHOOSES = ("-D__builtin_cpu_supports(name)=host_supports(name)", "-include", "host.h")
 """Let the program, not the processor, say what there is."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a call with many, and the call of that row alone: numbers of calls."""
-
-    together: int
-    index: int
-    alone: int
 
 
 @dataclass(frozen=True)
@@ -72,6 +62,8 @@ def group(
         pytest.skip("this processor has no AVX2")
     hosted = Hosted(archives, folder, complete=request.param == "modules")
     calls, rows = calls_of(hosted, archives)
+    if "strict" in archives:
+        calls.append(Call("strict_forward", {"x": torch.tensor([1, 7, 2])}))  # it raises
     program = hosted.build("program", "gcc", "-O1", *CHOOSES, "-DHOST_ABORTING_ALLOCATOR")
     return Group(
         archives,
@@ -90,45 +82,11 @@ def runs_here(*features: str) -> bool:
     return set(features) <= set(text.split())
 
 
-def calls_of(hosted: Hosted, archives: dict[str, Archive]) -> tuple[list[Call], list[Row]]:
-    """Return calls of every method: golden cases, rows alone, and batches around a piece."""
-    calls: list[Call] = []
-    rows: list[Row] = []
-    for name, archive in archives.items():
-        for case in archive.golden:
-            calls.append(Call(hosted.name(name, case.method), case.steps[0].inputs))
-        for method, signature in archive.require_manifest().methods.items():
-            axes = batch_axes(signature)
-            known = hosted.methods[hosted.name(name, method)]
-            if not axes:
-                continue
-            assert known.piece, "a batch that is not computed in pieces"
-            cases = [case.steps[0].inputs for case in archive.golden if case.method == method]
-            inputs = max(cases, key=lambda flat: (row_count(flat, axes), len(flat)))
-            count = row_count(inputs, axes)
-            first = len(calls)
-            for row in range(count):
-                calls.append(Call(known.program.name, take_rows(inputs, axes, [row])))
-            piece = known.piece
-            for size in (0, 3, piece - 1, piece, piece + 1, 2 * piece + 1):
-                rows += [Row(len(calls), row, first + row % count) for row in range(size)]
-                batch = resize(inputs, axes, size) if size else take_rows(inputs, axes, [])
-                calls.append(Call(known.program.name, batch))
-    if "strict" in archives:
-        calls.append(Call("strict_forward", {"x": torch.tensor([1, 7, 2])}))
-    return calls, rows
-
-
 def assert_same_bits(group: Group, got: Sequence[Answer], wanted: Sequence[Answer]) -> None:
     for call, a, b in zip(group.calls, got, wanted, strict=True):
         assert (a.status, a.message) == (b.status, b.message), call.method
         for name, value in b.outputs.items():
             assert same_bits(a.outputs[name], value), (call.method, name, value.shape)
-
-
-def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    bits = {1: torch.uint8, 4: torch.int32, 8: torch.int64}[a.element_size()]
-    return a.shape == b.shape and torch.equal(a.view(bits), b.view(bits))
 
 
 # --- instruction sets ---
