@@ -8,6 +8,7 @@ the runner by its own `bench`; node inside node; the others from Python, as thei
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import time
@@ -18,7 +19,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-
 from side_by_side import machine, peers
 from side_by_side.groups import GROUPS, Group
 from side_by_side.lineup import Lineup
@@ -27,6 +27,7 @@ from side_by_side.report import show, write_markdown
 from side_by_side.results import Results, load, save
 from side_by_side.rounds import measure_rounds
 from side_by_side.subjects import prepare
+
 from torchship.script.runtime import torchscript
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,6 +87,7 @@ def measure(groups: list[Group], rounds: int, seconds: float, console: Console) 
     """Set everything up, and measure it in turn."""
     start, load_before = time.perf_counter(), machine.load_average()
     warnings.filterwarnings("ignore")  # those of exporters, about themselves
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     os.environ.setdefault("TORCHSHIP_NATIVE_CACHE", str(ROOT / "build" / "bench" / "native"))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torchscript.configure()

@@ -63,9 +63,7 @@ def _enter_onnx(
         prefix = f"{name}/{batch}"
         lineup.add_calls(prefix, ONNX, partial(peers.onnx_runtime, exported, given, batch))
         if with_openvino:
-            lineup.add_calls(
-                prefix, (OPENVINO,), partial(peers.openvino, exported, given, batch)
-            )
+            lineup.add_calls(prefix, (OPENVINO,), partial(peers.openvino, exported, given, batch))
 
 
 def _enter_inductor(lineup: Lineup, given: Plain) -> None:

@@ -40,9 +40,7 @@ class Group:
     rows: Sequence[Row]
 
 
-def native(
-    work: str, prefix: str, relation: Relation, bound: float, others: Sequence[str]
-) -> Row:
+def native(work: str, prefix: str, relation: Relation, bound: float, others: Sequence[str]) -> Row:
     """Return a row about native code beside other runtimes that do the same work."""
     keys = tuple(f"{prefix}/{name}" for name in others)
     return Row(work, f"{prefix}/{NATIVE}", relation, bound, keys)

@@ -62,9 +62,7 @@ class Lineup:
         self, prefix: str, names: Sequence[str], make: Callable[[], Mapping[str, Callable[[], Any]]]
     ) -> None:
         """Add Python calls, timed in torch's inference mode."""
-        self.add(
-            prefix, names, lambda: {name: self.timed(call) for name, call in make().items()}
-        )
+        self.add(prefix, names, lambda: {name: self.timed(call) for name, call in make().items()})
 
     def add_call(self, prefix: str, name: str, call: Callable[[], Any]) -> None:
         """Add one Python call that needs no set-up."""

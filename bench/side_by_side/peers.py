@@ -98,9 +98,9 @@ def openvino(exported: Callable[[], Path], plain: Plain, batch: int) -> Calls:
     core = ov.Core()
     model = core.read_model(str(exported()))
     inputs = plain.feed(batch)
-    model.reshape({
-        name: list(tensor.shape) for name, tensor in zip(plain.inputs, inputs, strict=True)
-    })
+    model.reshape(
+        {name: list(tensor.shape) for name, tensor in zip(plain.inputs, inputs, strict=True)}
+    )
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": 1,

@@ -86,9 +86,7 @@ def plain(name: str) -> Plain:
         outputs = ("logits", "value", "h_next", "c_next")
         return Plain(PlainMoba(cast(Moba, module)), ("obs", "h", "c"), outputs, of_moba)
     if name == "snake":
-        return Plain(
-            PlainSnake(cast(SnakePolicy, module)), ("obs",), ("logits", "value"), of_snake
-        )
+        return Plain(PlainSnake(cast(SnakePolicy, module)), ("obs",), ("logits", "value"), of_snake)
     feeds: dict[str, Callable[[int], tuple[Tensor, ...]]] = {
         "bobnet": lambda batch: (integers(1, 256, batch, PIXELS),),
         "fizzbuzz": lambda batch: (normal(1, batch, 10),),

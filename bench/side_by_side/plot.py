@@ -49,7 +49,7 @@ def plot(results: Results, model: str, path: Path) -> None:
 
 
 def latencies(results: Results, model: str) -> dict[str, dict[int, float]]:
-    """Return the median latencies in µs by runtime and batch size, of a runtime's faster variant."""
+    """Return median latencies in µs by runtime and batch size, of the faster variant of each."""
     lines: dict[str, dict[int, float]] = {}
     for key in results.figures:
         work, _, _ = key.rpartition("/")

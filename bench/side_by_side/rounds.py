@@ -15,7 +15,7 @@ FEWEST = 3
 
 @dataclass(frozen=True)
 class Contender:
-    """Something that is measured once in each round; what it gives is in microseconds or its unit."""
+    """Something that is measured once in each round: in microseconds, or in its row's unit."""
 
     key: str
     measure: Callable[[], float]

@@ -83,6 +83,6 @@ def vendor_lstm(ours: Recurrent, batch_first: bool) -> nn.LSTM:
     """Return the `nn.LSTM` with the weights of our LSTM."""
     layer = ours.layers[0]
     vendor = nn.LSTM(ours.input_size, ours.hidden_size, batch_first=batch_first).eval()
-    weights = {f"{name}_l0": value for name, value in layer.cell.state_dict().items()}  # type: ignore[union-attr, operator]
+    weights = {f"{name}_l0": value for name, value in layer.cell.state_dict().items()}  # type: ignore[union-attr]
     vendor.load_state_dict(weights)
     return vendor

@@ -89,9 +89,7 @@ def bound_text(row: Row) -> str:
     if row.relation == "figure":
         return f"≤ {row.bound:g} {row.unit}"
     names = list(dict.fromkeys(runtime_of(key) for key in row.others))
-    against = row.against or (
-        names[0] if len(names) == 1 else f"the best of {', '.join(names)}"
-    )
+    against = row.against or (names[0] if len(names) == 1 else f"the best of {', '.join(names)}")
     sign = "≥" if row.relation == "speed" else "≤"
     return f"{sign} {row.bound:.2f} x {against}"
 
