@@ -85,6 +85,7 @@ class Lineup:
         expected: Sequence[torch.Tensor],
         library: Callable[[], Path] | None = None,
         name: str = NATIVE,
+        own_error: float = 0.0,
     ) -> None:
         """Add a compiled method `forward`, timed from C, after a look at its outputs."""
 
@@ -94,7 +95,7 @@ class Lineup:
                 raise RuntimeError(subject.error)
             signature = subject.archive.require_manifest().methods["forward"]
             call = native_call(path, "forward", signature, inputs)
-            check(expected, list(call.run().values()))
+            check(expected, list(call.run().values()), own_error)
             return {name: lambda: call.median_us(self.harness, self.seconds)}
 
         self.add(prefix, (name,), make)
