@@ -19,7 +19,9 @@ def show(results: Results, console: Console) -> None:
     """Print every row, and what could not be measured."""
     rows, beside = _split(results.outcomes())
     if rows:
-        table = Table("work", "measured", "target", "ratio (quartiles)", "")
+        table = Table("work", "measured", "target")
+        table.add_column("ratio (quartiles)", no_wrap=True)
+        table.add_column("", no_wrap=True)
         for found in rows:
             table.add_row(*_cells(found), _verdict(found))
         console.print(table)
@@ -72,7 +74,8 @@ def markdown(results: Results) -> Iterable[str]:
         f"{machine['processor']}, {machine['cores']} cores, {machine['instruction sets']}; "
         f"{machine['system']}; {machine['compiler'].partition(';')[0]}; "
         + ", ".join(f"{name} {text}" for name, text in known.items())
-        + f". {results.run['rounds']} rounds, one thread each."
+        + f". {results.run['rounds']} rounds; load average {results.run['load before']} before and "
+        f"{results.run['load after']} after."
     )
     yield ""
     yield "| work | measured | target | ratio | |"
@@ -96,7 +99,8 @@ def ratio_text(found: Outcome) -> str:
         return ""
     if found.row.relation == "figure":
         return f"{found.value:.3g} {found.row.unit} ({found.low:.3g}..{found.high:.3g})"
-    return f"{found.value:.3f} ({found.low:.3f}..{found.high:.3f})"
+    digits = 3 if found.value < 10 else 1
+    return f"{found.value:.{digits}f} ({found.low:.{digits}f}..{found.high:.{digits}f})"
 
 
 def amount(value: float, unit: str) -> str:
@@ -111,7 +115,8 @@ def _cells(found: Outcome) -> tuple[str, str, str, str]:
         return found.row.work, found.reason, bound_text(found.row), ""
     measured = amount(found.own, found.row.unit)
     if found.best:
-        name = found.row.against or runtime_of(found.best)
+        only = found.row.against if len(found.row.others) == 1 else ""
+        name = only or runtime_of(found.best)
         measured += f"; {name} {amount(found.other, found.row.unit)}"
     return found.row.work, measured, bound_text(found.row), ratio_text(found)
 
