@@ -26,7 +26,8 @@ BOARD = bytes(place % 5 for place in range(121))
 def program(language: str, name: str) -> str:
     """Return the block of the page that begins with a comment with this name."""
     blocks = re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-    return next(block for block in blocks if name in block.splitlines()[0])
+    found: str = next(block for block in blocks if name in block.splitlines()[0])
+    return found
 
 
 def done(*command: object) -> subprocess.CompletedProcess[str]:
