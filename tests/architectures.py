@@ -240,6 +240,28 @@ def own_cell_examples() -> list[Example]:
     ]
 
 
+class Repeated(nn.Module):
+    """As many rounds as the caller wants, each reading what was computed before the loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor, times: int) -> Tensor:
+        y, total = torch.tanh(x), x
+        for _ in range(times):
+            total = total + self.down(functional.relu(self.up(y)))
+        return total
+
+
+def repeated() -> nn.Module:
+    return _seeded(Repeated())
+
+
+def repeated_examples() -> list[Example]:
+    return [{"x": _normal(n, n, 8), "times": n} for n in (1, 2, 5)]
+
+
 # --- rows that end one element before a vector does ---
 
 
@@ -304,6 +326,40 @@ def half_examples() -> list[Example]:
     return [{"x": _normal(n, n, 4)} for n in (1, 2, 5)]
 
 
+class Narrow(nn.Module):
+    """Inputs and outputs of a dtype that C lacks, of which nothing is computed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, 1:]
+
+
+class Narrowing(nn.Module):
+    """Outputs of float16, which C lacks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.abs().half()
+
+
+def narrow() -> nn.Module:
+    return Narrow().eval()
+
+
+def narrowing() -> nn.Module:
+    return Narrowing().eval()
+
+
+def float16_examples() -> list[Example]:
+    return [{"x": _normal(n, n, 4).half()} for n in (1, 2, 5)]
+
+
+def bfloat16_examples() -> list[Example]:
+    return [{"x": _normal(n, n, 4).bfloat16()} for n in (1, 2, 5)]
+
+
+def uint16_examples() -> list[Example]:
+    return [{"x": torch.ones(n, 4).to(torch.uint16)} for n in (1, 2, 5)]
+
+
 ACCEPTED = (
     "encoder",
     "torch_encoder",
@@ -313,6 +369,7 @@ ACCEPTED = (
     "decoder",
     "recurrent",
     "own_cell",
+    "repeated",
     "counts",
     "tails",
 )

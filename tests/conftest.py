@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
 
 from torchship.models import data
+from torchship.script.exporting.export import export
+from torchship.script.exporting.target import find_target
 
 # How long an example takes on a busy machine is not what a test is about.
 hypothesis.settings.register_profile(
@@ -29,6 +33,24 @@ def digits() -> data.Digits:
     if not os.environ.get("TORCHSHIP_DATA"):
         pytest.skip("TORCHSHIP_DATA is not set: no MNIST to test on")
     return data.mnist("test")
+
+
+@pytest.fixture(scope="session")
+def model_archive(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that exports one of our models, once for all processes of this session."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "models"
+    folder.mkdir(exist_ok=True)
+
+    def archive(name: str) -> Path:
+        path = folder / f"{name}.pt"
+        with (folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                export(find_target(name, None, {}), path)
+        return path
+
+    return archive
 
 
 @pytest.hookimpl(wrapper=True)

@@ -319,7 +319,9 @@ def _one_reduction(
     element = f"({address(view, sizes.simple(offset))})[0]"
     starts = {"sum": "0", "prod": "1", "any": "0", "all": "1"}
     if kind in starts:
-        writer.line(f"{c_type(out.dtype)} total = {starts[kind]};")
+        # One sum of floats in order would lose ever more digits as it grows.
+        wide = kind == "sum" and dtype == "float32"
+        writer.line(f"{'double' if wide else c_type(out.dtype)} total = {starts[kind]};")
 
         def step() -> None:
             if kind == "any":
@@ -329,11 +331,13 @@ def _one_reduction(
             elif dtype == "int64":
                 sign = "+" if kind == "sum" else "*"
                 writer.line(f"total = (int64_t)((uint64_t)total {sign} (uint64_t){element});")
+            elif wide:
+                writer.line(f"total += {element};")
             else:
                 writer.line(f"total = ({t})(total {'+' if kind == 'sum' else '*'} {element});")
 
         _nested(writer, inner, step)
-        writer.line(f"({address(out, target)})[0] = total;")
+        writer.line(f"({address(out, target)})[0] = {'(float)' if wide else ''}total;")
         return
     _extreme(writer, call, kind, element, place, target, inner)
 

@@ -179,7 +179,8 @@ def _step(
                     out.line(f"in.{field.name} = {given};")
         for field in method.interface.outputs:
             out.line(f"out.{field.name} = {_place(field.dtype, places[field.leaf])};")
-        out.line("out.message = text;")
+        # A call empties its message, and the first difference must stay there.
+        out.line("out.message = differing ? NULL : text;")
         out.line("out.message_size = text_size;")
         out.line(f"if ({prefix}_{case.method}(weights, &in, &out, call)) return -1;")
         for field in method.interface.outputs:

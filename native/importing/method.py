@@ -42,6 +42,7 @@ from torchship.native.importing.values import (
     is_tensor,
 )
 from torchship.native.ir import sizes
+from torchship.native.ir.dtypes import ITEM_SIZES
 from torchship.native.ir.layout import contiguous_strides, element_count
 from torchship.native.ir.names import identifier
 from torchship.native.ir.program import If, Scalar, Storage, View
@@ -248,7 +249,15 @@ class _Import:
             return sizes.symbol(variable, None)
         return Scalar(node.kind, variable)
 
+    def _require_dtype(self, side: str, leaf: TensorNode) -> None:
+        if leaf.dtype not in ITEM_SIZES:
+            raise UnsupportedError(
+                f"{side} '{leaf.name}' of method '{self.name}': the dtype {leaf.dtype} has no C, "
+                f"expected {', '.join(ITEM_SIZES)}"
+            )
+
     def _tensor(self, node: TensorNode, optional: bool) -> Tensor:
+        self._require_dtype("input", node)
         shape = tuple(self._size(n, node.name, axis) for axis, n in enumerate(node.shape))
         axis = list(node.shape).index(BATCH) if BATCH in node.shape else None
         name = identifier(node.name, self.taken)
@@ -300,6 +309,7 @@ class _Import:
         return made
 
     def _output(self, leaf: TensorNode, value: Tensor) -> Storage:
+        self._require_dtype("output", leaf)
         if value.dtype != leaf.dtype or len(value.shape) != len(leaf.shape):
             raise UnsupportedError(
                 f"output '{leaf.name}' of method '{self.name}': the signature says "

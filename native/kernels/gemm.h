@@ -1,10 +1,11 @@
 /* --- matrix products, float32. One sum in order would lose ever more digits as it grows, so every output is a sum
-   of short ones. Its k products, in order, are cut into blocks of 16, of which the last may be shorter; they run on
-   across segments. The sum of a block begins with +0 and adds one product after the other, each with one ts_fma. The
-   total is the sum of the first block, to which those of the others are added one after the other; without products
-   it is +0. The output is start + total.
+   of short ones. Its k products, in order, are cut into groups of 512, and those into blocks of 16; the last group and
+   the last block may be shorter, and both run on across segments. The sum of a block begins with +0 and adds one
+   product after the other, each with one ts_fma. The sum of a group is that of its first block, to which those of the
+   others are added one after the other; without products it is +0. The output is the start, to which the sums of the
+   groups are added one after the other.
    No tile and no width changes that order, so a row gives the same bits alone, in any batch, and on every machine
-   of one kind. The error is at most (16 + the number of blocks) / 2 ULP of the sum of the absolute values of the
+   of one kind. The error is at most (47 + the number of groups) / 2 ULP of the sum of the absolute values of the
    products and of the start.
 
    Packed weights: the n columns in panels of 32, the last one 16 wide where at most 16 remain. A panel holds,
@@ -21,10 +22,12 @@ typedef struct {
   ptrdiff_t images, height, width;
   ptrdiff_t image_stride, row_stride, pixel_stride;
 } ts_places;
-/* One product for a block of rows; `start` is never NULL here. `step` is 0 for packed weights; else the operand is
-   read where it lies: its rows `step` floats apart, its columns side by side, a multiple of 16. */
+/* One product for a block of rows: `count` elements of each, from the one numbered `at` of the run at offsets[0]; the
+   runs are `length` long. `start` is never NULL here. `step` is 0 for packed weights; else the operand is read where it
+   lies: its rows `step` floats apart, its columns side by side, a multiple of 16. */
 typedef struct {
-  const ts_segments *segments;
+  const ptrdiff_t *offsets;
+  ptrdiff_t length, at, count;
   ptrdiff_t step;
   const float *start;
   ptrdiff_t start_stride;
@@ -68,6 +71,7 @@ typedef struct {
 #define TS_BLOCK 264 /* rows whose addresses are kept at a time: a multiple of every TS_ROWS */
 #define TS_PANEL 32
 #define TS_SUMMED 16 /* products that are summed from zero: a block */
+#define TS_GROUP 512 /* products of which the sum goes into the output at once: a group */
 static const float ts_zeros[4 * TS_PANEL] = {0};
 TS_INLINE ptrdiff_t ts_padded(ptrdiff_t n) {
   return (n + 15) / 16 * 16;
@@ -77,7 +81,7 @@ TS_INLINE ptrdiff_t ts_padded(ptrdiff_t n) {
 #define TS_EACH_12(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
 #define TS_NEXT_12(DO) DO(12) DO(13) DO(14) DO(15) DO(16) DO(17) DO(18) DO(19) DO(20) DO(21) DO(22) DO(23)
 #define TS_EACH_24(DO) TS_EACH_12(DO) TS_NEXT_12(DO)
-/* The sums of `rows` rows by `panels` * `vectors` vectors, all three constants. The weights of one k are
+/* One group for `rows` rows by `panels` * `vectors` vectors, all three constants. The weights of one k are
    `vectors` vectors in each panel, `step` floats before those of the next k; panels lie `panel` floats apart.
    What there is less of, rows or vectors, is loaded first, and the others one by one when their turn comes. The
    registers hold the sums of a block; the totals wait in memory, which costs little once in 16 products. They begin
@@ -85,14 +89,14 @@ TS_INLINE ptrdiff_t ts_padded(ptrdiff_t n) {
 TS_INLINE void ts_tile(const int rows, const int panels, const int vectors, const float *const *x, const float *w,
     ptrdiff_t step, ptrdiff_t panel, const ts_product *p) {
   const int wide = panels * vectors, size = rows * wide, inner = rows < wide ? rows : wide;
-  const ptrdiff_t count = p->segments->count, length = p->segments->length;
-  const ptrdiff_t *offsets = p->segments->offsets;
+  const ptrdiff_t length = p->length;
+  const ptrdiff_t *offsets = p->offsets;
   const float *start = p->start;
   float *out = p->out;
   const ptrdiff_t start_stride = p->start_stride, out_stride = p->out_stride;
   float totals[24 * TS_W] TS_ALIGNED;
   const float *at[12];
-  ptrdiff_t remain = count * length, offset = count > 0 ? offsets[0] : 0, k = 0;
+  ptrdiff_t remain = p->count, offset = remain > 0 ? offsets[0] : 0, k = p->at;
 #define TS_DO(r) at[r] = r < rows ? x[r] + offset : NULL;
   TS_EACH_12(TS_DO)
 #undef TS_DO
@@ -226,7 +230,7 @@ TS_INLINE void ts_copy(float *to, const float *from, ptrdiff_t count) {
 #define TS_IS_NARROW 1
 #define TS_IS_HALF 2
 #define TS_IS_WIDE 3
-TS_INLINE void ts_run_tile(int rows, int kind, const float *const *x, const float *w, ptrdiff_t step, ptrdiff_t panel,
+TS_INLINE void ts_run_group(int rows, int kind, const float *const *x, const float *w, ptrdiff_t step, ptrdiff_t panel,
     const ts_product *p) {
   switch (4 * rows + kind) {
 #if TS_ROWS >= 12
@@ -292,6 +296,32 @@ TS_INLINE void ts_run_tile(int rows, int kind, const float *const *x, const floa
       ts_tile_1_wide(x, w, step, panel, p);
       break;
   }
+}
+/* A long product, group by group: each adds to what the groups before it have come to. */
+TS_FUNCTION void ts_run_groups(int rows, int kind, const float *const *x, const float *w, ptrdiff_t step,
+    ptrdiff_t panel, const ts_product *product) {
+  ptrdiff_t left = product->count;
+  ts_product p = *product;
+  p.relu = 0;
+  for (p.count = TS_GROUP; left > 0; left -= TS_GROUP, w += TS_GROUP * step) {
+    if (left <= TS_GROUP) {
+      p.count = left;
+      p.relu = product->relu;
+    }
+    ts_run_group(rows, kind, x, w, step, panel, &p);
+    p.start = p.out;
+    p.start_stride = p.out_stride;
+    p.at += TS_GROUP;
+    p.offsets += p.at / p.length;
+    p.at %= p.length;
+  }
+}
+TS_INLINE void ts_run_tile(int rows, int kind, const float *const *x, const float *w, ptrdiff_t step, ptrdiff_t panel,
+    const ts_product *p) {
+  if (p->count <= TS_GROUP)
+    ts_run_group(rows, kind, x, w, step, panel, p);
+  else
+    ts_run_groups(rows, kind, x, w, step, panel, p);
 }
 /* How many rows the next tile takes of those that remain: 11 are 8 and 3, 10 are 6 and 4, 5 are 3 and 2. */
 TS_INLINE int ts_tile_rows(ptrdiff_t remain) {
@@ -361,7 +391,7 @@ TS_FUNCTION void ts_all_columns(ptrdiff_t rows, const float *const *x, ptrdiff_t
 TS_FUNCTION void ts_block(ptrdiff_t rows, const float *const *x, const float *packed, ptrdiff_t n,
     const ts_product *product) {
   static const unsigned char few[12] = {0, 1, 2, 3, 0, 5, 0, 3, 0, 3, 0, 3};
-  const ptrdiff_t k = product->segments->count * product->segments->length;
+  const ptrdiff_t k = product->count;
   ptrdiff_t left = few[rows % TS_ROWS];
   ts_product p = *product;
   if (rows > left)
@@ -374,16 +404,15 @@ TS_FUNCTION void ts_block(ptrdiff_t rows, const float *const *x, const float *pa
     ts_all_columns(tile, x, k, packed, n, &p);
   }
 }
-/* out[r][j] = start[r][j] + sum of x[r][i] * w[i][j] over i < k, in blocks of 16. Rows lie *_stride floats apart:
+/* out[r][j] = start[r][j] + sum of x[r][i] * w[i][j] over i < k, in that order. Rows lie *_stride floats apart:
    a bias has the start_stride 0; a start of NULL is zeros; start may be out. relu: the larger of that and 0, NaN
    stays. */
 TS_FUNCTION void ts_linear(ptrdiff_t rows, const float *x, ptrdiff_t x_stride, ptrdiff_t k, const float *packed,
     ptrdiff_t n, const float *start, ptrdiff_t start_stride, float *out, ptrdiff_t out_stride,
     int relu) {
   const ptrdiff_t offset = 0;
-  const ts_segments segments = {1, &offset, k};
   const float *at[TS_BLOCK];
-  ts_product p = {&segments, 0, start ? start : ts_zeros, start ? start_stride : 0, out, out_stride, relu};
+  ts_product p = {&offset, k, 0, k, 0, start ? start : ts_zeros, start ? start_stride : 0, out, out_stride, relu};
   for (ptrdiff_t done = 0; done < rows;) {
     int count = 0;
     for (; count < TS_BLOCK && done < rows; count++, done++)
@@ -415,7 +444,8 @@ TS_FUNCTION void ts_conv(const ts_places *places, const float *x, const ts_segme
   const ptrdiff_t rows = places->images * places->height * places->width;
   const float *at[TS_BLOCK];
   ptrdiff_t offsets[TS_BLOCK];
-  ts_product p = {segments, 0, start ? start : ts_zeros, start ? start_stride : 0, out, out_stride, relu};
+  ts_product p = {segments->offsets, segments->length, 0, segments->count * segments->length, 0,
+      start ? start : ts_zeros, start ? start_stride : 0, out, out_stride, relu};
   for (ptrdiff_t done = 0; done < rows;) {
     const int count = ts_place_offsets(places, done, TS_BLOCK, offsets);
     for (int r = 0; r < count; r++)
@@ -479,7 +509,6 @@ TS_FUNCTION void ts_matmul(ptrdiff_t batch, ptrdiff_t rows, ptrdiff_t k, ptrdiff
     ptrdiff_t k_stride, ptrdiff_t n_stride, float *out, ptrdiff_t out_batch,
     ptrdiff_t out_stride, float *scratch) {
   const ptrdiff_t offset = 0;
-  const ts_segments segments = {1, &offset, k};
   const float *at[TS_BLOCK];
   /* Packing pays once for many rows. */
   const ptrdiff_t in_place = n_stride == 1 && rows <= 2 * TS_ROWS ? n / 16 * 16 : 0;
@@ -488,7 +517,7 @@ TS_FUNCTION void ts_matmul(ptrdiff_t batch, ptrdiff_t rows, ptrdiff_t k, ptrdiff
       const int packs = base >= in_place;
       columns = !packs ? in_place : n - base < TS_PANEL ? n - base
                                                         : TS_PANEL;
-      ts_product p = {&segments, packs ? 0 : k_stride, ts_zeros, 0, out + base, out_stride, 0};
+      ts_product p = {&offset, k, 0, k, packs ? 0 : k_stride, ts_zeros, 0, out + base, out_stride, 0};
       if (packs)
         ts_pack_panel(k, columns, ts_padded(columns), w + base * n_stride, k_stride, n_stride, scratch);
       for (ptrdiff_t done = 0; done < rows;) {
@@ -501,25 +530,32 @@ TS_FUNCTION void ts_matmul(ptrdiff_t batch, ptrdiff_t rows, ptrdiff_t k, ptrdiff
     }
 }
 /* --- depthwise convolutions: out[r][c] = start[r][c] + sum of x[r][offsets[t] + c] * w[t][c] over the taps t,
-   in blocks of 16 taps like the products above. The weights of a tap are ts_padded(channels) floats, aligned to
+   in blocks and groups of taps like the products above. The weights of a tap are ts_padded(channels) floats, aligned to
    64. --- */
 #define TS_DEPTH_ROWS 4
 #define TS_DEPTH_VECTORS 2
 TS_INLINE void ts_depth_tile(const int rows, const int vectors, int columns, const float *const *x, ptrdiff_t taps,
     const ptrdiff_t *offsets, const float *w, ptrdiff_t step, const ts_product *p) {
-  ts_v totals[TS_DEPTH_ROWS][TS_DEPTH_VECTORS], sums[TS_DEPTH_ROWS][TS_DEPTH_VECTORS];
+  ts_v totals[TS_DEPTH_ROWS][TS_DEPTH_VECTORS], groups[TS_DEPTH_ROWS][TS_DEPTH_VECTORS];
+  ts_v sums[TS_DEPTH_ROWS][TS_DEPTH_VECTORS];
   const int whole = columns == vectors * TS_W;
   for (int r = 0; r < rows; r++)
     for (int v = 0; v < vectors; v++) {
-      totals[r][v] = ts_set(-0.0f);
+      const float *start = p->start + r * p->start_stride + v * TS_W;
+      totals[r][v] = whole ? ts_load(start) : ts_load_first(start, columns);
+      groups[r][v] = ts_set(-0.0f);
       sums[r][v] = ts_set(0);
     }
   for (ptrdiff_t t = 0; t < taps; t++, w += step) {
     if (t % TS_SUMMED == 0 && t > 0)
       for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++) {
-          totals[r][v] = totals[r][v] + sums[r][v];
+          groups[r][v] = groups[r][v] + sums[r][v];
           sums[r][v] = ts_set(0);
+          if (t % TS_GROUP > 0)
+            continue;
+          totals[r][v] = totals[r][v] + groups[r][v];
+          groups[r][v] = ts_set(-0.0f);
         }
     for (int v = 0; v < vectors; v++) {
       const ts_v weight = ts_load(w + v * TS_W);
@@ -531,10 +567,8 @@ TS_INLINE void ts_depth_tile(const int rows, const int vectors, int columns, con
   }
   for (int r = 0; r < rows; r++)
     for (int v = 0; v < vectors; v++) {
-      const float *start = p->start + r * p->start_stride + v * TS_W;
       float *out = p->out + r * p->out_stride + v * TS_W;
-      ts_v sum = totals[r][v] + sums[r][v];
-      sum = (whole ? ts_load(start) : ts_load_first(start, columns)) + sum;
+      ts_v sum = totals[r][v] + (groups[r][v] + sums[r][v]);
       if (p->relu)
         sum = ts_relu(sum);
       if (whole)
@@ -549,7 +583,7 @@ TS_FUNCTION void ts_depthwise(const ts_places *places, const float *x, ptrdiff_t
   const ptrdiff_t rows = places->images * places->height * places->width, step = ts_padded(channels);
   const float *at[TS_DEPTH_ROWS];
   ptrdiff_t begins[TS_DEPTH_ROWS];
-  ts_product p = {NULL, 0, NULL, start ? start_stride : 0, NULL, out_stride, relu};
+  ts_product p = {NULL, 0, 0, 0, 0, NULL, start ? start_stride : 0, NULL, out_stride, relu};
   for (ptrdiff_t done = 0; done < rows;) {
     const int count = ts_place_offsets(places, done, TS_DEPTH_ROWS, begins);
     for (ptrdiff_t c = 0; c < channels;) {
@@ -581,19 +615,18 @@ TS_FUNCTION void ts_depthwise(const ts_places *places, const float *x, ptrdiff_t
 /* --- one-hot operands: the product with a row that is 0 but for one 1 in each group of classes, as a sum of rows of
    the weights. The class of tap t is index[segments of the row]; its weights are the ts_padded(n) floats at
    tables + t * table_stride + class * ts_padded(n), aligned to 64. A negative class adds nothing: a padded input.
-   The sum runs in blocks of 16 taps like the products above, a padded input taking its place among the 16, and the
-   start is added last. The order is that of the taps, not of the elements of the row of zeros and ones: ts_linear on
-   that row rounds otherwise. The error is at most (16 + the number of blocks) / 2 ULP of the sum of the absolute
-   values. --- */
+   The sum runs in blocks and groups of taps like the products above, a padded input taking its place among them. The
+   order is that of the taps, not of the elements of the row of zeros and ones: ts_linear on that row rounds
+   otherwise. The error is at most (47 + the number of groups) / 2 ULP of the sum of the absolute values. --- */
 #define TS_EACH_8(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
 TS_INLINE void ts_gather_tile(const int vectors, const int32_t *index, const ts_segments *taps, const float *w,
     ptrdiff_t table_stride, ptrdiff_t step, const float *start, float *out, int relu) {
-  float totals[8 * TS_W] TS_ALIGNED;
-  int block = 0;
+  float groups[8 * TS_W] TS_ALIGNED, totals[8 * TS_W] TS_ALIGNED;
+  int block = 0, group = 0;
 #define TS_DO(v) \
   ts_v sum##v = ts_set(0); \
   if (v < vectors) \
-    ts_store(totals + v * TS_W, ts_set(-0.0f));
+    ts_store(groups + v * TS_W, ts_set(-0.0f));
   TS_EACH_8(TS_DO)
 #undef TS_DO
   for (ptrdiff_t s = 0; s < taps->count; s++) {
@@ -602,12 +635,21 @@ TS_INLINE void ts_gather_tile(const int vectors, const int32_t *index, const ts_
       if (block++ == TS_SUMMED) {
 #define TS_DO(v) \
   if (v < vectors) { \
-    ts_store(totals + v * TS_W, ts_load(totals + v * TS_W) + sum##v); \
+    ts_store(groups + v * TS_W, ts_load(groups + v * TS_W) + sum##v); \
     sum##v = ts_set(0); \
   }
         TS_EACH_8(TS_DO)
 #undef TS_DO
         block = 1;
+        group += TS_SUMMED;
+        if (group == TS_GROUP) {
+          for (int v = 0; v < vectors; v++) {
+            ts_store(totals + v * TS_W, ts_load(start + v * TS_W) + ts_load(groups + v * TS_W));
+            ts_store(groups + v * TS_W, ts_set(-0.0f));
+          }
+          start = totals;
+          group = 0;
+        }
       }
       if (classes[t] < 0)
         continue;
@@ -621,7 +663,7 @@ TS_INLINE void ts_gather_tile(const int vectors, const int32_t *index, const ts_
   }
 #define TS_DO(v) \
   if (v < vectors) \
-    sum##v = ts_load(start + v % vectors * TS_W) + (ts_load(totals + v * TS_W) + sum##v);
+    sum##v = ts_load(start + v % vectors * TS_W) + (ts_load(groups + v * TS_W) + sum##v);
   TS_EACH_8(TS_DO)
 #undef TS_DO
 #define TS_DO(v) \

@@ -49,6 +49,20 @@ def test_bfloat16_is_refused_by_name(tmp_path: Path) -> None:
         compile_archive(archive)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "uint16"])
+def test_inputs_of_other_dtypes_are_refused_by_name(dtype: str, tmp_path: Path) -> None:
+    archive = exported(tmp_path, "architectures:narrow", f"architectures:{dtype}_examples")
+    message = rf"input 'x' of method 'forward': the dtype {dtype} has no C, expected float32, "
+    with pytest.raises(UnsupportedError, match=message):
+        compile_archive(archive)
+
+
+def test_outputs_of_other_dtypes_are_refused_by_name(tmp_path: Path) -> None:
+    archive = exported(tmp_path, "architectures:narrowing", "architectures:half_examples")
+    with pytest.raises(UnsupportedError, match="dtype float16"):
+        compile_archive(archive)
+
+
 def test_an_operator_without_c_is_refused_with_its_line(tmp_path: Path) -> None:
     archive = exported(tmp_path, "architectures:sorted_", "architectures:sorted_examples")
     with pytest.raises(UnsupportedError, match=r"py:\d+: operator aten::sort has no C yet"):

@@ -38,8 +38,8 @@ class Checked:
         self.address = ctypes.addressof(memory) + start
         function = self.library.xor_weights_from
         function.restype = ctypes.c_void_p
-        pair = (ctypes.c_void_p, ctypes.c_size_t)
-        function.argtypes = (*pair, *pair)
+        memory_and_size = (ctypes.c_void_p, ctypes.c_size_t)
+        function.argtypes = (*memory_and_size, *memory_and_size)
         pointer = function(self.address, len(contents), message, len(message))
         return pointer, message.value.decode()
 
