@@ -25,15 +25,9 @@ BOARD = bytes(place % 5 for place in range(121))
 
 def program(language: str, name: str) -> str:
     """Return the block of the page that begins with a comment with this name."""
-<<<<<<< HEAD
-    pattern = rf"^```{language}\n(.*?)^```"
-    blocks: list[str] = re.findall(pattern, PAGE.read_text(), re.DOTALL | re.MULTILINE)
-    return next(block for block in blocks if name in block.splitlines()[0])
-=======
     blocks = re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     found: str = next(block for block in blocks if name in block.splitlines()[0])
     return found
->>>>>>> main
 
 
 def done(*command: object) -> subprocess.CompletedProcess[str]:
