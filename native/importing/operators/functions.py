@@ -123,10 +123,8 @@ def bounded(importer: Importer, node: Any, arguments: list[Any]) -> object:
     return value if high is None else make("min", [value, high], promoted(value, high))
 
 
-@operator("aten::maximum", "aten::minimum", "aten::fmax", "aten::fmin")
+@operator("aten::maximum", "aten::minimum")
 def extreme(importer: Importer, node: Any, arguments: list[Any]) -> object:
-    if node.kind() in ("aten::fmax", "aten::fmin"):
-        raise importer.builder.unsupported(f"operator {node.kind()} has no C yet")
     a, b = arguments
     return importer.builder.elementwise(
         "max" if "max" in node.kind() else "min", [a, b], promoted(a, b)

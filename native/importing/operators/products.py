@@ -199,7 +199,7 @@ def embedding(importer: Importer, node: Any, arguments: list[Any]) -> object:
     return out
 
 
-@operator("aten::index", "aten::index_select", "aten::gather")
+@operator("aten::index", "aten::index_select")
 def index(importer: Importer, node: Any, arguments: list[Any]) -> object:
     name = node.kind().partition("::")[2]
     if name == "index":
@@ -208,11 +208,9 @@ def index(importer: Importer, node: Any, arguments: list[Any]) -> object:
         if len(items) != 1 or items[0].dtype not in ("int64", "int32"):
             raise importer.builder.unsupported("an index of other than one tensor of integers")
         axis, chosen = next(n for n, i in enumerate(given.items) if i is not None), items[0]
-    elif name == "index_select":
+    else:
         value, axis, chosen = arguments
         axis = axis_of(axis, len(value.shape))
-    else:
-        raise importer.builder.unsupported("operator aten::gather has no C yet")
     order = [axis, *(a for a in range(len(value.shape)) if a != axis)]
     view = importer.builder.contiguous(permuted(value, order))
     rest = view.shape[1:]
