@@ -400,6 +400,22 @@ def scaled_examples() -> list[Example]:
     ]
 
 
+class Sizes(nn.Module):
+    """Numbers made of sizes: a trace has them as tensors."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        n = x.shape[1]
+        return x * n + torch.full([n], n), x.reshape(x.shape[0], n, 1)
+
+
+def sizes() -> nn.Module:
+    return Sizes().eval()
+
+
+def sizes_examples() -> list[Example]:
+    return [{"x": _normal(n, n, 2 * n + 1)} for n in (1, 2, 5)]
+
+
 # --- what is refused, and what refuses ---
 
 

@@ -108,7 +108,7 @@ class Hosted:
         subprocess.run([*command, *files, "-o", target, "-lm"], check=True)
         return target
 
-    def selftest(self, command: Sequence[str | Path]) -> str:
+    def selftest(self, command: Sequence[object]) -> str:
         """Let a program run the golden cases; return what is wrong, or an empty text."""
         done = subprocess.run(
             [*map(str, command), "--selftest", "yes"],
@@ -120,7 +120,7 @@ class Hosted:
         return text if done.returncode == 0 else text or f"exit status {done.returncode}"
 
     def run(
-        self, command: Sequence[str | Path], calls: Sequence[Call], embedded: bool = False
+        self, command: Sequence[object], calls: Sequence[Call], embedded: bool = False
     ) -> list[Answer]:
         """Let a program make calls with the weights of the file, or those embedded in its code.
 

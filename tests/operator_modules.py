@@ -161,6 +161,7 @@ class Binary(nn.Module):
             x / y,
             2.5 - x,
             torch.rsub(x, y),
+            torch.rsub(x, 2),
             torch.true_divide(x, y),
             x + 1,
             x / 3,
@@ -1013,7 +1014,7 @@ class Control(nn.Module):
         if "a" in d and name == "42":
             total = total + 1
         if x.dtype == torch.float32 and x.is_floating_point() and not x.is_cuda and x.size(1) == 4:
-            total = total + x[0:1].numel() if False else total + x.dim()
+            total = total + x.dim()
         return total, pair[0] * pair[1], items[0], items[1], copied[-1], items[1:3][0]
 
     @case("x: float32[n, 4], i: int64[n]")
@@ -1026,7 +1027,7 @@ class Control(nn.Module):
         numbers: List[int] = i.tolist()  # noqa: UP006
         for n in numbers:
             s += n
-        return y, x + total, x * s, x[i[0].item() % x.shape[0] if False else 0], x * bool(i[0])
+        return y, x + total, x * s, x[0], x * bool(i[0]), x * x.numel()
 
     @case("x: float32[n, 4], k: int")
     def stacks(self, x: Tensor, k: int):

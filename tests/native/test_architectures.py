@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 import architectures
-from compiled import exported, library_of
+from compiled import exported, library_of, quick_options
 from torchship.native.compiler import compile_archive
 from torchship.native.errors import UnsupportedError
 from torchship.script.errors import ModelError
+from torchship.script.exporting.export import export
+from torchship.script.exporting.options import Options
+from torchship.script.exporting.target import find_target
+from torchship.script.runtime import torchscript
 from torchship.script.runtime.agreement import check_case
 from torchship.script.runtime.batch import batch_axes
 
@@ -39,6 +44,18 @@ def test_compiled_modules_agree_and_rows_do_not_depend_on_their_batch(
         if output in axes:
             row = value.narrow(axes[output], 61, 1)
             assert torch.equal(row, alone[output]), output
+
+
+def test_sizes_that_a_trace_has_as_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "sizes.pt"
+    target = find_target("architectures:sizes", "architectures:sizes_examples", {})
+    archive = export(target, path, Options(mode="trace"))
+    kinds = str(torchscript.inlined_graph(archive.load(), "forward"))
+    assert {"prim::NumToTensor", "aten::ScalarImplicit"} <= set(re.findall(r"\w+::\w+", kinds))
+    library = library_of(archive, tmp_path, quick_options())
+    for number, case in enumerate(archive.golden):
+        for difference in check_case(archive.require_manifest(), number, case, library.call):
+            assert difference.agreed, difference
 
 
 def test_bfloat16_is_refused_by_name(tmp_path: Path) -> None:

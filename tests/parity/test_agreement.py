@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,6 @@ import torch
 from torchship.agreement import all_runtimes, verify_archive
 from torchship.cpp_runner.binary import runner_path
 from torchship.models import registry
-from torchship.script.exporting.export import export
-from torchship.script.exporting.target import find_target
 from torchship.script.runtime import torchscript
 from torchship.script.runtime.archive import open_archive, pack
 from torchship.script.runtime.batch import batch_axes, row_count
@@ -27,10 +25,8 @@ RUNTIMES = [*LIBTORCH, "native", "wasm"]
 
 
 @pytest.fixture(scope="module")
-def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("archives")
-    for name in registry.names():
-        export(find_target(name, None, {}), folder / f"{name}.pt")
+def archives(model_archive: Callable[[str], Path]) -> Path:
+    (folder,) = {model_archive(name).parent for name in registry.names()}
     return folder
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from torchship.cpp_runner.binary import runner_path
 from torchship.models import registry
-from torchship.script.exporting.export import export
-from torchship.script.exporting.target import find_target
 
 # What LibTorch, MKL and oneDNN take for the CPU's abilities.
 CAPABILITIES = {
@@ -26,10 +25,8 @@ CAPABILITIES = {
 
 
 @pytest.fixture(scope="module", params=registry.names())
-def archive(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("archives") / f"{request.param}.pt"
-    export(find_target(request.param, None, {}), path)
-    return path
+def archive(request: pytest.FixtureRequest, model_archive: Callable[[str], Path]) -> Path:
+    return model_archive(request.param)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

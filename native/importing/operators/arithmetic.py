@@ -42,9 +42,9 @@ def _binary(name: str, importer: Importer, a: Any, b: Any, alpha: Any = 1) -> ob
     return importer.builder.elementwise(name, [a, b], dtype)
 
 
-@operator("aten::add", "aten::sub", "aten::mul", "aten::div", "aten::rsub", "aten::true_divide")
+@operator("aten::add", "aten::sub", "aten::mul", "aten::div", "aten::rsub")
 def arithmetic(importer: Importer, node: Any, arguments: list[Any]) -> object:
-    name = {"true_divide": "div"}.get(n := node.kind().partition("::")[2], n)
+    name = node.kind().partition("::")[2]
     a, b, *rest = arguments
     if not is_tensor(a) and not is_tensor(b):
         return scalar_arithmetic(f"aten::{name}", importer, arguments)

@@ -77,18 +77,6 @@ def cast(importer: Importer, value: Any, dtype: str) -> object:
     return made
 
 
-@operator("aten::float", "aten::long", "aten::int", "aten::bool", "aten::double")
-def cast_to(importer: Importer, node: Any, arguments: list[Any]) -> object:
-    names = {
-        "float": "float32",
-        "long": "int64",
-        "int": "int32",
-        "bool": "bool",
-        "double": "float64",
-    }
-    return cast(importer, arguments[0], names[node.kind().partition("::")[2]])
-
-
 @operator("aten::zeros", "aten::ones", "aten::full", "aten::empty")
 @operator("aten::zeros_like", "aten::ones_like", "aten::full_like", "aten::empty_like")
 @operator("aten::new_zeros", "aten::new_ones", "aten::new_full")

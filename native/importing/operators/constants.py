@@ -35,7 +35,7 @@ def unchecked_cast(importer: Importer, node: Any, arguments: list[Any]) -> objec
     return value.value if isinstance(value, Optional) else value
 
 
-@operator("prim::unchecked_unwrap_optional", "aten::_unwrap_optional")
+@operator("aten::_unwrap_optional")
 def unwrap(importer: Importer, node: Any, arguments: list[Any]) -> object:
     return unchecked_cast(importer, node, arguments)
 
@@ -45,7 +45,6 @@ def unwrap(importer: Importer, node: Any, arguments: list[Any]) -> object:
     "prim::is_nested",
     "prim::requires_grad",
     "prim::is_sparse",
-    "aten::requires_grad",
 )
 def never(importer: Importer, node: Any, arguments: list[Any]) -> object:
     return False

@@ -61,7 +61,7 @@ def is_floating_point(importer: Importer, node: Any, arguments: list[Any]) -> ob
 
 @operator("aten::Int", "aten::IntImplicit")
 def to_int(importer: Importer, node: Any, arguments: list[Any]) -> object:
-    (value,) = arguments
+    value = number_of(arguments[0])
     if is_tensor(value):
         return importer.define("int", single(importer, value))
     if is_size(value):
@@ -73,7 +73,7 @@ def to_int(importer: Importer, node: Any, arguments: list[Any]) -> object:
 
 @operator("aten::Float", "aten::FloatImplicit")
 def to_float(importer: Importer, node: Any, arguments: list[Any]) -> object:
-    (value,) = arguments
+    value = number_of(arguments[0])
     if is_tensor(value):
         return importer.define("float", single(importer, value))
     if isinstance(value, int | float):
@@ -83,7 +83,7 @@ def to_float(importer: Importer, node: Any, arguments: list[Any]) -> object:
 
 @operator("aten::Bool")
 def to_bool(importer: Importer, node: Any, arguments: list[Any]) -> object:
-    (value,) = arguments
+    value = number_of(arguments[0])
     if is_tensor(value):
         return importer.define("bool", single(importer, value))
     if isinstance(value, int | float):
@@ -97,6 +97,14 @@ def item(importer: Importer, node: Any, arguments: list[Any]) -> object:
     if value.dtype == "bool":
         return to_bool(importer, node, arguments)
     return (to_float if value.dtype.startswith("float") else to_int)(importer, node, arguments)
+
+
+def number_of(value: Any) -> Any:
+    """Return the number that a tensor without axes was made of, which may be a size; or the value.
+
+    A trace makes tensors of all sizes, and numbers of these again where it needs them.
+    """
+    return value.value if isinstance(value, Full) and value.shape == () else value
 
 
 def single(importer: Importer, value: Any) -> View:

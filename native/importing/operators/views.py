@@ -160,7 +160,7 @@ def permute(importer: Importer, node: Any, arguments: list[Any]) -> object:
     return permuted(value, [axis_of(axis, len(value.shape)) for axis in axes.items])
 
 
-@operator("aten::transpose", "aten::swapaxes")
+@operator("aten::transpose")
 def transpose(importer: Importer, node: Any, arguments: list[Any]) -> object:
     value, a, b = arguments
     axes = list(range(len(value.shape)))
@@ -421,7 +421,7 @@ def stack(importer: Importer, node: Any, arguments: list[Any]) -> object:
     return out
 
 
-@operator("aten::cat", "aten::concat", "aten::concatenate")
+@operator("aten::cat")
 def cat(importer: Importer, node: Any, arguments: list[Any]) -> object:
     listed, axis = arguments
     made = stack_of(listed)
