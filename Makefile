@@ -34,7 +34,7 @@ help:
 	@echo "make fuzz   fuzz every reader of untrusted bytes for SECONDS=20 each (needs clang)"
 	@echo "make lint   ruff, mypy, clang-format, clang-tidy"
 	@echo "make bench  compiled models beside LibTorch, ONNX Runtime, OpenVINO and torch's compilers, which it"
-	@echo "            installs in build/bench: every target, ratios, bench/results/*.json (12 minutes on a quiet"
+	@echo "            installs in build/bench: every target, ratios, bench/results/*.json (10 minutes on a quiet"
 	@echo "            machine; BENCH_ARGS='--only moba --rounds 3' does less, BENCH_ARGS=--help says what else)"
 	@echo "make bench-latency  latency of each of our runtimes, HTTP among them, side by side"
 	@echo "make bench-server  throughput of the server beside a plain endpoint (needs wrk)"

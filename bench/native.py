@@ -36,7 +36,10 @@ PLOTTED = "moba"
 
 
 def main(
-    rounds: Annotated[int, typer.Option(min=1)] = 5,
+    rounds: Annotated[int, typer.Option(min=1)] = 7,
+    minutes: Annotated[
+        float, typer.Option(help="Begin no round that would end later; three are always measured.")
+    ] = 15,
     seconds: Annotated[float, typer.Option(help="Of each contender in each round.")] = 0.1,
     only: Annotated[
         list[str] | None,
@@ -71,7 +74,7 @@ def main(
         results = load(given)
     else:
         groups = [group for group in GROUPS if not only or group.name in only]
-        results = measure(groups, rounds, seconds, console)
+        results = measure(groups, rounds, seconds, minutes, console)
         place = output or RESULTS / f"{machine.file_name(dict(results.machine))}.json"
         if output or not only:
             save(results, place)
@@ -83,13 +86,14 @@ def main(
         write_markdown(results, markdown)
 
 
-def measure(groups: list[Group], rounds: int, seconds: float, console: Console) -> Results:
+def measure(
+    groups: list[Group], rounds: int, seconds: float, minutes: float, console: Console
+) -> Results:
     """Set everything up, and measure it in turn."""
     start, load_before = time.perf_counter(), machine.load_average()
     warnings.filterwarnings("ignore")  # those of exporters, about themselves
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     os.environ.setdefault("TORCHSHIP_NATIVE_CACHE", str(ROOT / "build" / "bench" / "native"))
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     torchscript.configure()
     peers.configure()
     wanted = {name: False for group in groups for name in group.exported}
@@ -102,11 +106,12 @@ def measure(groups: list[Group], rounds: int, seconds: float, console: Console) 
         for group in groups:
             group.enter(lineup)
         begun = time.perf_counter()
-        measure_rounds(lineup.contenders, rounds, lineup.measured)
+        until = start + 60 * minutes
+        done = measure_rounds(lineup.contenders, rounds, until, lineup.measured)
         end = time.perf_counter()
-        console.print(f"{rounds} rounds of {len(lineup.contenders)}: {end - begun:.0f} s")
+        console.print(f"{done} rounds of {len(lineup.contenders)}: {end - begun:.0f} s")
     run = {
-        "rounds": rounds,
+        "rounds": done,
         "seconds": seconds,
         "minutes": round((end - start) / 60, 1),
         "load before": load_before,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
-from statistics import median
 
 from side_by_side import peers
 from side_by_side.feedforward import RUNNER, TABLE_BATCHES
@@ -21,7 +20,6 @@ from torchship.script.runtime.batch import batch_inputs
 from torchship.script.runtime.program import arguments_of, check_inputs, initial_state
 
 IN_NODE, SSE2 = "node", "native with SSE2"
-NODE_SAMPLES = 5  # in a round
 
 
 def enter_start(lineup: Lineup) -> None:
@@ -71,11 +69,7 @@ def enter_node(lineup: Lineup) -> None:
         manifest = subject.archive.require_manifest()
         node = lineup.stack.enter_context(NodeProcess(module, manifest))
         peers.check(expected, list(node.call("forward", inputs).values()))
-        return {
-            IN_NODE: lambda: median(
-                node.microseconds("forward", inputs) for _ in range(NODE_SAMPLES)
-            )
-        }
+        return {IN_NODE: lambda: node.microseconds("forward", inputs)}
 
     lineup.add("node", (IN_NODE,), make)
 

@@ -81,8 +81,14 @@ TALK = [
     ),
 ]
 START = (
-    Row("moba, process to first answer", "start/native", "figure", 10, unit="ms"),
-    Row("moba, resident memory", "start/native memory", "figure", 12, unit="MB"),
+    Row(
+        *("moba, process to first answer", "start/native", "figure", 10),
+        *((f"start/{RUNNER}",), "ms"),
+    ),
+    Row(
+        *("moba, resident memory", "start/native memory", "figure", 12),
+        *((f"start/{RUNNER} memory",), "MB", RUNNER),
+    ),
 )
 LIBRARY = (Row("moba, library on disk", "library/moba", "figure", 1.2, unit="MB"),)
 NODE = (Row("moba in node, batch 1", f"node/{IN_NODE}", "time", 3.0, (f"node/{SSE2}",)),)

@@ -29,13 +29,20 @@ class Measured:
     unmeasured: dict[str, str] = field(default_factory=dict)
 
 
-def measure_rounds(contenders: Sequence[Contender], rounds: int, measured: Measured) -> None:
-    """Measure every contender once a round, every other round backwards.
+def measure_rounds(
+    contenders: Sequence[Contender], rounds: int, until: float, measured: Measured
+) -> int:
+    """Measure every contender once a round, every other round backwards; return how many rounds.
 
+    A round that would end after `until` on `time.perf_counter` is not begun, but three always are.
     A contender that fails is left out of the figures, with its error as the reason.
     """
     order = list(contenders)
+    begun = time.perf_counter()
     for number in range(rounds):
+        now = time.perf_counter()
+        if number >= min(rounds, FEWEST) and now + (now - begun) / number > until:
+            return number
         for one in track(order, f"round {number + 1} of {rounds}", transient=True):
             if one.key in measured.unmeasured:
                 continue
@@ -45,6 +52,7 @@ def measure_rounds(contenders: Sequence[Contender], rounds: int, measured: Measu
                 measured.figures.pop(one.key, None)
                 measured.unmeasured[one.key] = one_line(error)
         order.reverse()
+    return rounds
 
 
 def median_us(call: Callable[[], object], seconds: float) -> float:

@@ -17,7 +17,7 @@ class Row:
 
     `time`: own time / the time of the fastest of `others`, at most `bound`.
     `speed`: the time of the fastest of `others` / own time, at least `bound`.
-    `figure`: the own figure itself, at most `bound`.
+    `figure`: the own figure itself, at most `bound`; `others` are shown beside it.
     """
 
     work: str
@@ -56,14 +56,14 @@ def outcome(
         return Outcome(row, "not measured", reason=_reason(row.own, unmeasured))
     own = figures[row.own]
     known = [key for key in row.others if key in figures]
+    best = min(known, key=lambda key: statistics.median(figures[key]), default="")
+    other = statistics.median(figures[best]) if best else 0.0
     if row.relation == "figure":
-        values, best, other = list(own), "", 0.0
+        values = list(own)
     elif not known:
         reasons = "; ".join(_reason(key, unmeasured) for key in row.others)
         return Outcome(row, "not measured", reason=reasons)
     else:
-        best = min(known, key=lambda key: statistics.median(figures[key]))
-        other = statistics.median(figures[best])
         pairs = list(zip(own, figures[best], strict=True))
         values = [a / b for a, b in pairs] if row.relation == "time" else [b / a for a, b in pairs]
     value = statistics.median(values)

@@ -96,7 +96,7 @@ class NodeProcess:
         }
 
     def microseconds(self, method: str, inputs: Mapping[str, torch.Tensor]) -> float:
-        """Return the mean duration of a call inside node."""
+        """Return the median duration of a call inside node."""
         self._ask(method, inputs, ROUNDS)
         return float(self._ask(method, inputs, ROUNDS)["nanoseconds"]) / 1000
 

@@ -51,9 +51,9 @@ def test_a_bound_itself_is_reached(relation: str, bound: float, verdict: str) ->
 
 
 def test_a_figure_has_a_bound_of_its_own() -> None:
-    bounded = Row("start", "start/native", "figure", 4.0, unit="ms")
+    bounded = Row("start", "start/native", "figure", 4.0, ("moba/1/eager",), "ms")
     found = outcome(bounded, FIGURES, {})
-    assert (found.value, found.verdict) == (4.0, "reached")
+    assert (found.value, found.verdict, found.other) == (4.0, "reached", 80.0)
     assert bound_text(bounded) == "≤ 4 ms"
 
 
