@@ -9,8 +9,9 @@ BIN := $(VENV)/bin
 BUILD := build/release
 FOREIGN := build/foreign
 OLDEST := build/oldest
+BENCH := build/bench
 PACKAGES := python3-venv g++ pkg-config curl libssl-dev libzip-dev libpng-dev nlohmann-json3-dev libcli11-dev libgtest-dev redis-server
-NATIVE_PACKAGES := clang lld wasi-libc libclang-rt-14-dev libclang-rt-dev-wasm32 gcc-aarch64-linux-gnu qemu-user $(if $(shell command -v node),,nodejs)
+NATIVE_PACKAGES := clang lld wasi-libc libclang-rt-14-dev libclang-rt-dev-wasm32 gcc-aarch64-linux-gnu qemu-user $(if $(shell command -v node),,nodejs) $(if $(shell command -v rustc),,rustc)
 SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp_runner -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -name 'CMakeLists.txt' -o -name '*.cmake' -o -name '*.in' -o -name '*.sh')
 
 BUILD_TOOLS := "scikit-build-core>=1.1" cmake ninja
@@ -18,7 +19,7 @@ BUILD_TOOLS := "scikit-build-core>=1.1" cmake ninja
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-python test-cpp test-asan test-tsan test-oldest test-newest wheel test-wheel test-foreign fuzz lint format bench bench-server clean
+.PHONY: help setup demo test test-python test-cpp test-asan test-tsan test-oldest test-newest wheel test-wheel test-foreign fuzz lint format bench bench-latency bench-server clean
 
 help:
 	@echo "make demo   set up from nothing, script every model, check it in 5 runtimes"
@@ -32,7 +33,10 @@ help:
 	@echo "make test-foreign  ship some fifty architectures of other people's libraries"
 	@echo "make fuzz   fuzz every reader of untrusted bytes for SECONDS=20 each (needs clang)"
 	@echo "make lint   ruff, mypy, clang-format, clang-tidy"
-	@echo "make bench  latency of each runtime and rows/s by batch size, side by side"
+	@echo "make bench  compiled models beside LibTorch, ONNX Runtime, OpenVINO and torch's compilers, which it"
+	@echo "            installs in build/bench: every target, ratios, bench/results/*.json (12 minutes on a quiet"
+	@echo "            machine; BENCH_ARGS='--only moba --rounds 3' does less, BENCH_ARGS=--help says what else)"
+	@echo "make bench-latency  latency of each of our runtimes, HTTP among them, side by side"
 	@echo "make bench-server  throughput of the server beside a plain endpoint (needs wrk)"
 	@echo "TORCH=cpu or TORCH=cuda chooses the build of torch, TORCH_VERSION its release, PIP_ARGS what pip is told"
 	@echo "make clean  remove everything that make has made"
@@ -57,10 +61,10 @@ ifneq ($(COVERAGE),)
 	@echo "  all: $$(coverage report --format=total) %"
 endif
 
-# What is not for the project's environment, other people's libraries and old versions of ours, goes into
-# environments beside it. Those see the project's packages, torch among them, behind their own, through a
+# What is not for the project's environment, other people's libraries and runtimes and old versions of ours,
+# goes into environments beside it. Those see the project's packages, torch among them, behind their own, through a
 # line that Python runs at its start.
-$(FOREIGN)/.venv/bin/pip $(OLDEST)/.venv/bin/pip: build/%/.venv/bin/pip: $(VENV)/installed
+$(FOREIGN)/.venv/bin/pip $(OLDEST)/.venv/bin/pip $(BENCH)/.venv/bin/pip: build/%/.venv/bin/pip: $(VENV)/installed
 	$(BIN)/python -m venv build/$*/.venv
 	printf "import site; site.addsitedir('%s')\n" \
 	  "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
@@ -147,23 +151,32 @@ fuzz: setup
 	  grep 'DONE' build/fuzz/$$target.log; \
 	done
 
+FORMATTED = $(shell find cpp_runner native/kernels tests/native -name '*.cpp' -o -name '*.c' -o -name '*.h')
 lint: setup
 	ruff check .
 	ruff format --check .
 	mypy -p torchship
 	for folder in tests/*/ bench/ deploy/; do mypy $$folder || exit 1; done
 	mypy $(wildcard tests/*.py)
-	clang-format --dry-run -Werror $(shell find cpp_runner -name '*.cpp' -o -name '*.c' -o -name '*.h')
+	clang-format --dry-run -Werror $(FORMATTED)
 	python deploy/tidy.py $(BUILD)
 
 format: setup
 	ruff check --fix .
 	ruff format .
-	clang-format -i $(shell find cpp_runner -name '*.cpp' -o -name '*.c' -o -name '*.h')
+	clang-format -i $(FORMATTED)
 
-bench: setup
+$(BENCH)/installed: deploy/extra.py pyproject.toml $(BENCH)/.venv/bin/pip
+	python $< pyproject.toml bench >$(BENCH)/requirements.txt
+	$(BENCH)/.venv/bin/pip install -q $(PIP_ARGS) --only-binary :all: -r $(BENCH)/requirements.txt
+	@touch $@
+
+BENCH_ARGS ?=
+bench: setup $(VENV)/native-tools $(BENCH)/installed
+	$(BENCH)/.venv/bin/python bench/native.py $(BENCH_ARGS)
+
+bench-latency: setup
 	python bench/latency.py
-	python bench/batch_sizes.py
 
 bench-server: setup
 	python bench/server.py

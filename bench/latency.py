@@ -1,4 +1,4 @@
-"""Latency at batch 1 of each model in each runtime, side by side: `make bench`.
+"""Latency at batch 1 of each model in each runtime, side by side: `make bench-latency`.
 
 Every round measures every runtime once, in turn, so that a noisy moment of the machine hits all of
 them; the table shows the median over the rounds of each round's median, and the ratio to eager.

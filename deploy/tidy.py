@@ -6,8 +6,12 @@ The folder is one that CMake has configured: its `compile_commands.json` says ho
 compiled. Sources of the library, the binary and the operators are looked at, with the headers of
 ours that they include; tests and fuzzers are not, since they would double the time.
 
-A source that was found good is not looked at again until it, a header of ours, its command or the
-checks change: stamps lie in `build/tidy`.
+Most of the time goes into LibTorch's headers, so sources of one folder that are compiled alike are
+read as one text. Where that text is not found good, because of a finding or of two names that are
+the same, each of its sources is looked at by itself, and that is what is reported.
+
+What was found good is not looked at again until a source, a header of ours, a command or the checks
+change: stamps lie in `build/tidy`.
 """
 
 from __future__ import annotations
@@ -19,11 +23,28 @@ import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 STAMPS = ROOT / "build" / "tidy"
 LEFT_OUT = ("tests", "fuzz")
+CHECKS = ROOT / ".clang-tidy"
+LARGEST_GROUP = 6
+"""How many sources are read as one text; small enough that two processors share the work evenly."""
+
+Entry = dict[str, str]
+"""How a file is compiled, in the words of `compile_commands.json`."""
+
+
+class Result(NamedTuple):
+    """What clang-tidy says of a group of sources."""
+
+    stamps: list[Path]
+    findings: list[str]
+    ran: int
+    """How many sources were looked at now."""
 
 
 def main(build: Path) -> None:
@@ -32,22 +53,24 @@ def main(build: Path) -> None:
     if not entries:
         sys.exit(f"make lint: {build}/compile_commands.json names no source of cpp_runner/")
     STAMPS.mkdir(parents=True, exist_ok=True)
-    (STAMPS / "compile_commands.json").write_text(json.dumps(entries))
     shared = _shared_digest()
+    groups = _groups(entries)
+    texts = [_text_of(group) for group in groups]
+    (STAMPS / "compile_commands.json").write_text(json.dumps([*entries, *texts]))
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        results = list(pool.map(lambda entry: _check(entry, shared), entries))
-    kept = {stamp.name for stamp, _, _ in results}
+        results = list(pool.map(_check_group, groups, texts, repeat(shared)))
+    kept = {stamp.name for result in results for stamp in result.stamps}
     for old in STAMPS.glob("*.good"):
         if old.name not in kept:
             old.unlink()
-    found = [text for _, text, _ in results if text]
+    found = [text for result in results for text in result.findings]
     print("\n".join(found), end="")
-    ran = sum(ran for _, _, ran in results)
-    print(f"clang-tidy: {len(results)} sources, {ran} of them changed, {len(found)} with findings")
+    ran = sum(result.ran for result in results)
+    print(f"clang-tidy: {len(entries)} sources, {ran} of them changed, {len(found)} with findings")
     sys.exit(bool(found))
 
 
-def _entries(build: Path) -> list[dict[str, str]]:
+def _entries(build: Path) -> list[Entry]:
     """Return how our sources are compiled, in clang's words.
 
     A precompiled header is GCC's own, so sources are read without it. Warnings are the compiler's
@@ -79,28 +102,70 @@ def _entries(build: Path) -> list[dict[str, str]]:
 def _shared_digest() -> bytes:
     """Return a digest of what every source's result follows from."""
     digest = hashlib.sha256(subprocess.check_output(["clang-tidy", "--version"]))
-    for path in [ROOT / ".clang-tidy", *sorted((ROOT / "cpp_runner").rglob("*.h"))]:
+    for path in [CHECKS, *sorted((ROOT / "cpp_runner").rglob("*.h"))]:
         digest.update(str(path).encode() + b"\0" + path.read_bytes())
     return digest.digest()
 
 
-def _check(entry: dict[str, str], shared: bytes) -> tuple[Path, str, bool]:
-    """Return a source's stamp, what clang-tidy says of it, and whether it was asked."""
+def _groups(entries: list[Entry]) -> list[list[Entry]]:
+    """Return the sources of each folder that are compiled by the same words."""
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        source = entry["file"]
+        words = [w for w in shlex.split(entry["command"]) if w not in (source, "-o", "-c")]
+        key = (str(Path(source).parent), " ".join(w for w in words if not w.endswith(".o")))
+        groups.setdefault(key, []).append(entry)
+    return [
+        group[start : start + LARGEST_GROUP]
+        for group in groups.values()
+        for start in range(0, len(group), LARGEST_GROUP)
+    ]
+
+
+def _text_of(group: list[Entry]) -> Entry:
+    """Write the sources of a group as one text, and return how it is compiled."""
+    first = group[0]
+    sources = [Path(entry["file"]) for entry in group]
+    text = b"\n".join(source.read_bytes() for source in sources)
+    name = hashlib.sha256(first["command"].encode() + text).hexdigest()[:16]
+    place = STAMPS / f"{name}{sources[0].suffix}"
+    place.write_bytes(text)
+    words = [str(place) if w == first["file"] else w for w in shlex.split(first["command"])]
+    words[1:1] = ["-iquote", str(sources[0].parent)]
+    return {"directory": first["directory"], "file": str(place), "command": shlex.join(words)}
+
+
+def _check_group(group: list[Entry], text: Entry, shared: bytes) -> Result:
+    """Look at a group as one text, and at each source by itself if that was not found good."""
+    together = _check(text, shared)
+    Path(text["file"]).unlink()
+    if not together.findings:
+        return together._replace(ran=together.ran * len(group))
+    each = [_check(entry, shared) for entry in group]
+    return Result(
+        [stamp for result in each for stamp in result.stamps],
+        [finding for result in each for finding in result.findings],
+        sum(result.ran for result in each),
+    )
+
+
+def _check(entry: Entry, shared: bytes) -> Result:
+    """Ask clang-tidy about one file, unless it was found good before."""
     content = Path(entry["file"]).read_bytes()
     key = hashlib.sha256(shared + entry["command"].encode() + b"\0" + content).hexdigest()
     stamp = STAMPS / f"{key}.good"
     if stamp.exists():
-        return stamp, "", False
+        return Result([stamp], [], 0)
     done = subprocess.run(
-        ["clang-tidy", "-p", STAMPS, "--quiet", entry["file"]],
+        ["clang-tidy", f"--config-file={CHECKS}", "-p", STAMPS, "--quiet", entry["file"]],
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode == 0:
         stamp.touch()
-        return stamp, "", True
-    return stamp, done.stdout or done.stderr, True
+        return Result([stamp], [], 1)
+    return Result([], [done.stdout or done.stderr], 1)
 
 
 if __name__ == "__main__":

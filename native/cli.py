@@ -10,7 +10,7 @@ import typer
 
 from torchship.native.building.toolchain import build_library
 from torchship.native.compiler import Code, compile_archive
-from torchship.native.emitting import project
+from torchship.native.emitting import kernel_sources, project
 from torchship.native.running.wasm import write_module
 from torchship.script.cli import OperatorFolders, TrustedKeys
 from torchship.script.errors import UsageError
@@ -22,6 +22,7 @@ from torchship.script.runtime.archive import open_archive
 app = typer.Typer()
 
 TARGETS = ("c", "lib", "wasm")
+WEIGHTS = ("code", "file")
 
 
 @app.command(name="compile")
@@ -36,7 +37,19 @@ def compile_(
         ),
     ] = None,
     target: Annotated[str, typer.Option(help="c, lib, or wasm.")] = "c",
+    weights: Annotated[
+        str,
+        typer.Option(help="code: in the C file, or file: in NAME.bin beside it, for the target c."),
+    ] = "code",
     strip: Annotated[bool, typer.Option("--strip", help="Leave the golden cases out.")] = False,
+    trace: Annotated[
+        bool,
+        typer.Option(
+            "--trace",
+            help="Let every tensor that the model's source names be an output too; without golden "
+            "cases. `torchship verify --runtime native --trace` compares them.",
+        ),
+    ] = False,
     trusted_keys: TrustedKeys = None,
     operator_folders: OperatorFolders = None,
 ) -> None:
@@ -46,18 +59,28 @@ def compile_(
 
         torchship compile moba.pt -o moba/
 
+        torchship compile moba.pt --weights file -o moba/
+
         torchship compile moba.pt --target lib -o moba.so
 
         torchship compile moba.pt --target wasm -o moba.wasm
     """
     if target not in TARGETS:
         raise UsageError(f"--target '{target}': expected one of {', '.join(TARGETS)}")
+    if weights not in WEIGHTS:
+        raise UsageError(f"--weights '{weights}': expected one of {', '.join(WEIGHTS)}")
+    if weights == "file" and target != "c":
+        raise UsageError(
+            f"--weights file goes with --target c: a {target} is one file, with its weights inside"
+        )
     opened = open_archive(archive, read_trusted_keys(trusted_keys) if trusted_keys else ())
     operators.allow(operator_folders or [])
-    code = compile_archive(opened, golden=target != "lib" and not strip)
+    golden = target != "lib" and not strip
+    code = compile_archive(opened, golden, weights_apart=weights == "file", trace=trace)
     if target == "c":
         written = write_project(code, output or Path(code.prefix))
-        typer.echo(f"{written}: {', '.join(sorted(path.name for path in written.iterdir()))}")
+        names = sorted(path.name for path in written.iterdir() if not path.name.startswith("."))
+        typer.echo(f"{written}: {', '.join(names)}")
         return
     if target == "wasm":
         module = output or Path(f"{code.prefix}.wasm")
@@ -71,18 +94,22 @@ def compile_(
 
 def write_project(code: Code, folder: Path) -> Path:
     """Write the C files, a CMake project and an example into a folder."""
-    files = {
+    texts = {
         f"{code.prefix}.h": code.header,
         f"{code.prefix}.c": code.source,
         "CMakeLists.txt": project.cmake(code.unit),
         "example.c": project.example(code.unit),
+        ".clang-format": kernel_sources.style(),
     }
+    files = {name: text.encode() for name, text in texts.items()}
+    if code.unit.weights_apart:
+        files[f"{code.prefix}.bin"] = code.weights_file
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make the folder '{folder}': {error.strerror}") from None
-    for name, text in files.items():
-        write_atomic(folder / name, text.encode())
+    for name, data in files.items():
+        write_atomic(folder / name, data)
     return folder
 
 

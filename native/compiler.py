@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from torchship.native.emitting import source
+from torchship.native.emitting import weights as weights_file
 from torchship.native.emitting.unit import CompiledMethod, Unit
 from torchship.native.errors import UnsupportedError
 from torchship.native.importing.method import import_method
@@ -23,9 +24,21 @@ class Code:
     source: str
     unit: Unit
 
+    @property
+    def weights_file(self) -> bytes:
+        """The file of weights for code that was compiled with `weights_apart`."""
+        return weights_file.file_contents(self.unit)
 
-def compile_archive(archive: Archive, golden: bool = True) -> Code:
+
+def compile_archive(
+    archive: Archive, golden: bool = True, weights_apart: bool = False, trace: bool = False
+) -> Code:
     """Return an archive's methods as C, with or without its golden cases.
+
+    With `weights_apart` the code has no weights: callers give it the file of `Code.weights_file`.
+
+    With `trace`, the tensors that the model's source gives names to are outputs too, and the golden
+    cases, which do not have them, are left out.
 
     Raises:
         UnsupportedError: an operator has no C yet; the message names it and its source line.
@@ -37,7 +50,7 @@ def compile_archive(archive: Archive, golden: bool = True) -> Code:
     for name, signature in manifest.methods.items():
         if not (name.isidentifier() and name.isascii()):
             raise UnsupportedError(f"method '{name}': its name is no identifier of C")
-        program, interface = import_method(module, name, signature, weights)
+        program, interface = import_method(module, name, signature, weights, trace)
         simplify.simplify(program, weights)
         fusion.fuse(program)
         plan = memory.plan(program)
@@ -54,6 +67,7 @@ def compile_archive(archive: Archive, golden: bool = True) -> Code:
         archive.digest,
         methods,
         manifest.methods,
-        archive.golden if golden else (),
+        archive.golden if golden and not trace else (),
+        weights_apart,
     )
     return Code(prefix, source.header(unit), source.source(unit), unit)

@@ -39,11 +39,8 @@ def _linear(writer: Writer, call: Call) -> None:
     k, n = call.attributes["k"], call.attributes["n"]
     writer.line(
         f"ts_linear({text(out.shape[0])}, {address(x)}, {text(x.strides[0])}, {k}, "
-        f"{address(packed)}, {n},"
-    )
-    writer.line(
-        f"          {_start_arguments(call)}, {address(out)}, {text(out.strides[0])}, "
-        f"{_relu(call)});"
+        f"{address(packed)}, {n}, {_start_arguments(call)}, {address(out)}, "
+        f"{text(out.strides[0])}, {_relu(call)});"
     )
 
 
@@ -322,7 +319,9 @@ def _one_reduction(
     element = f"({address(view, sizes.simple(offset))})[0]"
     starts = {"sum": "0", "prod": "1", "any": "0", "all": "1"}
     if kind in starts:
-        writer.line(f"{c_type(out.dtype)} total = {starts[kind]};")
+        # One sum of floats in order would lose ever more digits as it grows.
+        wide = kind == "sum" and dtype == "float32"
+        writer.line(f"{'double' if wide else c_type(out.dtype)} total = {starts[kind]};")
 
         def step() -> None:
             if kind == "any":
@@ -332,11 +331,13 @@ def _one_reduction(
             elif dtype == "int64":
                 sign = "+" if kind == "sum" else "*"
                 writer.line(f"total = (int64_t)((uint64_t)total {sign} (uint64_t){element});")
+            elif wide:
+                writer.line(f"total += {element};")
             else:
                 writer.line(f"total = ({t})(total {'+' if kind == 'sum' else '*'} {element});")
 
         _nested(writer, inner, step)
-        writer.line(f"({address(out, target)})[0] = total;")
+        writer.line(f"({address(out, target)})[0] = {'(float)' if wide else ''}total;")
         return
     _extreme(writer, call, kind, element, place, target, inner)
 

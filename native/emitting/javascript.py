@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from torchship.native.emitting.source import info
@@ -24,9 +25,10 @@ ARRAYS = {
 
 def module(unit: Unit, file: str) -> str:
     """Return the text of `<file>.mjs`, which loads `<file>.wasm`."""
-    text = TEMPLATE.read_text()
-    text = text.replace("@TITLE@", comment_text(unit.title)).replace("@FILE@", file)
-    return text.replace("@INFO@", json.dumps(info(unit), indent=1))
+    known = json.dumps(info(unit), indent=1)
+    values = {"@TITLE@": comment_text(unit.title), "@FILE@": file, "@INFO@": known}
+    # In one pass: a title may contain "@INFO@", whose lines would not all be comments.
+    return re.sub("|".join(values), lambda found: values[found[0]], TEMPLATE.read_text())
 
 
 def types(unit: Unit) -> str:

@@ -19,6 +19,11 @@ def source(name: str) -> str:
     return (FOLDER / f"{name}.h").read_text()
 
 
+def style() -> str:
+    """Return the `.clang-format` of the kernels, which is that of all generated C."""
+    return (FOLDER / ".clang-format").read_text()
+
+
 @cache
 def defined(name: str) -> frozenset[str]:
     """Return the names that a file defines: all it mentions, but for those of files before it."""

@@ -7,7 +7,7 @@ import torch
 
 from torchship.native.emitting.writer import double_literal, float_literal, integer_literal
 
-PER_LINE = 12
+PER_LINE = 8
 
 
 def array_lines(values: torch.Tensor, dtype: str) -> list[str]:
@@ -19,7 +19,9 @@ def array_lines(values: torch.Tensor, dtype: str) -> list[str]:
     else:
         texts = [integer_literal(int(value)) for value in values.tolist()]
     texts = texts or ["0"]
-    return [f"    {', '.join(texts[at : at + PER_LINE])}," for at in range(0, len(texts), PER_LINE)]
+    lines = [f"{', '.join(texts[at : at + PER_LINE])}," for at in range(0, len(texts), PER_LINE)]
+    lines[-1] = lines[-1].removesuffix(",")
+    return lines
 
 
 def _floats(values: torch.Tensor) -> list[str]:

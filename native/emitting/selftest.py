@@ -8,7 +8,7 @@ import torch
 
 from torchship.native.emitting.numbers import array_lines
 from torchship.native.emitting.places import c_type
-from torchship.native.emitting.unit import CompiledMethod
+from torchship.native.emitting.unit import CompiledMethod, Unit
 from torchship.native.emitting.writer import Writer, double_literal, string_literal
 from torchship.native.importing.method import Field
 from torchship.native.ir.dtypes import ITEM_SIZES, NAMES
@@ -17,14 +17,9 @@ from torchship.script.format.manifest import Method
 from torchship.script.format.tree import matches
 
 
-def emit(
-    out: Writer,
-    prefix: str,
-    methods: Sequence[CompiledMethod],
-    signatures: Mapping[str, Method],
-    cases: Sequence[Case],
-) -> None:
+def emit(out: Writer, unit: Unit) -> None:
     """Write `<prefix>_selftest` and the size of its workspace."""
+    prefix, methods, signatures, cases = unit.prefix, unit.methods, unit.signatures, unit.cases
     known = {method.program.name: method for method in methods}
     _comparisons(
         out,
@@ -46,7 +41,9 @@ def emit(
             carried = _step(body, prefix, method, signature, case, step, names, places, carried)
     with out.block(f"size_t {prefix}_selftest_workspace_size(void)"):
         out.line(f"return {total} + {prefix}_selftest_call_size();")
-    out.line(f"int {prefix}_selftest(void *workspace, char *text, int64_t text_size) {{")
+    out.line(f"{_head(unit)} {{")
+    if not unit.weights_apart:
+        out.line(f"  const {prefix}_weights *const weights = NULL;")
     with out.indented():
         out.line("ts_message message = {text, text_size, 0};")
         out.line("char *memory = (char *)workspace + (64 - (uintptr_t)workspace % 64) % 64;")
@@ -67,16 +64,20 @@ def emit(
     out.line("}")
 
 
-def declare(out: Writer, prefix: str) -> None:
+def declare(out: Writer, unit: Unit) -> None:
     """Write the declarations for the header."""
     out.line()
     out.line(
         "/* Runs the golden cases. Returns how many outputs differ from them by more than "
-        "their tolerances, or -1 if a"
+        "their tolerances, or -1 if a call fails; the text says which, or how many agree. */"
     )
-    out.line("   call fails; the text says which, or how many agree. */")
-    out.line(f"int {prefix}_selftest(void *workspace, char *text, int64_t text_size);")
-    out.line(f"size_t {prefix}_selftest_workspace_size(void);")
+    out.line(f"{_head(unit)};")
+    out.line(f"size_t {unit.prefix}_selftest_workspace_size(void);")
+
+
+def _head(unit: Unit) -> str:
+    weights = f"const {unit.prefix}_weights *weights, " if unit.weights_apart else ""
+    return f"int {unit.prefix}_selftest({weights}void *workspace, char *text, int64_t text_size)"
 
 
 def call_size(
@@ -115,8 +116,8 @@ def _array(out: Writer, name: str, tensor: torch.Tensor) -> None:
     kind = c_type(NAMES[tensor.dtype])
     lines = array_lines(tensor.reshape(-1), NAMES[tensor.dtype])
     out.line(f"static const {kind} {name}[{max(1, tensor.numel())}] = {{")
-    out.lines += lines
-    out.line("};")
+    out.lines += [f"    {line}" for line in lines]
+    out.lines[-1] += "};"
 
 
 def _places(
@@ -181,7 +182,7 @@ def _step(
         # A call empties its message, and the first difference must stay there.
         out.line("out.message = differing ? NULL : text;")
         out.line("out.message_size = text_size;")
-        out.line(f"if ({prefix}_{case.method}(NULL, &in, &out, call)) return -1;")
+        out.line(f"if ({prefix}_{case.method}(weights, &in, &out, call)) return -1;")
         for field in method.interface.outputs:
             pattern = next(p for p in signature.tolerances if matches(p, field.leaf))
             tolerance = signature.tolerances[pattern]

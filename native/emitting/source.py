@@ -7,16 +7,13 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from torchship.native.emitting import kernel_sources, selftest, statements
-from torchship.native.emitting.numbers import array_lines
+from torchship.native.emitting import kernel_sources, selftest, statements, weights
 from torchship.native.emitting.places import c_type
 from torchship.native.emitting.unit import CompiledMethod, Unit
 from torchship.native.emitting.writer import Writer, comment_text, string_literal
 from torchship.native.errors import UnsupportedError
 from torchship.native.importing.method import BATCH, Field
 from torchship.native.ir import sizes
-from torchship.native.ir.dtypes import ITEM_SIZES
-from torchship.native.ir.program import Storage
 from torchship.native.passes.memory import Plan
 
 PIECE_BYTES = 1 << 20
@@ -66,24 +63,15 @@ def header(unit: Unit) -> str:
         f"#define {p.upper()}_BAD_ARGUMENT 2 /* a pointer is missing, or a size is negative */"
     )
     out.line()
-    out.line("/* The weights, in the order in which the kernels read them. */")
-    with out.block(f"typedef struct {p}_weights"):
-        for storage in unit.weights:
-            out.line(f"{c_type(storage.dtype)} {storage.name}[{_padded(storage)}];")
-        if not unit.weights:
-            out.line("char none;")
-    out.lines[-1] += f" {p}_weights;"
-    out.line()
-    out.line("/* The weights of the archive. */")
-    out.line(f"const {p}_weights *{p}_embedded_weights(void);")
+    weights.declare(out, unit)
     out.line(
         "/* Facts about this code as JSON: the archive's digest, the methods and their fields. */"
     )
     out.line(f"const char *{p}_info(void);")
     for method in unit.methods:
-        _declare(out, p, method)
+        _declare(out, unit, method)
     if unit.cases:
-        selftest.declare(out, p)
+        selftest.declare(out, unit)
     out.line()
     out.line("#ifdef __cplusplus")
     out.line("}")
@@ -92,13 +80,8 @@ def header(unit: Unit) -> str:
     return out.text()
 
 
-def _padded(storage: Storage) -> int:
-    step = 64 // ITEM_SIZES[storage.dtype]
-    return -(-int(storage.count) // step) * step
-
-
-def _declare(out: Writer, p: str, method: CompiledMethod) -> None:
-    name = f"{p}_{method.program.name}"
+def _declare(out: Writer, unit: Unit, method: CompiledMethod) -> None:
+    p, name = unit.prefix, f"{unit.prefix}_{method.program.name}"
     out.line()
     out.line(f"/* --- {method.program.name} --- */")
     with out.block("typedef struct"):
@@ -115,11 +98,11 @@ def _declare(out: Writer, p: str, method: CompiledMethod) -> None:
     out.line(f"size_t {name}_workspace_size(const {name}_in *in);")
     out.line("/* Stores the shape of an output, by its number, and returns its number of axes. */")
     out.line(f"int {name}_shape(const {name}_in *in, int output, int64_t *shape);")
+    of_null = "" if unit.weights_apart else "Weights of NULL are the archive's. "
     out.line(
-        "/* Computes the outputs. Weights of NULL are the archive's. "
-        "Different calls may run at the same time with"
+        f"/* Computes the outputs. {of_null}Different calls may run at the same time with "
+        "different workspaces; outputs may not overlap inputs. */"
     )
-    out.line("   different workspaces; outputs may not overlap inputs. */")
     out.line(f"{_head(p, name)};")
 
 
@@ -139,6 +122,7 @@ def _field(field: Field, const: bool) -> str:
         return f"double {field.name};"
     shape = "[" + ", ".join(_public(size) for size in field.shape) + "]"
     note = f"{field.dtype}{shape}" + ("; may be NULL" if field.optional else "")
+    note += f"; {field.note}" if field.note else ""
     kind = f"{'const ' if const else ''}{c_type(field.dtype)}"
     return f"{kind} *{field.name}; /* {comment_text(note)} */"
 
@@ -176,7 +160,7 @@ def source(unit: Unit) -> str:
     out.line(kernel_sources.source("integers").rstrip())
     out.line(kernel_sources.source("text").rstrip())
     out.line(f"#define TS_RAISED {unit.prefix.upper()}_RAISED")
-    _weights(out, unit)
+    weights.emit(out, unit)
     for method in unit.methods:
         rows = f"{unit.prefix}_{method.program.name}_rows"
         out.line(f"#define {rows} TS_NAME({rows})")
@@ -186,7 +170,7 @@ def source(unit: Unit) -> str:
     _info(out, unit)
     if unit.cases:
         selftest.call_size(out, unit.prefix, unit.methods, unit.cases)
-        selftest.emit(out, unit.prefix, unit.methods, unit.signatures, unit.cases)
+        selftest.emit(out, unit)
     out.line("#else")
     out.line(kernel_sources.source("passes_begin").rstrip())
     for name in kernels:
@@ -235,31 +219,15 @@ def _passes(out: Writer) -> None:
     out.line("#endif")
 
 
-def _weights(out: Writer, unit: Unit) -> None:
-    p = unit.prefix
-    out.line(f"static const TS_ALIGNED {p}_weights {p}_archive_weights = {{")
-    with out.indented():
-        for storage in unit.weights:
-            assert storage.value is not None
-            out.line(f"/* {comment_text(storage.wish or storage.name)} */ {{")
-            out.lines += array_lines(storage.value, storage.dtype)
-            out.line("},")
-        if not unit.weights:
-            out.line("0")
-    out.line("};")
-    out.line(f"const {p}_weights *{p}_embedded_weights(void) {{ return &{p}_archive_weights; }}")
-
-
 def _method(out: Writer, unit: Unit, method: CompiledMethod) -> None:
     """Write the function that computes some rows of a batch, or the whole."""
     p, name = unit.prefix, f"{unit.prefix}_{method.program.name}"
     program, interface = method.program, method.interface
     out.line()
-    out.line(
+    with out.block(
         f"TS_FUNCTION int {name}_rows(const {p}_weights *w, const {name}_in *in, "
-        f"const {name}_out *out, int64_t first, int64_t rows,"
-    )
-    with out.block("                       char *workspace, ts_message *message)"):
+        f"const {name}_out *out, int64_t first, int64_t rows, char *workspace, ts_message *message)"
+    ):
         body = Writer(1)
         statements.emit_all(body, program.statements)
         _drop_unread_variables(body)
@@ -315,7 +283,7 @@ def _drop_unread_variables(body: Writer) -> None:
 
 def _code(written: Writer) -> str:
     """Return the C without comments and texts."""
-    return re.sub(r'/\*.*?\*/|"(?:[^"\\]|\\.)*"', "", written.text(), flags=re.S)
+    return re.sub(r'/\*.*?\*/|"(?:[^"\\]|\\.)*"', "", "\n".join(written.lines), flags=re.S)
 
 
 def _words(written: Writer) -> set[str]:
@@ -353,7 +321,8 @@ def _entry(out: Writer, unit: Unit, method: CompiledMethod) -> None:
     out.line()
     with out.block(f"size_t {name}_workspace_size(const {name}_in *in)"):
         _size_variables(out, fields, method.piece)
-        out.line(f"return (size_t)({sizes.c_text(method.plan.total)}) + 64;")
+        out.line(f"const int64_t bytes = {sizes.c_text(method.plan.total)};")
+        out.line("return (size_t)bytes + 64;")
     with out.block(f"int {name}_shape(const {name}_in *in, int output, int64_t *shape)"):
         _size_variables(out, fields, 0)
         if not any(field.shape for field in interface.outputs):
@@ -372,7 +341,10 @@ def _entry(out: Writer, unit: Unit, method: CompiledMethod) -> None:
         out.line("ts_message message = {out->message, out->message_size, 0};")
         out.line('ts_say(&message, "");')
         out.line("char *memory = (char *)workspace + (64 - (uintptr_t)workspace % 64) % 64;")
-        out.line(f"if (!weights) weights = &{p}_archive_weights;")
+        if unit.weights_apart:
+            _refuse(out, p, "!weights", f"weights is NULL: give what {p}_weights_from returned")
+        else:
+            out.line(f"if (!weights) weights = &{p}_archive_weights;")
         for field in interface.inputs:
             if field.kind == "size":
                 _refuse(out, p, f"in->{field.name} < 0", f"in->{field.name} is negative")
@@ -385,9 +357,8 @@ def _entry(out: Writer, unit: Unit, method: CompiledMethod) -> None:
         )
         out.line(
             f"int (*compute)(const {p}_weights *, const {name}_in *, const {name}_out *, "
-            "int64_t, int64_t, char *,"
+            "int64_t, int64_t, char *, ts_message *);"
         )
-        out.line("               ts_message *);")
         _choose(out, rows)
         if method.piece:
             out.line("int64_t first = 0;")
@@ -432,11 +403,9 @@ def _choose(out: Writer, rows: str) -> None:
     out.line("#elif defined(TS_ONLY_SSE2)")
     out.line(f"compute = {_suffixed(rows, 'sse2')};")
     out.line("#else")
-    out.line(
-        'if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && '
-        '__builtin_cpu_supports("avx512bw") &&'
-    )
-    out.line(f'    __builtin_cpu_supports("avx512vl")) compute = {_suffixed(rows, "avx512")};')
+    features = ("avx512f", "avx512dq", "avx512bw", "avx512vl")
+    supported = " && ".join(f'__builtin_cpu_supports("{feature}")' for feature in features)
+    out.line(f"if ({supported}) compute = {_suffixed(rows, 'avx512')};")
     out.line(
         'else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) '
         f"compute = {_suffixed(rows, 'avx2')};"
@@ -496,19 +465,19 @@ def _info(out: Writer, unit: Unit) -> None:
     out.line()
     with out.block(f"const char *{unit.prefix}_info(void)"):
         if len(text) <= LONGEST_TEXT:
-            out.line("return")
-            with out.indented():
-                for start in range(0, len(text), 90):
-                    out.line(string_literal(text[start : start + 90]))
+            out.line("static const char text[] =")
+            for start in range(0, len(text), 70):
+                out.line(f"    {string_literal(text[start : start + 70])}")
             out.lines[-1] += ";"
         else:
             out.line("static const char text[] = {")
             codes = [*text.encode(), 0]
-            for start in range(0, len(codes), 30):
-                out.line("  " + ", ".join(map(str, codes[start : start + 30])) + ",")
-            out.line("};")
-            out.line("return text;")
+            for start in range(0, len(codes), 20):
+                out.line("    " + ", ".join(map(str, codes[start : start + 20])) + ",")
+            out.lines[-1] = out.lines[-1].removesuffix(",") + "};"
+        out.line("return text;")
     out.line("#if defined(TORCHSHIP_LIBRARY)")
     out.line("const char *torchship_native_info(void);")
-    out.line(f"const char *torchship_native_info(void) {{ return {unit.prefix}_info(); }}")
+    with out.block("const char *torchship_native_info(void)"):
+        out.line(f"return {unit.prefix}_info();")
     out.line("#endif")

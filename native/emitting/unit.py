@@ -34,6 +34,8 @@ class Unit:
     signatures: Mapping[str, Signature]
     cases: Sequence[Case] = ()
     """The golden cases that `<prefix>_selftest` runs; none if it is left out."""
+    weights_apart: bool = False
+    """Whether the weights are in a file of their own, which callers give to the code."""
 
     @property
     def weights(self) -> list[Storage]:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from torchship.native.emitting.layout import laid_out
+
 
 class Writer:
     """Collects lines of C."""
@@ -17,12 +19,15 @@ class Writer:
         self._depth = depth
 
     def line(self, text: str = "") -> None:
-        """Append a line."""
-        self.lines.append("  " * self._depth + text if text else "")
+        """Append a line; directives of the preprocessor are not indented."""
+        self.lines.append(text if text.startswith("#") or not text else "  " * self._depth + text)
 
     @contextmanager
     def block(self, head: str) -> Iterator[None]:
-        """Write `head {`, what is written inside, and `}`."""
+        """Write `head {`, what is written inside, and `}`; `else` follows the brace before it."""
+        if head == "else" and self.lines[-1].strip() == "}":
+            self.lines.pop()
+            head = "} else"
         self.line(f"{head} {{" if head else "{")
         self._depth += 1
         yield
@@ -37,8 +42,8 @@ class Writer:
         self._depth -= 1
 
     def text(self) -> str:
-        """Return the lines as one text."""
-        return "\n".join(self.lines) + "\n"
+        """Return the lines as one text, laid out as clang-format leaves it."""
+        return "\n".join(laid_out(self.lines)) + "\n"
 
 
 def comment_text(text: str) -> str:

@@ -26,6 +26,20 @@ def debug_name(value: Any) -> str:
     return "" if name.isdigit() else name
 
 
+def named_tensors(graph: Any) -> list[Any]:
+    """Return the tensors outside of loops and branches that have a name in the model's source.
+
+    Those that are only weights, or items of a tuple, are left out.
+    """
+    return [
+        value
+        for node in graph.nodes()
+        if node.kind() not in ("prim::GetAttr", "prim::TupleUnpack", "prim::TupleIndex")
+        for value in node.outputs()
+        if debug_name(value) and value.type().kind() == "TensorType"
+    ]
+
+
 def source_line(node: Any) -> str:
     """Return `file.py:line` of a node, the file without its folders; "" if it is not known."""
     text = str(node.sourceRange())

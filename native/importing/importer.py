@@ -6,7 +6,7 @@ statements: elementwise operations, kernels, `If` and `Loop`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -65,6 +65,8 @@ class Importer:
         """Whether the graph writes to tensors in place."""
         self.places = Places(self.builder)
         """Where tensors lie that are one tensor in torch."""
+        self.watch: Callable[[Any, object], None] | None = None
+        """Gets the values of the graph, each with what it is, as soon as it is known."""
 
     # --- the graph ---
 
@@ -109,6 +111,8 @@ class Importer:
         results: Any = result if len(outputs) == 1 else (result[0] if outputs else ())
         for value, one in zip(outputs, results, strict=True):
             self.values[value.unique()] = one
+            if self.watch is not None:
+                self.watch(value, one)
 
     def _handled(self, handler: Handler, node: Any, arguments: list[Any]) -> object:
         """Return what a handler makes of a node; refuse the node if its arguments do not fit."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torchship.native.errors import UnsupportedError
 from torchship.native.importing import branches, loops
 from torchship.native.importing.builder import Builder
+from torchship.native.importing.graph import debug_name, named_tensors
 from torchship.native.importing.importer import Importer
 from torchship.native.importing.operators import (
     arithmetic,
@@ -30,10 +31,12 @@ from torchship.native.importing.operators import (
 )
 from torchship.native.importing.registry import Raised
 from torchship.native.importing.values import (
+    Concat,
     DictValue,
     Full,
     ListValue,
     ModuleValue,
+    OneHot,
     Optional,
     Tensor,
     is_tensor,
@@ -84,6 +87,8 @@ class Field:
     batch_axis: int | None = None
     variable: str = ""
     """What a size or number is called inside the code."""
+    note: str = ""
+    """What the header says of it, beside its shape."""
     symbols: tuple[int | str, ...] = ()
     """The shape as the signature has it: sizes, and the leaves of fields of sizes."""
 
@@ -99,9 +104,15 @@ class Interface:
 
 
 def import_method(
-    module: torch.jit.ScriptModule, name: str, method: Method, weights: Weights
+    module: torch.jit.ScriptModule,
+    name: str,
+    method: Method,
+    weights: Weights,
+    trace: bool = False,
 ) -> tuple[Program, Interface]:
     """Return a method of a loaded archive as a program, and its C interface.
+
+    With `trace`, what `named_tensors` of the graph has are outputs too: `trace.<number>.<name>`.
 
     Raises:
         UnsupportedError: the graph has something that has no C yet; the message names the operator
@@ -109,12 +120,17 @@ def import_method(
     """
     graph = torchscript.inlined_graph(module, name)
     with sizes.minimums():
-        return _Import(module, name, method, weights).run(graph)
+        return _Import(module, name, method, weights, trace).run(graph)
 
 
 class _Import:
     def __init__(
-        self, module: torch.jit.ScriptModule, name: str, method: Method, weights: Weights
+        self,
+        module: torch.jit.ScriptModule,
+        name: str,
+        method: Method,
+        weights: Weights,
+        trace: bool,
     ) -> None:
         self.module, self.name, self.method = module, name, method
         self.builder = Builder(weights)
@@ -126,8 +142,13 @@ class _Import:
         self.symbols: dict[str, sympy.Symbol] = {}
         self.storages: list[Storage] = []
         self.starts = {state.input: state.start for state in method.state}
+        self.trace = trace
+        self.traced: list[Field] = []
 
     def run(self, graph: Any) -> tuple[Program, Interface]:
+        if self.trace:
+            numbers = {value.unique(): n for n, value in enumerate(named_tensors(graph))}
+            self.importer.watch = lambda value, one: self._watch(numbers, value, one)
         known = {argument.name: argument.value for argument in self.method.inputs}
         arguments = [
             self._argument(known[declared.name], declared.name)
@@ -150,7 +171,9 @@ class _Import:
         self.builder.where = self.builder.note = ""
         outputs = self._outputs(self.method.outputs, result)
         self.importer.places.check(self.builder.block)
-        self.interface.batched = self._batched()
+        self.interface.batched = not self.trace and self._batched()
+        self.interface.outputs += self.traced
+        outputs += [f.storage for f in self.traced if f.storage is not None]
         program = Program(
             self.name, self.builder.block, self.storages, outputs, self.builder.temporaries
         )
@@ -314,6 +337,25 @@ class _Import:
         self.builder.note = f"output {leaf.name}"
         self.builder.copy(value, View(storage, 0, shape, self._strides(shape, axis)))
         return storage
+
+    def _watch(self, numbers: Mapping[int, int], value: Any, one: object) -> None:
+        """Let a tensor on the way be an output, if its sizes are those of the signature."""
+        number = numbers.get(value.unique())
+        if number is None or not isinstance(one, View | OneHot | Concat | Full):
+            return
+        if any(not sizes.symbols_of(n) <= set(self.symbols.values()) for n in one.shape):
+            return
+        where, kind = self.builder.where, value.node().kind()
+        name = identifier(f"trace_{debug_name(value)}", self.results)
+        count = element_count(one.shape)
+        storage = Storage(self.builder.fresh(name), one.dtype, count, "output")
+        shape = tuple(one.shape)
+        leaf = f"trace.{number}.{debug_name(value)}"
+        note = f"{where} {kind.removeprefix('aten::')}"
+        self.traced.append(
+            Field(name, leaf, "tensor", one.dtype, shape, storage=storage, note=note)
+        )
+        self.builder.copy(one, View(storage, 0, shape, contiguous_strides(shape)))
 
     def _flat(self, node: Node, value: Any) -> Sequence[tuple[TensorNode, object]]:
         """Return the leaves of the outputs with their values."""

@@ -176,11 +176,12 @@ TS_INLINE ts_v ts_erf(ts_v x) {
    too small. */
 TS_FUNCTION float ts_reduce_large(float a, int32_t *quadrant) {
   static const uint32_t two_over_pi[8] = {0x00000000u, 0xa2f9836eu, 0x4e441529u, 0xfc2757d1u,
-                                           0xf534ddc0u, 0xdb629599u, 0x3c439041u, 0xfe5163abu};
+      0xf534ddc0u, 0xdb629599u, 0x3c439041u, 0xfe5163abu};
   uint32_t bits;
   memcpy(&bits, &a, sizeof bits);
   *quadrant = 0;
-  if (!(a < INFINITY)) return a - a;
+  if (!(a < INFINITY))
+    return a - a;
   const uint64_t m = (bits & 0x7fffffu) | 0x800000u;
   const uint32_t position = (bits >> 23) - 150 + 30; /* e + 30; the table begins with 32 bits before the point */
   const uint32_t *word = two_over_pi + (position >> 5);
@@ -193,7 +194,8 @@ TS_FUNCTION float ts_reduce_large(float a, int32_t *quadrant) {
   *quadrant = (int32_t)((product + ((uint64_t)1 << 61)) >> 62);
   uint64_t fraction = product << 2;
   const int negative = (int)(fraction >> 63);
-  if (negative) fraction = 0 - fraction;
+  if (negative)
+    fraction = 0 - fraction;
   const double r = (double)fraction * 8.5153039502163873e-20; /* pi/2 / 2^64 */
   return negative ? (float)-r : (float)r;
 }
@@ -216,7 +218,8 @@ TS_INLINE ts_v ts_sin_from(ts_v a, int32_t first_quadrant) {
     for (int lane = 0; lane < TS_W; lane++) {
       rests[lane] = ts_lane(r, lane);
       quadrants[lane] = ts_lanei(quadrant, lane);
-      if (ts_lanei(large, lane)) rests[lane] = ts_reduce_large(ts_lane(a, lane), &quadrants[lane]);
+      if (ts_lanei(large, lane))
+        rests[lane] = ts_reduce_large(ts_lane(a, lane), &quadrants[lane]);
     }
     r = ts_load(rests);
     quadrant = ts_loadi(quadrants);
@@ -239,11 +242,15 @@ TS_INLINE ts_v ts_sin(ts_v x) {
   return ts_from_bits(ts_bits(ts_sin_from(ts_abs(x), 0)) ^ (ts_bits(x) & ts_seti(INT32_MIN)));
 }
 /* cos x; 1.6, 1.6 ULP. */
-TS_INLINE ts_v ts_cos(ts_v x) { return ts_sin_from(ts_abs(x), 1); }
+TS_INLINE ts_v ts_cos(ts_v x) {
+  return ts_sin_from(ts_abs(x), 1);
+}
 
 /* The same of one number, in the same bits. */
 #define TS_OF_ONE(name, vector_name) \
-  TS_INLINE float name(float x) { return ts_lane(vector_name(ts_set(x)), 0); }
+  TS_INLINE float name(float x) { \
+    return ts_lane(vector_name(ts_set(x)), 0); \
+  }
 TS_OF_ONE(ts_exp1, ts_exp)
 TS_OF_ONE(ts_expm11, ts_expm1)
 TS_OF_ONE(ts_log1, ts_log)

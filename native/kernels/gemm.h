@@ -1,10 +1,11 @@
 /* --- matrix products, float32. One sum in order would lose ever more digits as it grows, so every output is a sum
-   of short ones. Its k products, in order, are cut into blocks of 16, of which the last may be shorter; they run on
-   across segments. The sum of a block begins with +0 and adds one product after the other, each with one ts_fma. The
-   total is the sum of the first block, to which those of the others are added one after the other; without products
-   it is +0. The output is start + total.
+   of short ones. Its k products, in order, are cut into groups of 512, and those into blocks of 16; the last group and
+   the last block may be shorter, and both run on across segments. The sum of a block begins with +0 and adds one
+   product after the other, each with one ts_fma. The sum of a group is that of its first block, to which those of the
+   others are added one after the other; without products it is +0. The output is the start, to which the sums of the
+   groups are added one after the other.
    No tile and no width changes that order, so a row gives the same bits alone, in any batch, and on every machine
-   of one kind. The error is at most (16 + the number of blocks) / 2 ULP of the sum of the absolute values of the
+   of one kind. The error is at most (47 + the number of groups) / 2 ULP of the sum of the absolute values of the
    products and of the start.
 
    Packed weights: the n columns in panels of 32, the last one 16 wide where at most 16 remain. A panel holds,
@@ -21,10 +22,12 @@ typedef struct {
   ptrdiff_t images, height, width;
   ptrdiff_t image_stride, row_stride, pixel_stride;
 } ts_places;
-/* One product for a block of rows; `start` is never NULL here. `step` is 0 for packed weights; else the operand is
-   read where it lies: its rows `step` floats apart, its columns side by side, a multiple of 16. */
+/* One product for a block of rows: `count` elements of each, from the one numbered `at` of the run at offsets[0]; the
+   runs are `length` long. `start` is never NULL here. `step` is 0 for packed weights; else the operand is read where it
+   lies: its rows `step` floats apart, its columns side by side, a multiple of 16. */
 typedef struct {
-  const ts_segments *segments;
+  const ptrdiff_t *offsets;
+  ptrdiff_t length, at, count;
   ptrdiff_t step;
   const float *start;
   ptrdiff_t start_stride;
@@ -68,36 +71,42 @@ typedef struct {
 #define TS_BLOCK 264 /* rows whose addresses are kept at a time: a multiple of every TS_ROWS */
 #define TS_PANEL 32
 #define TS_SUMMED 16 /* products that are summed from zero: a block */
+#define TS_GROUP 512 /* products of which the sum goes into the output at once: a group */
 static const float ts_zeros[4 * TS_PANEL] = {0};
-TS_INLINE ptrdiff_t ts_padded(ptrdiff_t n) { return (n + 15) / 16 * 16; }
+TS_INLINE ptrdiff_t ts_padded(ptrdiff_t n) {
+  return (n + 15) / 16 * 16;
+}
 /* The sums are variables with numbers, not an array: so compilers keep every one of them in a register. Those
    beyond the size of a tile, which is constant, vanish. */
 #define TS_EACH_12(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
-#define TS_EACH_24(DO) \
-  TS_EACH_12(DO) DO(12) DO(13) DO(14) DO(15) DO(16) DO(17) DO(18) DO(19) DO(20) DO(21) DO(22) DO(23)
-/* The sums of `rows` rows by `panels` * `vectors` vectors, all three constants. The weights of one k are
+#define TS_NEXT_12(DO) DO(12) DO(13) DO(14) DO(15) DO(16) DO(17) DO(18) DO(19) DO(20) DO(21) DO(22) DO(23)
+#define TS_EACH_24(DO) TS_EACH_12(DO) TS_NEXT_12(DO)
+/* One group for `rows` rows by `panels` * `vectors` vectors, all three constants. The weights of one k are
    `vectors` vectors in each panel, `step` floats before those of the next k; panels lie `panel` floats apart.
    What there is less of, rows or vectors, is loaded first, and the others one by one when their turn comes. The
    registers hold the sums of a block; the totals wait in memory, which costs little once in 16 products. They begin
    with -0, to which any sum is added as it is. */
 TS_INLINE void ts_tile(const int rows, const int panels, const int vectors, const float *const *x, const float *w,
-                       ptrdiff_t step, ptrdiff_t panel, const ts_product *p) {
+    ptrdiff_t step, ptrdiff_t panel, const ts_product *p) {
   const int wide = panels * vectors, size = rows * wide, inner = rows < wide ? rows : wide;
-  const ptrdiff_t count = p->segments->count, length = p->segments->length;
-  const ptrdiff_t *offsets = p->segments->offsets;
+  const ptrdiff_t length = p->length;
+  const ptrdiff_t *offsets = p->offsets;
   const float *start = p->start;
   float *out = p->out;
   const ptrdiff_t start_stride = p->start_stride, out_stride = p->out_stride;
   float totals[24 * TS_W] TS_ALIGNED;
   const float *at[12];
-  ptrdiff_t remain = count * length, offset = count > 0 ? offsets[0] : 0, k = 0;
+  ptrdiff_t remain = p->count, offset = remain > 0 ? offsets[0] : 0, k = p->at;
 #define TS_DO(r) at[r] = r < rows ? x[r] + offset : NULL;
   TS_EACH_12(TS_DO)
 #undef TS_DO
 #define TS_ROW(i) (rows < wide ? i % inner : i / inner)
 #define TS_VECTOR(i) (rows < wide ? i / inner : i % inner)
 #define TS_WEIGHT(v) ts_load(w + (v) / vectors * panel + (v) % vectors * TS_W)
-#define TS_DO(i) ts_v sum##i = ts_set(0); if (i < size) ts_store(totals + i * TS_W, ts_set(-0.0f));
+#define TS_DO(i) \
+  ts_v sum##i = ts_set(0); \
+  if (i < size) \
+    ts_store(totals + i * TS_W, ts_set(-0.0f));
   TS_EACH_24(TS_DO)
 #undef TS_DO
   for (;;) {
@@ -106,7 +115,9 @@ TS_INLINE void ts_tile(const int rows, const int panels, const int vectors, cons
     while (block > 0) {
       if (k == length) {
         offset = *++offsets;
-#define TS_DO(r) if (r < rows) at[r] = x[r] + offset;
+#define TS_DO(r) \
+  if (r < rows) \
+    at[r] = x[r] + offset;
         TS_EACH_12(TS_DO)
 #undef TS_DO
         k = 0;
@@ -115,23 +126,36 @@ TS_INLINE void ts_tile(const int rows, const int panels, const int vectors, cons
       for (block -= end - k; k < end; k++, w += step) {
         ts_v first[12], next = ts_set(0);
 #define TS_DO(i) \
-        if (i < inner && rows < wide) first[i] = ts_set(at[i][k]); \
-        if (i < inner && rows >= wide) { first[i] = TS_WEIGHT(i); TS_IN_REGISTER(first[i]); }
+  if (i < inner && rows < wide) \
+    first[i] = ts_set(at[i][k]); \
+  if (i < inner && rows >= wide) { \
+    first[i] = TS_WEIGHT(i); \
+    TS_IN_REGISTER(first[i]); \
+  }
         TS_EACH_12(TS_DO)
 #undef TS_DO
 #define TS_DO(i) \
-        if (i < size) { \
-          if (i % inner == 0 && rows < wide) { next = TS_WEIGHT(i / inner); if (rows > 1) TS_IN_REGISTER(next); } \
-          if (i % inner == 0 && rows >= wide) next = ts_set(at[i / inner][k]); \
-          sum##i = ts_fma(first[i % inner], next, sum##i); \
-        }
+  if (i < size) { \
+    if (i % inner == 0 && rows < wide) { \
+      next = TS_WEIGHT(i / inner); \
+      if (rows > 1) \
+        TS_IN_REGISTER(next); \
+    } \
+    if (i % inner == 0 && rows >= wide) \
+      next = ts_set(at[i / inner][k]); \
+    sum##i = ts_fma(first[i % inner], next, sum##i); \
+  }
         TS_EACH_24(TS_DO)
 #undef TS_DO
       }
     }
-    if (remain == 0) break;
+    if (remain == 0)
+      break;
 #define TS_DO(i) \
-    if (i < size) { ts_store(totals + i * TS_W, ts_load(totals + i * TS_W) + sum##i); sum##i = ts_set(0); }
+  if (i < size) { \
+    ts_store(totals + i * TS_W, ts_load(totals + i * TS_W) + sum##i); \
+    sum##i = ts_set(0); \
+  }
     TS_EACH_24(TS_DO)
 #undef TS_DO
   }
@@ -142,17 +166,23 @@ TS_INLINE void ts_tile(const int rows, const int panels, const int vectors, cons
   }
   TS_EACH_24(TS_DO)
 #undef TS_DO
-#define TS_DO(i) if (i < size) sum##i = ts_relu(sum##i);
-  if (p->relu) { TS_EACH_24(TS_DO) }
+#define TS_DO(i) \
+  if (i < size) \
+    sum##i = ts_relu(sum##i);
+  if (p->relu) {
+    TS_EACH_24(TS_DO)
+  }
 #undef TS_DO
-#define TS_DO(i) if (i < size) ts_store(out + TS_ROW(i) * out_stride + TS_VECTOR(i) * TS_W, sum##i);
+#define TS_DO(i) \
+  if (i < size) \
+    ts_store(out + TS_ROW(i) * out_stride + TS_VECTOR(i) * TS_W, sum##i);
   TS_EACH_24(TS_DO)
 #undef TS_DO
 }
-#define TS_TILE(name, rows, panels, vectors)                                                                    \
-  TS_FUNCTION void name(const float *const *x, const float *w, ptrdiff_t step, ptrdiff_t panel,                 \
-                        const ts_product *p) {                                                                  \
-    ts_tile(rows, panels, vectors, x, w, step, panel, p);                                                       \
+#define TS_TILE(name, rows, panels, vectors) \
+  TS_FUNCTION void name(const float *const *x, const float *w, ptrdiff_t step, ptrdiff_t panel, \
+      const ts_product *p) { \
+    ts_tile(rows, panels, vectors, x, w, step, panel, p); \
   }
 #if TS_ROWS >= 12
 TS_TILE(ts_tile_12, 12, 1, TS_STRIP)
@@ -187,10 +217,12 @@ TS_TILE_COLUMNS(ts_tile_3_half, 3, TS_HALF)
 TS_INLINE void ts_copy(float *to, const float *from, ptrdiff_t count) {
   ptrdiff_t i = 0;
   if (count >= TS_W) {
-    for (; i < count - TS_W; i += TS_W) ts_store(to + i, ts_load(from + i));
+    for (; i < count - TS_W; i += TS_W)
+      ts_store(to + i, ts_load(from + i));
     ts_store(to + count - TS_W, ts_load(from + count - TS_W));
   } else {
-    for (; i < count; i++) to[i] = from[i];
+    for (; i < count; i++)
+      to[i] = from[i];
   }
 }
 /* The columns of a tile are TS_STRIP vectors, half of that, TS_HALF, or twice that. */
@@ -198,36 +230,98 @@ TS_INLINE void ts_copy(float *to, const float *from, ptrdiff_t count) {
 #define TS_IS_NARROW 1
 #define TS_IS_HALF 2
 #define TS_IS_WIDE 3
-TS_INLINE void ts_run_tile(int rows, int kind, const float *const *x, const float *w, ptrdiff_t step, ptrdiff_t panel,
-                           const ts_product *p) {
+TS_INLINE void ts_run_group(int rows, int kind, const float *const *x, const float *w, ptrdiff_t step, ptrdiff_t panel,
+    const ts_product *p) {
   switch (4 * rows + kind) {
 #if TS_ROWS >= 12
-    case 4 * 12 + TS_IS_STRIP: ts_tile_12(x, w, step, panel, p); break;
-    case 4 * 12 + TS_IS_NARROW: ts_tile_12_narrow(x, w, step, panel, p); break;
-    case 4 * 8 + TS_IS_STRIP: ts_tile_8(x, w, step, panel, p); break;
-    case 4 * 8 + TS_IS_NARROW: ts_tile_8_narrow(x, w, step, panel, p); break;
+    case 4 * 12 + TS_IS_STRIP:
+      ts_tile_12(x, w, step, panel, p);
+      break;
+    case 4 * 12 + TS_IS_NARROW:
+      ts_tile_12_narrow(x, w, step, panel, p);
+      break;
+    case 4 * 8 + TS_IS_STRIP:
+      ts_tile_8(x, w, step, panel, p);
+      break;
+    case 4 * 8 + TS_IS_NARROW:
+      ts_tile_8_narrow(x, w, step, panel, p);
+      break;
 #endif
 #if TS_ROWS >= 6
-    case 4 * 6 + TS_IS_STRIP: ts_tile_6(x, w, step, panel, p); break;
-    case 4 * 6 + TS_IS_NARROW: ts_tile_6_narrow(x, w, step, panel, p); break;
+    case 4 * 6 + TS_IS_STRIP:
+      ts_tile_6(x, w, step, panel, p);
+      break;
+    case 4 * 6 + TS_IS_NARROW:
+      ts_tile_6_narrow(x, w, step, panel, p);
+      break;
 #endif
-    case 4 * 4 + TS_IS_STRIP: ts_tile_4(x, w, step, panel, p); break;
-    case 4 * 4 + TS_IS_NARROW: ts_tile_4_narrow(x, w, step, panel, p); break;
-    case 4 * 3 + TS_IS_STRIP: ts_tile_3(x, w, step, panel, p); break;
-    case 4 * 3 + TS_IS_NARROW: ts_tile_3_narrow(x, w, step, panel, p); break;
-    case 4 * 2 + TS_IS_STRIP: ts_tile_2(x, w, step, panel, p); break;
-    case 4 * 2 + TS_IS_NARROW: ts_tile_2_narrow(x, w, step, panel, p); break;
-    case 4 * 1 + TS_IS_STRIP: ts_tile_1(x, w, step, panel, p); break;
-    case 4 * 1 + TS_IS_NARROW: ts_tile_1_narrow(x, w, step, panel, p); break;
+    case 4 * 4 + TS_IS_STRIP:
+      ts_tile_4(x, w, step, panel, p);
+      break;
+    case 4 * 4 + TS_IS_NARROW:
+      ts_tile_4_narrow(x, w, step, panel, p);
+      break;
+    case 4 * 3 + TS_IS_STRIP:
+      ts_tile_3(x, w, step, panel, p);
+      break;
+    case 4 * 3 + TS_IS_NARROW:
+      ts_tile_3_narrow(x, w, step, panel, p);
+      break;
+    case 4 * 2 + TS_IS_STRIP:
+      ts_tile_2(x, w, step, panel, p);
+      break;
+    case 4 * 2 + TS_IS_NARROW:
+      ts_tile_2_narrow(x, w, step, panel, p);
+      break;
+    case 4 * 1 + TS_IS_STRIP:
+      ts_tile_1(x, w, step, panel, p);
+      break;
+    case 4 * 1 + TS_IS_NARROW:
+      ts_tile_1_narrow(x, w, step, panel, p);
+      break;
 #if TS_FEW >= 3
-    case 4 * 3 + TS_IS_HALF: ts_tile_3_half(x, w, step, panel, p); break;
+    case 4 * 3 + TS_IS_HALF:
+      ts_tile_3_half(x, w, step, panel, p);
+      break;
 #endif
 #if TS_FEW >= 2
-    case 4 * 2 + TS_IS_HALF: ts_tile_2_half(x, w, step, panel, p); break;
+    case 4 * 2 + TS_IS_HALF:
+      ts_tile_2_half(x, w, step, panel, p);
+      break;
 #endif
-    case 4 * 1 + TS_IS_HALF: ts_tile_1_half(x, w, step, panel, p); break;
-    default: ts_tile_1_wide(x, w, step, panel, p); break;
+    case 4 * 1 + TS_IS_HALF:
+      ts_tile_1_half(x, w, step, panel, p);
+      break;
+    default:
+      ts_tile_1_wide(x, w, step, panel, p);
+      break;
   }
+}
+/* A long product, group by group: each adds to what the groups before it have come to. */
+TS_FUNCTION void ts_run_groups(int rows, int kind, const float *const *x, const float *w, ptrdiff_t step,
+    ptrdiff_t panel, const ts_product *product) {
+  ptrdiff_t left = product->count;
+  ts_product p = *product;
+  p.relu = 0;
+  for (p.count = TS_GROUP; left > 0; left -= TS_GROUP, w += TS_GROUP * step) {
+    if (left <= TS_GROUP) {
+      p.count = left;
+      p.relu = product->relu;
+    }
+    ts_run_group(rows, kind, x, w, step, panel, &p);
+    p.start = p.out;
+    p.start_stride = p.out_stride;
+    p.at += TS_GROUP;
+    p.offsets += p.at / p.length;
+    p.at %= p.length;
+  }
+}
+TS_INLINE void ts_run_tile(int rows, int kind, const float *const *x, const float *w, ptrdiff_t step, ptrdiff_t panel,
+    const ts_product *p) {
+  if (p->count <= TS_GROUP)
+    ts_run_group(rows, kind, x, w, step, panel, p);
+  else
+    ts_run_groups(rows, kind, x, w, step, panel, p);
 }
 /* How many rows the next tile takes of those that remain: 11 are 8 and 3, 10 are 6 and 4, 5 are 3 and 2. */
 TS_INLINE int ts_tile_rows(ptrdiff_t remain) {
@@ -237,7 +331,7 @@ TS_INLINE int ts_tile_rows(ptrdiff_t remain) {
 /* All rows by the first `columns` columns of tiles that are `full` wide. A tile that is not full is computed in a
    buffer. */
 TS_FUNCTION void ts_columns(ptrdiff_t rows, int kind, ptrdiff_t full, ptrdiff_t columns, const float *const *x,
-                            const float *w, ptrdiff_t step, ptrdiff_t panel, const ts_product *product) {
+    const float *w, ptrdiff_t step, ptrdiff_t panel, const ts_product *product) {
   ts_product p = *product;
   if (columns == full) {
     for (int tile; rows > 0; rows -= tile, x += tile, p.start += tile * p.start_stride, p.out += tile * p.out_stride) {
@@ -249,21 +343,24 @@ TS_FUNCTION void ts_columns(ptrdiff_t rows, int kind, ptrdiff_t full, ptrdiff_t 
   float buffer[24 * TS_W] TS_ALIGNED;
   const float *start = product->start;
   float *out = product->out;
-  for (ptrdiff_t i = 0; i < 24 * TS_W; i++) buffer[i] = 0;
+  for (ptrdiff_t i = 0; i < 24 * TS_W; i++)
+    buffer[i] = 0;
   p.out = buffer;
   p.out_stride = full;
   p.start = buffer;
   p.start_stride = full;
   for (int tile; rows > 0; rows -= tile, x += tile) {
     tile = ts_tile_rows(rows);
-    for (int r = 0; r < tile; r++, start += product->start_stride) ts_copy(buffer + r * full, start, columns);
+    for (int r = 0; r < tile; r++, start += product->start_stride)
+      ts_copy(buffer + r * full, start, columns);
     ts_run_tile(tile, kind, x, w, step, panel, &p);
-    for (int r = 0; r < tile; r++, out += product->out_stride) ts_copy(out, buffer + r * full, columns);
+    for (int r = 0; r < tile; r++, out += product->out_stride)
+      ts_copy(out, buffer + r * full, columns);
   }
 }
 /* Rows by all columns, in the widest tiles that there are for so many rows. */
 TS_FUNCTION void ts_all_columns(ptrdiff_t rows, const float *const *x, ptrdiff_t k, const float *packed, ptrdiff_t n,
-                                const ts_product *product) {
+    const ts_product *product) {
   const ptrdiff_t padded = ts_padded(n);
   ts_product p = *product;
   for (ptrdiff_t column = 0, full; column < n; column += full) {
@@ -283,20 +380,22 @@ TS_FUNCTION void ts_all_columns(ptrdiff_t rows, const float *const *x, ptrdiff_t
     p.start = product->start == ts_zeros ? ts_zeros : product->start + column;
     p.out = product->out + column;
     const ptrdiff_t columns = n - column < full ? n - column : full;
-    if (p.step) ts_columns(rows, kind, full, columns, x, packed + column, p.step, TS_PANEL, &p);
+    if (p.step)
+      ts_columns(rows, kind, full, columns, x, packed + column, p.step, TS_PANEL, &p);
     else
       ts_columns(rows, kind, full, columns, x, packed + base * k + inside, padded - base >= TS_PANEL ? TS_PANEL : 16,
-                 k * TS_PANEL, &p);
+          k * TS_PANEL, &p);
   }
 }
 /* At most TS_BLOCK rows by all columns: those few that are left over by the larger tiles apart. */
 TS_FUNCTION void ts_block(ptrdiff_t rows, const float *const *x, const float *packed, ptrdiff_t n,
-                          const ts_product *product) {
+    const ts_product *product) {
   static const unsigned char few[12] = {0, 1, 2, 3, 0, 5, 0, 3, 0, 3, 0, 3};
-  const ptrdiff_t k = product->segments->count * product->segments->length;
+  const ptrdiff_t k = product->count;
   ptrdiff_t left = few[rows % TS_ROWS];
   ts_product p = *product;
-  if (rows > left) ts_all_columns(rows - left, x, k, packed, n, &p);
+  if (rows > left)
+    ts_all_columns(rows - left, x, k, packed, n, &p);
   x += rows - left;
   p.start += (rows - left) * p.start_stride;
   p.out += (rows - left) * p.out_stride;
@@ -305,19 +404,19 @@ TS_FUNCTION void ts_block(ptrdiff_t rows, const float *const *x, const float *pa
     ts_all_columns(tile, x, k, packed, n, &p);
   }
 }
-/* out[r][j] = start[r][j] + sum of x[r][i] * w[i][j] over i < k, in blocks of 16. Rows lie *_stride floats apart:
+/* out[r][j] = start[r][j] + sum of x[r][i] * w[i][j] over i < k, in that order. Rows lie *_stride floats apart:
    a bias has the start_stride 0; a start of NULL is zeros; start may be out. relu: the larger of that and 0, NaN
    stays. */
 TS_FUNCTION void ts_linear(ptrdiff_t rows, const float *x, ptrdiff_t x_stride, ptrdiff_t k, const float *packed,
-                           ptrdiff_t n, const float *start, ptrdiff_t start_stride, float *out, ptrdiff_t out_stride,
-                           int relu) {
+    ptrdiff_t n, const float *start, ptrdiff_t start_stride, float *out, ptrdiff_t out_stride,
+    int relu) {
   const ptrdiff_t offset = 0;
-  const ts_segments segments = {1, &offset, k};
   const float *at[TS_BLOCK];
-  ts_product p = {&segments, 0, start ? start : ts_zeros, start ? start_stride : 0, out, out_stride, relu};
+  ts_product p = {&offset, k, 0, k, 0, start ? start : ts_zeros, start ? start_stride : 0, out, out_stride, relu};
   for (ptrdiff_t done = 0; done < rows;) {
     int count = 0;
-    for (; count < TS_BLOCK && done < rows; count++, done++) at[count] = x + done * x_stride;
+    for (; count < TS_BLOCK && done < rows; count++, done++)
+      at[count] = x + done * x_stride;
     ts_block(count, at, packed, n, &p);
     p.start += count * p.start_stride;
     p.out += count * p.out_stride;
@@ -331,7 +430,8 @@ TS_INLINE int ts_place_offsets(const ts_places *places, ptrdiff_t first, int mos
   for (; image < places->images; image++, row = 0)
     for (; row < places->height; row++, column = 0)
       for (; column < places->width; column++) {
-        if (count == most) return count;
+        if (count == most)
+          return count;
         offsets[count++] =
             image * places->image_stride + row * places->row_stride + column * places->pixel_stride;
       }
@@ -339,15 +439,17 @@ TS_INLINE int ts_place_offsets(const ts_places *places, ptrdiff_t first, int mos
 }
 /* A convolution, channels last: the same, each row being what one output sees, in `segments` of the input. */
 TS_FUNCTION void ts_conv(const ts_places *places, const float *x, const ts_segments *segments, const float *packed,
-                         ptrdiff_t n, const float *start, ptrdiff_t start_stride, float *out, ptrdiff_t out_stride,
-                         int relu) {
+    ptrdiff_t n, const float *start, ptrdiff_t start_stride, float *out, ptrdiff_t out_stride,
+    int relu) {
   const ptrdiff_t rows = places->images * places->height * places->width;
   const float *at[TS_BLOCK];
   ptrdiff_t offsets[TS_BLOCK];
-  ts_product p = {segments, 0, start ? start : ts_zeros, start ? start_stride : 0, out, out_stride, relu};
+  ts_product p = {segments->offsets, segments->length, 0, segments->count * segments->length, 0,
+      start ? start : ts_zeros, start ? start_stride : 0, out, out_stride, relu};
   for (ptrdiff_t done = 0; done < rows;) {
     const int count = ts_place_offsets(places, done, TS_BLOCK, offsets);
-    for (int r = 0; r < count; r++) at[r] = x + offsets[r];
+    for (int r = 0; r < count; r++)
+      at[r] = x + offsets[r];
     ts_block(count, at, packed, n, &p);
     done += count;
     p.start += count * p.start_stride;
@@ -356,10 +458,11 @@ TS_FUNCTION void ts_conv(const ts_places *places, const float *x, const ts_segme
 }
 /* One panel of w[i][j] = w[i * k_stride + j * n_stride]: `width` columns, of which the operand has `columns`. */
 TS_INLINE void ts_pack_panel(ptrdiff_t k, ptrdiff_t columns, ptrdiff_t width, const float *w, ptrdiff_t k_stride,
-                             ptrdiff_t n_stride, float *packed) {
+    ptrdiff_t n_stride, float *packed) {
   ptrdiff_t j = 0;
   if (n_stride == 1) {
-    for (ptrdiff_t i = 0; i < k; i++) ts_copy(packed + i * width, w + i * k_stride, columns);
+    for (ptrdiff_t i = 0; i < k; i++)
+      ts_copy(packed + i * width, w + i * k_stride, columns);
     j = columns;
   }
 #if TS_W > 1 && defined(__has_builtin)
@@ -381,16 +484,18 @@ TS_INLINE void ts_pack_panel(ptrdiff_t k, ptrdiff_t columns, ptrdiff_t width, co
       *(ts_4 *)(to + 3 * width) = __builtin_shufflevector(ab2, cd2, 2, 3, 6, 7);
     }
     for (; i < k; i++)
-      for (ptrdiff_t c = 0; c < 4; c++) packed[i * width + j + c] = from[i + c * n_stride];
+      for (ptrdiff_t c = 0; c < 4; c++)
+        packed[i * width + j + c] = from[i + c * n_stride];
   }
 #endif
 #endif
   for (; j < width; j++)
-    for (ptrdiff_t i = 0; i < k; i++) packed[i * width + j] = j < columns ? w[i * k_stride + j * n_stride] : 0;
+    for (ptrdiff_t i = 0; i < k; i++)
+      packed[i * width + j] = j < columns ? w[i * k_stride + j * n_stride] : 0;
 }
 /* Packs w[i][j] = w[i * k_stride + j * n_stride] for ts_linear and ts_conv: k * ts_padded(n) floats. */
 TS_FUNCTION void ts_pack(ptrdiff_t k, ptrdiff_t n, const float *w, ptrdiff_t k_stride, ptrdiff_t n_stride,
-                         float *packed) {
+    float *packed) {
   for (ptrdiff_t base = 0; base < n; base += TS_PANEL) {
     const ptrdiff_t width = n - base > 16 ? TS_PANEL : 16, columns = n - base < width ? n - base : width;
     ts_pack_panel(k, columns, width, w + base * n_stride, k_stride, n_stride, packed + base * k);
@@ -400,48 +505,57 @@ TS_FUNCTION void ts_pack(ptrdiff_t k, ptrdiff_t n, const float *w, ptrdiff_t k_s
    *_batch and *_stride are in floats; the rows of x are contiguous, w may be transposed. `scratch` holds 32 * k floats,
    aligned to 64. */
 TS_FUNCTION void ts_matmul(ptrdiff_t batch, ptrdiff_t rows, ptrdiff_t k, ptrdiff_t n, const float *x,
-                           ptrdiff_t x_batch, ptrdiff_t x_stride, const float *w, ptrdiff_t w_batch,
-                           ptrdiff_t k_stride, ptrdiff_t n_stride, float *out, ptrdiff_t out_batch,
-                           ptrdiff_t out_stride, float *scratch) {
+    ptrdiff_t x_batch, ptrdiff_t x_stride, const float *w, ptrdiff_t w_batch,
+    ptrdiff_t k_stride, ptrdiff_t n_stride, float *out, ptrdiff_t out_batch,
+    ptrdiff_t out_stride, float *scratch) {
   const ptrdiff_t offset = 0;
-  const ts_segments segments = {1, &offset, k};
   const float *at[TS_BLOCK];
   /* Packing pays once for many rows. */
   const ptrdiff_t in_place = n_stride == 1 && rows <= 2 * TS_ROWS ? n / 16 * 16 : 0;
   for (; batch > 0; batch--, x += x_batch, w += w_batch, out += out_batch)
     for (ptrdiff_t base = 0, columns; base < n; base += columns) {
       const int packs = base >= in_place;
-      columns = !packs ? in_place : n - base < TS_PANEL ? n - base : TS_PANEL;
-      ts_product p = {&segments, packs ? 0 : k_stride, ts_zeros, 0, out + base, out_stride, 0};
-      if (packs) ts_pack_panel(k, columns, ts_padded(columns), w + base * n_stride, k_stride, n_stride, scratch);
+      columns = !packs ? in_place : n - base < TS_PANEL ? n - base
+                                                        : TS_PANEL;
+      ts_product p = {&offset, k, 0, k, packs ? 0 : k_stride, ts_zeros, 0, out + base, out_stride, 0};
+      if (packs)
+        ts_pack_panel(k, columns, ts_padded(columns), w + base * n_stride, k_stride, n_stride, scratch);
       for (ptrdiff_t done = 0; done < rows;) {
         int count = 0;
-        for (; count < TS_BLOCK && done < rows; count++, done++) at[count] = x + done * x_stride;
+        for (; count < TS_BLOCK && done < rows; count++, done++)
+          at[count] = x + done * x_stride;
         ts_block(count, at, packs ? scratch : w, columns, &p);
         p.out += count * out_stride;
       }
     }
 }
 /* --- depthwise convolutions: out[r][c] = start[r][c] + sum of x[r][offsets[t] + c] * w[t][c] over the taps t,
-   in blocks of 16 taps like the products above. The weights of a tap are ts_padded(channels) floats, aligned to
+   in blocks and groups of taps like the products above. The weights of a tap are ts_padded(channels) floats, aligned to
    64. --- */
 #define TS_DEPTH_ROWS 4
 #define TS_DEPTH_VECTORS 2
 TS_INLINE void ts_depth_tile(const int rows, const int vectors, int columns, const float *const *x, ptrdiff_t taps,
-                             const ptrdiff_t *offsets, const float *w, ptrdiff_t step, const ts_product *p) {
-  ts_v totals[TS_DEPTH_ROWS][TS_DEPTH_VECTORS], sums[TS_DEPTH_ROWS][TS_DEPTH_VECTORS];
+    const ptrdiff_t *offsets, const float *w, ptrdiff_t step, const ts_product *p) {
+  ts_v totals[TS_DEPTH_ROWS][TS_DEPTH_VECTORS], groups[TS_DEPTH_ROWS][TS_DEPTH_VECTORS];
+  ts_v sums[TS_DEPTH_ROWS][TS_DEPTH_VECTORS];
   const int whole = columns == vectors * TS_W;
   for (int r = 0; r < rows; r++)
     for (int v = 0; v < vectors; v++) {
-      totals[r][v] = ts_set(-0.0f);
+      const float *start = p->start + r * p->start_stride + v * TS_W;
+      totals[r][v] = whole ? ts_load(start) : ts_load_first(start, columns);
+      groups[r][v] = ts_set(-0.0f);
       sums[r][v] = ts_set(0);
     }
   for (ptrdiff_t t = 0; t < taps; t++, w += step) {
     if (t % TS_SUMMED == 0 && t > 0)
       for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++) {
-          totals[r][v] = totals[r][v] + sums[r][v];
+          groups[r][v] = groups[r][v] + sums[r][v];
           sums[r][v] = ts_set(0);
+          if (t % TS_GROUP > 0)
+            continue;
+          totals[r][v] = totals[r][v] + groups[r][v];
+          groups[r][v] = ts_set(-0.0f);
         }
     for (int v = 0; v < vectors; v++) {
       const ts_v weight = ts_load(w + v * TS_W);
@@ -453,22 +567,23 @@ TS_INLINE void ts_depth_tile(const int rows, const int vectors, int columns, con
   }
   for (int r = 0; r < rows; r++)
     for (int v = 0; v < vectors; v++) {
-      const float *start = p->start + r * p->start_stride + v * TS_W;
       float *out = p->out + r * p->out_stride + v * TS_W;
-      ts_v sum = totals[r][v] + sums[r][v];
-      sum = (whole ? ts_load(start) : ts_load_first(start, columns)) + sum;
-      if (p->relu) sum = ts_relu(sum);
-      if (whole) ts_store(out, sum);
-      else ts_store_first(out, sum, columns);
+      ts_v sum = totals[r][v] + (groups[r][v] + sums[r][v]);
+      if (p->relu)
+        sum = ts_relu(sum);
+      if (whole)
+        ts_store(out, sum);
+      else
+        ts_store_first(out, sum, columns);
     }
 }
 TS_FUNCTION void ts_depthwise(const ts_places *places, const float *x, ptrdiff_t taps, const ptrdiff_t *offsets,
-                              const float *weights, ptrdiff_t channels, const float *start, ptrdiff_t start_stride,
-                              float *out, ptrdiff_t out_stride, int relu) {
+    const float *weights, ptrdiff_t channels, const float *start, ptrdiff_t start_stride,
+    float *out, ptrdiff_t out_stride, int relu) {
   const ptrdiff_t rows = places->images * places->height * places->width, step = ts_padded(channels);
   const float *at[TS_DEPTH_ROWS];
   ptrdiff_t begins[TS_DEPTH_ROWS];
-  ts_product p = {NULL, 0, NULL, start ? start_stride : 0, NULL, out_stride, relu};
+  ts_product p = {NULL, 0, 0, 0, 0, NULL, start ? start_stride : 0, NULL, out_stride, relu};
   for (ptrdiff_t done = 0; done < rows;) {
     const int count = ts_place_offsets(places, done, TS_DEPTH_ROWS, begins);
     for (ptrdiff_t c = 0; c < channels;) {
@@ -476,7 +591,8 @@ TS_FUNCTION void ts_depthwise(const ts_places *places, const float *x, ptrdiff_t
       const float *w = weights + c;
       p.start = start ? start + done * start_stride + c : ts_zeros;
       p.out = out + done * out_stride + c;
-      for (int r = 0; r < count; r++) at[r] = x + begins[r] + c;
+      for (int r = 0; r < count; r++)
+        at[r] = x + begins[r] + c;
       if (count == TS_DEPTH_ROWS && left >= TS_DEPTH_VECTORS * TS_W) {
         ts_depth_tile(TS_DEPTH_ROWS, TS_DEPTH_VECTORS, TS_DEPTH_VECTORS * TS_W, at, taps, offsets, w, step, &p);
         c += TS_DEPTH_VECTORS * TS_W;
@@ -485,8 +601,10 @@ TS_FUNCTION void ts_depthwise(const ts_places *places, const float *x, ptrdiff_t
         c += TS_W;
       } else {
         for (int r = 0; r < count; r++, p.start += p.start_stride, p.out += out_stride) {
-          if (left >= TS_W) ts_depth_tile(1, 1, TS_W, at + r, taps, offsets, w, step, &p);
-          else ts_depth_tile(1, 1, (int)left, at + r, taps, offsets, w, step, &p);
+          if (left >= TS_W)
+            ts_depth_tile(1, 1, TS_W, at + r, taps, offsets, w, step, &p);
+          else
+            ts_depth_tile(1, 1, (int)left, at + r, taps, offsets, w, step, &p);
         }
         c += TS_W;
       }
@@ -497,16 +615,18 @@ TS_FUNCTION void ts_depthwise(const ts_places *places, const float *x, ptrdiff_t
 /* --- one-hot operands: the product with a row that is 0 but for one 1 in each group of classes, as a sum of rows of
    the weights. The class of tap t is index[segments of the row]; its weights are the ts_padded(n) floats at
    tables + t * table_stride + class * ts_padded(n), aligned to 64. A negative class adds nothing: a padded input.
-   The sum runs in blocks of 16 taps like the products above, a padded input taking its place among the 16, and the
-   start is added last. The order is that of the taps, not of the elements of the row of zeros and ones: ts_linear on
-   that row rounds otherwise. The error is at most (16 + the number of blocks) / 2 ULP of the sum of the absolute
-   values. --- */
+   The sum runs in blocks and groups of taps like the products above, a padded input taking its place among them. The
+   order is that of the taps, not of the elements of the row of zeros and ones: ts_linear on that row rounds
+   otherwise. The error is at most (47 + the number of groups) / 2 ULP of the sum of the absolute values. --- */
 #define TS_EACH_8(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
 TS_INLINE void ts_gather_tile(const int vectors, const int32_t *index, const ts_segments *taps, const float *w,
-                              ptrdiff_t table_stride, ptrdiff_t step, const float *start, float *out, int relu) {
-  float totals[8 * TS_W] TS_ALIGNED;
-  int block = 0;
-#define TS_DO(v) ts_v sum##v = ts_set(0); if (v < vectors) ts_store(totals + v * TS_W, ts_set(-0.0f));
+    ptrdiff_t table_stride, ptrdiff_t step, const float *start, float *out, int relu) {
+  float groups[8 * TS_W] TS_ALIGNED, totals[8 * TS_W] TS_ALIGNED;
+  int block = 0, group = 0;
+#define TS_DO(v) \
+  ts_v sum##v = ts_set(0); \
+  if (v < vectors) \
+    ts_store(groups + v * TS_W, ts_set(-0.0f));
   TS_EACH_8(TS_DO)
 #undef TS_DO
   for (ptrdiff_t s = 0; s < taps->count; s++) {
@@ -514,33 +634,52 @@ TS_INLINE void ts_gather_tile(const int vectors, const int32_t *index, const ts_
     for (ptrdiff_t t = 0; t < taps->length; t++, w += table_stride) {
       if (block++ == TS_SUMMED) {
 #define TS_DO(v) \
-        if (v < vectors) { ts_store(totals + v * TS_W, ts_load(totals + v * TS_W) + sum##v); sum##v = ts_set(0); }
+  if (v < vectors) { \
+    ts_store(groups + v * TS_W, ts_load(groups + v * TS_W) + sum##v); \
+    sum##v = ts_set(0); \
+  }
         TS_EACH_8(TS_DO)
 #undef TS_DO
         block = 1;
+        group += TS_SUMMED;
+        if (group == TS_GROUP) {
+          for (int v = 0; v < vectors; v++) {
+            ts_store(totals + v * TS_W, ts_load(start + v * TS_W) + ts_load(groups + v * TS_W));
+            ts_store(groups + v * TS_W, ts_set(-0.0f));
+          }
+          start = totals;
+          group = 0;
+        }
       }
-      if (classes[t] < 0) continue;
+      if (classes[t] < 0)
+        continue;
       const float *row = w + classes[t] * step;
-#define TS_DO(v) if (v < vectors) sum##v += ts_load(row + v * TS_W);
+#define TS_DO(v) \
+  if (v < vectors) \
+    sum##v += ts_load(row + v * TS_W);
       TS_EACH_8(TS_DO)
 #undef TS_DO
     }
   }
 #define TS_DO(v) \
-  if (v < vectors) sum##v = ts_load(start + v % vectors * TS_W) + (ts_load(totals + v * TS_W) + sum##v);
+  if (v < vectors) \
+    sum##v = ts_load(start + v % vectors * TS_W) + (ts_load(groups + v * TS_W) + sum##v);
   TS_EACH_8(TS_DO)
 #undef TS_DO
-#define TS_DO(v) if (v < vectors) ts_store(out + v * TS_W, relu ? ts_relu(sum##v) : sum##v);
+#define TS_DO(v) \
+  if (v < vectors) \
+    ts_store(out + v * TS_W, relu ? ts_relu(sum##v) : sum##v);
   TS_EACH_8(TS_DO)
 #undef TS_DO
 }
 TS_FUNCTION void ts_gather_sum(const ts_places *places, const int32_t *index, const ts_segments *taps,
-                               const float *tables, ptrdiff_t table_stride, ptrdiff_t n, const float *start,
-                               ptrdiff_t start_stride, float *out, ptrdiff_t out_stride, int relu) {
+    const float *tables, ptrdiff_t table_stride, ptrdiff_t n, const float *start,
+    ptrdiff_t start_stride, float *out, ptrdiff_t out_stride, int relu) {
   const ptrdiff_t rows = places->images * places->height * places->width, step = ts_padded(n);
   float buffer[8 * TS_W] TS_ALIGNED;
   ptrdiff_t offsets[16];
-  for (ptrdiff_t v = 0; v < 8 * TS_W; v++) buffer[v] = 0;
+  for (ptrdiff_t v = 0; v < 8 * TS_W; v++)
+    buffer[v] = 0;
   for (ptrdiff_t done = 0; done < rows;) {
     const int count = ts_place_offsets(places, done, 16, offsets);
     for (int r = 0; r < count; r++, done++) {
@@ -550,27 +689,40 @@ TS_FUNCTION void ts_gather_sum(const ts_places *places, const int32_t *index, co
         const float *w = tables + j, *begin = start ? start + done * start_stride + j : ts_zeros;
         float *to = out + done * out_stride + j, *end = to;
         /* Three vectors are four where the tables have as many. */
-        full = TS_W * (vectors >= 8 ? 8 : vectors >= 3 && step - j >= 4 * TS_W ? 4 : vectors >= 2 ? 2 : 1);
+        full = TS_W * (vectors >= 8 ? 8 : vectors >= 3 && step - j >= 4 * TS_W ? 4
+                              : vectors >= 2                                   ? 2
+                                                                               : 1);
         if (n - j < full) {
           ts_copy(buffer, begin, n - j);
           begin = buffer;
           to = buffer;
         }
         switch (full / TS_W) {
-          case 8: ts_gather_tile(8, at, taps, w, table_stride, step, begin, to, relu); break;
-          case 4: ts_gather_tile(4, at, taps, w, table_stride, step, begin, to, relu); break;
-          case 2: ts_gather_tile(2, at, taps, w, table_stride, step, begin, to, relu); break;
-          default: ts_gather_tile(1, at, taps, w, table_stride, step, begin, to, relu); break;
+          case 8:
+            ts_gather_tile(8, at, taps, w, table_stride, step, begin, to, relu);
+            break;
+          case 4:
+            ts_gather_tile(4, at, taps, w, table_stride, step, begin, to, relu);
+            break;
+          case 2:
+            ts_gather_tile(2, at, taps, w, table_stride, step, begin, to, relu);
+            break;
+          default:
+            ts_gather_tile(1, at, taps, w, table_stride, step, begin, to, relu);
+            break;
         }
-        if (n - j < full) ts_copy(end, buffer, n - j);
+        if (n - j < full)
+          ts_copy(end, buffer, n - j);
       }
     }
   }
 }
 /* Classes as ts_gather_sum reads them, from elements `stride` apart. */
 TS_FUNCTION void ts_index_u8(ptrdiff_t count, const uint8_t *classes, ptrdiff_t stride, int32_t *index) {
-  for (ptrdiff_t i = 0; i < count; i++) index[i] = classes[i * stride];
+  for (ptrdiff_t i = 0; i < count; i++)
+    index[i] = classes[i * stride];
 }
 TS_FUNCTION void ts_index_i64(ptrdiff_t count, const int64_t *classes, ptrdiff_t stride, int32_t *index) {
-  for (ptrdiff_t i = 0; i < count; i++) index[i] = (int32_t)classes[i * stride];
+  for (ptrdiff_t i = 0; i < count; i++)
+    index[i] = (int32_t)classes[i * stride];
 }

@@ -4,8 +4,10 @@ typedef struct {
   int64_t size, used;
 } ts_message;
 static inline void ts_say(ts_message *message, const char *text) {
-  if (!message->text || message->size <= 0) return;
-  while (*text && message->used < message->size - 1) message->text[message->used++] = *text++;
+  if (!message->text || message->size <= 0)
+    return;
+  while (*text && message->used < message->size - 1)
+    message->text[message->used++] = *text++;
   message->text[message->used] = 0;
 }
 static inline void ts_say_integer(ts_message *message, int64_t number) {
@@ -13,8 +15,10 @@ static inline void ts_say_integer(ts_message *message, int64_t number) {
   int at = 23;
   uint64_t rest = number < 0 ? 0 - (uint64_t)number : (uint64_t)number;
   digits[at] = 0;
-  do digits[--at] = (char)('0' + rest % 10);
+  do
+    digits[--at] = (char)('0' + rest % 10);
   while (rest /= 10);
-  if (number < 0) digits[--at] = '-';
+  if (number < 0)
+    digits[--at] = '-';
   ts_say(message, digits + at);
 }

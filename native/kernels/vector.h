@@ -14,37 +14,99 @@ TS_INLINE ts_i ts_seti(int32_t x) {
   const ts_i zero = {0};
   return x - zero;
 }
-TS_INLINE ts_v ts_load(const float *p) { return *(const ts_v_unaligned *)p; }
-TS_INLINE ts_i ts_loadi(const int32_t *p) { return *(const ts_i_unaligned *)p; }
-TS_INLINE void ts_store(float *p, ts_v v) { *(ts_v_unaligned *)p = v; }
-TS_INLINE ts_i ts_bits(ts_v v) { return (ts_i)v; }
-TS_INLINE ts_v ts_from_bits(ts_i v) { return (ts_v)v; }
-TS_INLINE ts_i ts_lt(ts_v a, ts_v b) { return a < b; }
-TS_INLINE ts_i ts_le(ts_v a, ts_v b) { return a <= b; }
-TS_INLINE ts_i ts_eq(ts_v a, ts_v b) { return a == b; }
-TS_INLINE ts_i ts_ne(ts_v a, ts_v b) { return a != b; }
-TS_INLINE ts_i ts_shift_left(ts_i v, int bits) { return v << bits; }
-TS_INLINE ts_v ts_to_float(ts_i v) { return __builtin_convertvector(v, ts_v); }
-TS_INLINE float ts_lane(ts_v v, int lane) { return v[lane]; }
-TS_INLINE int32_t ts_lanei(ts_i v, int lane) { return v[lane]; }
+TS_INLINE ts_v ts_load(const float *p) {
+  return *(const ts_v_unaligned *)p;
+}
+TS_INLINE ts_i ts_loadi(const int32_t *p) {
+  return *(const ts_i_unaligned *)p;
+}
+TS_INLINE void ts_store(float *p, ts_v v) {
+  *(ts_v_unaligned *)p = v;
+}
+TS_INLINE ts_i ts_bits(ts_v v) {
+  return (ts_i)v;
+}
+TS_INLINE ts_v ts_from_bits(ts_i v) {
+  return (ts_v)v;
+}
+TS_INLINE ts_i ts_lt(ts_v a, ts_v b) {
+  return a < b;
+}
+TS_INLINE ts_i ts_le(ts_v a, ts_v b) {
+  return a <= b;
+}
+TS_INLINE ts_i ts_eq(ts_v a, ts_v b) {
+  return a == b;
+}
+TS_INLINE ts_i ts_ne(ts_v a, ts_v b) {
+  return a != b;
+}
+TS_INLINE ts_i ts_shift_left(ts_i v, int bits) {
+  return v << bits;
+}
+TS_INLINE ts_v ts_to_float(ts_i v) {
+  return __builtin_convertvector(v, ts_v);
+}
+TS_INLINE float ts_lane(ts_v v, int lane) {
+  return v[lane];
+}
+TS_INLINE int32_t ts_lanei(ts_i v, int lane) {
+  return v[lane];
+}
 #else
 typedef float ts_v;
 typedef int32_t ts_i;
-TS_INLINE ts_v ts_set(float x) { return x; }
-TS_INLINE ts_i ts_seti(int32_t x) { return x; }
-TS_INLINE ts_v ts_load(const float *p) { return *p; }
-TS_INLINE ts_i ts_loadi(const int32_t *p) { return *p; }
-TS_INLINE void ts_store(float *p, ts_v v) { *p = v; }
-TS_INLINE ts_i ts_bits(ts_v v) { ts_i bits; memcpy(&bits, &v, sizeof bits); return bits; }
-TS_INLINE ts_v ts_from_bits(ts_i v) { ts_v x; memcpy(&x, &v, sizeof x); return x; }
-TS_INLINE ts_i ts_lt(ts_v a, ts_v b) { return -(ts_i)(a < b); }
-TS_INLINE ts_i ts_le(ts_v a, ts_v b) { return -(ts_i)(a <= b); }
-TS_INLINE ts_i ts_eq(ts_v a, ts_v b) { return -(ts_i)(a == b); }
-TS_INLINE ts_i ts_ne(ts_v a, ts_v b) { return -(ts_i)(a != b); }
-TS_INLINE ts_i ts_shift_left(ts_i v, int bits) { return (ts_i)((uint32_t)v << bits); }
-TS_INLINE ts_v ts_to_float(ts_i v) { return (ts_v)v; }
-TS_INLINE float ts_lane(ts_v v, int lane) { (void)lane; return v; }
-TS_INLINE int32_t ts_lanei(ts_i v, int lane) { (void)lane; return v; }
+TS_INLINE ts_v ts_set(float x) {
+  return x;
+}
+TS_INLINE ts_i ts_seti(int32_t x) {
+  return x;
+}
+TS_INLINE ts_v ts_load(const float *p) {
+  return *p;
+}
+TS_INLINE ts_i ts_loadi(const int32_t *p) {
+  return *p;
+}
+TS_INLINE void ts_store(float *p, ts_v v) {
+  *p = v;
+}
+TS_INLINE ts_i ts_bits(ts_v v) {
+  ts_i bits;
+  memcpy(&bits, &v, sizeof bits);
+  return bits;
+}
+TS_INLINE ts_v ts_from_bits(ts_i v) {
+  ts_v x;
+  memcpy(&x, &v, sizeof x);
+  return x;
+}
+TS_INLINE ts_i ts_lt(ts_v a, ts_v b) {
+  return -(ts_i)(a < b);
+}
+TS_INLINE ts_i ts_le(ts_v a, ts_v b) {
+  return -(ts_i)(a <= b);
+}
+TS_INLINE ts_i ts_eq(ts_v a, ts_v b) {
+  return -(ts_i)(a == b);
+}
+TS_INLINE ts_i ts_ne(ts_v a, ts_v b) {
+  return -(ts_i)(a != b);
+}
+TS_INLINE ts_i ts_shift_left(ts_i v, int bits) {
+  return (ts_i)((uint32_t)v << bits);
+}
+TS_INLINE ts_v ts_to_float(ts_i v) {
+  return (ts_v)v;
+}
+TS_INLINE float ts_lane(ts_v v, int lane) {
+  (void)lane;
+  return v;
+}
+TS_INLINE int32_t ts_lanei(ts_i v, int lane) {
+  (void)lane;
+  return v;
+}
 #endif
 TS_INLINE ts_v ts_select(ts_i mask, ts_v a, ts_v b) {
   return ts_from_bits((mask & ts_bits(a)) | (~mask & ts_bits(b)));
@@ -95,8 +157,12 @@ TS_INLINE ts_v ts_sqrt(ts_v v) {
 #endif
 }
 /* The larger and the smaller; a NaN of either is the result, as in torch. */
-TS_INLINE ts_v ts_max(ts_v a, ts_v b) { return ts_select(ts_lt(a, b) | ts_ne(b, b), b, a); }
-TS_INLINE ts_v ts_min(ts_v a, ts_v b) { return ts_select(ts_lt(b, a) | ts_ne(b, b), b, a); }
+TS_INLINE ts_v ts_max(ts_v a, ts_v b) {
+  return ts_select(ts_lt(a, b) | ts_ne(b, b), b, a);
+}
+TS_INLINE ts_v ts_min(ts_v a, ts_v b) {
+  return ts_select(ts_lt(b, a) | ts_ne(b, b), b, a);
+}
 /* As the machines have them in one instruction: b where either is NaN, so that a bound as `a` keeps a NaN `b`.
    (All lanes in the mask: g++ 12 takes the intrinsics without one for uninitialised.) */
 TS_INLINE ts_v ts_lesser(ts_v a, ts_v b) {
@@ -125,13 +191,17 @@ TS_INLINE ts_v ts_greater(ts_v a, ts_v b) {
   return ts_select(ts_lt(b, a), a, b);
 #endif
 }
-TS_INLINE ts_v ts_abs(ts_v v) { return ts_from_bits(ts_bits(v) & ts_seti(0x7fffffff)); }
+TS_INLINE ts_v ts_abs(ts_v v) {
+  return ts_from_bits(ts_bits(v) & ts_seti(0x7fffffff));
+}
 /* The magnitude of v, which is not negative, with the sign of x. */
 TS_INLINE ts_v ts_with_sign(ts_v v, ts_v x) {
   return ts_from_bits(ts_bits(v) | (ts_bits(x) & ts_seti(INT32_MIN)));
 }
 /* max(v, 0), and NaN of NaN. */
-TS_INLINE ts_v ts_relu(ts_v v) { return ts_select(ts_lt(v, ts_set(0)), ts_set(0), v); }
+TS_INLINE ts_v ts_relu(ts_v v) {
+  return ts_select(ts_lt(v, ts_set(0)), ts_set(0), v);
+}
 #if defined(TS_PASS_AVX2)
 /* A mask of the first `count` lanes. */
 TS_INLINE __m256i ts_first_lanes(int count) {
@@ -146,7 +216,8 @@ TS_INLINE ts_v ts_load_first(const float *p, int count) {
   return (ts_v)_mm256_maskload_ps(p, ts_first_lanes(count));
 #else
   float lanes[TS_W] = {0};
-  for (int lane = 0; lane < count; lane++) lanes[lane] = p[lane];
+  for (int lane = 0; lane < count; lane++)
+    lanes[lane] = p[lane];
   return ts_load(lanes);
 #endif
 }
@@ -156,7 +227,8 @@ TS_INLINE void ts_store_first(float *p, ts_v v, int count) {
 #elif defined(TS_PASS_AVX2)
   _mm256_maskstore_ps(p, ts_first_lanes(count), (__m256)v);
 #else
-  for (int lane = 0; lane < count; lane++) p[lane] = ts_lane(v, lane);
+  for (int lane = 0; lane < count; lane++)
+    p[lane] = ts_lane(v, lane);
 #endif
 }
 /* Bytes as floats, and booleans as masks. */
@@ -167,16 +239,21 @@ TS_INLINE ts_v ts_load_u8(const uint8_t *p) {
   return (ts_v)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 #else
   float lanes[TS_W];
-  for (int lane = 0; lane < TS_W; lane++) lanes[lane] = (float)p[lane];
+  for (int lane = 0; lane < TS_W; lane++)
+    lanes[lane] = (float)p[lane];
   return ts_load(lanes);
 #endif
 }
 TS_INLINE ts_v ts_load_u8_first(const uint8_t *p, int count) {
   float lanes[TS_W] = {0};
-  for (int lane = 0; lane < count; lane++) lanes[lane] = (float)p[lane];
+  for (int lane = 0; lane < count; lane++)
+    lanes[lane] = (float)p[lane];
   return ts_load(lanes);
 }
-TS_INLINE ts_i ts_not_zero(ts_v v) { return ts_ne(v, ts_set(0)); }
+TS_INLINE ts_i ts_not_zero(ts_v v) {
+  return ts_ne(v, ts_set(0));
+}
 TS_INLINE void ts_store_bool(uint8_t *p, ts_i mask, int count) {
-  for (int lane = 0; lane < count; lane++) p[lane] = (uint8_t)(ts_lanei(mask, lane) & 1);
+  for (int lane = 0; lane < count; lane++)
+    p[lane] = (uint8_t)(ts_lanei(mask, lane) & 1);
 }

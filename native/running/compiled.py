@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import os
 import platform
-import re
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -20,14 +19,9 @@ from torchship.native.compiler import compile_archive
 from torchship.native.errors import UnsupportedError
 from torchship.native.running.library import Library
 from torchship.script.errors import UsageError
-from torchship.script.format.manifest import Manifest
-from torchship.script.format.nodes import TensorNode, leaves
 from torchship.script.runtime.archive import Archive
 
 LARGEST = 32 << 20  # bytes of an archive; a C compiler needs some fifty times as much memory
-
-# What could end a comment of C, also over the end of a line: texts of the manifest become comments.
-ENDS_COMMENT = re.compile(r"[\x00-\x1f\x7f\\]|\*/|\?\?/")
 
 
 def compile_library(archive: Archive) -> Library:
@@ -36,8 +30,7 @@ def compile_library(archive: Archive) -> Library:
     Of several processes that ask at the same time, one compiles.
 
     Raises:
-        UnsupportedError: an operator has no C, the archive is too large, or its manifest has a
-            text that could become code.
+        UnsupportedError: an operator has no C, or the archive is too large.
         CompilerMissingError: there is no C compiler.
         NativeError: the compiler fails.
         UsageError: the cache cannot be used.
@@ -47,22 +40,7 @@ def compile_library(archive: Archive) -> Library:
             f"the archive has {archive.size >> 20} MiB, and at most {LARGEST >> 20} MiB are "
             "compiled while it is loaded: use `torchship compile --target lib`"
         )
-    _check_texts(archive.require_manifest())
     return Library(_compiled(archive), archive.require_manifest(), archive.digest)
-
-
-def _check_texts(manifest: Manifest) -> None:
-    """Refuse texts that could become code: nobody vouches for an archive without a signature."""
-    texts = [manifest.name, manifest.version, manifest.description, *manifest.methods]
-    for method in manifest.methods.values():
-        for value in (*(argument.value for argument in method.inputs), method.outputs):
-            for leaf in leaves(value):
-                texts.append(leaf.name)
-                sizes = leaf.shape if isinstance(leaf, TensorNode) else ()
-                texts += [size for size in sizes if isinstance(size, str)]
-    for text in texts:
-        if ENDS_COMMENT.search(text):
-            raise UnsupportedError(f"the manifest's text {text!r} could become code")
 
 
 def _compiled(archive: Archive) -> Path:

@@ -14,10 +14,11 @@ import torch
 
 from torchship.native.errors import NativeError
 from torchship.native.running.calls import Memory, MethodCalls, RaisedError
-from torchship.script.errors import InputError, ModelError
+from torchship.script.errors import ModelError
 from torchship.script.format.manifest import Manifest
+from torchship.script.format.plain_tensors import plain
 from torchship.script.format.tree import Flat
-from torchship.script.runtime.program import check_inputs
+from torchship.script.runtime.program import check_inputs, method_of
 
 
 class Library:
@@ -60,14 +61,15 @@ class Library:
     def call(self, method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
         """Check the inputs, run the method and return its named outputs, which are the caller's.
 
+        A missing state input gets the initial value of the manifest.
+
         Raises:
-            InputError: the inputs do not fit the signature.
+            InputError: there is no such method, or the inputs do not fit its signature.
             ModelError: the model raised.
         """
-        if method not in self._methods:
-            raise InputError(f"the library has no method '{method}'")
-        symbols = check_inputs(self.manifest.methods[method], inputs)
-        outputs = self.run(method, inputs, symbols)
+        symbols = check_inputs(method_of(self.manifest, method), inputs)
+        given = {name: plain(value) for name, value in inputs.items()}
+        outputs = self.run(method, given, symbols)
         return {name: output.clone() for name, output in outputs.items()}
 
     def run(

@@ -8,10 +8,9 @@ import torch
 
 from torchship.native.running.library import Library
 from torchship.script.format.manifest import Method
-from torchship.script.format.plain_tensors import plain
 from torchship.script.format.tree import Flat
 from torchship.script.runtime import floating_point
-from torchship.script.runtime.program import check_inputs, method_of
+from torchship.script.runtime.program import method_of
 
 
 class NativeProgram:
@@ -39,10 +38,8 @@ class NativeProgram:
             InputError: the inputs do not fit the signature; nothing was run.
             ModelError: the model raised.
         """
-        symbols = check_inputs(self.method(method), inputs)
-        given = {name: plain(value) for name, value in inputs.items()}
-        outputs = self.run(method, given, symbols)
-        return {name: output.clone() for name, output in outputs.items()}
+        with floating_point.default_mode():
+            return self._library.call(method, inputs)
 
     def run(
         self, method: str, inputs: Mapping[str, torch.Tensor], symbols: Mapping[str, int]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +17,8 @@ from rich.table import Table
 from torchship.cpp_runner.runtime import CppRuntime
 from torchship.native.errors import CompilerMissingError, UnsupportedError
 from torchship.native.running.runtime import NativeRuntime
+from torchship.native.running.trace import Intermediate
+from torchship.native.running.trace import trace as trace_archive
 from torchship.native.running.wasm import WasmRuntime
 from torchship.script.cli import OperatorFolders, TrustedKeys
 from torchship.script.errors import OutOfMemoryError, TorchShipError, UsageError
@@ -49,6 +51,8 @@ class Report:
     first_difference: str = ""
     note: str = ""
     """A note about this process that may explain a difference, or ""."""
+    trace: Sequence[Intermediate] | None = None
+    """The tensors on the way to the outputs in compiled C, if they were asked for."""
 
     @property
     def agreed(self) -> bool:
@@ -66,6 +70,7 @@ class Report:
             "golden_cases": len(manifest.golden),
             "first_difference": self.first_difference,
             "note": self.note,
+            **({} if self.trace is None else {"trace": [_finite(asdict(i)) for i in self.trace]}),
             "runtimes": [
                 {
                     "runtime": result.runtime,
@@ -172,6 +177,14 @@ def verify(
         ),
     ] = None,
     operator_folders: OperatorFolders = None,
+    trace: Annotated[
+        bool,
+        typer.Option(
+            "--trace",
+            help="Compare compiled C with TorchScript at every tensor that the model's source "
+            "names, too, and show the first that differs.",
+        ),
+    ] = False,
 ) -> None:
     """Run the golden cases in eager, script, C++, over HTTP and as compiled C, and compare.
 
@@ -183,7 +196,11 @@ def verify(
         torchship verify fizzbuzz.pt
 
         torchship verify fizzbuzz.pt --runtime script --runtime cpp --json
+
+        torchship verify fizzbuzz.pt --runtime native --trace
     """
+    if trace and "native" not in (runtime or RUNTIMES):
+        raise UsageError("--trace looks into compiled C: add --runtime native")
     unknown = [name for name in runtime or [] if name not in RUNTIMES]
     if unknown:
         raise UsageError(f"--runtime '{unknown[0]}': expected one of {', '.join(RUNTIMES)}")
@@ -198,6 +215,8 @@ def verify(
     known = all_runtimes(trusted_keys, consent)
     chosen = [known[name] for name in dict.fromkeys(runtime or RUNTIMES)]
     report = verify_archive(opened, chosen, consent, required=bool(runtime))
+    if trace:
+        report = replace(report, trace=trace_archive(opened))
     if json_output:
         typer.echo(json.dumps(report.to_json(), indent=1))
     else:
@@ -236,7 +255,34 @@ def _print(report: Report, console: Console) -> None:
             console.print(escape(f"{result.runtime} was skipped: {result.error}"), soft_wrap=True)
     for line in _complaints(report):
         console.print(escape(line), style="red", soft_wrap=True)
+    if report.trace is not None:
+        _print_trace(report.trace, console)
     console.print("agreed" if report.agreed else "NOT AGREED")
+
+
+def _print_trace(found: Sequence[Intermediate], console: Console) -> None:
+    """Print the tensors on the way, in the order in which they are computed."""
+    table = Table(
+        *("method", "line", "name", "operator", "shape", "max abs", "of"),
+        title="native against TorchScript, tensor by tensor",
+        title_justify="left",
+    )
+    for entry in found:
+        table.add_row(
+            *(entry.method, escape(entry.where), escape(entry.name), entry.operator),
+            *(escape(str(list(entry.shape))), number(entry.difference), number(entry.largest)),
+            style=None if entry.agreed else "red",
+        )
+    console.print(table)
+    first = next((entry for entry in found if not entry.agreed), None)
+    if first is None:
+        console.print("every tensor of the trace agrees")
+        return
+    text = (
+        f"first tensor that differs: {first.name} = {first.operator} in {first.where}, method "
+        f"{first.method}, {first.case}: by {number(first.difference)}"
+    )
+    console.print(escape(text), style="red", soft_wrap=True)
 
 
 def _complaints(report: Report) -> list[str]:

@@ -21,17 +21,16 @@
 
 #include "names.h"
 
-#define FUNCTIONS(X) \
-  X(exp) X(expm1) X(log) X(log1p) X(tanh) X(sigmoid) X(erf) X(softplus) X(sin) X(cos)
+#define FUNCTIONS(X) X(exp) X(expm1) X(log) X(log1p) X(tanh) X(sigmoid) X(erf) X(softplus) X(sin) X(cos)
 enum {
 #define ENUMERATE(name) F_##name,
   FUNCTIONS(ENUMERATE)
 #undef ENUMERATE
-  FUNCTION_COUNT
+      FUNCTION_COUNT
 };
 static const char *const function_names[] = {
 #define NAME(name) #name,
-  FUNCTIONS(NAME)
+    FUNCTIONS(NAME)
 #undef NAME
 };
 /* `count` is a multiple of 16. */
@@ -67,7 +66,9 @@ typedef struct {
 /* From the fastest to the slowest. */
 static const pass passes[] = {
 #if defined(__x86_64__)
-    PASS(avx512), PASS(avx2), PASS(sse2),
+    PASS(avx512),
+    PASS(avx2),
+    PASS(sse2),
 #elif defined(__aarch64__)
     PASS(neon),
 #elif defined(__wasm_simd128__)
@@ -81,14 +82,16 @@ static int runs_here(const char *name) {
 #if defined(__x86_64__)
   if (!strcmp(name, "avx512"))
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (!strcmp(name, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (!strcmp(name, "avx2"))
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
   (void)name;
   return 1;
 }
 
-enum { BLOCK = 1024, BLOCKS = 1 << 22 };
+enum { BLOCK = 1024,
+  BLOCKS = 1 << 22 };
 static uint32_t bits_of(float x) {
   uint32_t bits;
   memcpy(&bits, &x, sizeof bits);
@@ -113,7 +116,8 @@ static void digest_pass(const pass *tested) {
       float in[1024], out[1024];
       for (uint32_t i = 0; i < 1024; i++) {
         random = random * 6364136223846793005u + 1442695040888963407u;
-        uint32_t mantissa = i < 8 ? i : i < 16 ? 0x7ffff8 + i - 8 : (uint32_t)(random >> 41);
+        uint32_t mantissa = i < 8 ? i : i < 16 ? 0x7ffff8 + i - 8
+                                               : (uint32_t)(random >> 41);
         in[i] = float_of(exponent << 23 | mantissa);
       }
       tested->vectors[function](in, out, 1024);
@@ -122,7 +126,7 @@ static void digest_pass(const pass *tested) {
       scalar_hash = digest(scalar_hash, out, 1024);
     }
     printf("%s %d %s %016llx %016llx\n", tested->name, tested->fma, function_names[function],
-           (unsigned long long)hash, (unsigned long long)scalar_hash);
+        (unsigned long long)hash, (unsigned long long)scalar_hash);
   }
 }
 
@@ -136,27 +140,29 @@ static void digest_pass(const pass *tested) {
 /* Functions of many doubles: glibc has some as vectors, at most 4 units of double precision from the exact value. */
 #if defined(__x86_64__) && defined(__GLIBC__)
 typedef double four __attribute__((vector_size(32)));
-#define OF_MANY(name)                                                               \
-  four vector_##name(four x) __asm__("_ZGVdN4v_" #name);                            \
-  __attribute__((target("avx2"))) static void name##_by_four(double *x) {           \
-    for (size_t i = 0; i < BLOCK; i += 4) {                                         \
-      four v;                                                                       \
-      memcpy(&v, x + i, sizeof v);                                                  \
-      v = vector_##name(v);                                                         \
-      memcpy(x + i, &v, sizeof v);                                                  \
-    }                                                                               \
-  }                                                                                 \
-  static void name##_of_many(double *x) {                                           \
-    if (runs_here("avx2")) {                                                        \
-      name##_by_four(x);                                                            \
-    } else {                                                                        \
-      for (size_t i = 0; i < BLOCK; i++) x[i] = name(x[i]);                         \
-    }                                                                               \
+#define OF_MANY(name) \
+  four vector_##name(four x) __asm__("_ZGVdN4v_" #name); \
+  __attribute__((target("avx2"))) static void name##_by_four(double *x) { \
+    for (size_t i = 0; i < BLOCK; i += 4) { \
+      four v; \
+      memcpy(&v, x + i, sizeof v); \
+      v = vector_##name(v); \
+      memcpy(x + i, &v, sizeof v); \
+    } \
+  } \
+  static void name##_of_many(double *x) { \
+    if (runs_here("avx2")) { \
+      name##_by_four(x); \
+    } else { \
+      for (size_t i = 0; i < BLOCK; i++) \
+        x[i] = name(x[i]); \
+    } \
   }
 #else
-#define OF_MANY(name)                                                               \
-  static void name##_of_many(double *x) {                                           \
-    for (size_t i = 0; i < BLOCK; i++) x[i] = name(x[i]);                           \
+#define OF_MANY(name) \
+  static void name##_of_many(double *x) { \
+    for (size_t i = 0; i < BLOCK; i++) \
+      x[i] = name(x[i]); \
   }
 #endif
 OF_MANY(exp)
@@ -166,16 +172,26 @@ OF_MANY(cos)
 
 static double exact_one(int function, double x) {
   switch (function) {
-    case F_exp: return exp(x);
-    case F_expm1: return expm1(x);
-    case F_log: return log(x);
-    case F_log1p: return log1p(x);
-    case F_tanh: return tanh(x);
-    case F_sigmoid: return x < 0 ? exp(x) / (1 + exp(x)) : 1 / (1 + exp(-x));
-    case F_erf: return erf(x);
-    case F_softplus: return x > 0 ? x + log1p(exp(-x)) : log1p(exp(x));
-    case F_sin: return sin(x);
-    case F_cos: return cos(x);
+    case F_exp:
+      return exp(x);
+    case F_expm1:
+      return expm1(x);
+    case F_log:
+      return log(x);
+    case F_log1p:
+      return log1p(x);
+    case F_tanh:
+      return tanh(x);
+    case F_sigmoid:
+      return x < 0 ? exp(x) / (1 + exp(x)) : 1 / (1 + exp(-x));
+    case F_erf:
+      return erf(x);
+    case F_softplus:
+      return x > 0 ? x + log1p(exp(-x)) : log1p(exp(x));
+    case F_sin:
+      return sin(x);
+    case F_cos:
+      return cos(x);
   }
   abort();
 }
@@ -183,19 +199,28 @@ static double exact_one(int function, double x) {
    to `high`, both finite: by vectors, by few terms of a series, or the limit. */
 FAST static void exact_many(int function, const double *x, double *y, double low, double high) {
   const int negative = signbit(x[0]) != 0;
-#define EACH(value) for (size_t i = 0; i < BLOCK; i++) y[i] = (value)
+#define EACH(value) \
+  for (size_t i = 0; i < BLOCK; i++) \
+  y[i] = (value)
   const int exponential = function == F_exp || function == F_expm1 || function == F_sigmoid || function == F_softplus;
   if (exponential && low > 110) {
-    const double at_infinity = negative ? (function == F_expm1 ? -1 : 0) : function == F_sigmoid ? 1 : INFINITY;
-    if (function == F_softplus && !negative) EACH(x[i]);
-    else EACH(at_infinity);
+    const double at_infinity = negative ? (function == F_expm1 ? -1 : 0) : function == F_sigmoid ? 1
+                                                                                                 : INFINITY;
+    if (function == F_softplus && !negative)
+      EACH(x[i]);
+    else
+      EACH(at_infinity);
     return;
   }
   if (high < 1e-9 && (exponential || function == F_cos) && function != F_expm1) {
-    if (function == F_sigmoid) EACH(0.5 + x[i] / 4);
-    else if (function == F_softplus) EACH(0.69314718055994530942 + x[i] / 2);
-    else if (function == F_exp) EACH(1 + x[i]);
-    else EACH(1);
+    if (function == F_sigmoid)
+      EACH(0.5 + x[i] / 4);
+    else if (function == F_softplus)
+      EACH(0.69314718055994530942 + x[i] / 2);
+    else if (function == F_exp)
+      EACH(1 + x[i]);
+    else
+      EACH(1);
     return;
   }
   switch (function) {
@@ -295,9 +320,12 @@ static inline double inverse_unit_of(double exact) {
    sign is wrong, or if only one is NaN. Where the exact value rounds to an infinity, only that will do. */
 static double error_in_ulp(float got, double exact) {
   const float rounded = (float)exact;
-  if (rounded != rounded || got != got) return rounded != rounded && got != got ? 0 : (double)INFINITY;
-  if (bits_of(got) == bits_of(rounded)) return isinf(rounded) ? 0 : fabs((double)got - exact) * inverse_unit_of(exact);
-  if (isinf(rounded) || !signbit(got) != !signbit(exact)) return (double)INFINITY;
+  if (rounded != rounded || got != got)
+    return rounded != rounded && got != got ? 0 : (double)INFINITY;
+  if (bits_of(got) == bits_of(rounded))
+    return isinf(rounded) ? 0 : fabs((double)got - exact) * inverse_unit_of(exact);
+  if (isinf(rounded) || !signbit(got) != !signbit(exact))
+    return (double)INFINITY;
   return fabs((double)got - exact) * inverse_unit_of(exact);
 }
 /* Whether error_in_ulp has to look at a block: an error may be above `worst`, or is of a special value. */
@@ -328,13 +356,17 @@ static void *sweep_blocks(void *argument) {
   for (uint32_t block = s->first; block < BLOCKS; block += s->step) {
     float in[BLOCK], out[BLOCK];
     double x[BLOCK], exact[BLOCK];
-    for (uint32_t i = 0; i < BLOCK; i++) in[i] = float_of(block * BLOCK + i);
+    for (uint32_t i = 0; i < BLOCK; i++)
+      in[i] = float_of(block * BLOCK + i);
     const double low = fabs((double)in[0]), high = fabs((double)in[BLOCK - 1]);
     const uint32_t random = block * 2654435761u;
-    if (random >> 16 & s->skip) continue;
+    if (random >> 16 & s->skip)
+      continue;
     /* The sine of large numbers is slow: one block of 64. */
-    if (periodic && low >= 16384 && high < INFINITY && random >> 26) continue;
-    for (uint32_t i = 0; i < BLOCK; i++) x[i] = in[i];
+    if (periodic && low >= 16384 && high < INFINITY && random >> 26)
+      continue;
+    for (uint32_t i = 0; i < BLOCK; i++)
+      x[i] = in[i];
     s->run(in, out, BLOCK);
     const int finite = low < INFINITY && high < INFINITY;
     if (finite) {
@@ -345,7 +377,8 @@ static void *sweep_blocks(void *argument) {
         fprintf(stderr, "the reference of %s(%.9g) is %.17g, or %.17g\n", function_names[s->function], x[i], exact[i], one);
         abort();
       }
-      if (!may_be_worse(out, exact, s->worst)) continue;
+      if (!may_be_worse(out, exact, s->worst))
+        continue;
     }
     for (uint32_t i = 0; i < BLOCK; i++) {
       const double wanted = finite ? exact[i] : exact_one(s->function, x[i]), error = error_in_ulp(out[i], wanted);
@@ -366,12 +399,14 @@ static int sweep_pass(const pass *tested, int function, uint32_t skip) {
   for (uint32_t i = 0; i < THREADS; i++) {
     sweep part = {tested->vectors[function], function, i, THREADS, skip, 0, 0, 0, 0};
     parts[i] = part;
-    if (pthread_create(&threads[i], NULL, sweep_blocks, &parts[i])) return 2;
+    if (pthread_create(&threads[i], NULL, sweep_blocks, &parts[i]))
+      return 2;
   }
-  for (uint32_t i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+  for (uint32_t i = 0; i < THREADS; i++)
+    pthread_join(threads[i], NULL);
   const sweep *worst = &parts[parts[1].worst > parts[0].worst];
   printf("%s %s %.4f x=%.9g (0x%08x) gives %.9g, not %.17g\n", tested->name, function_names[function], worst->worst,
-         (double)worst->worst_x, bits_of(worst->worst_x), (double)worst->worst_y, worst->worst_exact);
+      (double)worst->worst_x, bits_of(worst->worst_x), (double)worst->worst_y, worst->worst_exact);
   return 0;
 }
 #endif
@@ -383,9 +418,11 @@ int main(int argc, char **argv) {
       if (!strcmp(argv[2], passes[i].name) && !strcmp(argv[3], function_names[function]))
         return sweep_pass(&passes[i], function, (uint32_t)atoi(argv[4]) - 1);
 #endif
-  if (argc < 2 || strcmp(argv[1], "digest")) return 2;
+  if (argc < 2 || strcmp(argv[1], "digest"))
+    return 2;
   for (int i = 0; i < PASS_COUNT; i++)
-    if (runs_here(passes[i].name) && (argc < 3 || !strcmp(argv[2], passes[i].name))) digest_pass(&passes[i]);
+    if (runs_here(passes[i].name) && (argc < 3 || !strcmp(argv[2], passes[i].name)))
+      digest_pass(&passes[i]);
   return 0;
 }
 #else
@@ -394,12 +431,14 @@ int main(int argc, char **argv) {
 #include "vector.h"
 
 #include "elementary.h"
-#define VECTOR(name)                                                          \
+#define VECTOR(name) \
   TS_FUNCTION void TS_NAME(vector_##name)(const float *in, float *out, size_t count) { \
-    for (size_t i = 0; i < count; i += TS_W) ts_store(out + i, ts_##name(ts_load(in + i))); \
-  }                                                                           \
+    for (size_t i = 0; i < count; i += TS_W) \
+      ts_store(out + i, ts_##name(ts_load(in + i))); \
+  } \
   TS_FUNCTION void TS_NAME(scalar_##name)(const float *in, float *out, size_t count) { \
-    for (size_t i = 0; i < count; i++) out[i] = ts_##name##1(in[i]);          \
+    for (size_t i = 0; i < count; i++) \
+      out[i] = ts_##name##1(in[i]); \
   }
 FUNCTIONS(VECTOR)
 #undef VECTOR

@@ -13,7 +13,7 @@ typedef struct {
   size_t (*workspace_size)(const int64_t *in);
   int (*shape)(const int64_t *in, int output, int64_t *shape);
   int (*run)(const void *weights, const int64_t *in, const int64_t *out, char *message, int64_t message_size,
-             void *workspace);
+      void *workspace);
 } host_method;
 extern const host_method host_methods[];
 extern const size_t host_weights_size;

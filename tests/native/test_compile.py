@@ -101,3 +101,16 @@ def test_texts_of_the_archive_do_not_become_code(tmp_path: Path) -> None:
         assert "injected" not in re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
     flags = ["-std=c11", "-trigraphs", "-fsyntax-only", "-Wall", "-Werror"]
     subprocess.run(["gcc", *flags, str(tmp_path / "code" / "snake.c")], check=True)
+
+
+@pytest.mark.parametrize("target", ["lib", "wasm"])
+def test_a_file_of_weights_goes_with_c_alone(archive: Path, target: str) -> None:
+    done = torchship("compile", archive, "--target", target, "--weights", "file")
+    assert done.returncode == 2
+    assert f"--weights file goes with --target c: a {target} is one file" in done.stderr
+
+
+def test_weights_go_into_the_code_or_a_file(archive: Path) -> None:
+    done = torchship("compile", archive, "--weights", "table")
+    assert done.returncode == 2
+    assert "--weights 'table': expected one of code, file" in done.stderr

@@ -2,7 +2,8 @@
 //!
 //!     rustc main.rs -L LIB -C link-arg=-ltorchship_c -C link-arg=-Wl,-rpath,LIB
 
-use std::ffi::{c_char, c_void, CStr, CString};
+use std::ffi::{CStr, CString};
+use std::os::raw::{c_char, c_void};
 use std::ptr::{null, null_mut};
 
 #[repr(C)]
@@ -60,7 +61,7 @@ fn main() {
     for step in 0..3 {
         let values = [step as u8; OBS];
         let obs = Tensor {
-            name: c"obs".as_ptr(),
+            name: b"obs\0".as_ptr().cast(),
             dtype: UINT8,
             rank: 2,
             shape: shape.as_ptr(),
@@ -70,7 +71,7 @@ fn main() {
         let (mut outputs, mut count) = (null(), 0);
         check(unsafe { torchship_session_step(session, &obs, 1, &mut outputs, &mut count) });
         for output in unsafe { std::slice::from_raw_parts(outputs, count) } {
-            if unsafe { CStr::from_ptr(output.name) } == c"value" {
+            if unsafe { CStr::from_ptr(output.name) }.to_bytes() == b"value" {
                 println!("step {step}: value {:?}", unsafe { *output.data.cast::<f32>() });
             }
         }
