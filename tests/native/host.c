@@ -2,10 +2,10 @@
 
    Reads calls from standard input and writes what they return to standard output. Every input, output and workspace
    is a block of the heap that ends where it has to, so that the address sanitizer sees an access one byte further.
-   Each call is made several times, with memory at other addresses and with other contents; the outputs must be the
-   same bits.
+   Each call is made twice, with memory at other addresses and with other contents; the outputs must be the same bits.
+   `--once` leaves the second time out.
 
-   usage: host [--supports NAMES] [--threads COUNT] [--weights FILE] [--selftest yes]
+   usage: host [--supports NAMES] [--threads COUNT] [--weights FILE] [--selftest yes] [--once yes]
 
    A call is: the number of the method, or -1 at the end; then for each input its kind (0 a number, 1 absent, 2 a
    tensor), and the number, or the size of an element, the size in bytes and the bytes. An answer is: the status, the
@@ -249,7 +249,7 @@ static void run_selftest(void) {
 }
 
 int main(int count, char **arguments) {
-  int threads = 0, selftest = 0;
+  int threads = 0, selftest = 0, once = 0;
   for (int i = 1; i + 1 < count; i += 2) {
     if (strcmp(arguments[i], "--supports") == 0)
       supported = arguments[i + 1];
@@ -259,6 +259,7 @@ int main(int count, char **arguments) {
       read_weights(arguments[i + 1]);
     else if (strcmp(arguments[i], "--selftest") == 0)
       selftest = strcmp(arguments[i + 1], "yes") == 0;
+    else if (strcmp(arguments[i], "--once") == 0) once = strcmp(arguments[i + 1], "yes") == 0;
     else
       fail("unknown option");
   }
@@ -276,9 +277,11 @@ int main(int count, char **arguments) {
     answer *a = &answers[made];
     *c = read_call(number);
     *a = run(c, weights, 0, 0xff);
-    answer b = run(c, weights, 3, 0);
-    check_same(c, a, &b, "the outputs depend on addresses, or on what lay in memory before");
-    discard(c, &b);
+    if (!once) {
+      answer b = run(c, weights, 3, 0);
+      check_same(c, a, &b, "the outputs depend on addresses, or on what lay in memory before");
+      discard(c, &b);
+    }
     write_word(a->status);
     write_word((int64_t)strlen(a->message));
     write_bytes(a->message, strlen(a->message));

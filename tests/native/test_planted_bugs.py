@@ -1,6 +1,7 @@
 """Bugs planted in the compiler: each is caught by the golden cases that the C itself runs.
 
-A bug is a change of one place of the compiler's text, in Python or in a kernel.
+A bug is a change of one place of the compiler's text, in Python or in a kernel. Without
+bugs the golden cases agree: `test_whole_models.py` runs them too.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ BUGS = {
     ),
     # rows and reductions
     "a row of a sum one element short": Bug(
-        "at + lane < n ? row[at + lane]", "at + lane < n - 1 ? row[at + lane]", "tails", VECTORS
+        "ts_loadi(first + TS_W - (n - at))",
+        "ts_loadi(first + TS_W - (n - at) + 1)",
+        "tails",
+        VECTORS,
     ),
     "the last elements of a vector loop left out": Bug(
         "({sizes.c_text(size)} - j);", "({sizes.c_text(size)} - j - 1);", "tails", VECTORS
@@ -250,16 +254,3 @@ def test_a_piece_that_begins_at_the_wrong_row_is_caught(
     calls, _ = calls_of(hosted, {"fusion": archive})
     with pytest.raises(AssertionError, match="or on what lay in memory before"):
         hosted.run([program], calls)
-
-
-@pytest.mark.parametrize(
-    ("module", "options"), sorted({(bug.module, bug.options) for bug in BUGS.values()})
-)
-def test_without_a_bug_the_golden_cases_agree(
-    module: str,
-    options: tuple[str, ...],
-    archives: Callable[[str], Archive],
-    tmp_path: Path,
-) -> None:
-    hosted, program = hosted_and_program(archives(module), module, tmp_path, options)
-    assert hosted.selftest([program]) == ""
