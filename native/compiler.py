@@ -10,7 +10,7 @@ from torchship.native.emitting.unit import CompiledMethod, Unit
 from torchship.native.errors import UnsupportedError
 from torchship.native.importing.method import import_method
 from torchship.native.ir.weights import Weights
-from torchship.native.passes import fusion, memory, simplify
+from torchship.native.passes import fusion, hoisting, memory, simplify
 from torchship.script.runtime.archive import Archive
 
 
@@ -39,6 +39,7 @@ def compile_archive(archive: Archive, golden: bool = True) -> Code:
             raise UnsupportedError(f"method '{name}': its name is no identifier of C")
         program, interface = import_method(module, name, signature, weights)
         simplify.simplify(program, weights)
+        hoisting.hoist(program)
         fusion.fuse(program)
         plan = memory.plan(program)
         piece = source.piece_rows(plan) if interface.batched else 0

@@ -11,6 +11,7 @@ import architectures
 from compiled import exported, library_of
 from torchship.native.compiler import compile_archive
 from torchship.native.errors import UnsupportedError
+from torchship.native.ir.program import Call, Loop
 from torchship.script.errors import ModelError
 from torchship.script.runtime.agreement import check_case
 from torchship.script.runtime.batch import batch_axes
@@ -39,6 +40,14 @@ def test_compiled_modules_agree_and_rows_do_not_depend_on_their_batch(
         if output in axes:
             row = value.narrow(axes[output], 61, 1)
             assert torch.equal(row, alone[output]), output
+
+
+def test_products_with_the_inputs_of_a_loop_are_computed_before_their_steps(tmp_path: Path) -> None:
+    archive = exported(tmp_path, "architectures:own_cell", "architectures:own_cell_examples")
+    method = compile_archive(archive, golden=False).unit.methods[0].program
+    loops = [s for s in method.statements if isinstance(s, Loop)]
+    in_steps = [s for loop in loops for s in loop.body if isinstance(s, Call)]
+    assert [s.kernel for s in in_steps] == ["linear", "linear", "softmax"]
 
 
 def test_bfloat16_is_refused_by_name(tmp_path: Path) -> None:
