@@ -208,7 +208,7 @@ def recurrent() -> nn.Module:
 
 
 def recurrent_examples() -> list[Example]:
-    return [{"x": _normal(n, n, n + 2, 6)} for n in (1, 2, 5)]
+    return [{"x": _normal(n, n, time, 6)} for n, time in ((1, 3), (2, 40), (5, 7))]
 
 
 class OwnCell(nn.Module):

@@ -1,9 +1,10 @@
-"""Takes matrix products out of the steps of loops that do not depend on what the loop computes.
+"""Decides when a loop's matrix products are computed that do not depend on what the loop computes.
 
-A recurrent cell that is written as a step multiplies the input of each step by the same weights. Of
-a small batch that is bound by reading the weights, so the products of `AHEAD` steps are computed at
-once, as the rows of one product: a row's sum has one order, so its bits stay the same. A larger
-batch has rows enough in each step, and its results stay in the cache between two statements.
+A recurrent cell multiplies the input of each step by the same weights. Of a small batch that is
+bound by reading the weights, so the products of `AHEAD` steps are computed at once, as the rows of
+one product: a row's sum has one order, so its bits stay the same. A larger batch has rows enough in
+each step, and its results stay in the cache between two statements. Both hold for products that
+the model makes in each step, and for those that it makes of all steps before the loop.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ def hoist(method: Method) -> None:
         for loop in [statement for statement in block if isinstance(statement, Loop)]:
             if any(_may_end(statement) for statement in walk(loop.body)):
                 continue
+            for statement in block[: block.index(loop)]:
+                if isinstance(statement, Call) and statement.kernel == "linear":
+                    _sink(method, block, loop, statement)
             aliases = Aliases(method.statements)
             products = [p for s in loop.body if (p := _product(method, loop, s, aliases))]
             for product in products:
@@ -57,6 +61,63 @@ def hoist(method: Method) -> None:
             same: list[Statement] = [p.call for p in products if p not in ahead]
             if same:
                 loop.body.insert(0, If(Scalar("bool", f"{loop.index} == 0"), same, []))
+
+
+def _sink(method: Method, block: list[Statement], loop: Loop, call: Call) -> None:
+    """Move a product of all steps, of which each round of a loop reads its own, into the loop."""
+    (out,), (x, *constants) = call.outputs, call.inputs
+    all_rows, n = out.shape
+    rows = sizes.floor_div(all_rows, loop.count) if sizes.equal(loop.count, 0) is not True else 0
+    if (
+        loop.condition
+        or not _is_whole_temporary(out)
+        or sizes.equal(rows * loop.count, all_rows) is not True
+        or any(view.storage.kind != "weight" for view in constants)
+        or any(s is not call and s not in loop.body for s in users(method, out.storage))
+        or any(view.storage is out.storage for view in writes(loop))
+    ):
+        return
+    aliases = Aliases(method.statements)
+    later = block[block.index(call) + 1 : block.index(loop) + 1]
+    written = set().union(*(aliases.of(v.storage) for s in later for v in writes(s)))
+    if x.storage.kind == "pointer" or not aliases.of(x.storage).isdisjoint(written):
+        return
+    if any(not variables_of(x).isdisjoint(sets(s)) for s in later):
+        return
+    reads = [v for s in loop.body for v in s.reads() if v.storage is out.storage]
+    index = sizes.symbol(loop.index)
+    for step in (index, sizes.simple(loop.count - 1 - index)):
+        begin = sizes.simple(step * rows * n)
+        if not all(_is_of_step(view, begin, rows, n) for view in reads):
+            continue
+        made = Storage(out.storage.name, out.storage.dtype, sizes.simple(rows * n), "temporary")
+        source = View(
+            x.storage,
+            sizes.simple(x.offset + step * rows * x.strides[0]),
+            (rows, x.shape[1]),
+            x.strides,
+        )
+        target = View(made, 0, (rows, n), (n, 1))
+        _redirect(loop, out.storage, made, sizes.simple(-begin))
+        block.remove(call)
+        call.outputs, call.inputs = (target,), (source, *constants)
+        loop.body.insert(0, call)
+        return
+
+
+def _is_of_step(view: View, begin: Size, rows: Size, n: Size) -> bool:
+    """Whether a view has columns of the rows [rows, n] that begin at an offset."""
+    column = sizes.simple(view.offset - begin)
+    return (
+        len(view.shape) == 2
+        and isinstance(column, int)
+        and isinstance(view.shape[1], int)
+        and column >= 0
+        and column + view.shape[1] <= n
+        and sizes.equal(view.shape[0], rows) is True
+        and (view.shape[0] == 1 or sizes.equal(view.strides[0], n) is True)
+        and view.strides[1] == 1
+    )
 
 
 def _may_end(statement: Statement) -> bool:
@@ -97,10 +158,7 @@ def _indices(loop: Loop) -> set[str]:
 
 def _is_own(method: Method, loop: Loop, call: Call, out: View) -> bool:
     """Whether a whole temporary is made by one call of a loop, and used there alone, later."""
-    if out.storage.kind != "temporary" or sizes.simple(out.offset) != 0:
-        return False
-    rows, n = out.shape
-    if sizes.simple(rows * n - out.storage.count) != 0 or sizes.simple(out.strides[0] - n) != 0:
+    if not _is_whole_temporary(out):
         return False
     inside = list(walk(loop.body))
     found = users(method, out.storage)
@@ -108,6 +166,15 @@ def _is_own(method: Method, loop: Loop, call: Call, out: View) -> bool:
         found[0] is call
         and all(any(s is user for s in inside) for user in found)
         and not any(v.storage is out.storage for s in found[1:] for v in s.writes())
+    )
+
+
+def _is_whole_temporary(out: View) -> bool:
+    if out.storage.kind != "temporary" or sizes.simple(out.offset) != 0:
+        return False
+    rows, n = out.shape
+    return bool(
+        sizes.simple(rows * n - out.storage.count) == 0 and sizes.simple(out.strides[0] - n) == 0
     )
 
 
