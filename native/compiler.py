@@ -11,7 +11,7 @@ from torchship.native.emitting.unit import CompiledMethod, Unit
 from torchship.native.errors import UnsupportedError
 from torchship.native.importing.method import import_method
 from torchship.native.ir.weights import Weights
-from torchship.native.passes import fusion, memory, simplify
+from torchship.native.passes import fusion, hoisting, memory, simplify
 from torchship.script.runtime.archive import Archive
 
 
@@ -52,6 +52,7 @@ def compile_archive(
             raise UnsupportedError(f"method '{name}': its name is no identifier of C")
         program, interface = import_method(module, name, signature, weights, trace)
         simplify.simplify(program, weights)
+        hoisting.hoist(program)
         fusion.fuse(program)
         plan = memory.plan(program)
         piece = source.piece_rows(plan) if interface.batched else 0

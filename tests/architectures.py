@@ -208,7 +208,7 @@ def recurrent() -> nn.Module:
 
 
 def recurrent_examples() -> list[Example]:
-    return [{"x": _normal(n, n, n + 2, 6)} for n in (1, 2, 5)]
+    return [{"x": _normal(n, n, time, 6)} for n, time in ((1, 3), (2, 40), (5, 7))]
 
 
 class OwnCell(nn.Module):
@@ -217,14 +217,16 @@ class OwnCell(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.x, self.h = nn.Linear(5, 18), nn.Linear(9, 18, bias=False)
+        self.mean, self.last = nn.Linear(5, 18), nn.Linear(9, 6)
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
         state = torch.zeros([x.size(0), 9]) if h is None else h
+        mean = x.mean(1)
         outputs: list[Tensor] = []
         for t in range(x.size(1)):
-            a, b = (self.x(x[:, t]) * self.h(state)).chunk(2, 1)
+            a, b = (self.x(x[:, t]) * self.h(state) + self.mean(mean)).chunk(2, 1)
             state = state + torch.sigmoid(a) * (torch.tanh(b) - state)
-            outputs.append(state)
+            outputs.append(torch.softmax(self.last(state), 1))
         return torch.stack(outputs, 1), state
 
 
@@ -235,8 +237,8 @@ def own_cell() -> nn.Module:
 def own_cell_examples() -> list[Example]:
     return [
         {"x": _normal(1, 1, 4, 5)},
-        {"x": _normal(2, 2, 1, 5), "h": _normal(3, 2, 9)},
-        {"x": _normal(4, 5, 7, 5), "h": _normal(5, 5, 9)},
+        {"x": _normal(2, 2, 67, 5), "h": _normal(3, 2, 9)},
+        {"x": _normal(4, 5, 1, 5), "h": _normal(5, 5, 9)},
     ]
 
 

@@ -811,6 +811,7 @@ class Recurrent(nn.Module):
             nn.RNNCell(3, 5),
             nn.RNNCell(3, 5, nonlinearity="relu"),
         )
+        self.from_x, self.from_h, self.to_y = nn.Linear(3, 16), nn.Linear(8, 16), nn.Linear(8, 70)
 
     @case("x: float32[time, batch, 3], h: float32[4, batch, 5]", ulps=16, spread=8)
     def layers(self, x: Tensor, h: Tensor):
@@ -830,6 +831,16 @@ class Recurrent(nn.Module):
     def single(self, x: Tensor, h: Tensor, c: Tensor):
         a, b = self.cells[0](x, (h, c))
         return a, b, self.gru_cell(x, h), self.rnn_cell(x, h), self.relu_cell(x, h)
+
+    @case("x: float32[time, 3]", ulps=16, spread=8)
+    def own(self, x: Tensor):
+        h = torch.zeros(8)
+        outs: List[Tensor] = []  # noqa: UP006
+        for t in range(x.shape[0]):
+            a, b = (self.from_x(x[t]) + self.from_h(h)).chunk(2)
+            h = torch.sigmoid(a) * torch.tanh(b)
+            outs.append(torch.softmax(self.to_y(h), 0))
+        return torch.stack(outs)
 
 
 class InPlace(nn.Module):

@@ -8,7 +8,7 @@ import sympy
 
 from torchship.native.ir import sizes
 from torchship.native.ir.dtypes import ITEM_SIZES
-from torchship.native.ir.program import Loop, Method, Statement, Storage
+from torchship.native.ir.program import If, Loop, Method, Statement, Storage
 from torchship.native.ir.sizes import Size
 from torchship.native.passes.uses import Aliases
 
@@ -121,7 +121,7 @@ def _all(statement: Statement) -> list[Statement]:
 def _crosses(storage: Storage, loop: Statement, method: Method, aliases: Aliases) -> bool:
     """Whether a storage may be read in a round before that round has written it.
 
-    Storages that are pointed to count as if they did.
+    Storages that are pointed to count as if they did, and those that only some rounds write.
     """
     if storage.kind == "pointer":
         return True
@@ -129,12 +129,23 @@ def _crosses(storage: Storage, loop: Statement, method: Method, aliases: Aliases
     outside = [s for s in _every(method.statements) if s not in inner]
     if any(v.storage is storage for s in outside for v in (*s.reads(), *s.writes())):
         return True
+    for branch in inner:
+        if isinstance(branch, If) and _sometimes_written(storage, branch, inner):
+            return True
     for statement in inner:
         if any(v.storage is storage for v in statement.reads()):
             return not _written_before(storage, statement)
         if any(v.storage is storage for v in statement.writes()):
             return False
     return True
+
+
+def _sometimes_written(storage: Storage, branch: If, inner: list[Statement]) -> bool:
+    """Whether a branch writes what statements outside it read."""
+    mine = _all(branch)
+    return any(v.storage is storage for s in mine for v in s.writes()) and any(
+        v.storage is storage for s in inner if s not in mine for v in s.reads()
+    )
 
 
 def _written_before(storage: Storage, reader: Statement) -> bool:

@@ -12,6 +12,7 @@ import architectures
 from compiled import exported, library_of, quick_options
 from torchship.native.compiler import compile_archive
 from torchship.native.errors import UnsupportedError
+from torchship.native.ir.program import Call, Loop
 from torchship.script.errors import ModelError
 from torchship.script.exporting.export import export
 from torchship.script.exporting.options import Options
@@ -56,6 +57,14 @@ def test_sizes_that_a_trace_has_as_tensors(tmp_path: Path) -> None:
     for number, case in enumerate(archive.golden):
         for difference in check_case(archive.require_manifest(), number, case, library.call):
             assert difference.agreed, difference
+
+
+def test_products_with_the_inputs_of_a_loop_are_computed_before_their_steps(tmp_path: Path) -> None:
+    archive = exported(tmp_path, "architectures:own_cell", "architectures:own_cell_examples")
+    method = compile_archive(archive, golden=False).unit.methods[0].program
+    loops = [s for s in method.statements if isinstance(s, Loop)]
+    in_steps = [s for loop in loops for s in loop.body if isinstance(s, Call)]
+    assert [s.kernel for s in in_steps] == ["linear", "linear", "softmax"]
 
 
 def test_bfloat16_is_refused_by_name(tmp_path: Path) -> None:
