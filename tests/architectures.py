@@ -252,7 +252,7 @@ class Repeated(nn.Module):
     def forward(self, x: Tensor, times: int) -> Tensor:
         y, total = torch.tanh(x), x
         for _ in range(times):
-            total = total + self.down(functional.relu(self.up(y)))
+            total = total + self.down(functional.relu(self.up(y * total)))
         return total
 
 

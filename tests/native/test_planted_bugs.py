@@ -92,7 +92,7 @@ BUGS = {
         "if conflict(previous, statement, aliases):", "if False:", "recurrent"
     ),
     "a result that others read is not stored": Bug(
-        "statement.stored[number] = not all(", "statement.stored[number] = not any(", "own_cell"
+        "statement.stored[number] = not all(", "statement.stored[number] = not any(", "recurrent"
     ),
     "a buffer reused while it is alive": Bug(
         "if all(life[1] < begin or end < life[0] for begin, end in taken)",
