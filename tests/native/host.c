@@ -259,7 +259,8 @@ int main(int count, char **arguments) {
       read_weights(arguments[i + 1]);
     else if (strcmp(arguments[i], "--selftest") == 0)
       selftest = strcmp(arguments[i + 1], "yes") == 0;
-    else if (strcmp(arguments[i], "--once") == 0) once = strcmp(arguments[i + 1], "yes") == 0;
+    else if (strcmp(arguments[i], "--once") == 0)
+      once = strcmp(arguments[i + 1], "yes") == 0;
     else
       fail("unknown option");
   }
