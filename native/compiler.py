@@ -11,7 +11,7 @@ from torchship.native.emitting.unit import CompiledMethod, Unit
 from torchship.native.errors import UnsupportedError
 from torchship.native.importing.method import import_method
 from torchship.native.ir.weights import Weights
-from torchship.native.passes import fusion, hoisting, memory, simplify
+from torchship.native.passes import fusion, hoisting, memory, pieces, simplify
 from torchship.script.runtime.archive import Archive
 
 
@@ -51,11 +51,12 @@ def compile_archive(
         if not (name.isidentifier() and name.isascii()):
             raise UnsupportedError(f"method '{name}': its name is no identifier of C")
         program, interface = import_method(module, name, signature, weights, trace)
+        cut = interface.batched and pieces.may_be_cut(program)
         simplify.simplify(program, weights)
         hoisting.hoist(program)
         fusion.fuse(program)
         plan = memory.plan(program)
-        piece = source.piece_rows(plan) if interface.batched else 0
+        piece = source.piece_rows(plan) if cut else 0
         methods.append(CompiledMethod(program, interface, plan, piece))
     prefix = re.sub(r"\W+", "_", manifest.name, flags=re.ASCII).lower()
     prefix = prefix if not prefix[0].isdigit() else f"m{prefix}"

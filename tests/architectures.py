@@ -264,6 +264,47 @@ def repeated_examples() -> list[Example]:
     return [{"x": _normal(n, n, 8), "times": n} for n in (1, 2, 5)]
 
 
+# --- a module that counts its rows ---
+
+
+class Crowded(nn.Module):
+    """Does something else with more rows than any exporter tries, and names their number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool((x > 100).any()):
+            raise ValueError(f"x: expected at most 100, got {list(x.shape)}")
+        y = torch.tanh(self.linear(x))
+        if x.size(0) > 100:
+            y = y - 1
+        return y
+
+
+class Refusing(Crowded):
+    """Names the number of its rows, and does the same with any of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool((x > 100).any()):
+            raise ValueError(f"x: expected at most 100, got {list(x.shape)}")
+        y: Tensor = torch.tanh(self.linear(x))
+        return y
+
+
+def crowded() -> nn.Module:
+    return _seeded(Crowded())
+
+
+def refusing() -> nn.Module:
+    return _seeded(Refusing())
+
+
+def crowded_examples() -> list[Example]:
+    return [{"x": _normal(n, n, 4)} for n in (1, 2, 5)]
+
+
 # --- rows that end one element before a vector does ---
 
 

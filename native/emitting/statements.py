@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
+import sympy
+
 from torchship.native.emitting import calls, elementwise
 from torchship.native.emitting.places import address, c_type
 from torchship.native.emitting.writer import (
@@ -114,7 +119,7 @@ def _value(value: object, kind: str) -> str:
 
 
 def _raise(writer: Writer, statement: Raise) -> None:
-    for part in statement.parts:
+    for part in map(_of_whole_batch, statement.parts):
         if isinstance(part, str):
             writer.line(f"ts_say(message, {string_literal(part)});")
         elif isinstance(part, Scalar):
@@ -127,6 +132,18 @@ def _raise(writer: Writer, statement: Raise) -> None:
         else:
             writer.line(f"ts_say_integer(message, {sizes.c_text(part)});")
     writer.line("return TS_RAISED;")
+
+
+def _of_whole_batch(part: Any) -> Any:
+    """Return a part of a message with the batch's number of rows in place of the piece's."""
+    if isinstance(part, Scalar):
+        return Scalar(part.kind, re.sub(r"\brows\b", "batch", part.text))
+    if isinstance(part, tuple):
+        return tuple(map(_of_whole_batch, part))
+    if isinstance(part, sympy.Expr):
+        names = {symbol: sizes.symbol("batch") for symbol in part.free_symbols}
+        return part.xreplace({s: batch for s, batch in names.items() if s.name == "rows"})
+    return part
 
 
 def _if(writer: Writer, statement: If) -> None:

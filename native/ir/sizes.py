@@ -6,6 +6,7 @@ code. The canonical form of sympy is what makes two sizes comparable.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -143,9 +144,19 @@ def equal(a: Size, b: Size) -> bool | None:
     if isinstance(difference, int):
         return difference == 0
     difference = _bounded(difference)
-    if difference.is_positive or difference.is_negative:
+    if difference.is_positive or difference.is_negative or _is_never_0(difference):
         return False
     return None
+
+
+def _is_never_0(difference: sympy.Expr) -> bool:
+    """Whether integers are left that no multiple of all other terms can make up for."""
+    terms = dict(difference.as_coefficients_dict())
+    constant = terms.pop(sympy.Integer(1), 0)
+    if not all(factor.is_Integer and term.is_integer for term, factor in terms.items()):
+        return False
+    common = math.gcd(*(int(factor) for factor in terms.values()))
+    return common > 1 and int(constant) % common != 0
 
 
 def less(a: Size, b: Size) -> bool | None:

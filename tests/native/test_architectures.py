@@ -67,6 +67,20 @@ def test_products_with_the_inputs_of_a_loop_are_computed_before_their_steps(tmp_
     assert [s.kernel for s in in_steps] == ["linear", "linear", "softmax"]
 
 
+@pytest.mark.parametrize("factory", ["crowded", "refusing"])
+def test_the_number_of_rows_is_that_of_the_batch(factory: str, tmp_path: Path) -> None:
+    archive = exported(tmp_path, f"architectures:{factory}", "architectures:crowded_examples")
+    (compiled,) = compile_archive(archive, golden=False).unit.methods
+    assert (compiled.piece > 0) is (factory == "refusing")
+    library = library_of(archive, tmp_path, quick_options())
+    x = torch.randn(150, 4, generator=torch.Generator().manual_seed(1))
+    wanted = getattr(architectures, factory)()(x)
+    torch.testing.assert_close(library.call("forward", {"x": x})["output"], wanted)
+    x[3] = 101
+    with pytest.raises(ModelError, match=r"expected at most 100, got \[150, 4\]"):
+        library.call("forward", {"x": x})
+
+
 def test_bfloat16_is_refused_by_name(tmp_path: Path) -> None:
     archive = exported(tmp_path, "architectures:half", "architectures:half_examples")
     with pytest.raises(
