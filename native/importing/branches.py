@@ -174,11 +174,10 @@ def _kept(importer: Importer, branch: list[Statement], value: object) -> object:
 
 def _variable(importer: Importer, branch: list[Statement], kind: str, value: object) -> Any:
     """Return a variable that a branch sets."""
-    name = importer.builder.fresh(importer.builder.hint or "value")
-    importer.builder.add(Declare(name, kind))  # type: ignore[arg-type]
+    name, read = importer.declare(kind)
     with importer.builder.inside(branch):
         importer.builder.add(Assign(name, kind, value))  # type: ignore[arg-type]
-    return sizes.symbol(name, None) if kind == "int" else Scalar(kind, name)  # type: ignore[arg-type]
+    return read
 
 
 def _merge_optionals(
@@ -193,12 +192,11 @@ def _merge_optionals(
 def _merge_scalars(
     importer: Importer, kind: str, branches: list[list[Statement]], a: object, b: object
 ) -> Any:
-    name = importer.builder.fresh(importer.builder.hint or "value")
-    importer.builder.add(Declare(name, kind))  # type: ignore[arg-type]
+    name, read = importer.declare(kind)
     for branch, value in zip(branches, (a, b), strict=True):
         with importer.builder.inside(branch):
             importer.builder.add(Assign(name, kind, value))  # type: ignore[arg-type]
-    return sizes.symbol(name, None) if kind == "int" else Scalar(kind, name)  # type: ignore[arg-type]
+    return read
 
 
 def merge_tensors(

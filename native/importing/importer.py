@@ -31,6 +31,7 @@ from torchship.native.importing.values import (
 )
 from torchship.native.ir import sizes
 from torchship.native.ir.program import (
+    Declare,
     Define,
     If,
     Raise,
@@ -235,6 +236,12 @@ class Importer:
             return bool(value)
         assert isinstance(value, bool), value
         return value
+
+    def declare(self, kind: str) -> tuple[str, Any]:
+        """Return the name of a new variable without a value, and what reads it."""
+        name = self.builder.fresh(self.builder.hint or "value")
+        self.builder.add(Declare(name, kind))  # type: ignore[arg-type]
+        return name, sizes.symbol(name, None) if kind == "int" else Scalar(kind, name)  # type: ignore[arg-type]
 
     def define(self, kind: str, value: Any) -> Any:
         """Return a new variable with a value, as a scalar (or a symbol for an integer)."""

@@ -15,7 +15,7 @@ from torchship.native.importing.values import (
     kind_of,
 )
 from torchship.native.ir import sizes
-from torchship.native.ir.program import Assign, Declare, Define, Scalar, View
+from torchship.native.ir.program import Assign, Define, Scalar, View
 
 
 def carrier_of(importer: Importer, name: str, value: object, template: object = None) -> object:
@@ -41,10 +41,9 @@ def carrier_of(importer: Importer, name: str, value: object, template: object = 
     if isinstance(value, tuple):
         return tuple(carrier_of(importer, name, item) for item in value)
     if (kind := kind_of(value)) is not None:
-        variable = importer.builder.fresh(name or "value")
-        importer.builder.add(Declare(variable, kind))  # type: ignore[arg-type]
+        variable, read = importer.declare(kind)
         importer.builder.add(Assign(variable, kind, value))  # type: ignore[arg-type]
-        return sizes.symbol(variable, None) if kind == "int" else Scalar(kind, variable)  # type: ignore[arg-type]
+        return read
     raise importer.builder.unsupported(
         f"a loop that changes a value of type {type(value).__name__}"
     )
@@ -60,9 +59,8 @@ def _like(importer: Importer, name: str, value: object) -> object:
     if isinstance(value, tuple):
         return tuple(_like(importer, name, item) for item in value)
     if (kind := kind_of(value)) is not None:
-        variable = importer.builder.fresh(name or "value")
-        importer.builder.add(Declare(variable, kind))  # type: ignore[arg-type]
-        return sizes.symbol(variable, None) if kind == "int" else Scalar(kind, variable)  # type: ignore[arg-type]
+        _, read = importer.declare(kind)
+        return read
     return carrier_of(importer, name, value)
 
 
