@@ -152,7 +152,7 @@ def main() -> None:
     Arguments: the descriptor of the channel; optionally, the idle seconds after which to end.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy is only used to copy bytes
-    gc.disable()  # collections while modules are imported find nothing, and take a seventh of the time
+    gc.disable()  # a collection during imports finds nothing, and they take a seventh of the time
     from torchship.serve.process.worker import Descriptors, name_process, run
 
     name_process("torchship-start")
