@@ -57,8 +57,8 @@ class Work:
 
     name: str
     digest: str
-    archive: list[ray.ObjectRef[bytes]]
-    """The archive's bytes; in a list, so that Ray hands out the reference."""
+    archive: ray.ObjectRef[bytes]
+    """The archive's bytes, which a node gets once."""
     method: str
     runtime: Runtime
     columns: Columns
@@ -68,19 +68,29 @@ class Work:
 class Worker:
     """An actor that has loaded and proved the archive once."""
 
-    def __init__(self, work: Work) -> None:
-        """Load the archive from bytes whose digest is checked; what goes wrong is told later."""
+    def __init__(self) -> None:
+        """Load nothing yet."""
+        self._scorer: Scorer | None = None
         self._error = ""
-        try:
-            self._scorer = _make_scorer(work)
-        except TorchShipError as error:
-            self._error = str(error)
 
-    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Score units, and yield a row for each part, each end and each error."""
+    def _load(self, work: Work) -> Scorer | None:
+        """Return the scorer, loaded at the first call; what goes wrong is told by each call."""
+        if self._scorer is None and not self._error:
+            try:
+                self._scorer = _make_scorer(work)
+            except TorchShipError as error:
+                self._error = str(error)
+        return self._scorer
+
+    def __call__(self, batch: dict[str, Any], work: Work) -> Iterator[dict[str, Any]]:
+        """Score units, and yield a row for each part, each end and each error.
+
+        `work` has the archive's bytes, whose digest is checked.
+        """
+        scorer = self._load(work)
         for text in batch["unit"]:
             unit = Unit(**json.loads(text))
-            if self._error:
+            if scorer is None:
                 yield _row(unit, FATAL, text=self._error)
                 continue
             try:
@@ -90,7 +100,7 @@ class Worker:
                     raise TableError(f"{named(path)} is another file on a node of the cluster")
                 table = open_table(path)
                 count = None if unit.last is None else unit.last - unit.first
-                parts = islice(self._scorer.parts(table, unit.first), count)
+                parts = islice(scorer.parts(table, unit.first), count)
                 for number, data in enumerate(parts, unit.first):
                     yield _row(unit, PART, number, data)
                 yield _row(unit, END)
@@ -102,7 +112,7 @@ class Worker:
 
 def _make_scorer(work: Work) -> Scorer:
     one_thread()
-    data: bytes = ray.get(work.archive[0])
+    data: bytes = ray.get(work.archive)
     digest = hashlib.sha256(data).hexdigest()
     if digest != work.digest:
         raise ClusterError(
@@ -146,16 +156,17 @@ def run_on_cluster(
     try:
         data = model.archive.data
         work = Work(
-            model.archive.path.name, model.archive.digest, [ray.put(data)], model.method.name,
+            model.archive.path.name, model.archive.digest, ray.put(data), model.method.name,
             model.runtime, columns, [str(folder.absolute()) for folder in folders],
         )  # fmt: skip
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         cores = max(1, int(resources.get("CPU", 1)))
         size = min(len(units), workers or cores)
         items = [{"unit": json.dumps(asdict(unit))} for unit in units]
+        worker: Any = Worker  # Ray's types know no class that takes more than the batch
         results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            Worker,
-            fn_constructor_args=(work,),
+            worker,
+            fn_kwargs={"work": work},
             batch_size=1,
             num_cpus=1,
             compute=ray.data.ActorPoolStrategy(size=size),
@@ -238,6 +249,7 @@ def _units_of(run: Run, number: int, state: FileState, scorer: Scorer) -> Iterat
 def _connect(address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing goes out unasked
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong is raised, too
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
