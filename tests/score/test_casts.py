@@ -1,4 +1,4 @@
-"""Casts keep values: what is not marked is equal, or the nearest float; what is marked is neither."""
+"""Casts keep values: what is not marked is equal, or the nearest float; what is marked cannot be."""
 
 from __future__ import annotations
 

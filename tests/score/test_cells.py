@@ -196,7 +196,10 @@ def test_lists_as_json(text: str, dtype: str, result: object) -> None:
 def test_decimals_and_bytes() -> None:
     decimals = pa.array(["1.5", "2", None], pa.string()).cast(pa.decimal128(5, 2))
     assert read_cells(decimals, "float32", ()).values.tolist()[:2] == [1.5, 2]
-    assert read_cells(decimals, "int8", ()).bad == {0: "Decimal('1.50') cannot be int8", 2: "it is null"}
+    assert read_cells(decimals, "int8", ()).bad == {
+        0: "Decimal('1.50') cannot be int8",
+        2: "it is null",
+    }
     halves = pa.array(np.array([1.5, 2], dtype=np.float16))
     assert read_cells(halves, "float32", ()).values.tolist() == [1.5, 2]
     texts, bad = read_text(pa.array([b"ja", b"\xff", None]))
