@@ -1,4 +1,4 @@
-"""Casts keep values: what is not marked is equal, or the nearest float; what is marked cannot be."""
+"""Casts keep values: what is not marked is equal, or the nearest float; what is marked cannot."""
 
 from __future__ import annotations
 

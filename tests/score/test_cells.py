@@ -52,7 +52,7 @@ def columns(values: np.ndarray[Any, Any]) -> dict[str, pa.Array]:
 
 
 def value(cells: Cells, row: int) -> np.ndarray[Any, Any]:
-    return cells.rows(np.array([row]))[0]
+    return np.asarray(cells.rows(np.array([row]))[0])
 
 
 @settings(max_examples=20)

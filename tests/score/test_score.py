@@ -160,7 +160,10 @@ def test_a_long_complaint_is_cut(archives: Path, tmp_path: Path) -> None:
     path = make(archives, "logarithm")
     report = score(path, {"x": [[1.0], [200.0], [2.0, 3.0]]}, tmp_path)
     assert (report.scored, report.bad) == (2, 1)
-    assert result(tmp_path)["output"] == [[0.0], np.log(np.float32([2, 3])).tolist()]
+    assert result(tmp_path)["output"] == [
+        [0.0],
+        np.log(np.array([2, 3], dtype=np.float32)).tolist(),
+    ]
     assert "the sum is over 100" in bad(tmp_path)[0]["error"]
     assert len(bad(tmp_path)[0]["error"]) < 400
 
@@ -232,7 +235,7 @@ def test_csv_and_npz_are_read_and_written(archives: Path, tmp_path: Path) -> Non
             assert arrays["id"].tolist() == [f"n{n}" for n in range(9)]
         table = pc.read_csv(tmp_path / "csv" / f"{name}.csv")
         found = [json.loads(text) for text in table.column("y").to_pylist()]
-        assert np.array_equal(np.float32(found), expected["y"].numpy())
+        assert np.array_equal(np.array(found, dtype=np.float32), expected["y"].numpy())
         assert (
             pq.read_table(tmp_path / "parquet" / f"{name}.parquet").column("id")[8].as_py() == "n8"
         )

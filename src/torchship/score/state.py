@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +23,8 @@ from torchship.script.format.atomic_write import write_atomic
 
 FOLDER = ".torchship"
 RUN, FILE, DONE = "run.json", "file.json", "done.json"
+NOTED = {"input": str, "output": str}
+RESULT = {"input": str, "output": str, "scored": int, "bad": int, "bytes": int}
 BAD_ROWS = "_bad"
 """Below the output folder; readers of whole folders of tables pass over names with `_`."""
 
@@ -48,7 +49,7 @@ class FileState:
         noted = self.noted()
         identity = {**self.file.identity(), "output": os.fsdecode(self.file.output)}
         if noted is None:
-            if os.path.lexists(self.target):
+            if os.path.lexists(self.target) and not self._folder.is_dir():
                 raise RunError(
                     f"{named(self.target)} is there already, and not of this run: choose another "
                     "folder, or move it away"
@@ -63,11 +64,11 @@ class FileState:
 
     def noted(self) -> dict[str, Any] | None:
         """Return the identity that was noted; None for a file that was not begun."""
-        return read_json(self._folder / FILE)
+        return read_json(self._folder / FILE, NOTED)
 
     def done(self) -> dict[str, Any] | None:
         """Return what came of the file; None if it is not complete, or its output is gone."""
-        known = read_json(self._folder / DONE)
+        known = read_json(self._folder / DONE, RESULT)
         if known is None:
             return None
         try:
@@ -150,7 +151,7 @@ def run_state(
         if restart:
             _forget(output)
         wanted = json.loads(json.dumps(settings))
-        known = read_json(folder / RUN)
+        known = read_json(folder / RUN, {})
         if known is None:
             write_json(folder / RUN, wanted)
         elif known != wanted:
@@ -165,35 +166,37 @@ def run_state(
 
 
 def _forget(output: Path) -> None:
-    """Remove what earlier runs have written to an output folder, and nothing else."""
+    """Remove what earlier runs have written to an output folder, and nothing else.
+
+    The folder of each file's state stays, which says that its output was a run's.
+    """
     folder = output / FOLDER
     for inner in [path for path in folder.iterdir() if path.is_dir()]:
-        try:
-            noted = read_json(inner / FILE)
+        with suppress(RunError):  # a damaged note names nothing
+            noted = read_json(inner / FILE, NOTED)
             if noted is not None and _is_below(name := Path(noted["output"])):
-                for path in (output / name, output / BAD_ROWS / name.with_suffix(".jsonl")):
-                    with suppress(FileNotFoundError):
-                        path.unlink()
-        except RunError:
-            pass  # a damaged note names nothing
-        shutil.rmtree(inner)
-    with suppress(FileNotFoundError):
-        (folder / RUN).unlink()
+                (output / name).unlink(missing_ok=True)
+                (output / BAD_ROWS / name.with_suffix(".jsonl")).unlink(missing_ok=True)
+        for path in inner.iterdir():
+            path.unlink()
+    (folder / RUN).unlink(missing_ok=True)
 
 
 def _is_below(name: Path) -> bool:
     return not name.is_absolute() and ".." not in name.parts
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path, fields: Mapping[str, type]) -> dict[str, Any] | None:
     """Return a JSON object that a run wrote; None if there is no file.
 
     Raises:
-        RunError: it is damaged.
+        RunError: it is damaged, or lacks one of the fields.
     """
     try:
         found = json.loads(path.read_bytes())
-        if isinstance(found, dict):
+        if isinstance(found, dict) and all(
+            isinstance(found.get(name), kind) for name, kind in fields.items()
+        ):
             return found
     except FileNotFoundError:
         return None
