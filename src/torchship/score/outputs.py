@@ -42,7 +42,7 @@ class Collected:
     """The values of one output in the rows of a chunk, in the order of the calls."""
 
     output: Output
-    places: list[int] = field(default_factory=list)
+    places: list[Numbers] = field(default_factory=list)
     values: list[Numbers] = field(default_factory=list)
     """Of each call: [rows, ...]."""
 
@@ -59,22 +59,22 @@ class Collected:
         if not group.batched:
             # One row: its value is the whole output, without a batch if there is one.
             values = values if self.output.axis is not None else values[None]
-        self.places += group.places.tolist()
+        self.places.append(group.places)
         self.values.append(values)
 
     def column(self, places: Numbers) -> pa.Array:
         """Return the values of the rows at these places, which are all that were scored."""
         kind = column_type(self.output)
-        order = {place: index for index, place in enumerate(self.places)}
-        taken = [order.get(int(place), -1) for place in places]
+        found = np.concatenate([np.zeros(0, dtype=np.int64), *self.places])
         shapes = {values.shape[1:] for values in self.values}
-        if len(shapes) == 1 and self.output.fixed and -1 not in taken:
+        if len(shapes) == 1 and self.output.fixed and len(found) == len(places):
             values = np.concatenate(self.values)
-            if taken != list(range(len(values))):
-                values = values[taken]
+            if not np.array_equal(found, places):  # calls of several groups, or a row that failed
+                values = values[np.argsort(found)]
             return _rectangular(values, kind)
         cells = [cell for values in self.values for cell in values]
-        return _ragged([None if index < 0 else cells[index] for index in taken], kind)
+        known = dict(zip(found.tolist(), cells, strict=True))
+        return _ragged([known.get(int(place)) for place in places], kind)
 
 
 def _rectangular(values: Numbers, kind: pa.DataType) -> pa.Array:

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from torchship.score.tables import Chunk, reading, rechunked, without_dictionaries
 
 BUFFER = 1 << 20  # bytes of a column that are read at once
+READ_ROWS, READ_BYTES = 1 << 14, 16 << 20
+"""Limits of what is decoded at once: a few rows at a time, lists take a hundred times as long."""
 
 
 class ParquetTable:
@@ -37,8 +39,10 @@ class ParquetTable:
             self.schema: pa.Schema = self._file.schema_arrow
             metadata = self._file.metadata
             self.rows: int | None = metadata.num_rows
-            groups = range(metadata.num_row_groups)
-            sizes = [metadata.row_group(number).num_rows for number in groups]
+            groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+            sizes = [group.num_rows for group in groups]
+            row_bytes = sum(group.total_byte_size for group in groups) // max(sum(sizes), 1)
+            self._read_rows = min(READ_ROWS, READ_BYTES // max(row_bytes, 1))
         self.starts: Sequence[int] = list(accumulate(sizes[:-1], initial=0))
 
     def chunks(self, columns: Sequence[str], size: int, first: int = 0) -> Iterator[Chunk]:
@@ -48,7 +52,9 @@ class ParquetTable:
         skip = row - self.starts[group]
         groups = list(range(group, self._file.metadata.num_row_groups))
         with reading(self._path):
-            batches = self._file.iter_batches(size, row_groups=groups, columns=list(columns))
+            batches = self._file.iter_batches(
+                max(size, self._read_rows), row_groups=groups, columns=list(columns)
+            )
             picked = (without_dictionaries(batch.select(list(columns))) for batch in batches)
             for batch in rechunked(picked, size, skip):
                 yield Chunk(batch, np.arange(row, row + batch.num_rows))

@@ -148,15 +148,17 @@ class Scorer:
             for group, outputs in run_groups(rows, self._batches(plan), self._model.run):
                 for one in collected:
                     one.add(group, outputs)
-        bad = {row.row for row in rows.bad}
-        places = np.array([p for p in rows.good if rows.number(int(p)) not in bad], dtype=np.int64)
+        bad = [row.row for row in rows.bad]
+        places = rows.good[~np.isin(chunk.numbers[rows.good], bad)]
         columns: dict[str, pa.Array] = {}
         if plan.row_column:
             columns[plan.row_column] = pa.array(chunk.numbers[places], pa.int64())
         for one in collected:
             columns[one.output.name] = one.column(places)
         for name in plan.kept:
-            columns[name] = chunk.rows.column(name).take(pa.array(places))
+            column = chunk.rows.column(name)
+            every = len(places) == len(column)
+            columns[name] = column if every else column.take(pa.array(places))
         about = {METADATA: json.dumps(self._about).encode()}
         fields = [(name, column.type) for name, column in columns.items()]
         schema = pa.schema(fields, metadata=about)
