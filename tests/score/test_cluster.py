@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +15,25 @@ import pytest
 
 from served import make
 from torchship.score.command import Options, score_archive
+from torchship.score.model import Runtime
 from torchship.script.runtime.archive import open_archive
 
-# A cluster of two cores in a process of its own: Ray's threads outlive a test.
+RUNTIMES: tuple[Runtime, ...] = ("native", "script")
+
+# Two runs on one cluster of two cores, in a process of its own: Ray's threads outlive a test.
 SCORE = """
 import ray, sys
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-from torchship.score import cluster
-cluster._connect = lambda address: None
 from torchship.__main__ import main
-sys.argv = ["torchship", "score", *sys.argv[1:]]
-main()
+
+ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+archive, data, folder = sys.argv[1:]
+for runtime in ("native", "script"):
+    sys.argv = ["", "score", archive, "--input", data, "--output", f"{folder}/{runtime}"]
+    sys.argv += ["--runtime", runtime, "--batch-rows", "4", "--ray", "--json"]
+    try:
+        main()
+    except SystemExit as end:
+        print(end.code, file=sys.stderr)
 """
 
 
@@ -42,31 +50,50 @@ def test_a_cluster_gives_the_same(tmp_path: Path) -> None:
     )
     np.savez(data / "c.npz", x=random.normal(size=(1, 2)))
     (data / "d.csv").write_text("")
-    options = Options(inputs=[str(data)], output=tmp_path / "here", runtime="native", batch_rows=4)
-    here = score_archive(open_archive(path), options)
+    there = tmp_path / "there"
     done = subprocess.run(
-        [sys.executable, "-c", SCORE, str(path), "--input", str(data), "--output",
-         str(tmp_path / "there"), "--runtime", "native", "--batch-rows", "4", "--ray", "--json"],
+        [sys.executable, "-c", SCORE, str(path), str(data), str(there)],
         capture_output=True, text=True, check=False, timeout=300,
         env=os.environ | {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"},
     )  # fmt: skip
-    assert done.returncode == 4, done.stderr
-    report = json.loads(done.stdout)
-    assert (report["scored"], report["bad"]) == (here.scored, here.bad) == (3599, 3)
-    assert [Path(failed["input"]).name for failed in report["failed"]] == ["d.csv"]
-    for name in ("a.parquet", "b.parquet", "c.parquet", "_bad/a.jsonl", "_bad/b.jsonl"):
-        assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
-    assert not list(tmp_path.glob("there/.torchship/*/*.arrow"))
-    # It is one kind of run: what a cluster has begun, one process completes.
-    (tmp_path / "there" / "a.parquet").unlink()
-    again = score_archive(open_archive(path), Options(
-        inputs=[str(data)], output=tmp_path / "there", runtime="native", batch_rows=4
-    ))  # fmt: skip
-    assert again.scored == here.scored
+    assert done.stderr.splitlines()[-1:] == ["4"], done.stderr
+    assert "Traceback" not in done.stderr
+    for runtime in RUNTIMES:
+        options = Options(
+            inputs=[str(data)], output=tmp_path / runtime, runtime=runtime, batch_rows=4
+        )
+        here = score_archive(open_archive(path), options)
+        assert (here.scored, here.bad) == (3599, 3)
+        for name in ("a.parquet", "b.parquet", "c.parquet"):
+            found = pq.read_table(there / runtime / name)
+            expected = pq.read_table(tmp_path / runtime / name)
+            assert found.schema.equals(expected.schema, check_metadata=True)
+            assert found.column("row").equals(expected.column("row"))
+            for output in ("y", "h"):
+                a, b = (np.stack(table.column(output).to_pylist()) for table in (found, expected))
+                assert np.allclose(a, b, rtol=1e-6, atol=1e-7)
+            if runtime == "native":
+                same = (there / runtime / name).read_bytes()
+                assert same == (tmp_path / runtime / name).read_bytes()
+        for name in ("_bad/a.jsonl", "_bad/b.jsonl"):
+            told = (there / runtime / name).read_text()
+            assert told == (tmp_path / runtime / name).read_text()
+        assert not list(there.glob("*/.torchship/*/*.arrow"))
+        # It is one kind of run: what a cluster has begun, one process completes.
+        (there / runtime / "a.parquet").unlink()
+        again = score_archive(open_archive(path), replace(options, output=there / runtime))
+        assert again.to_json()["scored"] == here.scored
+        assert [Path(name).name for name in again.failed] == ["d.csv"]
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:9", "nowhere"])
-def test_a_cluster_that_is_not_there(address: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", "there is no Ray cluster at '127.0.0.1:1'"),
+        ("nowhere", "expected HOST:PORT, auto or local"),
+    ],
+)
+def test_a_cluster_that_is_not_there(address: str, message: str, tmp_path: Path) -> None:
     make(tmp_path, "memory", file="memory.pt")
     pq.write_table(pa.table({"x": [[1.0, 2.0]]}), tmp_path / "in.parquet")
     done = subprocess.run(
@@ -75,5 +102,5 @@ def test_a_cluster_that_is_not_there(address: str, tmp_path: Path) -> None:
         cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
-    assert "error: there is no Ray cluster" in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from torchship.score.errors import RunError
 from torchship.script.cli import OperatorFolders, TrustedKeys
 from torchship.script.errors import UsageError
 from torchship.script.format.signing import read_trusted_keys
@@ -133,8 +132,6 @@ def score(
     except KeyboardInterrupt:
         tell("interrupted: the same command goes on from here")
         raise typer.Exit(INTERRUPTED) from None
-    except RecursionError as error:
-        raise RunError(f"a table is nested too deeply: {error}") from None
     manifest = opened.require_manifest()
     seconds = time.monotonic() - began
     if json_output:

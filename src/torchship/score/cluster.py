@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby, islice
@@ -32,6 +33,7 @@ from torchship.script.errors import TorchShipError
 from torchship.script.runtime import operators
 from torchship.script.runtime.archive import parse_archive
 
+CONNECT_SECONDS = 10
 UNIT_PARTS = 8  # parts that one worker scores in a row
 
 PART, END, BAD_TABLE, FATAL = "part", "end", "bad_table", "fatal"
@@ -152,7 +154,10 @@ def run_on_cluster(
     units, open_units = _units(run, scorer)
     if not units:
         return
-    _connect(address)
+    ours = not ray.is_initialized()  # a program that uses Ray has its own connection
+    if ours:
+        _connect(address)
+    _silence()
     try:
         data = model.archive.data
         work = Work(
@@ -176,7 +181,8 @@ def run_on_cluster(
     except ray.exceptions.RayError as error:
         raise ClusterError(f"the cluster failed: {first_line(error)}") from None
     finally:
-        ray.shutdown()
+        if ours:
+            ray.shutdown()
 
 
 def _take(run: Run, open_units: dict[int, int], row: dict[str, Any]) -> None:
@@ -247,16 +253,43 @@ def _units_of(run: Run, number: int, state: FileState, scorer: Scorer) -> Iterat
 
 
 def _connect(address: str | None) -> None:
+    asked = address or os.environ.get("RAY_ADDRESS")
+    if asked:
+        _check_address(asked)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing goes out unasked
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong is raised, too
+    own: Any = {"include_dashboard": False} if asked == "local" else {}
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        where = f"at '{address}' " if address else ""
+        where = f"at '{asked}' " if asked else ""
         raise ClusterError(
             f"there is no Ray cluster {where}to be reached: {first_line(error)}"
         ) from None
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address where nobody listens, for which Ray would wait for minutes.
+
+    Raises:
+        ClusterError: nobody does, or it is no address.
+    """
+    if address in ("auto", "local"):
+        return
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdecimal() or "/" in host:
+        raise ClusterError(f"Ray's address '{address}': expected HOST:PORT, auto or local")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(
+            f"there is no Ray cluster at '{address}' to be reached: {first_line(error)}"
+        ) from None
+
+
+def _silence() -> None:
+    """Leave standard error to our own lines."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

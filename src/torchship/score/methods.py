@@ -103,10 +103,10 @@ class ScoredMethod:
         return found and replace(found, name=name)
 
     def row_bytes(self) -> int:
-        """Return the bytes of a row's inputs, at least 1; sizes that vary count as one element."""
+        """Return the bytes of a row, at least 1; sizes that vary count as one element."""
         row = sum(
             BY_NAME[one.dtype].size * prod(s for s in one.row_shape if isinstance(s, int))
-            for one in self.inputs
+            for one in (*self.inputs, *self.outputs)
             if one.dtype
         )
         return max(row, 1)

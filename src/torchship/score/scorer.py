@@ -17,13 +17,13 @@ from torchship.score.model import Model
 from torchship.score.outputs import Collected
 from torchship.score.parts import part_bytes
 from torchship.score.rows import Rows
-from torchship.score.tables import BadRow, Chunk, Table
+from torchship.score.tables import BadRow, Chunk, Table, first_line
 
 PART_CALLS = 64
 PART_BYTES = 64 << 20
-"""Limits of a part, in calls and bytes of inputs: what a killed run has to score again at most."""
+"""Limits of a part, in calls and bytes: what a killed run has to score again at most."""
 CALL_BYTES = 64 << 20
-"""Of the inputs of one call, which has fewer rows than asked for if they are large."""
+"""Of inputs and outputs of one call, which has fewer rows than asked for if they are large."""
 METADATA = b"torchship"
 
 
@@ -112,6 +112,12 @@ class Scorer:
         Raises:
             TableError: the table is damaged.
         """
+        try:
+            yield from self._parts(table, first)
+        except pa.ArrowException as error:
+            raise TableError(f"a column cannot be copied: {first_line(error)}") from None
+
+    def _parts(self, table: Table, first: int) -> Iterator[bytes]:
         plan = self.plan(table)
         schema: pa.Schema | None = None
         batches: list[pa.RecordBatch] = []

@@ -16,9 +16,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from torchship.score.errors import RunError
 from torchship.score.inputs import InputFile
-from torchship.score.tables import named
+from torchship.score.tables import first_line, named
 from torchship.script.format.atomic_write import write_atomic
 
 FOLDER = ".torchship"
@@ -110,8 +112,8 @@ class FileState:
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, target)
-        except OSError as error:
-            raise RunError(f"cannot write {named(target)}: {error.strerror or error}") from None
+        except (OSError, pa.ArrowException) as error:
+            raise RunError(f"cannot write {named(target)}: {first_line(error)}") from None
         finally:
             with suppress(OSError):
                 temporary.unlink()
