@@ -29,7 +29,8 @@ ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 archive, data, folder = sys.argv[1:]
 for runtime in ("native", "script"):
     sys.argv = ["", "score", archive, "--input", data, "--output", f"{folder}/{runtime}"]
-    sys.argv += ["--runtime", runtime, "--batch-rows", "4", "--ray", "--json"]
+    sys.argv += ["--runtime", runtime, "--batch-rows", "4", "--ray"]
+    sys.argv += ["--ray-workers", "2" if runtime == "native" else "1"]
     try:
         main()
     except SystemExit as end:

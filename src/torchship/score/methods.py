@@ -104,10 +104,11 @@ class ScoredMethod:
 
     def row_bytes(self) -> int:
         """Return the bytes of a row, at least 1; sizes that vary count as one element."""
+        values: list[Input | Output] = [*self.inputs, *self.outputs]
         row = sum(
-            BY_NAME[one.dtype].size * prod(s for s in one.row_shape if isinstance(s, int))
-            for one in (*self.inputs, *self.outputs)
-            if one.dtype
+            BY_NAME[leaf.dtype].size * prod(s for s in leaf.row_shape if isinstance(s, int))
+            for leaf in values
+            if leaf.dtype
         )
         return max(row, 1)
 
