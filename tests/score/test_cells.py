@@ -109,6 +109,13 @@ def test_a_bad_row_is_bad_alone(row: object, why: str) -> None:
     assert np.array_equal(cells.rows(np.array([0, 2])), [GOOD, GOOD])
 
 
+def test_a_ragged_row_among_free_sizes_is_bad_alone() -> None:
+    rows = [GOOD, [[1.0, 2.0], [3.0]], [[5.0]]]
+    cells = read_cells(pa.array(rows, nested(pa.float64(), 2)), "float32", ("n", "m"))
+    assert cells.bad == {1: "its lists have different lengths"}
+    assert (value(cells, 0).tolist(), value(cells, 2).tolist()) == (GOOD, [[5.0]])
+
+
 def test_a_null_in_columns_of_tensors_and_of_fixed_lists() -> None:
     tensors = pa.ExtensionArray.from_storage(
         pa.fixed_shape_tensor(pa.float32(), [2, 2]),

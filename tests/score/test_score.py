@@ -96,6 +96,20 @@ def test_a_batch_in_the_middle_and_numbers_that_are_no_tensors(
         assert np.array_equal(found["h"][row], alone["h"][:, 0].numpy())
 
 
+def test_rows_of_several_calls_keep_their_order(archives: Path, tmp_path: Path) -> None:
+    path = make(archives, "layered")
+    x = RANDOM.normal(size=(30, 3)).astype(np.float32)
+    scale = [0.5 if row % 3 else 0.25 for row in range(30)]
+    notes: list[str] = []
+    score(path, {"x": x.tolist(), "scale": scale}, tmp_path, batch_rows=8, note=notes.append)
+    assert not any("one by one" in note for note in notes)
+    program = open_archive(path).program()
+    for row, found in enumerate(result(tmp_path)["y"]):
+        inputs = {"x": torch.from_numpy(x[row : row + 1])}
+        inputs["scale"] = torch.tensor(scale[row], dtype=torch.float64)
+        assert found == program.call("forward", inputs)["y"][0].item()
+
+
 def test_every_kind_of_input_row_by_row(archives: Path, tmp_path: Path) -> None:
     path = make(archives, "nested")
     table = pa.table({
