@@ -32,6 +32,7 @@ def application(command: str = "") -> typer.Typer:
     import torchship.models.cli
     import torchship.native.cli
     import torchship.play
+    import torchship.score.cli
     import torchship.script.cli
 
     return _with(
@@ -42,6 +43,7 @@ def application(command: str = "") -> typer.Typer:
         torchship.models.cli.app,
         torchship.demo.app,
         torchship.play.app,
+        torchship.score.cli.app,
         torchship.cpp_runner.cli.app,
     )
 

@@ -1,0 +1,1 @@
+"""`torchship score`: runs a method of an archive over the rows of tables."""
