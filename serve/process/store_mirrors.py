@@ -28,6 +28,7 @@ from torchship.serve.stores.mirror import Mirror
 from torchship.serve.stores.opening import open_store
 from torchship.serve.system.daemon_threads import on_thread
 from torchship.serve.system.interpreter import name_process
+from torchship.serve.system.standard_streams import take_over
 from torchship.serve.telemetry.logs import configure_logging
 
 log = logging.getLogger(__name__)
@@ -169,6 +170,7 @@ async def _run(start: messages.StartMirrors, channel: Channel) -> None:
 def main() -> None:
     """Mirror what the first message names; the argument is the descriptor of the channel."""
     name_process("torchship-m")
+    take_over(2)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     first = channel.receive()
     if first is None:
@@ -176,6 +178,8 @@ def main() -> None:
     start = messages.to_mirrors(first)
     assert isinstance(start, messages.StartMirrors)
     configure_logging(start.log_format, start.log_level)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs URLs, with their secrets
+    # The libraries log URLs and headers, with their secrets.
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("torchship").setLevel(start.log_level.upper())
     asyncio.run(_run(start, channel))
     os._exit(0)  # threads of the libraries may wait for a store

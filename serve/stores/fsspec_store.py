@@ -20,6 +20,7 @@ from torchship.serve.stores.store import (
     Progress,
     RemoteFile,
     check_size,
+    refuse_name,
     wanted_files,
 )
 
@@ -98,6 +99,7 @@ class FsspecStore:
             self._fs.invalidate_cache()
             if self._address.is_archive:
                 folder, _, name = self._root.rpartition("/")
+                refuse_name(name)
                 names = {name, name + SIGNATURE}
                 found = self._in_folder(folder, name)
                 return {file.name: file for file in found if file.name in names}

@@ -23,6 +23,7 @@ from torchship.serve.stores.store import (
     RemoteFile,
     check_size,
     is_wanted,
+    refuse_name,
     wanted_files,
 )
 
@@ -54,8 +55,7 @@ class HttpStore:
         with explained(self._address):
             if self._address.is_archive:
                 names = [unquote(self._address.name), unquote(self._address.name) + SIGNATURE]
-                if not is_wanted(names[0]):
-                    raise StoreError(f"{names[0]!r} cannot be the name of an archive's file")
+                refuse_name(names[0])
                 found = [self._described(name) for name in names]
             else:
                 found = [self._described(name) for name in self._names()]

@@ -19,16 +19,15 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from torchship.script.errors import ArchiveError, TorchShipError
-from torchship.script.format.file_content import MAX_FILE
-from torchship.script.format.signing import LENGTH, check_signature
+from torchship.script.format.signing import check_signature
 from torchship.serve.errors import StoreError
 from torchship.serve.stores.addresses import SIGNATURE, Address
 from torchship.serve.stores.cache import Cache, digest_of
+from torchship.serve.stores.fetching import fetch
 from torchship.serve.stores.store import Progress, RemoteFile, Store
 
 log = logging.getLogger(__name__)
 
-TRIES = 3  # to read an object that changes while it is read
 Tags = tuple[RemoteFile, RemoteFile | None]
 
 
@@ -132,18 +131,13 @@ class Mirror:
         if digest is not None and self._is_good(digest):
             return digest
         assert self._store is not None
-        most = LENGTH if file.name.endswith(SIGNATURE) else MAX_FILE
-        if file.size is not None and file.size > most:
-            raise StoreError(
-                f"{self.address}: {file.name}: it has {file.size} bytes: expected at most {most}"
-            )
         self._cache.make_room(file.size or 0)
         with self._cache.writing():
             self._temporary.mkdir(exist_ok=True)
             target = self._temporary / "fetched"
             target.unlink(missing_ok=True)
             try:
-                file = self._fetch_unchanged(file, target, most, progress)
+                file = fetch(self._store, self.address, file, target, progress)
                 with open(target, "rb") as fetched:
                     os.fsync(fetched.fileno())
                 digest = self._cache.add(target)
@@ -155,25 +149,6 @@ class Mirror:
 
     def _object(self, file: RemoteFile) -> str:
         return f"{self.address} {file.location} {file.tag}"
-
-    def _fetch_unchanged(
-        self, file: RemoteFile, target: Path, most: int, progress: Progress
-    ) -> RemoteFile:
-        """Fetch an object that is the same before and after; return it as it was then.
-
-        Raises:
-            StoreError: it cannot be fetched, or kept changing.
-        """
-        assert self._store is not None
-        for _ in range(TRIES):
-            self._store.fetch(file, target, most, progress)
-            now = self._store.find(file.name)
-            if now is not None and (now.tag, now.size) == (file.tag, file.size):
-                return file
-            if now is None:
-                break
-            file = now
-        raise StoreError(f"{self.address}: {file.name}: it changed while it was fetched")
 
     def _is_good(self, digest: str) -> bool:
         """Return whether the cache has a content undamaged; remove a damaged one."""

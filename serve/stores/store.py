@@ -89,6 +89,19 @@ def is_wanted(name: str) -> bool:
     return all(_is_plain(part) for part in name.split("/"))
 
 
+def refuse_name(name: str) -> None:
+    """Refuse the name of an archive that a server would not read.
+
+    Raises:
+        StoreError: it is none.
+    """
+    if not is_wanted(name) or "/" in name or name.endswith(SIGNATURE):
+        raise StoreError(
+            f"{name!a} cannot be the name of an archive: expected NAME.pt without control "
+            "characters and without a '.' at its begin"
+        )
+
+
 def _is_plain(part: str) -> bool:
     if not part or part.startswith(".") or "\\" in part or not part.isprintable():
         return False
