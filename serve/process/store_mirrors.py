@@ -62,7 +62,7 @@ class Follower:
 
     async def _look(self) -> str:
         problems: list[str] = []
-        failed = False
+        failed, failed_before = False, self._failures > 0
         try:
             problems = await on_thread(self._mirror.sync, daemon=True)
         except TorchShipError as error:
@@ -72,7 +72,8 @@ class Follower:
             failed, problems = True, [f"{self._mirror.address}: {type(error).__name__}: {error}"]
         self._failures = self._failures + 1 if failed else 0
         self._pauses = min((1 << self._failures) - 1, MOST_PAUSES) if failed else 0
-        for problem in sorted(set(problems) - self._problems):
+        # A store that is down says so in many ways.
+        for problem in sorted(set(problems) - self._problems) * (not (failed and failed_before)):
             log.warning("%s: what is live from there stays live", problem)
         if self._problems and not problems:
             log.info("%s: all is well again", self._mirror.address)
@@ -83,6 +84,13 @@ class Follower:
     def failed(self) -> bool:
         """Whether the last look failed as a whole."""
         return self._failures > 0
+
+    def missing(self) -> str:
+        """Return a complaint if the address is of an archive that does not exist, or ""."""
+        mirror = self._mirror
+        if self.failed or not mirror.address.is_archive or mirror.has_archives:
+            return ""
+        return f"{mirror.address} is not there: expected an archive or a folder of archives"
 
     def trust(self, keys: list[Ed25519PublicKey]) -> None:
         """From now on, publish only archives that one of these keys signed."""
@@ -117,7 +125,7 @@ class Mirrors:
             text
             for text, follower in zip(wrong, self._followers, strict=True)
             if text and (self._start.strict or follower.failed)
-        ]
+        ] + [text for follower in self._followers if (text := follower.missing())]
         self._send(messages.Looked(id="", failure="; ".join(failed)))
         if self._start.poll_seconds is not None:
             for follower in self._followers:

@@ -59,6 +59,12 @@ class Mirror:
         self._seen: dict[str, tuple[Tags, object]] = {}
         self._refused: dict[str, tuple[tuple[Tags, object], str]] = {}
         self._copies: dict[Path, Copy] = {}
+        self._archives = 0
+
+    @property
+    def has_archives(self) -> bool:
+        """Whether the store had an archive when it was listed last."""
+        return self._archives > 0
 
     def sync(self, progress: Progress = lambda size: None) -> list[str]:
         """Make the folder hold what the store holds; return what could not be fetched, and why.
@@ -76,6 +82,7 @@ class Mirror:
             raise
         problems = []
         archives = {name: file for name, file in files.items() if not name.endswith(SIGNATURE)}
+        self._archives = len(archives)
         for name, file in sorted(archives.items(), key=lambda item: item[1].size or 0):
             tags = (file, files.get(name + SIGNATURE) if self.keys else None)
             try:
