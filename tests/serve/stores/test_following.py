@@ -68,7 +68,7 @@ def test_an_object_that_changes_while_it_is_read_is_read_again(
 ) -> None:
     first, second = archive_bytes(folder, 3), archive_bytes(folder, 4)
     assert first != second
-    replaced = []
+    replaced: list[bool] = []
 
     def replace(environ: Environ) -> str:
         if environ["LINE"] == f"GET /{BUCKET}/models/memory.pt" and not replaced:
