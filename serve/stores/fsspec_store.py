@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -57,6 +58,7 @@ class FsspecStore:
                 f"{address}: the package '{error.name}' is not installed: "
                 f"pip install 'torchship[{extra}]'"
             ) from None
+        logging.getLogger("gcsfs").setLevel(logging.ERROR)  # it warns of each missing credential
         with explained(address):
             self._fs, self._root = outcome(on_own_thread(self._open), seconds)
         self._root = self._root.rstrip("/")
