@@ -82,6 +82,7 @@ def test_the_settings_keep_paths_and_addresses_apart() -> None:
     (shown,) = [info for info in show(settings, given) if info.name == "paths"]
     assert shown.value == ["a.pt", "s3://b/m", "https://h/x.pt?***"]
     assert "word" not in repr(settings)
-    with pytest.raises(UsageError, match="begins with one of") as caught:
-        read_settings({"paths": ("ftp://user:word@host/m",)})
-    assert "word" not in str(caught.value)
+    for refused in ("ftp://user:word@host/m", "simplecache::s3://user:word@host/m"):
+        with pytest.raises(UsageError, match="begins with one of") as caught:
+            read_settings({"paths": (refused,)})
+        assert "word" not in str(caught.value)

@@ -6,7 +6,7 @@ import errno
 import io
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,9 +16,9 @@ from torchship.script.format.signing import make_key, read_trusted_keys, sign
 from torchship.serve.errors import StoreError
 from torchship.serve.stores.addresses import Address, read_address
 from torchship.serve.stores.cache import Cache
+from torchship.serve.stores.fsspec_store import FsspecStore
 from torchship.serve.stores.mirror import Mirror
-from torchship.serve.stores.opening import open_store
-from torchship.serve.stores.store import RemoteFile, Store
+from torchship.serve.stores.store import Progress, RemoteFile
 
 
 def content(text: str) -> bytes:
@@ -29,21 +29,18 @@ def content(text: str) -> bytes:
     return written.getvalue()
 
 
-class Counting:
-    """A store that counts what is fetched, and can change something just before."""
+class Counting(FsspecStore):
+    """A store that counts what is fetched, and can change something just afterwards."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, address: Address) -> None:
+        super().__init__(address, 30)
         self.fetched: list[str] = []
-        self.before = lambda: None
+        self.afterwards: Callable[[], object] = lambda: None
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._store, name)
-
-    def fetch(self, file: RemoteFile, *arguments: object) -> None:
+    def fetch(self, file: RemoteFile, target: Path, most: int, progress: Progress) -> None:
         self.fetched.append(file.name)
-        self._store.fetch(file, *arguments)  # type: ignore[arg-type]
-        self.before()
+        super().fetch(file, target, most, progress)
+        self.afterwards()
 
 
 class Place:
@@ -54,13 +51,13 @@ class Place:
         self.there.mkdir()
         self.address: Address = read_address(f"file://{self.there}")
         self.cache = Cache(folder / "cache", most)
-        self.store = Counting(open_store(self.address))
+        self.store = Counting(self.address)
         self.mirror = self.new_mirror()
 
     def new_mirror(self) -> Mirror:
         self.here = self.cache.new_run().folder / "0"
         self.here.mkdir()
-        return Mirror(self.address, self.here, self.cache, lambda: self.store)  # type: ignore[arg-type, return-value]
+        return Mirror(self.address, self.here, self.cache, lambda: self.store)
 
     def files(self) -> dict[str, bytes]:
         return {
@@ -117,7 +114,9 @@ def test_what_keeps_changing_is_left_for_later(place: Place) -> None:
     versions = iter(range(100))
     (place.there / "a.pt").write_bytes(content("first"))
     place.mirror.sync()
-    place.store.before = lambda: (place.there / "a.pt").write_bytes(content("x" * next(versions)))  # type: ignore[assignment, return-value]
+    place.store.afterwards = lambda: (place.there / "a.pt").write_bytes(
+        content("x" * next(versions))
+    )
     (place.there / "a.pt").write_bytes(content("second"))
     (problem,) = place.mirror.sync()
     assert "changed while it was fetched" in problem
