@@ -96,7 +96,7 @@ def pull(
     address: Annotated[
         str, typer.Argument(help="An archive, or a folder of archives, in a store.")
     ],
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to put them.")] = Path("."),
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to put them.")] = Path("."),
     trusted_keys: TrustedKeys = None,
     force: Force = False,
     seconds: Seconds = SECONDS,

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def test_explicit_mode_loads_what_the_store_has_now(
         assert len(s3.downloads()) == 2, "once for both workers"
 
 
+psutil: Any = import_module("psutil")  # it has no types
 KEYS = ("--workers", 2, "--state", "none")
 
 
@@ -110,6 +112,21 @@ def test_a_store_that_cannot_be_read_ends_the_start(
     assert message in line
     assert "Traceback" not in done.stderr
     assert str(tmp_path) not in line
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_fetches_ends_at_once(
+    s3: ObjectStore, tmp_path: Path, number: signal.Signals
+) -> None:
+    s3.hold(lambda environ: "hold")
+    command = [sys.executable, "-m", "torchship", "serve", "--port", "0", "--store-cache", tmp_path]
+    with subprocess.Popen([*command, ADDRESS], env=s3.environment) as popen:
+        assert s3.held.wait(60)
+        (fetcher,) = psutil.Process(popen.pid).children()
+        popen.send_signal(number)
+        assert popen.wait(20) == 0
+    assert not fetcher.is_running()
+    assert list(tmp_path.glob("*/runs/*")) == []
 
 
 def test_the_secrets_of_an_address_are_shown_nowhere(s3: ObjectStore, tmp_path: Path) -> None:
