@@ -119,8 +119,8 @@ def test_a_server_that_fetches_ends_at_once(
     s3: ObjectStore, tmp_path: Path, number: signal.Signals
 ) -> None:
     s3.hold(lambda environ: "hold")
-    command = [sys.executable, "-m", "torchship", "serve", "--port", "0", "--store-cache", tmp_path]
-    with subprocess.Popen([*command, ADDRESS], env=s3.environment) as popen:
+    command = [sys.executable, "-m", "torchship", "serve", "--port", "0", "--store-cache"]
+    with subprocess.Popen([*command, str(tmp_path), ADDRESS], env=s3.environment) as popen:
         assert s3.held.wait(60)
         (fetcher,) = psutil.Process(popen.pid).children()
         popen.send_signal(number)
