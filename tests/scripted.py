@@ -18,7 +18,7 @@ from compiled import library_of
 from torchship.native.running.library import Library
 from torchship.script.format.manifest import Argument, Manifest, Method, Source, Tolerance
 from torchship.script.format.nodes import Node, ScalarNode, TensorNode, TupleNode, leaves
-from torchship.script.runtime import torchscript
+from torchship.script.runtime import torchscript, torchscript_file, torchscript_graph
 from torchship.script.runtime.archive import Archive, open_archive, pack
 
 ARGUMENT = re.compile(r"(\w+): (\w+)(\[[^\]]*\])?")
@@ -132,12 +132,12 @@ def archive_of(
         golden=(),
     )
     path = folder / f"{manifest.name}.pt"
-    path.write_bytes(pack(torchscript.save(scripted), manifest, []))
+    path.write_bytes(pack(torchscript_file.save(scripted), manifest, []))
     archive = open_archive(path)
     loaded = archive.load()
     kinds: set[str] = set()
     for name in signatures:
-        kinds |= _kinds(torchscript.inlined_graph(loaded, name))
+        kinds |= _kinds(torchscript_graph.inlined_graph(loaded, name))
     return archive, kinds
 
 

@@ -40,7 +40,7 @@ from torchship.script.format.nodes import (
     leaves,
 )
 from torchship.script.format.tree import Flat, string_to_tensor
-from torchship.script.runtime import torchscript
+from torchship.script.runtime import torchscript, torchscript_file
 from torchship.script.runtime.archive import open_archive, pack
 from torchship.script.runtime.program import Program
 from torchship.serve.client.local_server import stop
@@ -574,7 +574,7 @@ def write(
             for step, flat in steps
         )
         proved.append(Case(case.name, case.method, made))
-    script = torchscript.save(torchscript.compile_module(model.module, "script", {}))
+    script = torchscript_file.save(torchscript.compile_module(model.module, "script", {}))
     path.write_bytes(pack(script, manifest, proved))
 
 

@@ -42,7 +42,7 @@ from torchship.script.exporting.export import export
 from torchship.script.exporting.target import Target, find_target, normalise
 from torchship.script.format.manifest import CustomOperator, Source
 from torchship.script.runtime import archive as archives
-from torchship.script.runtime import torchscript as compiler
+from torchship.script.runtime import torchscript_file
 from torchship.script.runtime.archive import open_archive
 
 MUTATIONS = Path(__file__).parents[2] / "tests" / "manifest_mutations.json"
@@ -318,7 +318,7 @@ def make_acme(folder: Path) -> None:
     ]
     said = archive.require_manifest().model_copy(update={"custom_ops": tuple(of_acme)})
     (folder / "acme.pt").write_bytes(
-        archives.pack(compiler.save(archive.load()), said, archive.golden)
+        archives.pack(torchscript_file.save(archive.load()), said, archive.golden)
     )
 
 

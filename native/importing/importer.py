@@ -40,7 +40,7 @@ from torchship.native.ir.program import (
 )
 from torchship.native.ir.sizes import Size
 from torchship.native.ir.weights import weight_value
-from torchship.script.runtime import torchscript
+from torchship.script.runtime import torchscript_graph
 
 
 class Importer:
@@ -178,7 +178,7 @@ class Importer:
 
     def constant(self, value: object, name: str) -> object:
         """Return a Python value as a value of the graph."""
-        if torchscript.is_object(value):
+        if torchscript_graph.is_object(value):
             return ModuleValue(name, value)
         if isinstance(value, torch.Tensor):
             return self.builder.weight(name, value)
@@ -212,7 +212,7 @@ class Importer:
             given = [_known(argument) for argument in arguments]
         except TypeError:
             return None
-        declared = torchscript.declared_arguments(node)
+        declared = torchscript_graph.declared_arguments(node)
         plain = [v for v, a in zip(given, declared, strict=True) if not a.kwarg_only]
         named = {a.name: v for v, a in zip(given, declared, strict=True) if a.kwarg_only}
         result = getattr(torch.ops.aten, name)(*plain, **named)

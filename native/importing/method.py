@@ -61,7 +61,7 @@ from torchship.script.format.nodes import (
     TupleNode,
     leaves,
 )
-from torchship.script.runtime import torchscript
+from torchship.script.runtime import torchscript_graph
 
 OPERATOR_MODULES = (
     arithmetic, branches, casts, constants, functions, in_place, lists, loops, products, recurrent,
@@ -118,7 +118,7 @@ def import_method(
         UnsupportedError: the graph has something that has no C yet; the message names the operator
             and the source line.
     """
-    graph = torchscript.inlined_graph(module, name)
+    graph = torchscript_graph.inlined_graph(module, name)
     with sizes.minimums():
         return _Import(module, name, method, weights, trace).run(graph)
 
@@ -164,7 +164,7 @@ class _Import:
         ]
         try:
             result = self.importer.run(
-                graph, [ModuleValue("", torchscript.root_object(self.module)), *arguments]
+                graph, [ModuleValue("", torchscript_graph.root_object(self.module)), *arguments]
             )
         except Raised:
             raise UnsupportedError(f"method '{self.name}' always raises") from None

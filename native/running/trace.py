@@ -21,7 +21,7 @@ from torchship.native.running.library import Library
 from torchship.script.format.golden import Case, run_case
 from torchship.script.format.nodes import leaves
 from torchship.script.format.tree import Flat, flatten
-from torchship.script.runtime import floating_point, torchscript
+from torchship.script.runtime import floating_point, torchscript_graph
 from torchship.script.runtime.archive import Archive
 from torchship.script.runtime.program import arguments_of, check_inputs, initial_state
 
@@ -77,10 +77,10 @@ class _Both:
 
     def __init__(self, archive: Archive, name: str, library: Library) -> None:
         module = archive.load()
-        graph = torchscript.inlined_graph(module, name)
+        graph = torchscript_graph.inlined_graph(module, name)
         values = named_tensors(graph)
         self._places = list(_places(values))
-        self._run = torchscript.with_intermediates(module, name, graph, values)
+        self._run = torchscript_graph.with_intermediates(module, name, graph, values)
         self._library = library
         self._name = name
         self._method = archive.require_manifest().methods[name]

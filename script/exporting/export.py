@@ -51,7 +51,13 @@ from torchship.script.format.manifest import (
     field_error,
 )
 from torchship.script.format.nodes import omissible
-from torchship.script.runtime import operators, printing, process_defaults, torchscript
+from torchship.script.runtime import (
+    operators,
+    printing,
+    process_defaults,
+    torchscript,
+    torchscript_file,
+)
 from torchship.script.runtime.agreement import check_case
 from torchship.script.runtime.archive import Archive, add_records, check_content
 from torchship.script.runtime.batch import (
@@ -128,7 +134,7 @@ def _export(
     for warning in trace_warnings:
         tell(f"passed over: {warning}")
     with DraftContent() as draft:
-        torchscript.save_into(draft, scripted)
+        torchscript_file.save_into(draft, scripted)
         refuse_unreadable_names(scripted, draft.source)
         custom_ops = _custom_operators(draft.source, options.libraries)
         methods = {

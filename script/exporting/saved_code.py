@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from torchship.script.runtime.torchscript import attributes, visit_records
+from torchship.script.runtime.torchscript import attributes
+from torchship.script.runtime.torchscript_file import visit_records
 
 
 def unreadable_names(module: torch.jit.ScriptModule, script: bytes | str) -> list[str]:

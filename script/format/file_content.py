@@ -80,7 +80,7 @@ class DraftContent:
 
     @property
     def source(self) -> bytes | str:
-        """The bytes, or the path of a file with them, for `torchscript.visit_records`."""
+        """The bytes, or the path of a file with them, for `torchscript_file.visit_records`."""
         if isinstance(self.file, io.BytesIO):
             return self.file.getvalue()
         self.file.flush()
@@ -138,7 +138,7 @@ class Content:
 
     @property
     def source(self) -> bytes | str:
-        """The bytes, or the path of a file with them, for `torchscript.load` and similar."""
+        """The bytes, or the path of a file with them, for `torchscript_file.load` and similar."""
         return self._data if self._descriptor is None else _name(self._descriptor)
 
     def open(self) -> BinaryIO:

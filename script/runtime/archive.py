@@ -27,7 +27,7 @@ from torchship.script.format.float64_outputs import Float64Outputs
 from torchship.script.format.golden import Case, from_safetensors, to_safetensors
 from torchship.script.format.manifest import Manifest, parse_manifest
 from torchship.script.format.signing import check_signature
-from torchship.script.runtime import operators, printing, torchscript
+from torchship.script.runtime import operators, printing, torchscript_file
 from torchship.script.runtime.floating_point import default_mode
 from torchship.script.runtime.malloc_trim import trim_malloc
 from torchship.script.runtime.program import Program
@@ -190,7 +190,7 @@ class Archive:
         Raises:
             ArchiveError: the archive was released.
         """
-        records = torchscript.records(self._required_content.source)
+        records = torchscript_file.records(self._required_content.source)
         if self._manifest_record is not None:
             records[MANIFEST] = self._manifest_record
         return records
@@ -235,7 +235,7 @@ class Archive:
 
     def _record(self, name: str) -> bytes:
         found: list[bytes] = []
-        torchscript.visit_records(
+        torchscript_file.visit_records(
             self._required_content.source,
             lambda _, view: found.append(bytes(view)),
             wanted=lambda other: other == name,
@@ -256,7 +256,7 @@ class Archive:
             raise OperatorError(f"{where}{error}", f"{where}{error.public}") from None
         # A module may run code while it is loaded.
         with printing.by(self.manifest.name if self.manifest else self.path.stem):
-            module = torchscript.load(self._required_content.source, device)
+            module = torchscript_file.load(self._required_content.source, device)
         if self.size > LARGE:  # reading and checking may have freed half as much again
             trim_malloc()
         return module
@@ -379,7 +379,7 @@ def _check(content: Content) -> tuple[dict[str, int], bytes | None]:
         # A damaged archive must not be taken for a plain TorchScript file. One flipped byte (the
         # length of an entry's comment) hides records from Python's reader, but not from LibTorch.
         sizes: dict[str, int] = {}
-        torchscript.visit_records(
+        torchscript_file.visit_records(
             content.source, lambda name, view: sizes.update({name: len(view)})
         )
         lost = next((name for name in [*found, *sizes] if name.startswith(OURS)), None)
@@ -403,7 +403,7 @@ def _check(content: Content) -> tuple[dict[str, int], bytes | None]:
                 f"record '{name}' is damaged: expected SHA-256 {listed[name]}, got {digest}"
             )
 
-    torchscript.visit_records(content.source, check)
+    torchscript_file.visit_records(content.source, check)
     missing = sorted(set(listed) - set(sizes))
     if missing:
         raise ArchiveError(f"record '{missing[0]}' is missing")

@@ -1,15 +1,14 @@
-"""The only module that uses TorchScript: compile, save, load, and runtime settings.
+"""TorchScript: modules compiled, their methods and attributes, and the settings of the runtime.
 
-Scripting is deprecated upstream, but still what a C++ program can load today; another kind of
-archive would get a module beside this one.
+Nothing but this module, `torchscript_file` and `torchscript_graph` calls torch.jit. Scripting is
+deprecated upstream, but still what a C++ program can load today; another kind of archive would get
+modules beside these.
 """
 
 from __future__ import annotations
 
 import inspect
-import io
 import re
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -20,19 +19,13 @@ from typing import Any, Literal
 import torch
 
 from torchship.script.errors import (
-    ArchiveError,
     ExportError,
-    OutOfMemoryError,
-    TorchShipError,
-    UnreadableError,
     UsageError,
 )
-from torchship.script.format.file_content import DraftContent
 from torchship.script.runtime import print_handler
 from torchship.script.runtime.blas import foreign_blas
 from torchship.script.runtime.explanations import explain
-from torchship.script.runtime.floating_point import default_mode, kept_mode
-from torchship.script.runtime.out_of_memory import amount, ran_out
+from torchship.script.runtime.floating_point import kept_mode
 from torchship.script.runtime.printing import TORCH_JIT_IS_DEPRECATED
 from torchship.script.runtime.trace_warnings import TraceWarning, found_in, refuse
 
@@ -61,7 +54,7 @@ FUSION_STRATEGIES = {"static": ("STATIC", 2), "dynamic": ("DYNAMIC", 10)}
 
 
 @contextmanager
-def _no_deprecation_warning() -> Iterator[None]:
+def no_deprecation_warning() -> Iterator[None]:
     """Silence the warning that torch.jit is deprecated, which users cannot act on."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=TORCH_JIT_IS_DEPRECATED.pattern)
@@ -137,7 +130,7 @@ def compile_module(
     else:
         try:
             print_handler.install()
-            with _no_deprecation_warning():
+            with no_deprecation_warning():
                 compiled = (
                     torch.jit.script(module)
                     if mode == "script"
@@ -195,7 +188,7 @@ def as_module(value: object) -> object:
     class Module(torch.nn.Module):
         """A new class, so that the TorchScript type that gets the method is new too."""
 
-    with _no_deprecation_warning():
+    with no_deprecation_warning():
         module = torch.jit.script(Module().eval())
         module.define(f"def forward(self, {listed}):\n    return function({given})\n")
     return module
@@ -251,65 +244,6 @@ def schema(module: torch.jit.ScriptModule, method: str) -> Any:
     return module._c._get_method(method).schema
 
 
-def inlined_graph(module: torch.jit.ScriptModule, method: str) -> Any:
-    """Return a copy of the method's graph with all calls of other methods inlined."""
-    graph = module._c._get_method(method).graph.copy()
-    torch._C._jit_pass_inline(graph)
-    return graph
-
-
-def with_intermediates(
-    module: torch.jit.ScriptModule, method: str, graph: Any, values: Sequence[Any]
-) -> Callable[[Mapping[str, object]], tuple[Any, list[torch.Tensor]]]:
-    """Return a function that runs a graph, and returns copies of tensors on the way too.
-
-    `graph` is that of `inlined_graph`, which is changed, and `values` are values of it. The
-    function takes the method's arguments by name.
-    """
-    copies = []
-    for value in values:
-        none = graph.create("prim::Constant", 1)
-        none.output().setType(torch._C.NoneType.get())
-        none.insertAfter(value.node())
-        # A copy made at once: a later node may write to the tensor in place.
-        copy = graph.create("aten::clone", [value, none.output()], 1)
-        copy.insertAfter(none)
-        copies.append(copy.output())
-    (result,) = graph.outputs()
-    together = graph.create("prim::TupleConstruct", [result, *copies], 1)
-    tensor = torch._C.TensorType.get()
-    kinds = [result.type(), *(tensor for _ in copies)]
-    together.output().setType(torch._C.TupleType(kinds))
-    graph.appendNode(together)
-    graph.eraseOutput(0)
-    graph.registerOutput(together.output())
-    function = torch._C._create_function_from_graph(method, graph)
-    declared = schema(module, method).arguments[1:]
-
-    def run(arguments: Mapping[str, object]) -> tuple[Any, list[torch.Tensor]]:
-        given = [arguments.get(each.name, each.default_value) for each in declared]
-        with inference():
-            result, *found = function(root_object(module), *given)
-        return result, found
-
-    return run
-
-
-def root_object(module: torch.jit.ScriptModule) -> object:
-    """Return the object that is the first argument of the module's graphs."""
-    return module._c
-
-
-def is_object(value: object) -> bool:
-    """Whether the value of an attribute is a submodule or another object with attributes."""
-    return isinstance(value, torch._C.ScriptModule | torch._C.ScriptObject)
-
-
-def declared_arguments(node: Any) -> Any:
-    """Return the arguments that the operator of a graph's node declares."""
-    return torch._C.parse_schema(node.schema()).arguments
-
-
 def required_arguments(module: torch.nn.Module, method: str) -> set[str]:
     """Return the arguments of a method that have no default."""
     if isinstance(module, torch.jit.ScriptModule):
@@ -341,111 +275,6 @@ def code(module: torch.jit.ScriptModule) -> str:
     return "\n".join(str(module._c._get_method(name).code) for name in method_names(module))
 
 
-def save(module: torch.jit.ScriptModule) -> bytes:
-    """Return the bytes of the module's TorchScript zip.
-
-    Raises:
-        ExportError: the module contains something that TorchScript cannot save.
-    """
-    buffer = io.BytesIO()
-    try:
-        with _no_deprecation_warning():
-            torch.jit.save(module, buffer)
-    except Exception as error:
-        raise ExportError(explain(str(error), "save")) from None
-    return buffer.getvalue()
-
-
-def save_into(draft: DraftContent, module: torch.jit.ScriptModule) -> None:
-    """Write the module's TorchScript zip, the same bytes as `save` returns.
-
-    LibTorch writes directly to the memory file if there is one, because a Python buffer would copy
-    the weights several times. It names the zip's folder after the file, hence the symbolic link.
-    (A file on disk would not do: LibTorch ends the process if the disk is full.)
-
-    Raises:
-        ExportError: as `save`.
-        UsageError: no temporary folder can be made.
-    """
-    target = draft.source
-    if isinstance(target, bytes):
-        draft.file.write(save(module))
-        return
-    try:
-        with tempfile.TemporaryDirectory() as folder, _no_deprecation_warning():
-            alias = Path(folder, "archive.pt")
-            alias.symlink_to(target)
-            torch.jit.save(module, str(alias))
-    except OSError as error:
-        raise UsageError(f"cannot make a temporary folder: {error.strerror}") from None
-    except Exception as error:
-        raise ExportError(explain(str(error), "save")) from None
-
-
-def records(source: bytes | str) -> dict[str, bytes]:
-    """Return the records of a TorchScript zip (bytes, or a path) as LibTorch reads them.
-
-    Raises:
-        ArchiveError: LibTorch's reader refuses the zip.
-    """
-    found: dict[str, bytes] = {}
-    visit_records(source, lambda name, view: found.update({name: bytes(view)}))
-    return found
-
-
-def visit_records(
-    source: bytes | str,
-    visit: Callable[[str, memoryview], None],
-    wanted: Callable[[str], bool] = lambda name: True,
-) -> None:
-    """Call `visit` with the name and bytes of each wanted record, as LibTorch reads it.
-
-    Two zip readers may read different content from the same damaged bytes, so the check must use
-    the reader that loads the module. (LibTorch's takes one bit of a record's attributes as "this
-    is a folder", and then returns uninitialised memory.) Only one record is in memory at a time,
-    because weights may be large.
-
-    Args:
-        source: the bytes of the zip, or its path.
-        visit: called for each record; it must not keep the view.
-        wanted: selects records by name; the default is all.
-
-    Raises:
-        ArchiveError: LibTorch's reader refuses the zip, or `visit` the record.
-    """
-    try:
-        reader = torch._C.PyTorchFileReader(_readable(source))
-        for name in reader.get_all_records():
-            if wanted(name):
-                visit(name, _view(reader, name))
-    except TorchShipError:
-        raise
-    except Exception as error:
-        raise _refused("read the zip", error) from None
-
-
-def _view(reader: torch._C.PyTorchFileReader, name: str) -> memoryview:
-    tensor = reader.get_storage_from_record(name, reader.get_record_size(name), torch.uint8)
-    data = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage()).numpy().data
-    return data.cast("B")
-
-
-def _readable(source: bytes | str) -> io.BytesIO | str:
-    return io.BytesIO(source) if isinstance(source, bytes) else source
-
-
-def is_scarcity(text: str) -> bool:
-    """Return whether LibTorch's message reports a lack of memory or file descriptors."""
-    return re.search(r"(alloc\w*|enough|out of) memory|Too many open files", text) is not None
-
-
-def _refused(what: str, error: Exception) -> TorchShipError:
-    if ran_out(error):
-        return OutOfMemoryError(f"no memory to {what}{amount(error)}")
-    kind = UnreadableError if is_scarcity(str(error)) else ArchiveError
-    return kind(f"LibTorch cannot {what}: {_first_line(error)}")
-
-
 def load_library(path: Path) -> None:
     """Load a library of operators, which runs its code.
 
@@ -459,36 +288,6 @@ def load_library(path: Path) -> None:
 def has_operator(name: str) -> bool:
     """Return whether an operator, such as `aten::relu`, is registered in this process."""
     return bool(torch._C._jit_get_schemas_for_operator(name))
-
-
-def load(
-    source: bytes | str,
-    device: str | torch.device = DEFAULTS.device,
-    freeze: bool = DEFAULTS.freeze,
-) -> torch.jit.ScriptModule:
-    """Load a module from a TorchScript zip (bytes, or a path); freeze it if asked.
-
-    Raises:
-        ArchiveError: LibTorch refuses it.
-        OutOfMemoryError: there is not enough memory.
-    """
-    try:
-        print_handler.install()
-        with _no_deprecation_warning(), default_mode():
-            module = torch.jit.load(  # type: ignore[no-untyped-call]
-                _readable(source), map_location=device
-            )
-            if freeze:
-                others = [name for name in method_names(module) if name != "forward"]
-                module = torch.jit.freeze(module.eval(), preserved_attrs=others)
-    except Exception as error:
-        raise _refused("load the archive", error) from None
-    assert isinstance(module, torch.jit.ScriptModule)
-    return module
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def raised_message(error: Exception) -> str:

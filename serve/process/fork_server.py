@@ -152,11 +152,13 @@ def main() -> None:
     Arguments: the descriptor of the channel; optionally, the idle seconds after which to end.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy is only used to copy bytes
+    gc.disable()  # a collection during imports finds nothing, and they take a seventh of the time
     from torchship.serve.process.worker import Descriptors, run
 
     name_process("torchship-start")
     gc.collect()
     gc.freeze()  # a collection in a worker would write to, and so copy, the shared memory
+    gc.enable()
     end = socket.socket(fileno=int(sys.argv[1]))
     # Block signals rather than ignore them: one sent to a newly forked worker is then not lost.
     blocked = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}

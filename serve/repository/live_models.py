@@ -21,7 +21,7 @@ from torchship.script.errors import (
 )
 from torchship.script.runtime.archive import Archive
 from torchship.script.runtime.malloc_trim import trim_malloc
-from torchship.script.runtime.torchscript import is_scarcity
+from torchship.script.runtime.torchscript_file import is_scarcity
 from torchship.serve.engine.engine import Engine
 from torchship.serve.engine.limits import Limits
 from torchship.serve.engine.runnable import Runnable

@@ -17,7 +17,7 @@ from torchship.script.errors import ModelError
 from torchship.script.exporting.export import export
 from torchship.script.exporting.options import Options
 from torchship.script.exporting.target import find_target
-from torchship.script.runtime import torchscript
+from torchship.script.runtime import torchscript_graph
 from torchship.script.runtime.agreement import check_case
 from torchship.script.runtime.batch import batch_axes
 
@@ -51,7 +51,7 @@ def test_sizes_that_a_trace_has_as_tensors(tmp_path: Path) -> None:
     path = tmp_path / "sizes.pt"
     target = find_target("architectures:sizes", "architectures:sizes_examples", {})
     archive = export(target, path, Options(mode="trace"))
-    kinds = str(torchscript.inlined_graph(archive.load(), "forward"))
+    kinds = str(torchscript_graph.inlined_graph(archive.load(), "forward"))
     assert {"prim::NumToTensor", "aten::ScalarImplicit"} <= set(re.findall(r"\w+::\w+", kinds))
     library = library_of(archive, tmp_path, quick_options())
     for number, case in enumerate(archive.golden):

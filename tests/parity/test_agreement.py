@@ -14,7 +14,7 @@ import torch
 from torchship.agreement import all_runtimes, verify_archive
 from torchship.cpp_runner.binary import runner_path
 from torchship.models import registry
-from torchship.script.runtime import torchscript
+from torchship.script.runtime import torchscript_file
 from torchship.script.runtime.archive import open_archive, pack
 from torchship.script.runtime.batch import batch_axes, row_count
 from torchship.serve.client.http_runtime import HttpRuntime
@@ -109,7 +109,9 @@ def test_a_mismatch_ends_with_exit_code_1_in_both_commands(archives: Path, tmp_p
         if name.endswith("bias"):
             tensor += 0.01
     path = tmp_path / "wrong.pt"
-    path.write_bytes(pack(torchscript.save(module), archive.require_manifest(), archive.golden))
+    path.write_bytes(
+        pack(torchscript_file.save(module), archive.require_manifest(), archive.golden)
+    )
     done = torchship("verify", path, "--runtime", "script", "--runtime", "cpp")
     assert done.returncode == 1
     assert "NOT AGREED" in done.stdout

@@ -27,7 +27,7 @@ from torchship.script.exporting.target import Target, find_target
 from torchship.script.format.golden import Case, Step
 from torchship.script.format.signing import make_key, sign
 from torchship.script.format.tree import Flat
-from torchship.script.runtime import torchscript
+from torchship.script.runtime import torchscript_file
 from torchship.script.runtime.archive import open_archive, pack
 
 HEADER = cmake_prefix() / "include" / "torchship" / "torchship.h"
@@ -450,7 +450,9 @@ def test_statuses_are_the_exit_codes(folder: Path, tmp_path: Path) -> None:
         for c in python.golden
     ]
     edited_file = tmp_path / "edited.pt"
-    edited_file.write_bytes(pack(torchscript.save(python.load()), python.require_manifest(), wrong))
+    edited_file.write_bytes(
+        pack(torchscript_file.save(python.load()), python.require_manifest(), wrong)
+    )
     opened = c_abi.Archive(edited_file)
     status, message = failure(opened.verify)
     assert status == c_abi.MISMATCH

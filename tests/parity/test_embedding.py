@@ -24,7 +24,7 @@ from torchship.script.exporting.export import export
 from torchship.script.exporting.target import find_target
 from torchship.script.format.manifest import CustomOperator
 from torchship.script.format.signing import make_key, sign
-from torchship.script.runtime import torchscript
+from torchship.script.runtime import torchscript_file
 from torchship.script.runtime.archive import open_archive, pack
 
 SIZE = ctypes.sizeof(Options)
@@ -258,7 +258,7 @@ def test_folders_of_operators(tmp_path: Path) -> None:
     acme = CustomOperator(name=needed.name, library="acme_ops")
     said = fused.require_manifest().model_copy(update={"custom_ops": (acme,)})
     path = tmp_path / "acme.pt"
-    path.write_bytes(pack(torchscript.save(fused.load()), said, fused.golden))
+    path.write_bytes(pack(torchscript_file.save(fused.load()), said, fused.golden))
 
     def opened(*folders: object) -> subprocess.CompletedProcess[str]:
         tests = os.pathsep.join([str(ROOT / "tests"), *filter(None, sys.path)])
@@ -326,7 +326,7 @@ def test_counts_that_no_call_has(folder: Path) -> None:
 
 def test_a_file_whose_name_is_no_utf8_is_described(folder: Path, tmp_path: Path) -> None:
     path = os.fsencode(tmp_path) + b"/\xff.pt"
-    plain = torchscript.save(open_archive(folder / "fizzbuzz.pt").load())
+    plain = torchscript_file.save(open_archive(folder / "fizzbuzz.pt").load())
     Path(os.fsdecode(path)).write_bytes(plain)
     handle, text = c_void_p(), c_char_p()
     assert library().torchship_archive_open(path, None, byref(handle)) == c_abi.OK

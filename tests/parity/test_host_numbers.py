@@ -22,7 +22,7 @@ import zoo
 from c_abi import Array, Session, given, room, taken
 from torchship.cpp_runner.binary import runner_path
 from torchship.script.exporting.export import export
-from torchship.script.runtime import torchscript
+from torchship.script.runtime import torchscript_file
 from torchship.script.runtime.archive import open_archive, pack
 
 TARGETS = {
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with warnings.catch_warnings():
         for category in zoo.TORCHSCRIPT_NOTICE:
             warnings.simplefilter("ignore", category)
-        script = torchscript.save(torch.jit.script(host_zoo.Negating().eval()))
+        script = torchscript_file.save(torch.jit.script(host_zoo.Negating().eval()))
     (made / "negating.pt").write_bytes(pack(script, plain.require_manifest(), plain.golden))
     return made
 
@@ -233,7 +233,7 @@ import numpy as np, torch
 sys.path[:0] = {path!r}
 from pathlib import Path
 import c_abi
-from torchship.script.runtime import torchscript
+from torchship.script.runtime import torchscript_file
 from torchship.script.runtime.archive import open_archive, pack
 
 # The program's own use of LibTorch, with workers that flush subnormal numbers to zero.

@@ -15,7 +15,7 @@ import zoo
 from torchship.agreement import ALIKE, all_runtimes, verify_archive
 from torchship.script.exporting.export import export
 from torchship.script.format.golden import Case, Step
-from torchship.script.runtime import torchscript
+from torchship.script.runtime import torchscript, torchscript_file
 from torchship.script.runtime.archive import Archive, open_archive, pack
 
 SHIPPED = ("script", "cpp", "http")
@@ -33,7 +33,7 @@ def forge(good: Archive, module: nn.Module, path: Path) -> Archive:
         if isinstance(module, torch.jit.ScriptModule)
         else torchscript.compile_module(module, "script", {})
     )
-    path.write_bytes(pack(torchscript.save(scripted), good.require_manifest(), good.golden))
+    path.write_bytes(pack(torchscript_file.save(scripted), good.require_manifest(), good.golden))
     return open_archive(path)
 
 
@@ -105,7 +105,7 @@ def test_an_edited_golden_case_is_caught_in_every_runtime(good: Archive, tmp_pat
     cases: list[Case] = [good.golden[0], replace(case, steps=(edited, *case.steps[1:]))]
     cases += good.golden[2:]
     path = tmp_path / "network.pt"
-    path.write_bytes(pack(torchscript.save(good.load()), good.require_manifest(), cases))
+    path.write_bytes(pack(torchscript_file.save(good.load()), good.require_manifest(), cases))
     report = verify_archive(open_archive(path), list(all_runtimes().values()))
     assert [result.agreed for result in report.results] == [False] * 6
     for result in report.results[:3]:

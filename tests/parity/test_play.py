@@ -32,7 +32,7 @@ from torchship.play import Game, ProgramSession, Session, picture, session
 from torchship.script.errors import UsageError
 from torchship.script.exporting.export import export
 from torchship.script.exporting.target import find_target
-from torchship.script.runtime import torchscript
+from torchship.script.runtime import torchscript_file
 from torchship.script.runtime.archive import Archive, open_archive, pack
 
 NAMES = ("snake", "snake-lstm")
@@ -60,7 +60,9 @@ def tampered(archives: Path) -> Path:
     with torch.no_grad():
         module.state_dict()["actor.bias"][0] += 0.05
     path = archives / "tampered.pt"
-    path.write_bytes(pack(torchscript.save(module), archive.require_manifest(), archive.golden))
+    path.write_bytes(
+        pack(torchscript_file.save(module), archive.require_manifest(), archive.golden)
+    )
     return path
 
 

@@ -20,7 +20,7 @@ from torchship.script.errors import UsageError
 from torchship.script.exporting.export import export
 from torchship.script.exporting.target import find_target, source_of
 from torchship.script.format.manifest import CustomOperator
-from torchship.script.runtime import torchscript
+from torchship.script.runtime import torchscript_file
 from torchship.script.runtime.archive import open_archive, pack
 from torchship.script.runtime.trial_load import load_apart
 
@@ -281,7 +281,9 @@ def test_a_library_s_prints_are_no_answers_of_the_binary(acme: Path, tmp_path: P
     archive = export(find_target("fizzbuzz", None, {}), tmp_path / "fizzbuzz.pt")
     missing = CustomOperator(name="acme::nothing", library="acme_ops")
     said = archive.require_manifest().model_copy(update={"custom_ops": (missing,)})
-    (tmp_path / "acme.pt").write_bytes(pack(torchscript.save(archive.load()), said, archive.golden))
+    (tmp_path / "acme.pt").write_bytes(
+        pack(torchscript_file.save(archive.load()), said, archive.golden)
+    )
     done = subprocess.run(
         [runner_path(), "verify", tmp_path / "acme.pt", "--json", "--operators", acme],
         capture_output=True,

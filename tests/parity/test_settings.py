@@ -15,14 +15,14 @@ import torch
 from torchship.cpp_runner.binary import runner_path
 from torchship.script.exporting.export import export
 from torchship.script.exporting.target import find_target
-from torchship.script.runtime import torchscript
+from torchship.script.runtime import torchscript, torchscript_file
 from torchship.script.runtime.program import Program
 
 # What torchship sets or takes for granted, as a new process finds it. Not this one's: other tests
 # have changed it.
 IN_FORCE = """
 import json, torch
-from torchship.script.runtime import torchscript
+from torchship.script.runtime import torchscript_file, torchscript
 {before}
 torchscript.configure({arguments})
 print(json.dumps(torchscript.settings_in_force()))
@@ -75,7 +75,7 @@ def test_the_fuser_can_be_asked_for(fusion: str) -> None:
 
 def test_a_frozen_module_keeps_its_methods(tmp_path: Path) -> None:
     archive = export(find_target("moba", None, {}), tmp_path / "moba.pt")
-    frozen = torchscript.load(archive.data, freeze=True)
+    frozen = torchscript_file.load(archive.data, freeze=True)
     assert list(archive.load().parameters())
     assert not list(frozen.parameters())
     case = next(case for case in archive.golden if case.method == "act")

@@ -13,7 +13,7 @@ import pytest
 from torchship.script.exporting.export import export
 from torchship.script.exporting.target import find_target
 from torchship.script.format.manifest import CustomOperator
-from torchship.script.runtime import operators, torchscript
+from torchship.script.runtime import operators, torchscript_file
 from torchship.script.runtime.archive import Archive, pack
 from torchship.serve.client.local_server import StartError, running_server
 from torchship.serve.repository.repository import Repository
@@ -46,7 +46,7 @@ def test_clients_learn_what_is_missing_and_not_which_folders_there_are(
     nothing = CustomOperator(name="acme::nothing", library="acme_ops")
     said = ours.require_manifest().model_copy(update={"custom_ops": (nothing,)})
     path = tmp_path / "a.pt"
-    path.write_bytes(pack(torchscript.save(ours.load()), said, ours.golden))
+    path.write_bytes(pack(torchscript_file.save(ours.load()), said, ours.golden))
     [entry] = loaded(path).entries
     assert entry.state == "failed"
     assert f"in '{tmp_path / 'secret'}'" in entry.reason
@@ -65,7 +65,7 @@ def test_a_library_that_comes_later_is_found(
         for operator in ours.require_manifest().custom_ops
     )
     said = ours.require_manifest().model_copy(update={"custom_ops": of_acme})
-    (tmp_path / "a.pt").write_bytes(pack(torchscript.save(ours.load()), said, ours.golden))
+    (tmp_path / "a.pt").write_bytes(pack(torchscript_file.save(ours.load()), said, ours.golden))
     (tmp_path / "libraries").mkdir()
     options = ["--mode", "poll", "--poll-seconds", "0.05", "--operators", tmp_path / "libraries"]
     with launch(*options, tmp_path) as server:
@@ -90,7 +90,7 @@ def test_the_server_looks_in_the_folders_of_its_setting(ours: Archive, tmp_path:
     )
     said = ours.require_manifest().model_copy(update={"custom_ops": of_acme})
     path = tmp_path / "a.pt"
-    path.write_bytes(pack(torchscript.save(ours.load()), said, ours.golden))
+    path.write_bytes(pack(torchscript_file.save(ours.load()), said, ours.golden))
     with pytest.raises(StartError, match=r"there is no 'libacme_ops\.so'"), running_server([path]):
         pass
     two = ["--workers", "2", "--state", "none"]

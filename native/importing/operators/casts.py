@@ -22,13 +22,13 @@ from torchship.native.ir.dtypes import (
 from torchship.native.ir.layout import narrow
 from torchship.native.ir.program import Elementwise, Iota, View
 from torchship.native.ir.sizes import Size
-from torchship.script.runtime import torchscript
+from torchship.script.runtime import torchscript_graph
 
 
 @operator("aten::to", "aten::type_as", "aten::_to_copy")
 def to(importer: Importer, node: Any, arguments: list[Any]) -> object:
     made = _converted(importer, arguments)
-    names = [argument.name for argument in torchscript.declared_arguments(node)]
+    names = [argument.name for argument in torchscript_graph.declared_arguments(node)]
     copies = "copy" in names and arguments[names.index("copy")] is not False
     if importer.mutates and copies and made is arguments[0]:
         return importer.builder.copied(importer.builder.materialise(made))

@@ -23,7 +23,7 @@ from torchship.script.exporting.export import Options, export
 from torchship.script.exporting.target import find_target
 from torchship.script.format.manifest import CustomOperator
 from torchship.script.runtime import archive as archives
-from torchship.script.runtime import operators, torchscript
+from torchship.script.runtime import operators, torchscript, torchscript_file
 from torchship.script.runtime.archive import Archive, open_archive
 
 OURS = CustomOperator(name="torchship::lstm_pointwise", library="torchship_ops")
@@ -49,7 +49,7 @@ def acme(ours: Archive, tmp_path_factory: pytest.TempPathFactory) -> Path:
         update={"custom_ops": (CustomOperator(name=OURS.name, library="acme_ops"),)}
     )
     path = tmp_path_factory.mktemp("acme") / "acme.pt"
-    path.write_bytes(archives.pack(torchscript.save(ours.load()), said, ours.golden))
+    path.write_bytes(archives.pack(torchscript_file.save(ours.load()), said, ours.golden))
     return path
 
 
@@ -129,7 +129,7 @@ def outer() -> nn.Module:
 
 
 def code_of(module: nn.Module) -> bytes:
-    return torchscript.save(torchscript.compile_module(module.eval(), "script", {}))
+    return torchscript_file.save(torchscript.compile_module(module.eval(), "script", {}))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -368,7 +368,7 @@ def test_the_message_names_the_archive(ours: Archive, tmp_path: Path) -> None:
     nothing = CustomOperator(name="acme::nothing", library="acme_ops")
     said = ours.require_manifest().model_copy(update={"custom_ops": (nothing,)})
     path = tmp_path / "a.pt"
-    path.write_bytes(archives.pack(torchscript.save(ours.load()), said, ours.golden))
+    path.write_bytes(archives.pack(torchscript_file.save(ours.load()), said, ours.golden))
     with pytest.raises(OperatorError, match=r"^'a\.pt': it needs the operator 'acme::nothing'"):
         open_archive(path).load()
 
@@ -410,7 +410,7 @@ def test_a_library_of_another_torch_is_refused(ours: Archive, folder: Path, tmp_
         update={"custom_ops": (CustomOperator(name=OURS.name, library="acme_ops"),)}
     )
     path = tmp_path / "acme.pt"
-    path.write_bytes(archives.pack(torchscript.save(ours.load()), said, ours.golden))
+    path.write_bytes(archives.pack(torchscript_file.save(ours.load()), said, ours.golden))
     for runtime in ("script", "cpp"):
         result = torchship("verify", path, "--operators", tmp_path, "--runtime", runtime)
         text = " ".join((result.stdout + result.stderr).split())
