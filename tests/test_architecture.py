@@ -40,7 +40,7 @@ LAYERS = {
         *("building", "running", "cli"),
     ],
     "serve": [
-        *("settings", "errors", "system", "protocol", "client", "telemetry", "engine"),
+        *("errors", "system", "stores", "settings", "protocol", "client", "telemetry", "engine"),
         *("repository", "sequences", "http", "transport", "process", "cli"),
     ],
 }

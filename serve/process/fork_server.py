@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 
-from torchship.serve.system.interpreter import command
+from torchship.serve.system.interpreter import command, name_process
 
 LINGER_SECONDS = 10.0
 START_SECONDS = 120.0  # limit to import everything and fork
@@ -153,7 +153,7 @@ def main() -> None:
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy is only used to copy bytes
     gc.disable()  # a collection during imports finds nothing, and they take a seventh of the time
-    from torchship.serve.process.worker import Descriptors, name_process, run
+    from torchship.serve.process.worker import Descriptors, run
 
     name_process("torchship-start")
     gc.collect()
