@@ -21,12 +21,12 @@ from torchship.serve.engine.devices import read_placement
 from torchship.serve.engine.limits import Limits
 from torchship.serve.engine.thread_exit import end_all, leave
 from torchship.serve.http.app import Application, create_app
-from torchship.serve.http.rate_limit import RateTable
 from torchship.serve.process.credentials import api_keys_of, use
 from torchship.serve.process.messages import Credentials
 from torchship.serve.process.sockets import BACKLOG
 from torchship.serve.repository.repository import Repository
 from torchship.serve.sequences.sequences import Sequences
+from torchship.serve.service.rate_limit import RateTable
 from torchship.serve.settings import Settings
 from torchship.serve.system.heartbeat import Heartbeat
 from torchship.serve.telemetry.metrics import Metrics
@@ -129,8 +129,8 @@ class Server(uvicorn.Server):
 
     def renew(self, credentials: Credentials) -> None:
         """Use new keys and certificates for all requests and connections from now on."""
-        if self.application.guard is not None and credentials.api_keys is not None:
-            self.application.guard.renew(api_keys_of(credentials.api_keys))
+        if self.application.keys is not None and credentials.api_keys is not None:
+            self.application.keys.renew(api_keys_of(credentials.api_keys))
         self.repository.trust(trusted_keys_of(credentials))
         if credentials.certificate is not None and self.config.ssl is not None:
             use(credentials.certificate, self.config.ssl)

@@ -26,7 +26,6 @@ from typing import Any
 
 from torchship.script.errors import UsageError
 from torchship.serve.errors import out_of_service
-from torchship.serve.http.rate_limit import TABLE_BYTES
 from torchship.serve.process import messages
 from torchship.serve.process.changes import Changes
 from torchship.serve.process.credentials import read_credentials
@@ -34,6 +33,7 @@ from torchship.serve.process.fork_server import ForkServer
 from torchship.serve.process.sockets import bind, reserve
 from torchship.serve.process.watchdog import LOOK_SECONDS, Watchdog
 from torchship.serve.process.worker_slot import Backoff, WorkerSlot, share_cores
+from torchship.serve.service.rate_limit import TABLE_BYTES
 from torchship.serve.settings import Settings
 from torchship.serve.system.daemon_threads import on_thread
 from torchship.serve.system.shared_memory import shared_file

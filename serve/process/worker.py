@@ -18,7 +18,6 @@ from typing import Any
 
 from torchship.script.errors import UsageError
 from torchship.script.runtime import operators, printing
-from torchship.serve.http.rate_limit import RateTable
 from torchship.serve.process import messages
 from torchship.serve.process.channel import Channel
 from torchship.serve.process.checks import check_places, check_workers
@@ -33,6 +32,7 @@ from torchship.serve.process.server import (
 from torchship.serve.process.sockets import bind, url_of
 from torchship.serve.process.worker_repository import WorkerRepository
 from torchship.serve.repository.discovery import find_archives, printable
+from torchship.serve.service.rate_limit import RateTable
 from torchship.serve.settings import Settings
 from torchship.serve.system.heartbeat import Heartbeat
 from torchship.serve.system.malloc_thresholds import raise_malloc_thresholds
