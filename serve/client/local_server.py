@@ -70,7 +70,7 @@ def _wait_until_ready(process: subprocess.Popen[str], errors: IO[str]) -> str:
         for line in process.stdout:
             kind, _, rest = line.rstrip("\n").partition(" ")
             if kind == "listening":
-                url = rest.removeprefix("on ")
+                url = url or rest.removeprefix("on ")  # of HTTP; gRPC's comes after it
             elif kind == "ready:":
                 return url
             elif kind == "failed:":

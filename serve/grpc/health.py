@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from typing import TypeAlias
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -14,7 +15,9 @@ SERVED = frozenset({"", SERVICE})
 WATCH_SECONDS = 0.5  # between two looks for those that watch
 WATCHERS = 1024  # of a process; each costs a look
 
+Request = health_pb2.HealthCheckRequest
 Status = health_pb2.HealthCheckResponse
+Context: TypeAlias = "grpc.aio.ServicerContext[Request, Status]"
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
@@ -29,13 +32,11 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         """Say "not serving", and end the calls that watch."""
         self._closed.set()
 
-    def _status(self) -> health_pb2.HealthCheckResponse.ServingStatus.ValueType:
+    def _status(self) -> Status.ServingStatus:
         serving = self._ready() and not self._closed.is_set()
         return Status.SERVING if serving else Status.NOT_SERVING
 
-    async def Check(
-        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext
-    ) -> health_pb2.HealthCheckResponse:  # type: ignore[override]
+    async def Check(self, request: Request, context: Context) -> Status:
         """Answer for the server or our service.
 
         A service that is not served is NOT_FOUND.
@@ -44,9 +45,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         return Status(status=self._status())
 
-    async def Watch(
-        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:  # type: ignore[override]
+    async def Watch(self, request: Request, context: Context) -> AsyncIterator[Status]:
         """Answer now and whenever the status changes."""
         if self._watchers >= WATCHERS:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls watch already")
@@ -70,4 +69,4 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
 
 def add_health(servicer: HealthServicer, server: grpc.aio.Server) -> None:
     """Add the service to a server."""
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)  # type: ignore[arg-type]
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)

@@ -7,7 +7,7 @@ of its own, which no process that forks may have.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 # The library reads these when it is loaded. It forks nothing, and logs on standard error in a form
 # that is not ours.
@@ -138,9 +138,8 @@ def tls_credentials(current: Callable[[], tuple[str, str | None]]) -> grpc.Serve
         used[0] = pair
         return configuration(pair)
 
-    return grpc.dynamic_ssl_server_credentials(configuration(used[0]), renewed, False)
-
-
-def service_names() -> Iterable[str]:
-    """Return the names of what is served."""
-    return (SERVICE, "grpc.health.v1.Health")
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(used[0]),
+        renewed,  # type: ignore[arg-type]  # None for no change, by its documentation
+        False,
+    )

@@ -87,6 +87,7 @@ class InferenceServicer:
         self._calls = Calls(
             accounting, keys, memory or BodyMemory(settings.max_inflight_bytes), who_asks
         )
+        self._answer = self._calls.answer
 
     def close(self) -> None:
         """Refuse new calls, and end streams when what they have sent is answered."""

@@ -81,6 +81,8 @@ class Worker(Server):
         self._restart_hang_timer()
         if self.early:
             await self._accept(sockets)
+            if self.should_exit:
+                return
         await self.begin(self._report_loaded)
         self.channel.listen(self._on_message, self._orphaned)
         if not self.early:
@@ -94,6 +96,12 @@ class Worker(Server):
             await self._accept(sockets)
 
     async def _accept(self, sockets: list[socket.socket] | None) -> None:
+        try:
+            await self.listen_for_grpc()
+        except UsageError as error:
+            self.send(messages.Refused(text=printable(str(error))))
+            self.should_exit = True
+            return
         await super().startup(sockets)
         self.send(messages.Listening(url=url_of(self.bound, self.config.ssl is not None)))
 
