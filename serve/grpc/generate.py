@@ -31,7 +31,7 @@ def generated(proto: Path) -> dict[str, bytes]:
             f"--pyi_out={folder}",
             proto.name,
         ]
-        if protoc.main(arguments):
+        if protoc.main(arguments):  # type: ignore[no-untyped-call]
             raise RuntimeError(f"protoc refuses '{proto.name}'")
         return {name: (Path(folder) / name).read_bytes() for name in (DESCRIPTOR, TYPES)}
 

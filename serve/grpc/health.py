@@ -1,4 +1,4 @@
-"""`grpc.health.v1`: the whole server, our service, and each model by its name."""
+"""`grpc.health.v1`: whether the server, as a whole or as our service, is to be asked."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from torchship.serve.grpc.call import SERVICE
 
-SERVED = frozenset({"", SERVICE})
-WATCH_SECONDS = 0.5  # between two looks for those that watch
-WATCHERS = 1024  # of a process; each costs a look
-
 Request = health_pb2.HealthCheckRequest
 Status = health_pb2.HealthCheckResponse
 Context: TypeAlias = "grpc.aio.ServicerContext[Request, Status]"
+
+UNKNOWN = Status(status=Status.SERVICE_UNKNOWN)
+SERVED = frozenset({"", SERVICE})
+WATCH_SECONDS = 0.5  # between two looks for those that watch
+WATCHERS = 1024  # of a process; each costs a look
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
@@ -32,9 +33,9 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         """Say "not serving", and end the calls that watch."""
         self._closed.set()
 
-    def _status(self) -> Status.ServingStatus:
+    def _status(self) -> Status:
         serving = self._ready() and not self._closed.is_set()
-        return Status.SERVING if serving else Status.NOT_SERVING
+        return Status(status=Status.SERVING if serving else Status.NOT_SERVING)
 
     async def Check(self, request: Request, context: Context) -> Status:
         """Answer for the server or our service.
@@ -43,7 +44,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         """
         if request.service not in SERVED:
             await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
-        return Status(status=self._status())
+        return self._status()
 
     async def Watch(self, request: Request, context: Context) -> AsyncIterator[Status]:
         """Answer now and whenever the status changes."""
@@ -53,9 +54,9 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         try:
             told = None
             while True:
-                status = self._status() if request.service in SERVED else Status.SERVICE_UNKNOWN
+                status = self._status() if request.service in SERVED else UNKNOWN
                 if status != told:
-                    yield Status(status=status)
+                    yield status
                     told = status
                 if self._closed.is_set():
                     return

@@ -340,7 +340,7 @@ async def _encode(
 
 def _message(found: Mapping[str, object], message: R) -> R:
     """Return a message with the content of a document of the protocol's JSON."""
-    return ParseDict(found, message, ignore_unknown_fields=True)
+    return ParseDict(dict(found), message, ignore_unknown_fields=True)
 
 
 def _model_of(asked: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest) -> str:
