@@ -16,7 +16,7 @@ from served import launched, make
 from torchship.serve.grpc import inference_pb2 as pb
 
 ALICE, BOB = "alice-knows-this-key", "bob-knows-another-key"
-LONG = 1_000_000  # rounds of `held`
+LONG = 400_000  # rounds of `held`
 
 
 def held(rounds: float) -> pb.ModelInferRequest:
