@@ -33,7 +33,7 @@ def test_two_workers_share_the_port_and_one_that_dies_comes_back(tmp_path: Path)
     archive = make(tmp_path, "half")
     with launched("--workers", 2, "--grpc-port", 0, archive) as process:
         assert process.line() == "ready: half/1"
-        seen = set()
+        seen: set[int] = set()
         while len(seen) < 2:  # the kernel chooses a worker for each connection
             with calling(process) as connection:
                 assert half(connection) == b"\x00\x40"
