@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 from queue import Queue
@@ -79,11 +80,11 @@ def test_the_end_lets_what_runs_be_answered_and_takes_no_more(tmp_path: Path) ->
         stream = connection.stream(iter(sent.get, None))
         sent.put(first)
         assert not next(stream).error_message
-        long = rounds(400_000)
+        long = rounds(1_000_000)
         long.parameters["sequence_id"].int64_param = 1
         sent.put(long)
         call: Any = connection.method("ModelInfer")
-        running = call.future(rounds(400_000))
+        running = call.future(rounds(1_000_000))
         _until_one_waits(process)
         process.popen.terminate()
         assert not next(stream).error_message
@@ -97,11 +98,13 @@ def test_the_end_lets_what_runs_be_answered_and_takes_no_more(tmp_path: Path) ->
 
 def _until_one_waits(process: Any) -> None:
     """Return once a request waits while another runs."""
-    while True:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
         text = httpx.get(f"{process.url}/metrics", trust_env=False).text
         found = [x for x in text.splitlines() if x.startswith("torchship_queue_rows{")]
         if any(float(x.rpartition(" ")[2]) >= 1 for x in found):
             return
+    raise AssertionError("nothing waits")
 
 
 def test_what_still_runs_at_the_limit_is_told(tmp_path: Path) -> None:
