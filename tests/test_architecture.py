@@ -40,8 +40,9 @@ LAYERS = {
         *("building", "running", "cli"),
     ],
     "serve": [
-        *("errors", "system", "stores", "settings", "protocol", "client", "telemetry", "engine"),
-        *("repository", "sequences", "http", "transport", "process", "cli"),
+        *("errors", "system", "stores", "settings", "protocol", "telemetry", "engine"),
+        *("repository", "sequences", "service", "http", "transport", "grpc", "client"),
+        *("process", "cli"),
     ],
 }
 
