@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from torchship.serve.http.app import Application
+from torchship.serve.http.header_names import REQUEST_ID
 from torchship.serve.ray.held_models import HeldModels
 from torchship.serve.ray.routing import model_of_path
 from torchship.serve.system.body_memory import HOLD_KEY, BodyHold
@@ -29,10 +32,16 @@ class BehindProxy:
             hold.add(len(message.get("body") or b""))
             return message
 
+        async def answered(message: Message) -> None:
+            # The proxy writes the id into the answer itself, as it wrote it into the request.
+            if "headers" in message and _request_id(scope):
+                message = {**message, "headers": _without_id(message["headers"])}
+            await send(message)
+
         path = scope["path"].removeprefix(prefix) or "/"
         below = {**scope, "path": path, "root_path": "", HOLD_KEY: hold}
         try:
-            await self._application(below, counted, send)
+            await self._application(below, counted, answered)
         finally:
             hold.release()
 
@@ -48,6 +57,14 @@ class Multiplexing:
         """Run the application while the model is held."""
         async with self._models.needed(model_of_path(scope["path"])):
             await self._app(scope, receive, send)
+
+
+def _request_id(scope: Scope) -> bool:
+    return any(name == REQUEST_ID for name, _ in scope["headers"])
+
+
+def _without_id(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    return [(name, value) for name, value in headers if name != REQUEST_ID]
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -13,7 +13,9 @@ from torchship.serve.protocol.tensors import short
 from torchship.serve.repository.repository import Repository
 
 FULL_SECONDS = 30  # for which a request waits until a model can be given up
-RETRY_SECONDS = 30  # for which a model that failed is not tried again: others would lose their place
+RETRY_SECONDS = (
+    30  # for which a model that failed is not tried again: others would lose their place
+)
 
 
 class MultiplexedRepository(Repository):

@@ -21,6 +21,7 @@ from torchship.serve.ray.asgi import BehindProxy, Multiplexing
 from torchship.serve.ray.autoscaling import QUEUE_ROWS
 from torchship.serve.ray.blueprint import Blueprint
 from torchship.serve.ray.held_models import HeldModels, MultiplexedRepository
+from torchship.serve.ray.records import write_used
 from torchship.serve.ray.shipping import take
 from torchship.serve.repository.repository import Repository
 from torchship.serve.settings import Settings
@@ -43,6 +44,7 @@ class Replica:
         self._repository: Repository | None = None
         try:
             self._plan = Blueprint.model_validate_json(blueprint)
+            write_used(serve.get_replica_context().app_name, self._plan)
             await self._start()
         except TorchShipError as error:
             await self._end()
@@ -110,7 +112,7 @@ class Replica:
         return {QUEUE_ROWS: float(sum(self._repository.status().waiting_rows.values()))}
 
     async def __del__(self) -> None:
-        """End when Ray ends the replica: it gives no more requests, and those that came are done."""
+        """End when Ray ends the replica, after the requests that it had."""
         await self._end()
 
     async def _end(self) -> None:

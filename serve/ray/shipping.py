@@ -8,6 +8,7 @@ the same one is sent once, and a replica checks what it took.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from torchship.script.format.signing import signature_path
 NAMESPACE = b"torchship"
 BLOCKS, COUNTS = "archive/", "blocks/"
 BLOCK_BYTES = 4 << 20
+KEPT_SECONDS = 3600  # for which an archive is kept that no application uses: one may be about to
 MOST_BYTES = 1 << 30
 """Limit for all archives of one application: the head node holds them in memory."""
 
@@ -52,13 +54,12 @@ def put(digest: str, blocks: Iterable[bytes]) -> None:
 
     The number of blocks is written last: an archive of which a part is missing is not there.
     """
-    if _internal_kv_get(COUNTS + digest, namespace=NAMESPACE) is not None:
-        return
-    count = 0
-    for block in _joined(blocks):
-        _internal_kv_put(_key(digest, count), block, namespace=NAMESPACE)
-        count += 1
-    _internal_kv_put(COUNTS + digest, str(count), namespace=NAMESPACE)
+    count, _ = _stored(digest)
+    if not count:
+        for block in _joined(blocks):
+            _internal_kv_put(_key(digest, count), block, namespace=NAMESPACE)
+            count += 1
+    _internal_kv_put(COUNTS + digest, f"{count} {int(time.time())}", namespace=NAMESPACE)
 
 
 def take(shipped: Shipped, folder: Path) -> Path:
@@ -77,12 +78,19 @@ def take(shipped: Shipped, folder: Path) -> Path:
 
 
 def keep_only(digests: Collection[str]) -> None:
-    """Delete all other archives from the store."""
+    """Delete the other archives from the store, except those that were put a short time ago."""
     for key in _internal_kv_list(COUNTS, namespace=NAMESPACE) or ():
         digest = key.decode().removeprefix(COUNTS)
-        if digest not in digests:
+        if digest not in digests and _stored(digest)[1] + KEPT_SECONDS < time.time():
             _internal_kv_del(COUNTS + digest, namespace=NAMESPACE)
             _internal_kv_del(f"{BLOCKS}{digest}/", del_by_prefix=True, namespace=NAMESPACE)
+
+
+def _stored(digest: str) -> tuple[int, int]:
+    """Return how many blocks an archive has in the store, and when it was put there last."""
+    found = _internal_kv_get(COUNTS + digest, namespace=NAMESPACE)
+    count, _, seconds = (found or b"0 0").decode().partition(" ")
+    return int(count), int(seconds)
 
 
 def _key(digest: str, number: int) -> str:
@@ -103,13 +111,13 @@ def _joined(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 def _checked(shipped: Shipped) -> Iterator[bytes]:
     """Yield an archive's blocks; raise at the end if they are not those that were put."""
-    count = _internal_kv_get(COUNTS + shipped.digest, namespace=NAMESPACE)
-    if count is None:
+    count, _ = _stored(shipped.digest)
+    if not count:
         raise UnreadableError(
             f"'{shipped.file}' is not in the cluster's store any more: deploy it again"
         )
     digest = hashlib.sha256()
-    for number in range(int(count)):
+    for number in range(count):
         block = _internal_kv_get(_key(shipped.digest, number), namespace=NAMESPACE) or b""
         digest.update(block)
         yield block

@@ -33,11 +33,13 @@ def application(command: str = "") -> typer.Typer:
     import torchship.native.cli
     import torchship.play
     import torchship.script.cli
+    import torchship.serve.ray.cli
 
     return _with(
         torchship.script.cli.app,
         torchship.agreement.app,
         torchship.serve.cli.app,
+        torchship.serve.ray.cli.app,
         torchship.native.cli.app,
         torchship.models.cli.app,
         torchship.demo.app,
@@ -57,6 +59,7 @@ def _with(*rooms: typer.Typer) -> typer.Typer:
     app.callback()(_options)  # without it, typer drops the name of a single command
     for room in rooms:
         app.registered_commands += room.registered_commands
+        app.registered_groups += room.registered_groups
     return app
 
 
