@@ -11,7 +11,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ ENVIRONMENT = {
     "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.2",
     "PYTHONWARNINGS": "ignore",
 }
+WAIT_SECONDS = 90
 NODES = 2  # beside the head, on which no replica runs
 
 
@@ -51,6 +53,13 @@ class RayCluster:
     def replicas(self, name: str) -> dict[str, str]:
         """Return the nodes of the replicas that run, by the replicas' ids."""
         return dict(self.do(f"status {name}")["replicas"])
+
+    def wait(self, name: str, enough: Callable[[dict[str, str]], bool]) -> None:
+        """Wait until the replicas that run are enough."""
+        until = time.monotonic() + WAIT_SECONDS
+        while not enough(found := self.replicas(name)):
+            assert time.monotonic() < until, found
+            time.sleep(0.1)  # Ray has no event for it
 
     def deploy(
         self, *arguments: object, name: str = "torchship", program: tuple[str, ...] = ()
@@ -136,10 +145,11 @@ def main(folder: str) -> None:
             answer(node=nodes[-1].node_id)
         elif command == "status":
             details: Any = serve.context._get_global_client().get_serve_details()
-            deployments = details["applications"].get(rest, {}).get("deployments", {})
+            application = details["applications"].get(rest, {})
+            deployments = application.get("deployments", {})
             replicas = [r for d in deployments.values() for r in d["replicas"]]
             running = {r["replica_id"]: r["node_id"] for r in replicas if r["state"] == "RUNNING"}
-            answer(replicas=running)
+            answer(replicas=running, status=application.get("status"))
     serve.shutdown()
     ray.shutdown()
     cluster.shutdown()

@@ -1,11 +1,12 @@
-"""Archives on a Ray cluster of several nodes: `torchship ray deploy`, and what clients see of it."""
+"""Archives on a Ray cluster of several nodes, and what clients see of them."""
 
 from __future__ import annotations
 
-import json
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from ports import held_port
 from ray_cluster import RayCluster, running_cluster
 from redis_server import running_redis
-from served import make
+from served import MODELS, make, write
 from torchship.script.runtime.archive import open_archive
 from torchship.serve.client.client import Client
 
@@ -68,6 +69,55 @@ def step(http: httpx.Client, id: str, start: bool = False) -> httpx.Response:
     rounds = {"name": "rounds", "datatype": "INT64", "shape": [1], "data": [1]}
     said = {"sequence_id": id, "sequence_start": start}
     return http.post(COUNT, json={"inputs": [rounds], "parameters": said})
+
+
+class Load:
+    """The steps of one sequence, one after another, and what is wrong with the answers."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        """How many steps were answered with 200."""
+        self.failed: list[str] = []
+        self.wrong: list[str] = []
+        self._changed = threading.Condition()
+
+    def run(self, http: httpx.Client, id: str, stop: threading.Event) -> None:
+        """Take steps until `stop`.
+
+        A step that fails may have been made or not: the next count is larger by one for each.
+        """
+        at = unknown = 0
+        while not stop.is_set():
+            answer = step(http, id, start=at == 0)
+            if answer.status_code != 200:
+                self.failed.append(answer.text)
+                unknown += 1 if at else 0
+                continue
+            found = count_in(answer)
+            if not at + 1 <= found <= at + 1 + unknown:
+                self.wrong.append(f"{found} after {at} and {unknown} without an answer")
+            at, unknown = found, 0
+            with self._changed:
+                self.steps += 1
+                self._changed.notify_all()
+
+    def wait_for(self, steps: int) -> None:
+        """Wait until so many steps were answered."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.steps >= steps, 60), self.failed[-1:]
+
+
+@contextmanager
+def counting(http: httpx.Client, id: str) -> Iterator[Load]:
+    """Take steps of a sequence in a thread for the length of a `with` block."""
+    load, stop = Load(), threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(load.run, http, id, stop)
+        try:
+            yield load
+        finally:
+            stop.set()
+        running.result()
 
 
 def count_in(answer: httpx.Response) -> int:
@@ -128,3 +178,107 @@ def test_errors_are_those_of_the_server(http: httpx.Client) -> None:
 def test_steps_of_a_sequence_go_to_any_replica(http: httpx.Client) -> None:
     found = [count_in(step(http, "s", number == 0)) for number in range(12)]
     assert found == list(range(1, 13))
+
+
+def test_an_archive_that_fails_changes_nothing(
+    cluster: RayCluster, http: httpx.Client, tmp_path: Path
+) -> None:
+    make(tmp_path, "tiny", "2", edit=lambda out: {name: value + 1 for name, value in out.items()})
+    before = cluster.replicas("torchship")
+    with counting(http, "during") as counted:
+        done = cluster.deploy(tmp_path, "--replicas", 1, "--num-cpus", 0.1)
+    assert done.returncode == 3, done.stdout
+    assert re.fullmatch(r"torchship: error: 'tiny-2\.pt': .*logits.*\n", done.stderr), done.stderr
+    assert cluster.replicas("torchship").keys() >= set() and before
+    assert not counted.failed
+    assert http.get("/v2/models/tiny").json()["versions"] == ["1"]
+    assert count_in(step(http, "s")) == 13
+
+
+def test_an_application_that_fails_at_first_leaves_nothing(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    make(tmp_path, "tiny", edit=lambda out: {name: value + 1 for name, value in out.items()})
+    done = cluster.deploy(tmp_path, "--route-prefix", "/new", "--num-cpus", 0.1, name="new")
+    assert done.returncode == 3, done.stdout
+    assert cluster.do("status new")["status"] is None
+
+
+def test_a_node_that_is_killed_under_load(cluster: RayCluster, http: httpx.Client) -> None:
+    """No 200 is wrong, and no step that was answered is lost."""
+    replicas = cluster.replicas("torchship")
+    ids = [f"killed{number}" for number in range(4)]
+    with ExitStack() as stack:
+        loads = [stack.enter_context(counting(http, id)) for id in ids]
+        for load in loads:
+            load.wait_for(3)
+        assert cluster.do(f"kill {next(iter(replicas.values()))}") == {}
+        for load in loads:
+            load.wait_for(load.steps + 20)
+        cluster.do("add")
+        cluster.wait("torchship", lambda found: len(found) == 2)
+        for load in loads:
+            load.wait_for(load.steps + 5)
+    for load in loads:
+        assert load.wrong == []
+        assert load.steps > 25
+    with Client(str(http.base_url)) as client:
+        assert client is not None
+
+
+def test_few_replicas_serve_many_archives(
+    cluster: RayCluster, http: httpx.Client, tmp_path: Path
+) -> None:
+    names = [f"many{number}" for number in range(6)]
+    for number, name in enumerate(names):
+        write(tmp_path / f"{name}.pt", MODELS["logarithm"](), name)
+    done = cluster.deploy(
+        *(tmp_path, "--route-prefix", "/many", "--num-cpus", 0.2),
+        *("--replicas", 2, "--max-models", 3),
+        name="many",
+    )
+    assert done.returncode == 0, done.stderr
+    x = {"name": "x", "datatype": "FP32", "shape": [2], "data": [1.0, 2.0]}
+    places: dict[str, set[str]] = {name: set() for name in names}
+    for _ in range(3):
+        for name in names:
+            answer = http.post(f"/many/v2/models/{name}/infer", json={"inputs": [x]})
+            assert answer.status_code == 200, answer.text
+            found = answer.json()["outputs"][0]["data"]
+            assert found == pytest.approx([0.0, np.log(2)])
+            live = http.get(f"/many/v2/models/{name}/stats").json()
+            places[name].add(live["model_stats"][0]["name"])
+    answer = http.post("/many/v2/repository/models/many0/load")
+    assert answer.status_code == 400
+    assert "loaded when it is asked for" in answer.json()["error"]
+    assert http.get("/many/v2/models/none").status_code == 404
+
+
+def test_replicas_start_when_rows_wait_and_end_when_none_do(
+    cluster: RayCluster, http: httpx.Client, tmp_path: Path
+) -> None:
+    make(tmp_path, "slow")
+    done = cluster.deploy(
+        *(tmp_path, "--route-prefix", "/slow", "--num-cpus", 0.1, "--max-replicas", 2),
+        *("--target-rows", 4, "--upscale-seconds", 0.5, "--downscale-seconds", 1),
+        name="slow",
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(cluster.replicas("slow")) == 1
+    rounds = {"name": "rounds", "datatype": "INT64", "shape": [1], "data": [20_000]}
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            answer = http.post("/slow/v2/models/slow/infer", json={"inputs": [rounds]})
+            assert answer.status_code == 200, answer.text
+
+    with ThreadPoolExecutor(16) as pool:
+        asking = [pool.submit(ask) for _ in range(16)]
+        try:
+            cluster.wait("slow", lambda found: len(found) == 2)
+        finally:
+            stop.set()
+        for asked in asking:
+            asked.result()
+    cluster.wait("slow", lambda found: len(found) == 1)
