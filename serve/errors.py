@@ -1,6 +1,8 @@
-"""The errors of the server, and the one table that maps each to its HTTP status."""
+"""The errors of the server, and the one table that maps each to its status in each protocol."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from torchship.script.errors import (
     ArchiveError,
@@ -168,33 +170,50 @@ def out_of_service(model: str, why: str) -> str:
     return f"model '{model}' is out of service: {why}"
 
 
-STATUS: dict[type[Exception], int] = {
-    InputError: 400,
-    ModelError: 400,
-    LoadError: 400,
-    ModeError: 400,
-    UnauthorizedError: 401,
-    OriginError: 403,
-    UnknownModelError: 404,
-    UnknownSequenceError: 404,
-    DeadlineError: 408,
-    ExpiredSequenceError: 410,
-    LostSequenceError: 410,
-    BodyTooLargeError: 413,
-    TensorTooLargeError: 413,
-    EncodingError: 415,
-    QueueFullError: 429,
-    TooManySequencesError: 429,
-    RateError: 429,
-    ClientGoneError: 499,
-    NotReadyError: 503,
-    OutOfServiceError: 503,
-    OverloadError: 503,
-    OutOfMemoryError: 503,
-    StateStoreError: 503,
+class Status(NamedTuple):
+    """What a client of each protocol is told of a kind of error."""
+
+    http: int
+    grpc: str
+    """The name of a gRPC status code."""
+
+
+INTERNAL = Status(500, "INTERNAL")
+"""Of an error that was not foreseen: a fault of the server."""
+
+STATUS: dict[type[Exception], Status] = {
+    InputError: Status(400, "INVALID_ARGUMENT"),
+    ModelError: Status(400, "INVALID_ARGUMENT"),
+    LoadError: Status(400, "FAILED_PRECONDITION"),
+    ModeError: Status(400, "FAILED_PRECONDITION"),
+    UnauthorizedError: Status(401, "UNAUTHENTICATED"),
+    OriginError: Status(403, "PERMISSION_DENIED"),
+    UnknownModelError: Status(404, "NOT_FOUND"),
+    UnknownSequenceError: Status(404, "NOT_FOUND"),
+    DeadlineError: Status(408, "DEADLINE_EXCEEDED"),
+    # "Start anew" is what gRPC's ABORTED asks of a client.
+    ExpiredSequenceError: Status(410, "ABORTED"),
+    LostSequenceError: Status(410, "ABORTED"),
+    BodyTooLargeError: Status(413, "RESOURCE_EXHAUSTED"),
+    TensorTooLargeError: Status(413, "RESOURCE_EXHAUSTED"),
+    EncodingError: Status(415, "UNIMPLEMENTED"),
+    QueueFullError: Status(429, "RESOURCE_EXHAUSTED"),
+    TooManySequencesError: Status(429, "RESOURCE_EXHAUSTED"),
+    RateError: Status(429, "RESOURCE_EXHAUSTED"),
+    ClientGoneError: Status(499, "CANCELLED"),
+    NotReadyError: Status(503, "UNAVAILABLE"),
+    OutOfServiceError: Status(503, "UNAVAILABLE"),
+    OverloadError: Status(503, "UNAVAILABLE"),
+    OutOfMemoryError: Status(503, "UNAVAILABLE"),
+    StateStoreError: Status(503, "UNAVAILABLE"),
 }
+
+
+def known_status(error: Exception) -> Status:
+    """Return the status of an error: that of its class or of its nearest base, else `INTERNAL`."""
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), INTERNAL)
 
 
 def status_of(error: Exception) -> int:
     """Return the HTTP status of an error: that of its class or of its nearest base, else 500."""
-    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+    return known_status(error).http

@@ -70,6 +70,9 @@ class Settings(BaseSettings):
     config: Path | None = Field(default=None, description="TOML file with any of these settings")
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="port; 0 for any free one")
+    grpc_port: int | None = Field(
+        default=None, ge=0, le=65535, description="port for gRPC too; 0 for any free one"
+    )
     workers: int = Field(default=1, ge=1, description="processes that share the port")
     threads: int = Field(default=1, ge=1, le=1024, description="intra-op threads of each model")
     device: str = Field(default="cpu", description="where models run: cpu, cuda or cuda:NUMBER")

@@ -38,8 +38,9 @@ LAYERS = {
         *("building", "running", "cli"),
     ],
     "serve": [
-        *("settings", "errors", "system", "protocol", "client", "telemetry", "engine"),
-        *("repository", "sequences", "http", "transport", "process", "cli"),
+        *("settings", "errors", "system", "protocol", "telemetry", "engine"),
+        *("repository", "sequences", "service", "http", "transport", "grpc", "client"),
+        *("process", "cli"),
     ],
 }
 

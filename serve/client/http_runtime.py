@@ -15,7 +15,7 @@ from torchship.script.runtime.agreement import check_case
 from torchship.script.runtime.archive import Archive
 from torchship.script.runtime.batch import batch_inputs
 from torchship.serve.client.client import Client
-from torchship.serve.client.local_server import running_server
+from torchship.serve.client.local_server import Addresses, LocalServer
 
 # JSON has no FP16 and BF16 (Open Inference Protocol V2, binary tensor extension) and no NaN.
 NOT_IN_JSON = (torch.float16, torch.bfloat16)
@@ -26,9 +26,14 @@ class HttpRuntime:
 
     name = "HTTP"
 
-    def __init__(self, trusted_keys: Path | None = None, url: str | None = None) -> None:
-        """Check archives on the server at `url`, or start a server for each."""
-        self._trusted_keys = trusted_keys
+    def __init__(
+        self,
+        trusted_keys: Path | None = None,
+        url: str | None = None,
+        server: LocalServer | None = None,
+    ) -> None:
+        """Check archives on the server at `url`, on `server`, or on one for each archive."""
+        self._server = server or LocalServer(trusted_keys)
         self._url = url
 
     def check(self, archive: Archive) -> Result:
@@ -38,12 +43,12 @@ class HttpRuntime:
             TorchShipError: the server refuses the archive; the message says why.
         """
         manifest = archive.require_manifest()
-        server = (
-            running_server([archive.path], self._trusted_keys)
+        served = (
+            self._server.serving(archive.path)
             if self._url is None
-            else nullcontext(self._url)
+            else nullcontext(Addresses(self._url))
         )
-        with server as url, Client(url) as client:
+        with served as addresses, Client(addresses.http) as client:
 
             def caller(binary: bool) -> Call:
                 def call(method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:

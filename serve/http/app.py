@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -20,8 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from torchship.script.errors import UsageError
 from torchship.serve.engine.engine import Engine
 from torchship.serve.http import schemas
-from torchship.serve.http.accounting import RequestAccounting
-from torchship.serve.http.auth import ApiKey, Guard, read_api_keys
+from torchship.serve.http.auth import Guard
 from torchship.serve.http.body import read_small_body
 from torchship.serve.http.error_responses import answer, error_response
 from torchship.serve.http.inference import Inference
@@ -29,25 +27,26 @@ from torchship.serve.http.middleware import ErrorBoundary, Middleware
 from torchship.serve.http.openapi import INFER_PATHS, OpenApi, answers, takes
 from torchship.serve.http.origins import OriginGuard, Origins
 from torchship.serve.http.proxies import ForwardedHeaders, Proxies
-from torchship.serve.http.rate_limit import RateTable
 from torchship.serve.http.repository_routes import add_repository_routes
 from torchship.serve.http.sequence_routes import add_sequence_routes
 from torchship.serve.http.targets import infer_target
 from torchship.serve.protocol import messages as protocol
 from torchship.serve.protocol.large_json import LargeJsonCodec
 from torchship.serve.protocol.tensors import short
-from torchship.serve.protocol.wire_signature import describe, describe_config
-from torchship.serve.repository.catalogue import IndexEntry
+from torchship.serve.protocol.wire_signature import describe_config
 from torchship.serve.repository.repository import Repository
 from torchship.serve.sequences.sequences import Sequences
 from torchship.serve.sequences.store_choice import open_store
+from torchship.serve.service import facts
+from torchship.serve.service.accounting import RequestAccounting
+from torchship.serve.service.api_keys import ApiKey, KeyRing, read_api_keys
+from torchship.serve.service.rate_limit import RateTable
 from torchship.serve.settings import Settings, read_networks
 from torchship.serve.system.body_memory import BodyMemory
 from torchship.serve.system.package_version import package_version
 from torchship.serve.telemetry.logs import access_line
 from torchship.serve.telemetry.metrics import Metrics
-from torchship.serve.telemetry.samples import expose, samples_of
-from torchship.serve.telemetry.statistics import statistics
+from torchship.serve.telemetry.samples import expose
 
 if TYPE_CHECKING:
     from torchship.serve.telemetry.tracing import Tracer
@@ -63,15 +62,6 @@ FIGURES: dict[int | str, dict[str, Any]] = {
         },
     }
 }
-
-EXTENSIONS = [
-    "binary_tensor_data",
-    "classification",
-    "model_configuration",
-    "schedule_policy",
-    "sequence",
-    "statistics",
-]
 
 
 def create_app(
@@ -111,7 +101,7 @@ def create_app(
 
     @app.get("/v2", responses=answers(schemas.ServerMetadata))
     async def server_metadata() -> Response:
-        return _json({"name": "torchship", "version": package_version(), "extensions": EXTENSIONS})
+        return _json(facts.server_metadata())
 
     @app.get("/metrics", response_class=Response, responses=FIGURES)
     async def prometheus(request: Request) -> Response:
@@ -136,9 +126,7 @@ def create_app(
 
     @app.get("/v2/models/stats", responses=answers(schemas.Statistics))
     async def statistics_of_all() -> Response:
-        live = [(e.name, e.version) for e in repository.index() if e.state == "READY"]
-        families = await metrics.all(repository.status())
-        return _json(statistics(samples_of(families), live))
+        return _json(await facts.statistics_of(repository, metrics, None))
 
     def model_routes(path: str, model: type[BaseModel]) -> Callable[[Handler], Handler]:
         """Return a decorator that adds a route of a model, with and without its version."""
@@ -152,9 +140,7 @@ def create_app(
 
     @model_routes("", schemas.ModelMetadata)
     async def model_metadata(request: Request) -> Response:
-        engine = named(request)
-        versions = repository.versions(engine.manifest.name)
-        return _json(describe(engine.manifest, versions, {"runtime": engine.runtime}))
+        return _json(facts.model_metadata(repository, named(request)))
 
     @model_routes("/ready", schemas.ModelReady)
     async def model_ready(request: Request) -> Response:
@@ -167,11 +153,9 @@ def create_app(
 
     @model_routes("/stats", schemas.Statistics)
     async def model_statistics(request: Request) -> Response:
-        model = named(request).manifest.name
-        version = request.path_params.get("version")
-        versions = repository.versions(model) if version is None else [version]
-        families = await metrics.all(repository.status())
-        return _json(statistics(samples_of(families), [(model, known) for known in versions]))
+        path = request.path_params
+        found = facts.statistics_of(repository, metrics, path["model"], path.get("version"))
+        return _json(await found)
 
     @app.post(
         "/v2/repository/index",
@@ -181,8 +165,7 @@ def create_app(
     async def index(request: Request) -> Response:
         body = await read_small_body(request.scope, request.receive, max_body_bytes)
         only_ready = protocol.decode_index_request(body)
-        entries = [e for e in repository.index() if e.state == "READY" or not only_ready]
-        return _json([_index_entry(entry) for entry in entries])
+        return _json(facts.index_entries(repository, only_ready))
 
     add_repository_routes(app, repository, max_body_bytes)
 
@@ -198,8 +181,8 @@ def create_app(
 
     if settings.api_keys is not None:
         known = read_api_keys(settings.api_keys) if keys is None else keys
-        app.guard = Guard(app.front.app, known, answer, table=rates)
-        app.front.app = app.guard
+        app.keys = KeyRing(known, table=rates)
+        app.front.app = Guard(app.front.app, app.keys, answer)
     app.put_in_front(lambda inner: OriginGuard(inner, app.front.origins, answer))
     if app.proxies:
         app.put_in_front(lambda inner: ForwardedHeaders(inner, app.proxies))
@@ -224,10 +207,6 @@ def open_tracer(settings: Settings) -> Tracer | None:
     return Tracer(settings.otel_endpoint)
 
 
-def _index_entry(entry: IndexEntry) -> dict[str, str]:
-    return {key: value for key, value in asdict(entry).items() if value}
-
-
 class Application(FastAPI):
     """FastAPI, with inference in front of its router."""
 
@@ -250,8 +229,8 @@ class Application(FastAPI):
         self.infer = infer
         self.codec = codec
         self.tracer = tracer
-        self.guard: Guard | None = None
-        """What lets requests through that bring an API key, if they must."""
+        self.keys: KeyRing | None = None
+        """The API keys, if a request must bring one."""
         self.body_memory = BodyMemory(settings.max_inflight_bytes)
         """For the bodies of all requests that the process holds at a time."""
         self.proxies = Proxies(read_networks(settings.forwarded_allow_ips))

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from torchship.serve.errors import BodyTooLargeError, TensorTooLargeError
+from torchship.serve.errors import BodyTooLargeError
 from torchship.serve.protocol.drafts import LARGE_JSON
-from torchship.serve.protocol.tensors import Strings, Wire
 from torchship.serve.system.body_memory import BodyHold, hold_of
 
 DIGITS = 20  # of the largest number of 64 bits
@@ -66,15 +65,3 @@ async def read_small_body(scope: Scope, receive: Receive, limit: int) -> bytes |
         BodyTooLargeError, OverloadError, ClientDisconnect: as `read_body`.
     """
     return await read_body(dict(scope["headers"]), receive, min(limit, LARGE_JSON), hold_of(scope))
-
-
-def check_sizes(inputs: Mapping[str, Wire], limit: int) -> None:
-    """Refuse a request with an input of more than `limit` bytes.
-
-    Raises:
-        TensorTooLargeError: naming the input, its size and the limit.
-    """
-    for name, value in inputs.items():
-        size = sum(map(len, value.items)) if isinstance(value, Strings) else value.nbytes
-        if size > limit:
-            raise TensorTooLargeError(f"input '{name}': expected at most {limit} bytes, got {size}")

@@ -8,8 +8,8 @@ from __future__ import annotations
 from starlette.types import Receive
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from torchship.serve.http.accounting import CLIENT_LEFT
 from torchship.serve.http.body import announced_length
+from torchship.serve.service.accounting import CLIENT_LEFT
 
 LEFT_OVER = 1 << 20
 """Bytes of a body that are read after its answer, so that the connection can go on."""

@@ -1,20 +1,13 @@
-"""Errors as responses: what a client is told of an exception, and what the log is."""
+"""Errors as HTTP responses."""
 
 from __future__ import annotations
-
-import logging
-import math
-import uuid
 
 import orjson
 from starlette.responses import Response
 
-from torchship.script.errors import OutOfMemoryError
-from torchship.serve.errors import NotReadyError, OverloadError, RateError, status_of
 from torchship.serve.protocol.compression import ACCEPTED
+from torchship.serve.service.failures import failure_of
 from torchship.serve.telemetry.records import Record
-
-log = logging.getLogger(__name__)
 
 # Header fields that every error of a status has.
 HEADERS = {
@@ -25,30 +18,18 @@ HEADERS = {
 }
 
 
-def shutting_down() -> NotReadyError:
-    """Return the error of a request whose time is over because the server ends."""
-    return NotReadyError("the server is shutting down")
-
-
 def answer(error: Exception, record: Record | None = None) -> Response:
     """Return the response to an error; one that was not foreseen is logged under the request's id.
 
     This is the one place where exceptions become responses, for the application and for the
     connections that answer by themselves.
     """
-    if isinstance(error, MemoryError):
-        error = OutOfMemoryError("there is no memory for this request")
-    status = status_of(error)
-    if status != 500:
-        headers = HEADERS.get(status)
-        if isinstance(error, OverloadError):
-            headers = {"Retry-After": "1"}
-        elif isinstance(error, RateError):
-            headers = {"Retry-After": str(math.ceil(error.retry_after))}
-        return error_response(status, str(error), headers)
-    number = record.request_id.decode("ascii") if record else uuid.uuid4().hex
-    log.error("internal error %s", number, exc_info=error, extra={"request_id": number})
-    return error_response(500, f"internal error {number}")
+    failure = failure_of(error, record)
+    status = failure.status.http
+    headers = HEADERS.get(status)
+    if failure.retry_after is not None:
+        headers = {"Retry-After": str(failure.retry_after)}
+    return error_response(status, failure.message, headers)
 
 
 def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> Response:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from torchship.serve.protocol import messages
+from torchship.serve.service.accounting import REQUEST_ID as REQUEST_ID
 
 HEADER_LENGTH = messages.HEADER_LENGTH.lower().encode()
-REQUEST_ID = b"x-request-id"

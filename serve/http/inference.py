@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from functools import partial
 
 from starlette.types import Receive, Scope, Send
 
 from torchship.serve.engine.engine import Engine
 from torchship.serve.errors import RequestError
-from torchship.serve.http.body import check_sizes, read_body
+from torchship.serve.http.body import read_body
 from torchship.serve.http.client_connection import has_left
 from torchship.serve.http.header_names import HEADER_LENGTH
-from torchship.serve.http.targets import Target, infer_target
+from torchship.serve.http.targets import infer_target
 from torchship.serve.protocol.compression import (
     OFFERED,
     deflate,
@@ -27,11 +26,11 @@ from torchship.serve.protocol.compression import (
     largest_inflated,
 )
 from torchship.serve.protocol.large_json import LargeJsonCodec
-from torchship.serve.protocol.messages import InferRequest
 from torchship.serve.protocol.output_encoding import encode_answer
 from torchship.serve.protocol.raw_request import decode_raw
 from torchship.serve.repository.repository import Repository
 from torchship.serve.sequences.sequences import Sequences
+from torchship.serve.service.inference import InferenceService, Target
 from torchship.serve.settings import Settings
 from torchship.serve.system.body_memory import hold_of
 from torchship.serve.telemetry.records import SCOPE_KEY, Record
@@ -52,9 +51,9 @@ class Inference:
     ) -> None:
         self._codec = codec
         self._repository = repository
-        self._sequences = sequences
+        self._encode = partial(encode_answer, codec)
         self._max_body_bytes = settings.max_body_bytes
-        self._max_tensor_bytes = settings.max_tensor_bytes
+        self._service = InferenceService(sequences, settings.max_tensor_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.
@@ -100,44 +99,18 @@ class Inference:
             request = await self._codec.decode(
                 body, None if header_length is None else header_length.decode("latin-1"), hold
             )
-        if self._max_tensor_bytes is not None:
-            check_sizes(request.inputs, self._max_tensor_bytes)
-        gone = partial(has_left, receive)
-        if request.in_sequence:
-            record.decoded = time.perf_counter()
-            content, length = await self._sequences.answer(*target, request, gone, record)
-        else:
-            content, length = await _run(self._codec, engine, request, record, gone)
+        answer: bytes
+        answer, length = await self._service.run(
+            *(engine, target, request, self._encode, record, partial(has_left, receive))
+        )
         answered: list[tuple[bytes, bytes]] = (
             [JSON] if length is None else [BINARY, (HEADER_LENGTH, b"%d" % length)]
         )
         accepted = headers.get(b"accept-encoding")
         if accepted in OFFERED:
-            content = await asyncio.to_thread(deflate, accepted, content)
+            answer = await asyncio.to_thread(deflate, accepted, answer)
             answered.append((b"content-encoding", accepted))
-        answered.append((b"content-length", b"%d" % len(content)))
+        answered.append((b"content-length", b"%d" % len(answer)))
         record.encoded = time.perf_counter()
         await send({"type": "http.response.start", "status": 200, "headers": answered})
-        await send({"type": "http.response.body", "body": content})
-
-
-async def _run(
-    codec: LargeJsonCodec,
-    engine: Engine,
-    request: InferRequest,
-    record: Record,
-    gone: Callable[[], bool],
-) -> tuple[bytes, int | None]:
-    signature = engine.signature(request.method)
-    inputs = signature.to_flat(request.inputs)
-    record.decoded = time.perf_counter()
-    outputs = await engine.call(
-        request.method,
-        inputs,
-        wanted=signature.wanted(request.asked),
-        priority=request.priority,
-        timeout=request.timeout,
-        gone=gone,
-    )
-    record.inference_finished = time.perf_counter()
-    return await encode_answer(codec, engine.manifest, request, outputs)
+        await send({"type": "http.response.body", "body": answer})

@@ -11,12 +11,13 @@ from asyncio import CancelledError
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from torchship.serve.http.accounting import CLIENT_LEFT, RequestAccounting
 from torchship.serve.http.client_connection import end_early, left_with
-from torchship.serve.http.error_responses import answer, shutting_down
+from torchship.serve.http.error_responses import answer
 from torchship.serve.http.header_names import REQUEST_ID
 from torchship.serve.http.origins import Origins
 from torchship.serve.http.websocket_session import run_session
+from torchship.serve.service.accounting import CLIENT_LEFT, RequestAccounting
+from torchship.serve.service.failures import shutting_down
 from torchship.serve.system.body_memory import hold_of
 from torchship.serve.telemetry.records import SCOPE_KEY, SOURCE
 

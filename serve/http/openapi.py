@@ -56,9 +56,12 @@ def _errors(body: dict[str, Any], statuses: tuple[int, ...]) -> dict[int | str, 
     return {status: {**body, "description": _meaning(status)} for status in statuses}
 
 
+STATUSES = frozenset(known.http for known in STATUS.values())
+
+
 def _meaning(status: int) -> str:
     """Return what a status says, from the kinds of error that become it."""
-    kinds = [kind for kind, known in STATUS.items() if known == status]
+    kinds = [kind for kind, known in STATUS.items() if known.http == status]
     said = [(kind.__doc__ or "").partition("\n")[0].rstrip(".") for kind in kinds]
     return "; ".join(said) or {405: "Another method", 500: "A fault of the server"}.get(status, "")
 
@@ -155,7 +158,7 @@ def _mend(path: str, operation: Document, known: Mapping[str, list[str]]) -> Non
         responses.setdefault("400", {"description": _meaning(400), **error})
     if said_nothing:  # which errors a route has, it alone knows
         responses["default"] = {"description": "Another error", **error}
-    for status in {401, 500} & {*STATUS.values(), 500}:
+    for status in {401, 500} & {*STATUSES, 500}:
         responses.setdefault(str(status), {"description": _meaning(status), **error})
 
 
@@ -168,7 +171,7 @@ def _inference(summary: str, request: Document) -> Document:
         "description": "Bytes of JSON before the binary data; 0: the body is one tensor's data.",
         "schema": {"type": "integer", "minimum": 0},
     }
-    errors = tuple(sorted({*STATUS.values()}))
+    errors = tuple(sorted(STATUSES))
     return {
         "summary": summary,
         "description": "JSON, or JSON and then the binary data of the tensors that have a "

@@ -6,7 +6,7 @@ Source: Triton's "Model Repository Extension": `POST v2/repository/models/{name}
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -19,6 +19,7 @@ from torchship.serve.http.openapi import answers, takes
 from torchship.serve.protocol.request_header import json_object
 from torchship.serve.protocol.tensors import short
 from torchship.serve.repository.repository import Repository
+from torchship.serve.service.facts import check_load, check_unload
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -63,33 +64,6 @@ def parameters_of(body: bytes | bytearray) -> dict[str, object]:
     if not isinstance(parameters, dict):
         raise RequestError(f"expected 'parameters' to be an object, got {short(parameters)}")
     return parameters
-
-
-def check_load(parameters: Mapping[str, object]) -> None:
-    """Refuse parameters that would change what is loaded.
-
-    Raises:
-        RequestError: a `config` or a `file:…`, which an archive does not take.
-    """
-    for name in parameters:
-        if name == "config" or name.startswith("file:"):
-            raise RequestError(
-                f"parameter {short(name)} is not supported: an archive says itself what it is, "
-                "and is loaded from the repository only"
-            )
-
-
-def check_unload(parameters: Mapping[str, object]) -> None:
-    """Check `unload_dependents`, which changes nothing: no model here depends on another.
-
-    Raises:
-        RequestError: it is not true or false.
-    """
-    value = parameters.get("unload_dependents", False)
-    if not isinstance(value, bool):
-        raise RequestError(
-            f"parameter 'unload_dependents': expected true or false, got {short(value)}"
-        )
 
 
 def _done() -> Response:

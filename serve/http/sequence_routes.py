@@ -22,14 +22,14 @@ from starlette.types import Message
 
 from torchship.serve.errors import RequestError
 from torchship.serve.http.auth import ADMIT_KEY
-from torchship.serve.http.body import check_sizes, read_body
+from torchship.serve.http.body import read_body
 from torchship.serve.http.error_responses import answer, error_response
 from torchship.serve.http.openapi import OCTETS, answers
 from torchship.serve.http.schemas import Error, SequenceCount
 from torchship.serve.http.websocket_session import account_of
 from torchship.serve.protocol.drafts import Body
 from torchship.serve.protocol.large_json import LargeJsonCodec
-from torchship.serve.protocol.tensors import short
+from torchship.serve.protocol.tensors import check_sizes, short
 from torchship.serve.sequences.sequences import Sequences, Stream
 from torchship.serve.settings import Settings
 from torchship.serve.system.body_memory import hold_of

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
-Target: TypeAlias = tuple[str, str | None]
-"""A model's name and version; without a version the newest is meant."""
+from torchship.serve.service.inference import Target
 
 
 def infer_target(path: str) -> Target | None:

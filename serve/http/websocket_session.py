@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from torchship.serve.http.accounting import CLIENT_LEFT, UPGRADED, RequestAccounting
 from torchship.serve.http.client_connection import has_left, left_with
-from torchship.serve.http.error_responses import answer, shutting_down
+from torchship.serve.http.error_responses import answer
 from torchship.serve.http.header_names import REQUEST_ID
+from torchship.serve.service.accounting import CLIENT_LEFT, UPGRADED, RequestAccounting
+from torchship.serve.service.failures import shutting_down
 from torchship.serve.telemetry.records import SCOPE_KEY, Record
 
 ACCOUNT_KEY = "torchship.account"

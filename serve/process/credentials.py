@@ -14,9 +14,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from torchship.script.errors import UsageError
-from torchship.serve.http.auth import ApiKey, read_api_keys
-from torchship.serve.http.rate_limit import SLOTS
 from torchship.serve.process.messages import Certificate, Credentials, Key
+from torchship.serve.service.api_keys import ApiKey, read_api_keys
+from torchship.serve.service.rate_limit import SLOTS
 from torchship.serve.settings import Settings
 
 

@@ -21,12 +21,12 @@ from torchship.serve.engine.devices import read_placement
 from torchship.serve.engine.limits import Limits
 from torchship.serve.engine.thread_exit import end_all, leave
 from torchship.serve.http.app import Application, create_app
-from torchship.serve.http.rate_limit import RateTable
 from torchship.serve.process.credentials import api_keys_of, use
-from torchship.serve.process.messages import Credentials
+from torchship.serve.process.messages import Certificate, Credentials
 from torchship.serve.process.sockets import BACKLOG
 from torchship.serve.repository.repository import Repository
 from torchship.serve.sequences.sequences import Sequences
+from torchship.serve.service.rate_limit import RateTable
 from torchship.serve.settings import Settings
 from torchship.serve.system.heartbeat import Heartbeat
 from torchship.serve.telemetry.metrics import Metrics
@@ -34,6 +34,7 @@ from torchship.serve.transport.fast_path import FastPathProtocol, fast_path_prot
 from torchship.serve.transport.websocket import websocket_protocol
 
 if TYPE_CHECKING:
+    from torchship.serve.grpc.server import GrpcServer
     from torchship.serve.telemetry.tracing import Tracer
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, application: Application, settings: Settings,
                  repository: Repository, metrics: Metrics,
-                 heartbeat: Heartbeat) -> None:  # fmt: skip
+                 heartbeat: Heartbeat, certificate: Certificate | None = None) -> None:  # fmt: skip
         super().__init__(config)
         self.application = application
         self.settings = settings
@@ -71,6 +72,8 @@ class Server(uvicorn.Server):
         self._beat_seconds = min(MOST_BEAT_SECONDS, settings.stall_seconds / BEATS)
         self._beating: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._certificate = certificate
+        self._grpc: GrpcServer | None = None
 
     async def begin(self, loaded: Callable[[], None]) -> None:
         """Start to load the archives; `loaded` is called when each is live or has failed."""
@@ -93,12 +96,47 @@ class Server(uvicorn.Server):
         if self.repository.mode == "poll":
             await self.repository.watch(self.settings.poll_seconds)
 
+    async def listen_for_grpc(self) -> None:
+        """Listen for gRPC as well, if the settings have a port for it.
+
+        Raises:
+            UsageError: the address is in use.
+        """
+        settings, app = self.settings, self.application
+        if settings.grpc_port is None:
+            return
+        # Only here, in the process that serves: the library has threads, and needs memory.
+        from torchship.serve.grpc.server import GrpcServer, tls_credentials
+        from torchship.serve.grpc.servicer import InferenceServicer
+
+        servicer = InferenceServicer(
+            *(self.repository, self.sequences, settings, self.metrics, app.front.accounting),
+            keys=app.keys,
+            memory=app.body_memory,
+            who_asks=app.proxies.client,
+        )
+        credentials = None if self._certificate is None else tls_credentials(self._certificate_now)
+        self._grpc = GrpcServer(
+            servicer, lambda: self.repository.ready, settings.max_body_bytes, credentials
+        )
+        await self._grpc.start(settings.host, settings.grpc_port)
+
+    def _certificate_now(self) -> tuple[str, str | None]:
+        assert self._certificate is not None
+        return self._certificate.chain, self._certificate.key
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish the requests in flight, then release the models."""
         self.repository.halt()
         if self.loading is not None:
             self.loading.cancel()
+        grpc_ends = None
+        if self._grpc is not None:
+            seconds = self.settings.shutdown_seconds
+            grpc_ends = asyncio.create_task(self._grpc.stop(seconds, lambda: self.force_exit))
         await super().shutdown(sockets)
+        if grpc_ends is not None:
+            await grpc_ends
         for connection in list(self.server_state.connections):
             if isinstance(connection, FastPathProtocol):
                 connection.give_up()
@@ -129,11 +167,12 @@ class Server(uvicorn.Server):
 
     def renew(self, credentials: Credentials) -> None:
         """Use new keys and certificates for all requests and connections from now on."""
-        if self.application.guard is not None and credentials.api_keys is not None:
-            self.application.guard.renew(api_keys_of(credentials.api_keys))
+        if self.application.keys is not None and credentials.api_keys is not None:
+            self.application.keys.renew(api_keys_of(credentials.api_keys))
         self.repository.trust(trusted_keys_of(credentials))
         if credentials.certificate is not None and self.config.ssl is not None:
             use(credentials.certificate, self.config.ssl)
+            self._certificate = credentials.certificate
 
 
 def trusted_keys_of(credentials: Credentials) -> list[Ed25519PublicKey]:
@@ -231,11 +270,12 @@ def make_server(
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
-    server = kind(config, app, settings, repository, metrics, shared.heartbeat)
-    if shared.credentials.certificate is not None:
+    certificate = shared.credentials.certificate
+    server = kind(config, app, settings, repository, metrics, shared.heartbeat, certificate)
+    if certificate is not None:
         config.load()
         config.ssl = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        use(shared.credentials.certificate, config.ssl)
+        use(certificate, config.ssl)
     return server
 
 

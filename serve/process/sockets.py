@@ -44,8 +44,8 @@ def reserve(host: str, port: int) -> socket.socket:
     return reserved
 
 
-def url_of(bound: socket.socket, tls: bool) -> str:
+def url_of(bound: socket.socket, tls: bool, protocol: str = "http") -> str:
     """Return the base URL of a bound socket."""
     host, port = bound.getsockname()[:2]
-    scheme = "https" if tls else "http"
+    scheme = f"{protocol}s" if tls else protocol
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -2,7 +2,8 @@
 
 It does not import torch or run a model, so no model, file or client can block it. Several workers
 each have a listening socket (SO_REUSEPORT), and the kernel distributes connections. A single worker
-listens on the supervisor's socket, where connections wait while the worker is replaced. A worker
+listens on the supervisor's socket, where connections wait while the worker is replaced. For gRPC
+each worker has a socket of its own, since its library takes none from others. A worker
 listens when its archives are loaded; only the first one listens before, so that clients get "not
 ready" instead of no connection.
 """
@@ -26,14 +27,14 @@ from typing import Any
 
 from torchship.script.errors import UsageError
 from torchship.serve.errors import out_of_service
-from torchship.serve.http.rate_limit import TABLE_BYTES
 from torchship.serve.process import messages
 from torchship.serve.process.changes import Changes
 from torchship.serve.process.credentials import read_credentials
 from torchship.serve.process.fork_server import ForkServer
-from torchship.serve.process.sockets import bind, reserve
+from torchship.serve.process.sockets import bind, reserve, url_of
 from torchship.serve.process.watchdog import LOOK_SECONDS, Watchdog
 from torchship.serve.process.worker_slot import Backoff, WorkerSlot, share_cores
+from torchship.serve.service.rate_limit import TABLE_BYTES
 from torchship.serve.settings import Settings
 from torchship.serve.system.daemon_threads import on_thread
 from torchship.serve.system.shared_memory import shared_file
@@ -64,9 +65,14 @@ def run(settings: Settings) -> None:
             if several
             else bind(settings.host, settings.port, listening=True)
         )
+        grpc = (
+            stack.enter_context(reserve(settings.host, settings.grpc_port))
+            if settings.grpc_port is not None
+            else None
+        )
         rates = shared_file(TABLE_BYTES)
         stack.callback(os.close, rates)
-        asyncio.run(Supervisor(settings, credentials, bound, rates).run())
+        asyncio.run(Supervisor(settings, credentials, bound, rates, grpc).run())
 
 
 class Supervisor:
@@ -78,8 +84,10 @@ class Supervisor:
         credentials: messages.Credentials,
         bound: socket.socket,
         rates: int,
+        grpc: socket.socket | None = None,
     ) -> None:
         self._settings = settings
+        self._grpc = grpc
         self._credentials = credentials
         self._bound = bound
         self._rates = rates
@@ -197,6 +205,8 @@ class Supervisor:
             host, port = self._bound.getsockname()[:2]
             overrides: dict[str, object] = {"config": None, "host": host, "port": port}
             overrides["load"] = self._changes.wanted
+            if self._grpc is not None:
+                overrides["grpc_port"] = self._grpc.getsockname()[1]
             if self._loading_deaths:  # load one at a time, to find the archive that ends workers
                 overrides["loads"] = 1
             settings = self._settings.model_dump(mode="json") | overrides
@@ -310,6 +320,9 @@ class Supervisor:
             if self._settings.trusted_keys is None:
                 _print_error(UNSIGNED)
             _print(f"listening on {url}")
+            if self._grpc is not None:
+                tls = self._credentials.certificate is not None
+                _print(f"listening on {url_of(self._grpc, tls, 'grpc')}")
         elif self._started:
             _print(f"worker {slot.number} is back")
 

@@ -18,7 +18,6 @@ from typing import Any
 
 from torchship.script.errors import UsageError
 from torchship.script.runtime import operators, printing
-from torchship.serve.http.rate_limit import RateTable
 from torchship.serve.process import messages
 from torchship.serve.process.channel import Channel
 from torchship.serve.process.checks import check_places, check_workers
@@ -33,6 +32,7 @@ from torchship.serve.process.server import (
 from torchship.serve.process.sockets import bind, url_of
 from torchship.serve.process.worker_repository import WorkerRepository
 from torchship.serve.repository.discovery import find_archives, printable
+from torchship.serve.service.rate_limit import RateTable
 from torchship.serve.settings import Settings
 from torchship.serve.system.heartbeat import Heartbeat
 from torchship.serve.system.malloc_thresholds import raise_malloc_thresholds
@@ -81,6 +81,8 @@ class Worker(Server):
         self._restart_hang_timer()
         if self.early:
             await self._accept(sockets)
+            if self.should_exit:
+                return
         await self.begin(self._report_loaded)
         self.channel.listen(self._on_message, self._orphaned)
         if not self.early:
@@ -94,6 +96,12 @@ class Worker(Server):
             await self._accept(sockets)
 
     async def _accept(self, sockets: list[socket.socket] | None) -> None:
+        try:
+            await self.listen_for_grpc()
+        except UsageError as error:
+            self.send(messages.Refused(text=printable(str(error))))
+            self.should_exit = True
+            return
         await super().startup(sockets)
         self.send(messages.Listening(url=url_of(self.bound, self.config.ssl is not None)))
 

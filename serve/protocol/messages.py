@@ -8,7 +8,7 @@ header of `Inference-Header-Content-Length` bytes, then the raw data of the tens
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import cast
@@ -224,11 +224,7 @@ def encode_outputs(
         RequestError: as `encode_response`.
     """
     form = _form(request.outputs or tuple(map(WantedOutput, found)), request.binary_output)
-    for name in form:
-        if name not in found:
-            raise RequestError(
-                f"unknown output '{name}': expected " + ", ".join(f"'{known}'" for known in found)
-            )
+    check_outputs(form, found)
     outputs = [found[name] for name in form]
     packed = [output for output in outputs if type(output) is RawTensor]
     if len(packed) == len(outputs):
@@ -246,6 +242,19 @@ def encode_outputs(
     chosen = zip(form, outputs, strict=True)
     draft = draft_of(head, "output", chosen, form.__getitem__, _non_finite(request))
     return draft if draft.json_bytes > LARGE_JSON else draft.finish()
+
+
+def check_outputs(asked: Iterable[str], found: Collection[str]) -> None:
+    """Refuse the name of an output that a model does not have.
+
+    Raises:
+        RequestError: naming it, and those that there are.
+    """
+    for name in asked:
+        if name not in found:
+            raise RequestError(
+                f"unknown output '{name}': expected " + ", ".join(f"'{known}'" for known in found)
+            )
 
 
 def _non_finite(request: InferRequest) -> Callable[[str], NonFinite]:

@@ -93,7 +93,7 @@ def read_head(head: Mapping[str, object]) -> RequestHeader:
     parameters = _parameters("the request", head)
     if parameters:
         _check_parameters(parameters)
-    wanted: list[WantedOutput] = []
+    wanted: dict[str, WantedOutput] = {}
     for entry in entries_of("outputs", head) if head.get("outputs") is not None else ():
         name = _name("output", entry)
         options = _parameters(f"output '{name}'", entry)
@@ -105,14 +105,15 @@ def read_head(head: Mapping[str, object]) -> RequestHeader:
                 f"output '{name}': expected classification to be a number of classes, "
                 f"got {short(classes)}"
             )
-        if wanted and any(name == other.name for other in wanted):
+        if name in wanted:
             raise RequestError(f"output '{name}' is asked for twice")
         non_finite = options.get("non_finite")
         if non_finite is not None:
             _check_non_finite(f"output '{name}'", non_finite)
-        wanted.append(WantedOutput(name, binary, classes, cast("NonFinite | None", non_finite)))
+        ends = cast("NonFinite | None", non_finite)
+        wanted[name] = WantedOutput(name, binary, classes, ends)
     inputs = tensor_headers("input", entries_of("inputs", head))
-    return RequestHeader(inputs, tuple(wanted), id_of(head), parameters)
+    return RequestHeader(inputs, tuple(wanted.values()), id_of(head), parameters)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import torch
 
 from torchship.script.format.dtypes import BY_TORCH, BY_WIRE
 from torchship.script.format.plain_tensors import plain
-from torchship.serve.errors import RequestError
+from torchship.serve.errors import RequestError, TensorTooLargeError
 from torchship.serve.protocol.json_values import BYTES as BYTES
 from torchship.serve.protocol.json_values import WITHOUT_JSON as WITHOUT_JSON
 from torchship.serve.protocol.json_values import Bytes as Bytes
@@ -160,6 +160,18 @@ def check_shape(what: str, shape: object) -> tuple[int, ...]:
             f"{what}: the shape {short(shape)} is too large for a tensor without elements"
         )
     return tuple(shape)
+
+
+def check_sizes(inputs: Mapping[str, Wire], limit: int) -> None:
+    """Refuse a request with an input of more than `limit` bytes.
+
+    Raises:
+        TensorTooLargeError: naming the input, its size and the limit.
+    """
+    for name, value in inputs.items():
+        size = sum(map(len, value.items)) if isinstance(value, Strings) else value.nbytes
+        if size > limit:
+            raise TensorTooLargeError(f"input '{name}': expected at most {limit} bytes, got {size}")
 
 
 def unpacked(value: RawTensor | Strings) -> Value:

@@ -11,7 +11,9 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from math import inf
+from typing import TypeVar
 
 import torch
 
@@ -27,7 +29,7 @@ from torchship.serve.errors import (
 from torchship.serve.protocol.drafts import Body
 from torchship.serve.protocol.large_json import LargeJsonCodec
 from torchship.serve.protocol.messages import InferRequest
-from torchship.serve.protocol.output_encoding import encode_answer
+from torchship.serve.protocol.output_encoding import Encode, encode_answer
 from torchship.serve.protocol.tensors import pack_all
 from torchship.serve.repository.repository import Repository
 from torchship.serve.sequences.memory_store import MemoryStore
@@ -40,6 +42,8 @@ from torchship.serve.sequences.store import (
     read_state,
 )
 from torchship.serve.telemetry.records import Record
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,10 @@ class Stream:
         # A lost state stays lost until a message says sequence_start: messages that the client has
         # already sent expect their sequence to continue, and must not begin another.
         start = request.sequence_start or self.turn.state is None
-        return await self.sequences.step(
-            *(self.turn, self.key, self.version, request, start, request.timeout, gone, record)
+        sequences = self.sequences
+        return await sequences.step(
+            *(self.turn, self.key, self.version, request, start, sequences.encode),
+            *(request.timeout, gone, record),
         )
 
 
@@ -95,7 +101,8 @@ class Sequences:
     ) -> None:
         """Keep the state of the repository's models in a store; the clock is for timeouts."""
         self._repository = repository
-        self._codec = codec or LargeJsonCodec()
+        self.encode: Encode[Body] = partial(encode_answer, codec or LargeJsonCodec())
+        """Encodes answers as HTTP has them."""
         self._clock = clock
         self._store = store
         # A stream's sequence is used by its own connection only, so it stays in this process.
@@ -124,6 +131,18 @@ class Sequences:
         gone: Callable[[], bool] | None = None,
         record: Record | None = None,
     ) -> Body:
+        """Run a step of a sequence as `run` does, and return the answer as HTTP has it."""
+        return await self.run(model, version, request, self.encode, gone, record)
+
+    async def run(
+        self,
+        model: str,
+        version: str | None,
+        request: InferRequest,
+        encode: Encode[T],
+        gone: Callable[[], bool] | None = None,
+        record: Record | None = None,
+    ) -> T:
         """Run a step of a sequence when it gets its turn, and return the encoded answer.
 
         `gone` returns whether the client has disconnected, in which case the step is not run. On
@@ -149,7 +168,9 @@ class Sequences:
                 if timeout <= 0:
                     raise DeadlineError("the request waited longer than its timeout")
             start = request.sequence_start
-            return await self.step(turn, key, version, request, start, timeout, gone, record)
+            return await self.step(
+                *(turn, key, version, request, start, encode, timeout, gone, record)
+            )
 
     @asynccontextmanager
     async def stream(self, model: str, version: str | None) -> AsyncIterator[Stream]:
@@ -174,11 +195,12 @@ class Sequences:
         version: str | None,
         request: InferRequest,
         start: bool,
+        encode: Encode[T],
         timeout: float | None = None,
         gone: Callable[[], bool] | None = None,
         record: Record | None = None,
-    ) -> Body:
-        """Run one step in the caller's turn; see `answer`."""
+    ) -> T:
+        """Run one step in the caller's turn; see `run`."""
         if start:
             engine = self._repository.find(key.model, version)
         else:
@@ -211,7 +233,7 @@ class Sequences:
                 gone=gone,
             )
         record.inference_finished = time.perf_counter()
-        content = await encode_answer(self._codec, engine.manifest, request, outputs)
+        content = await encode(engine.manifest, request, outputs)
         if request.sequence_end:
             turn.end()
         else:

@@ -6,8 +6,9 @@ from functools import lru_cache
 
 from torchship.serve.http.body import announced_length
 from torchship.serve.http.header_names import HEADER_LENGTH, REQUEST_ID
-from torchship.serve.http.targets import Target, infer_target
+from torchship.serve.http.targets import infer_target
 from torchship.serve.protocol.compression import OFFERED
+from torchship.serve.service.inference import Target
 from torchship.serve.transport.framing import VALID_HOST
 
 Headers = list[tuple[bytes, bytes]]

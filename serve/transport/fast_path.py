@@ -16,13 +16,13 @@ from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from torchship.script.errors import TorchShipError
-from torchship.serve.http.accounting import RequestAccounting
-from torchship.serve.http.error_responses import shutting_down
 from torchship.serve.http.header_names import REQUEST_ID
 from torchship.serve.http.origins import Origins
 from torchship.serve.http.proxies import Proxies
 from torchship.serve.protocol.large_json import LargeJsonCodec
 from torchship.serve.repository.repository import Repository
+from torchship.serve.service.accounting import RequestAccounting
+from torchship.serve.service.failures import shutting_down
 from torchship.serve.settings import Settings
 from torchship.serve.system.body_memory import BodyMemory
 from torchship.serve.telemetry.records import Record

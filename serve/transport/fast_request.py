@@ -10,8 +10,6 @@ from typing import ClassVar, cast
 
 from torchship.serve.engine.engine import Engine
 from torchship.serve.errors import ClientGoneError
-from torchship.serve.http.accounting import CLIENT_LEFT, RequestAccounting
-from torchship.serve.http.body import check_sizes
 from torchship.serve.http.error_responses import answer
 from torchship.serve.http.header_names import HEADER_LENGTH, REQUEST_ID
 from torchship.serve.http.origins import Origins
@@ -19,8 +17,9 @@ from torchship.serve.http.proxies import Proxies
 from torchship.serve.protocol.drafts import AnswerDraft
 from torchship.serve.protocol.large_json import LargeJsonCodec
 from torchship.serve.protocol.messages import InferRequest, decode_request, encode_outputs
-from torchship.serve.protocol.tensors import RawTensor
+from torchship.serve.protocol.tensors import RawTensor, check_sizes
 from torchship.serve.repository.repository import Repository
+from torchship.serve.service.accounting import CLIENT_LEFT, RequestAccounting
 from torchship.serve.telemetry.records import Record
 from torchship.serve.transport.connection import OneWrite
 from torchship.serve.transport.http_answer import header_lines, http_answer

@@ -12,9 +12,9 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 
-from torchship.serve.http.accounting import RequestAccounting
 from torchship.serve.http.error_responses import error_body
 from torchship.serve.http.proxies import Proxies
+from torchship.serve.service.accounting import RequestAccounting
 from torchship.serve.settings import Settings
 from torchship.serve.system.body_memory import BodyHold, BodyMemory
 from torchship.serve.transport.http_answer import error_lines, http_answer

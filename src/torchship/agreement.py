@@ -30,12 +30,14 @@ from torchship.script.runtime import operators, printing, process_defaults, torc
 from torchship.script.runtime.agreement import Difference, worse
 from torchship.script.runtime.archive import Archive, open_archive
 from torchship.script.runtime.blas import foreign_blas_note
+from torchship.serve.client.grpc_runtime import GrpcRuntime
 from torchship.serve.client.http_runtime import HttpRuntime
+from torchship.serve.client.local_server import LocalServer
 
 app = typer.Typer()
 
 MISMATCH = 1
-RUNTIMES = ("eager", "script", "cpp", "http", "native", "wasm")
+RUNTIMES = ("eager", "script", "cpp", "http", "grpc", "native", "wasm")
 ALIKE = (
     "the archive's module and the eager one agree in this process: what differs is the runtime, "
     "or the golden case"
@@ -103,14 +105,20 @@ def worst_by_output(result: Result) -> list[Difference]:
 
 
 def all_runtimes(
-    trusted_keys: Path | None = None, consent: str | None = None
+    trusted_keys: Path | None = None,
+    consent: str | None = None,
+    server: LocalServer | None = None,
 ) -> dict[str, Runtime]:
-    """Return the runtimes by the names of `--runtime`; `consent` is as for `make_module`."""
+    """Return the runtimes by the names of `--runtime`; `consent` is as for `make_module`.
+
+    Those of HTTP and gRPC share `server`; without one each starts its own.
+    """
     return {
         "eager": EagerRuntime(consent),
         "script": ScriptRuntime(),
         "cpp": CppRuntime(trusted_keys),
-        "http": HttpRuntime(trusted_keys),
+        "http": HttpRuntime(trusted_keys, server=server),
+        "grpc": GrpcRuntime(trusted_keys, server=server),
         "native": NativeRuntime(),
         "wasm": WasmRuntime(),
     }
@@ -164,7 +172,7 @@ def verify(
     runtime: Annotated[
         list[str] | None,
         typer.Option(
-            help="eager, script, cpp, http, native or wasm; may be repeated [default: all]."
+            help="eager, script, cpp, http, grpc, native or wasm; may be repeated [default: all]."
         ),
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -186,7 +194,7 @@ def verify(
         ),
     ] = False,
 ) -> None:
-    """Run the golden cases in eager, script, C++, over HTTP and as compiled C, and compare.
+    """Run the golden cases in eager, script, C++, over HTTP and gRPC, as compiled C, and compare.
 
     Exit code 0 if every runtime agrees, 1 if one does not or could not run, 3 for a bad archive,
     5 if there was no memory for it.
@@ -212,9 +220,10 @@ def verify(
     if trusted_keys is None:
         typer.echo("signatures are not checked: no --trusted-keys were given", err=True)
     consent = opened.require_manifest().source.factory if trusted_keys else source
-    known = all_runtimes(trusted_keys, consent)
-    chosen = [known[name] for name in dict.fromkeys(runtime or RUNTIMES)]
-    report = verify_archive(opened, chosen, consent, required=bool(runtime))
+    with LocalServer(trusted_keys) as server:
+        known = all_runtimes(trusted_keys, consent, server)
+        chosen = [known[name] for name in dict.fromkeys(runtime or RUNTIMES)]
+        report = verify_archive(opened, chosen, consent, required=bool(runtime))
     if trace:
         report = replace(report, trace=trace_archive(opened))
     if json_output:

@@ -28,8 +28,9 @@ from torchship.script.exporting.target import find_target, make_module
 from torchship.script.runtime.archive import Archive, open_archive
 from torchship.script.runtime.program import Program
 from torchship.serve.client.client import Client
+from torchship.serve.client.grpc_runtime import GrpcRuntime
 from torchship.serve.client.http_runtime import HttpRuntime
-from torchship.serve.client.local_server import running_server
+from torchship.serve.client.local_server import GRPC, running_server, running_servers
 
 app = typer.Typer()
 
@@ -41,7 +42,7 @@ HTTP_BATCH = 1000  # rows of MNIST in one request
 def demo(
     folder: Annotated[Path, typer.Option(help="Where to put the archives.")] = Path("archives"),
 ) -> None:
-    """Script our models, check them in five runtimes, and use three of them.
+    """Script our models, check them in six runtimes, and use three of them.
 
     Example:
 
@@ -54,11 +55,16 @@ def demo(
         with console.status(f"{path.stem}: script"):
             export(find_target(path.stem, None, {}), path)
     reports = []
-    with console.status("start the server") as status, running_server(paths) as url:
-        runtimes = {**all_runtimes(), "http": HttpRuntime(url=url)}
+    server = running_servers(paths, options=GRPC)
+    with console.status("start the server") as status, server as addresses:
+        runtimes = {
+            **all_runtimes(),
+            "http": HttpRuntime(url=addresses.http),
+            "grpc": GrpcRuntime(address=addresses.grpc),
+        }
         del runtimes["wasm"]  # node is not everywhere; `torchship verify` has it
         for path in paths:
-            status.update(f"{path.stem}: verify in eager, script, C++, HTTP and native")
+            status.update(f"{path.stem}: verify in eager, script, C++, HTTP, gRPC and native")
             reports.append(verify_archive(open_archive(path), list(runtimes.values())))
     console.print(_table(reports))
     for report in reports:

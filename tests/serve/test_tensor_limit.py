@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from torchship.serve.errors import TensorTooLargeError, status_of
-from torchship.serve.http.body import check_sizes
-from torchship.serve.protocol.tensors import Strings
+from torchship.serve.protocol.tensors import Strings, check_sizes
 
 
 def test_an_input_over_the_limit_is_refused_by_name() -> None:

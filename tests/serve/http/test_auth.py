@@ -18,10 +18,11 @@ from starlette.websockets import WebSocket
 
 from torchship.script.errors import UsageError
 from torchship.serve.http.app import create_app
-from torchship.serve.http.auth import ApiKey, Guard, read_api_keys
+from torchship.serve.http.auth import Guard
 from torchship.serve.http.error_responses import answer
-from torchship.serve.http.rate_limit import TokenBucket
 from torchship.serve.repository.repository import Repository
+from torchship.serve.service.api_keys import ApiKey, KeyRing, read_api_keys
+from torchship.serve.service.rate_limit import TokenBucket
 from torchship.serve.settings import Settings
 
 Launch = Callable[..., Any]
@@ -132,7 +133,7 @@ def ask(
 
 def _guard(rate: float | None = None, clock: Callable[[], float] = lambda: 0) -> ASGIApp:
     key = ApiKey("alice", hashlib.sha256(ALICE.encode()).digest(), rate)
-    return Guard(_inner, [key], answer, clock)
+    return Guard(_inner, KeyRing([key], clock), answer)
 
 
 @pytest.mark.parametrize(

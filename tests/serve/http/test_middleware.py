@@ -13,10 +13,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 from torchship.serve.engine.engine import Engine
 from torchship.serve.errors import ClientGoneError, UnknownModelError
-from torchship.serve.http.accounting import RequestAccounting
 from torchship.serve.http.app import create_app
 from torchship.serve.http.middleware import Middleware
 from torchship.serve.repository.repository import Repository
+from torchship.serve.service.accounting import RequestAccounting
 from torchship.serve.telemetry.metrics import Metrics
 from torchship.serve.telemetry.samples import samples_of
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
-from torchship.serve.http.rate_limit import SLOTS, TABLE_BYTES, RateTable
+from torchship.serve.service.rate_limit import SLOTS, TABLE_BYTES, RateTable
 from torchship.serve.system.shared_memory import shared_file
 
 KEY = "a key of alice's".replace(" ", "-")
@@ -22,7 +22,7 @@ ONE = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1,
 
 TAKE = """
 import sys
-from torchship.serve.http.rate_limit import RateTable
+from torchship.serve.service.rate_limit import RateTable
 bucket = RateTable(int(sys.argv[1])).bucket(1, 1000, lambda: 100.0)
 print("ready", flush=True)
 sys.stdin.readline()

@@ -10,7 +10,7 @@ import asyncio, os, signal
 from torchship.serve.process.fork_server import ForkServer
 from torchship.serve.process.worker_slot import WorkerSlot
 from torchship.serve.system.shared_memory import shared_file
-from torchship.serve.http.rate_limit import TABLE_BYTES
+from torchship.serve.service.rate_limit import TABLE_BYTES
 
 async def main():
     fork_server, slot = ForkServer(), WorkerSlot(0, (0,))

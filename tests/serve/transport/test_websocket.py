@@ -14,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from clocked import AccessLog, Line, access_log
-from torchship.serve.http.accounting import RequestAccounting
 from torchship.serve.http.middleware import Middleware
+from torchship.serve.service.accounting import RequestAccounting
 from torchship.serve.settings import Settings
 from torchship.serve.system.body_memory import BodyMemory
 from torchship.serve.telemetry.logs import access_line

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING
 
 from starlette.types import Scope
 
-from torchship.serve.http.header_names import REQUEST_ID
 from torchship.serve.telemetry.logs import AccessLine
 from torchship.serve.telemetry.metrics import Metrics
 from torchship.serve.telemetry.records import SCOPE_KEY, TIMING, Record, Timing
 
 if TYPE_CHECKING:  # an extra, loaded by who asks for it
     from torchship.serve.telemetry.tracing import Tracer
+
+REQUEST_ID = b"x-request-id"
+"""The header field, or the key of gRPC's metadata, with a request's id."""
 
 UPGRADED, CLIENT_LEFT = 101, 499
 
