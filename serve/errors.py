@@ -10,7 +10,20 @@ from torchship.script.errors import (
     ModelError,
     OutOfMemoryError,
     TorchShipError,
+    UsageError,
 )
+
+
+class StoreError(UsageError):
+    """A store of archives that does not answer, refuses, or holds something unexpected."""
+
+    code = "store"
+
+
+class NotInStoreError(StoreError):
+    """Something that a store does not have, by its own answer."""
+
+    code = "not_in_store"
 
 
 class RequestError(InputError):

@@ -8,9 +8,9 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -21,15 +21,21 @@ from pydantic_settings import (
 )
 
 from torchship.script.errors import UsageError
+from torchship.serve.stores.addresses import Address, as_given, read_path, redact
 
 PREFIX = "TORCHSHIP_SERVE_"
 PASSWORD = re.compile(r"(?<=://)[^/@\s]*@")  # the user and password in a URL
+STORE_CACHE_BYTES = 64 << 30
 
 ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 AccessLog = Literal["none", "errors", "all"]
+
+ServedPath = Annotated[
+    Path | Address, BeforeValidator(read_path), PlainSerializer(as_given, when_used="json")
+]
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -54,8 +60,10 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    paths: tuple[Path, ...] = Field(
-        default=(), description="archives, or folders of *.pt or <name>/<version>/model.pt"
+    paths: tuple[ServedPath, ...] = Field(
+        default=(),
+        description="archives, or folders of *.pt or <name>/<version>/model.pt; also in stores: "
+        "s3://, gs://, az://, hf://, https://",
     )
     mode: Literal["fixed", "poll", "explicit"] = Field(
         default="fixed",
@@ -66,6 +74,15 @@ class Settings(BaseSettings):
     )
     load: tuple[str, ...] = Field(
         default=(), description="models that explicit mode loads at start"
+    )
+    store_cache: Path | None = Field(
+        default=None, description="folder of what was fetched from stores; else the user's cache"
+    )
+    store_cache_bytes: int = Field(
+        default=STORE_CACHE_BYTES, ge=1, description="of all archives in that folder"
+    )
+    store_seconds: float = Field(
+        default=30, gt=0, allow_inf_nan=False, description="for which a store may send nothing"
     )
     config: Path | None = Field(default=None, description="TOML file with any of these settings")
     host: str = Field(default="127.0.0.1", description="address to listen on")
@@ -177,6 +194,16 @@ class Settings(BaseSettings):
         default="errors", description="requests that get a line: those that failed, or all"
     )
 
+    @property
+    def local_paths(self) -> tuple[Path, ...]:
+        """The paths without the addresses of stores, which the supervisor replaces by paths."""
+        return tuple(path for path in self.paths if isinstance(path, Path))
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The addresses of stores."""
+        return tuple(path for path in self.paths if isinstance(path, Address))
+
     @field_validator("root_path")
     @classmethod
     def _check_root_path(cls, value: str) -> str:
@@ -272,8 +299,10 @@ def show(settings: Settings, given: dict[str, object]) -> list[SettingInfo]:
 
 
 def without_secrets(value: object) -> object:
-    """Return a value that is safe to print: URLs lose their user and password."""
-    return PASSWORD.sub("***@", value) if isinstance(value, str) else value
+    """Return a value that is safe to print: URLs lose their user and password, and their query."""
+    if isinstance(value, list):
+        return [redact(item) if isinstance(item, str) else item for item in value]
+    return redact(PASSWORD.sub("***@", value)) if isinstance(value, str) else value
 
 
 def _toml(settings_cls: type[BaseSettings], file: Path) -> TomlConfigSettingsSource:

@@ -615,10 +615,13 @@ class Process:
     def connect(self) -> socket.socket:
         return socket.create_connection(self.address, 60)
 
+    def below(self) -> list[Any]:
+        """Return all processes that the server has started, as `psutil.Process`."""
+        return list(psutil.Process(self.popen.pid).children(recursive=True))
+
     def workers(self) -> list[Any]:
         """Return the processes that have the models, as `psutil.Process`."""
-        below = psutil.Process(self.popen.pid).children(recursive=True)
-        return [process for process in below if process.name().startswith("torchship-w")]
+        return [process for process in self.below() if process.name().startswith("torchship-w")]
 
     def worker(self) -> Any:
         """Return the process that has the models, of a server with one."""

@@ -38,7 +38,7 @@ from torchship.script.exporting.target import Target, call_factory
 from torchship.script.exporting.trial_calls import infer_method
 from torchship.script.exporting.wrappers import refuse_wrappers
 from torchship.script.format.atomic_write import write_atomic
-from torchship.script.format.file_content import Content, DraftContent
+from torchship.script.format.file_content import MAX_INFLATED, Content, DraftContent
 from torchship.script.format.float64_outputs import Float64Outputs
 from torchship.script.format.golden import Case, Step, run_case
 from torchship.script.format.manifest import (
@@ -53,7 +53,7 @@ from torchship.script.format.manifest import (
 from torchship.script.format.nodes import omissible
 from torchship.script.runtime import operators, printing, process_defaults, torchscript
 from torchship.script.runtime.agreement import check_case
-from torchship.script.runtime.archive import MAX_INFLATED, Archive, add_records, check_content
+from torchship.script.runtime.archive import Archive, add_records, check_content
 from torchship.script.runtime.batch import (
     BATCH,
     contradiction,

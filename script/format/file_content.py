@@ -17,6 +17,8 @@ from typing import BinaryIO
 from torchship.script.errors import ArchiveError, UnreadableError
 
 BLOCK = 1 << 20  # bytes
+MAX_INFLATED = 4 << 30  # bytes of an archive's records
+MAX_FILE = MAX_INFLATED + (64 << 20)  # bytes: stored records, their names, padding and signature
 
 KINDS = {
     stat.S_IFDIR: "a directory",

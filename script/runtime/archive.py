@@ -16,7 +16,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from torchship.script.errors import ArchiveError, OperatorError
 from torchship.script.format import float64_outputs
-from torchship.script.format.file_content import BLOCK, Content, read_blocks
+from torchship.script.format.file_content import (
+    BLOCK,
+    MAX_FILE,
+    MAX_INFLATED,
+    Content,
+    read_blocks,
+)
 from torchship.script.format.float64_outputs import Float64Outputs
 from torchship.script.format.golden import Case, from_safetensors, to_safetensors
 from torchship.script.format.manifest import Manifest, parse_manifest
@@ -32,8 +38,6 @@ MANIFEST = f"{OURS}manifest.json"
 GOLDEN = f"{OURS}golden.safetensors"
 TRACE_WARNINGS = f"{OURS}trace_warnings.json"
 FLOAT64_OUTPUTS = f"{OURS}float64_outputs.safetensors"
-MAX_INFLATED = 4 << 30  # bytes
-MAX_FILE = MAX_INFLATED + (64 << 20)  # bytes: stored records, their names, padding and signature
 LARGE = 1 << 20  # bytes of a file; trimming after smaller ones does not pay
 DOS_FOLDER = 0x10  # in a record's file attributes
 

@@ -22,7 +22,7 @@ Keys = Sequence[Ed25519PublicKey]
 
 def _manifests(settings: Settings, keys: Keys) -> Iterator[Manifest | None]:
     """Yield the manifest of each archive; None for one that loading will refuse."""
-    for file in find_archives(settings.paths, empty=settings.mode != "fixed"):
+    for file in find_archives(settings.local_paths, empty=settings.mode != "fixed"):
         try:
             yield open_archive(file, keys).require_manifest()
         except ArchiveError:

@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 
-from torchship.serve.system.interpreter import command
+from torchship.serve.system.interpreter import command, name_process
 
 LINGER_SECONDS = 10.0
 START_SECONDS = 120.0  # limit to import everything and fork
@@ -152,7 +152,7 @@ def main() -> None:
     Arguments: the descriptor of the channel; optionally, the idle seconds after which to end.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy is only used to copy bytes
-    from torchship.serve.process.worker import Descriptors, name_process, run
+    from torchship.serve.process.worker import Descriptors, run
 
     name_process("torchship-start")
     gc.collect()

@@ -87,6 +87,8 @@ class Start(_Message):
     quarantine: dict[str, str]
     """Why archives must not be served, by digest."""
     credentials: Credentials
+    addresses: dict[str, str] = {}
+    """Where the archives below a folder come from, if from a store: for messages."""
 
 
 class Listen(_Message):

@@ -211,7 +211,7 @@ def make_repository(
 
         more["load_program"] = NativeCode(settings.native, lambda: repository.keys).program
     repository = kind(
-        settings.paths,
+        settings.local_paths,
         trusted_keys_of(shared.credentials),
         limits,
         mode=settings.mode,

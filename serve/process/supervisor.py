@@ -32,6 +32,7 @@ from torchship.serve.process.changes import Changes
 from torchship.serve.process.credentials import read_credentials
 from torchship.serve.process.fork_server import ForkServer
 from torchship.serve.process.sockets import bind, reserve, url_of
+from torchship.serve.process.stores import Stores
 from torchship.serve.process.watchdog import LOOK_SECONDS, Watchdog
 from torchship.serve.process.worker_slot import Backoff, WorkerSlot, share_cores
 from torchship.serve.service.rate_limit import TABLE_BYTES
@@ -95,6 +96,7 @@ class Supervisor:
         shares = share_cores(cores, settings.workers, settings.threads)
         self._slots = [WorkerSlot(number, share) for number, share in enumerate(shares)]
         self._watchdog = Watchdog(settings.call_seconds, settings.stall_seconds)
+        self._stores = Stores(settings, credentials)
         self._changes = Changes(settings.load, self._send, self._live_numbers)
         self._totals = Totals(settings.workers > 1)
         self._quarantine: dict[str, str] = {}
@@ -117,6 +119,33 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end, number)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._run(self._renew()))
+        try:
+            await self._fetch()
+            await self._serve(loop)
+        finally:
+            self._stores.close()
+            self._fork_server.close()
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+        if self._failure is not None:
+            raise self._failure
+
+    async def _fetch(self) -> None:
+        """Fetch what the stores have, or until a signal arrives.
+
+        Raises:
+            UsageError: a store cannot be read, or the cache cannot be written.
+        """
+        fetching = asyncio.ensure_future(self._stores.start())
+        ending = asyncio.ensure_future(self._ending.wait())
+        await asyncio.wait({fetching, ending}, return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if not self._ending.is_set():
+            await fetching
+        fetching.cancel()
+
+    async def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Keep the workers running until a signal arrives, then wait for their end."""
         keepers = [loop.create_task(self._keep(slot)) for slot in self._slots]
         watching = loop.create_task(self._watch())
         await self._ending.wait()
@@ -128,10 +157,6 @@ class Supervisor:
             slot.signal(signal.SIGKILL)
         await asyncio.gather(*keepers)
         watching.cancel()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.remove_signal_handler(number)
-        if self._failure is not None:
-            raise self._failure
 
     def _end(self, number: int) -> None:
         """Shut down on the first signal; a later SIGINT ends the workers at once."""
@@ -161,6 +186,7 @@ class Supervisor:
         if number < self._renewals:  # a later renewal has read newer files
             return
         self._credentials = credentials
+        self._stores.renew(credentials)
         for slot in self._slots:
             self._send(slot.number, messages.Renew(credentials=self._credentials))
         log.info("keys and certificates were read again")
@@ -207,6 +233,7 @@ class Supervisor:
             overrides["load"] = self._changes.wanted
             if self._grpc is not None:
                 overrides["grpc_port"] = self._grpc.getsockname()[1]
+            overrides["paths"] = self._stores.paths
             if self._loading_deaths:  # load one at a time, to find the archive that ends workers
                 overrides["loads"] = 1
             settings = self._settings.model_dump(mode="json") | overrides
@@ -220,6 +247,7 @@ class Supervisor:
                     pinned=self._pinned,
                     quarantine=self._quarantine,
                     credentials=self._credentials,
+                    addresses=self._stores.addresses,
                 ),
             )
             self._changes.joined(slot.number)
@@ -290,7 +318,7 @@ class Supervisor:
                 several = self._settings.workers > 1
                 _print(f"worker {slot.number}: {line}" if several else line)
             case messages.Change():
-                self._run(self._changes.apply(slot.number, message))
+                self._run(self._change(slot.number, message))
             case messages.Outcome():
                 self._changes.finished(slot.number, message)
                 if message.failure is None:
@@ -312,6 +340,12 @@ class Supervisor:
             case messages.Samples(id=id, families=families):
                 self._take_samples(slot, id, families)
         self._print_start()
+
+    async def _change(self, asked: int, change: messages.Change) -> None:
+        """Load or unload a model in all workers; load what its store has now."""
+        if change.what == "load":
+            await self._stores.look()
+        await self._changes.apply(asked, change)
 
     def _on_listening(self, slot: WorkerSlot, url: str) -> None:
         slot.listening = True

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -35,6 +36,7 @@ from torchship.serve.repository.discovery import find_archives, printable
 from torchship.serve.service.rate_limit import RateTable
 from torchship.serve.settings import Settings
 from torchship.serve.system.heartbeat import Heartbeat
+from torchship.serve.system.interpreter import name_process
 from torchship.serve.system.malloc_thresholds import raise_malloc_thresholds
 from torchship.serve.system.standard_streams import take_over
 from torchship.serve.telemetry.logs import configure_logging
@@ -176,12 +178,6 @@ def _log_print(model: str, line: str) -> None:
     log.info("%s: %s", model, line, extra={"model": model})
 
 
-def name_process(name: str) -> None:
-    """Set the name that `ps` and `top` show on Linux; at most 15 characters."""
-    with suppress(OSError), open("/proc/self/comm", "w") as file:
-        file.write(name)
-
-
 def run(given: Descriptors) -> None:
     """Serve until a signal arrives or the supervisor ends."""
     raise_malloc_thresholds(os.environ)
@@ -210,7 +206,10 @@ def run(given: Descriptors) -> None:
             else socket.socket(fileno=given.listener)
         )
     except UsageError as error:
-        channel.send(messages.Refused(text=printable(str(error))).encoded())
+        text = str(error)
+        for folder, address in start.addresses.items():
+            text = text.replace(folder, address)
+        channel.send(messages.Refused(text=printable(text)).encoded())
         return
     server.early = start.early
     serve(server, [server.bound])
@@ -219,7 +218,7 @@ def run(given: Descriptors) -> None:
 def _make(settings: Settings, start: messages.Start, shared: Shared, channel: Channel) -> Worker:
     keys = trusted_keys_of(start.credentials)
     if start.early:
-        find_archives(settings.paths, empty=settings.mode != "fixed")
+        find_archives(settings.local_paths, empty=settings.mode != "fixed")
         check_places(settings, keys)
         if settings.workers > 1:
             check_workers(settings, keys)
@@ -230,6 +229,7 @@ def _make(settings: Settings, start: messages.Start, shared: Shared, channel: Ch
         heartbeat=shared.heartbeat,
         pinned=start.pinned,
         quarantine=start.quarantine,
+        addresses={Path(folder): address for folder, address in start.addresses.items()},
     )
     server = make_server(settings, repository, metrics, shared, Worker)
     assert isinstance(server, Worker)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -71,6 +72,8 @@ class Entry:
     """The same object for entries whose loading began together."""
     taken_key: tuple[str, str] | None = None
     """Name and version, if it failed because another file holds the same model."""
+    address: str = ""
+    """Where in a store its file comes from; "" for a file of this machine."""
     temporary_failures: int = 0
     """How many times in a row the unchanged file failed for a temporary reason."""
     scans_to_skip: int = 0
@@ -83,8 +86,12 @@ class Entry:
 
     @property
     def printable_path(self) -> str:
-        """The path of the file, safe to print on one line."""
-        return printable(str(self.path))
+        """The path of the file, or its address in a store, safe to print on one line."""
+        return printable(self.address or str(self.path))
+
+    def with_address(self, text: str) -> str:
+        """Return printable text with the file's address in place of its local path."""
+        return text.replace(printable(str(self.path)), self.printable_path)
 
     @property
     def is_missing(self) -> bool:
@@ -153,11 +160,14 @@ class Catalogue:
         keys: Sequence[Ed25519PublicKey],
         only_known: bool,
         loads: int,
+        addresses: Mapping[Path, str] = MappingProxyType({}),
     ) -> None:
         """Find the files; with `only_known`, they are loaded only by name.
 
-        `loads` is how many files are loaded at the same time.
+        `loads` is how many files are loaded at the same time; `addresses` says of the paths that
+        are copies of a store's folder, which one.
         """
+        self._addresses = addresses
         self._roots = {path: path.is_dir() for path in paths}
         self._looks: dict[Path, asyncio.Future[FileState]] = {}
         self._problems: set[str] = set()
@@ -170,7 +180,16 @@ class Catalogue:
             entry.initial = not only_known
 
     def _entry(self, found: DiscoveredArchive) -> Entry:
-        return Entry(found, "unloaded" if self._only_known else "waiting", key=found.key)
+        address = next(
+            (
+                f"{address}/{found.path.relative_to(root).as_posix()}"
+                for root, address in self._addresses.items()
+                if root in found.path.parents
+            ),
+            "",
+        )
+        state: Literal["unloaded", "waiting"] = "unloaded" if self._only_known else "waiting"
+        return Entry(found, state, key=found.key, address=address)
 
     def trust(self, keys: Sequence[Ed25519PublicKey]) -> None:
         """From now on, accept only archives that one of these keys signed."""

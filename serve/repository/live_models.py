@@ -266,7 +266,7 @@ class LiveModels:
         out: bool = False,
     ) -> None:
         # A model's error may have any length, and goes into log lines and answers.
-        reason = printable(" ".join(reason.split()))[:LONGEST_REASON]
+        reason = entry.with_address(printable(" ".join(reason.split())))[:LONGEST_REASON]
         again = entry.temporary_failures > 0 and temporary and entry.reason == reason
         entry.mark_failed(reason, public_message, is_user_error, temporary, out)
         if not again:  # the same failure is reported once

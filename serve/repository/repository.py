@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 from weakref import WeakValueDictionary
 
@@ -50,6 +51,7 @@ class Repository(LiveModels):
         observer: Callable[[str, str], Observer] | None = None,
         heartbeat: Heartbeat | None = None,
         load_program: Callable[[Archive, str], Runnable] = Archive.program,
+        addresses: Mapping[Path, str] = MappingProxyType({}),
     ) -> None:
         """Find the archives; nothing is loaded yet.
 
@@ -65,13 +67,14 @@ class Repository(LiveModels):
             observer: returns, by name and version, the function to call after each batch.
             heartbeat: the heartbeat of the process, for models that run on its event loop.
             load_program: makes the program of an archive, as `Engine`'s `load`.
+            addresses: of the stores of which some of the paths are copies, for messages.
 
         Raises:
             UsageError: `load` is given in another mode.
         """
         if load and mode != "explicit":
             raise UsageError(f"setting 'load' is for explicit mode, and the mode is '{mode}'")
-        catalogue = Catalogue(paths, keys, mode == "explicit", loads)
+        catalogue = Catalogue(paths, keys, mode == "explicit", loads, addresses)
         super().__init__(
             *(catalogue, keys, limits, quarantine or {}, report, observer, heartbeat, load_program)
         )

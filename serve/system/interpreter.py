@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 
 def command(module: str, *arguments: str) -> list[str]:
@@ -16,3 +17,9 @@ def command(module: str, *arguments: str) -> list[str]:
         "from importlib import import_module; import_module(sys.argv[0]).main()"
     )
     return [sys.executable, "-c", start, module, *arguments]
+
+
+def name_process(name: str) -> None:
+    """Set the name that `ps` and `top` show on Linux; at most 15 characters."""
+    with suppress(OSError), open("/proc/self/comm", "w") as file:
+        file.write(name)

@@ -34,12 +34,14 @@ def application(command: str = "") -> typer.Typer:
     import torchship.play
     import torchship.script.cli
     import torchship.serve.ray.cli
+    import torchship.transfer
 
     return _with(
         torchship.script.cli.app,
         torchship.agreement.app,
         torchship.serve.cli.app,
         torchship.serve.ray.cli.app,
+        torchship.transfer.app,
         torchship.native.cli.app,
         torchship.models.cli.app,
         torchship.demo.app,
