@@ -6,9 +6,10 @@ import logging
 import re
 import socket
 import time
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -18,7 +19,8 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from torchship.script.errors import ArchiveError, UsageError
-from torchship.serve.ray.arguments import read_arguments
+from torchship.serve.ray.arguments import Arguments, read_arguments
+from torchship.serve.ray.blueprint import Blueprint
 from torchship.serve.ray.deployment import application
 from torchship.serve.ray.packing import pack
 from torchship.serve.ray.records import Deployed, read_deployed, used, write_deployed
@@ -27,6 +29,8 @@ from torchship.serve.ray.shipping import keep_only
 
 LOOK_SECONDS = 0.2
 CONNECT_SECONDS = 5
+RESTORE_SECONDS = 60  # for what ran before; its replicas run still, or have room
+GRPC_SERVICE = "torchship.serve.ray.grpc_proxy.add_to_proxy"
 LONGEST_REASON = 2000  # characters of what Ray says
 REFUSED = re.compile(rf"{re.escape(MARK)} (.*)")
 
@@ -67,12 +71,13 @@ def deploy(given: Mapping[str, object], place: Place) -> Result:
     _connect(place.address)
     try:
         url = _start(place)
-        deployed = Deployed(arguments=arguments, blueprint=pack(arguments, settings))
         before = _status(place.name)
+        earlier = None if before is None else read_deployed(place.name)
+        deployed = _version(arguments, pack(arguments, settings), earlier, before)
         try:
             _run(deployed, place)
         except (UsageError, ArchiveError):
-            _restore(place, before)
+            _restore(place, before, earlier)
             raise
         write_deployed(place.name, deployed)
         keep_only(used(set(serve.status().applications)))
@@ -127,13 +132,20 @@ def _start(place: Place) -> str:
         return _url()
     options: dict[str, Any] = {"host": place.host or "127.0.0.1", "port": place.port or 8000}
     serve.start(
-        proxy_location="EveryNode" if place.every_node else "HeadOnly", http_options=options
+        proxy_location="EveryNode" if place.every_node else "HeadOnly",
+        http_options=options,
+        grpc_options=None if place.grpc_port is None else _grpc_options(place.grpc_port),
     )
     return _url()
 
 
+def _grpc_options(port: int) -> dict[str, Any]:
+    return {"port": port, "grpc_servicer_functions": [GRPC_SERVICE]}
+
+
 def _url() -> str:
-    options: Any = serve.context._get_global_client().http_config
+    client: Any = serve.context._get_global_client()
+    options = client.http_config
     host = "127.0.0.1" if options.host == "0.0.0.0" else options.host
     return f"http://{host}:{options.port}"
 
@@ -143,7 +155,12 @@ def _status(name: str) -> ApplicationStatusOverview | None:
 
 
 def _running(status: ApplicationStatusOverview) -> int:
-    return sum(found.replica_states.get("RUNNING", 0) for found in status.deployments.values())
+    return sum(
+        count
+        for deployment in status.deployments.values()
+        for state, count in deployment.replica_states.items()
+        if state == "RUNNING"
+    )
 
 
 def _run(deployed: Deployed, place: Place) -> None:
@@ -153,7 +170,7 @@ def _run(deployed: Deployed, place: Place) -> None:
         ArchiveError: a replica refused its archives.
         UsageError: it does not run in time, or Ray cannot start it.
     """
-    target = application(deployed.arguments, deployed.blueprint)
+    target = application(deployed.arguments, deployed.blueprint, deployed.version)
     serve.run_many(
         [serve.RunTarget(target, place.name, place.route_prefix)],
         wait_for_applications_running=False,
@@ -182,14 +199,35 @@ class LoadErrorOnRay(ArchiveError):
     """An archive that a replica refused."""
 
 
-def _restore(place: Place, before: ApplicationStatusOverview | None) -> None:
-    """Take the failed application back: to what ran before, or to none."""
-    earlier = None if before is None else read_deployed(place.name)
+def _version(
+    arguments: Arguments,
+    blueprint: Blueprint,
+    earlier: Deployed | None,
+    before: ApplicationStatusOverview | None,
+) -> Deployed:
+    """Return what to deploy: under the version that runs, if that is the same and is well."""
+    well = before is not None and before.status == ApplicationStatus.RUNNING
+    if (
+        earlier is not None
+        and well
+        and (earlier.arguments, earlier.blueprint) == (*(arguments, blueprint),)
+    ):
+        return earlier
+    return Deployed(arguments=arguments, blueprint=blueprint, version=uuid.uuid4().hex)
+
+
+def _restore(
+    place: Place, before: ApplicationStatusOverview | None, earlier: Deployed | None
+) -> None:
+    """Take the failed application back: to what ran before, or to none.
+
+    What ran before has its version again, so that its replicas go on as they are.
+    """
     with suppress(UsageError, ArchiveError):
         if before is None:
             serve.delete(place.name)
         elif earlier is not None:
-            _run(earlier, place)
+            _run(earlier, replace(place, seconds=RESTORE_SECONDS))
 
 
 def _short(text: str) -> str:

@@ -37,8 +37,10 @@ def build_app(args: Mapping[str, Any]) -> Application:
     return application(arguments, pack(arguments, settings))
 
 
-def application(arguments: Arguments, blueprint: Blueprint) -> Application:
-    """Return the application of a blueprint."""
+def application(
+    arguments: Arguments, blueprint: Blueprint, version: str | None = None
+) -> Application:
+    """Return the application of a blueprint; with the version that runs, no replica is replaced."""
     options: dict[str, Any] = {
         "name": NAME,
         "ray_actor_options": {"num_cpus": arguments.num_cpus, "num_gpus": arguments.num_gpus},
@@ -52,20 +54,22 @@ def application(arguments: Arguments, blueprint: Blueprint) -> Application:
     else:
         options["autoscaling_config"] = _autoscaling(arguments, arguments.max_replicas)
     if blueprint.max_models is not None:
-        options["request_router_config"] = RequestRouterConfig(request_router_class=ModelRouter)
+        router: Any = ModelRouter
+        options["request_router_config"] = RequestRouterConfig(request_router_class=router)
     deployment: Any = serve.deployment(**options)(Ingress)
+    deployment._version = version  # Ray makes one up for None, and has no other way to give it
     bound: Application = deployment.bind(blueprint.model_dump_json())
     return bound
 
 
 def _autoscaling(arguments: Arguments, most: int) -> AutoscalingConfig:
+    policy: Any = AutoscalingPolicy
+    target = {"target_rows": arguments.target_rows}
     return AutoscalingConfig(
         min_replicas=arguments.replicas,
         max_replicas=most,
         upscale_delay_s=arguments.upscale_seconds,
         downscale_delay_s=arguments.downscale_seconds,
         look_back_period_s=max(1.0, min(30.0, arguments.upscale_seconds)),
-        policy=AutoscalingPolicy(
-            policy_function=QueueDepth, policy_kwargs={"target_rows": arguments.target_rows}
-        ),
+        policy=policy(policy_function=QueueDepth, policy_kwargs=target),
     )

@@ -13,15 +13,18 @@ from torchship.script.format.manifest import Manifest
 from torchship.script.format.signing import LENGTH, signature_path
 from torchship.script.runtime.archive import Archive, open_archive
 from torchship.serve.process.credentials import read_credentials
+from torchship.serve.process.messages import Credentials
 from torchship.serve.process.server import trusted_keys_of
 from torchship.serve.ray import shipping
 from torchship.serve.ray.arguments import Arguments
 from torchship.serve.ray.blueprint import Blueprint
 from torchship.serve.ray.shipping import Shipped
+from torchship.serve.ray.store_copies import fetched
 from torchship.serve.repository.discovery import find_archives, printable
 from torchship.serve.repository.engine_starts import check_name
 from torchship.serve.sequences.store_choice import IN_PROCESS, needs_single_worker
 from torchship.serve.settings import Settings
+from torchship.serve.stores.addresses import Address, is_address, read_address
 
 
 def pack(arguments: Arguments, settings: Settings) -> Blueprint:
@@ -34,8 +37,22 @@ def pack(arguments: Arguments, settings: Settings) -> Blueprint:
         ArchiveError: an archive is damaged, or not signed by a trusted key.
     """
     credentials = read_credentials(settings)
-    addresses = tuple(path for path in arguments.models if "://" in path)
-    files = [Path(path) for path in arguments.models if "://" not in path]
+    keys = trusted_keys_of(credentials)
+    given = [read_address(path) if is_address(path) else Path(path) for path in arguments.models]
+    addresses = [path for path in given if isinstance(path, Address)]
+    if addresses and not arguments.ship:
+        raise UsageError(
+            f"'{addresses[0]}' is the address of a store: its archives are sent along, leave "
+            "ship=false (--no-ship) out"
+        )
+    with fetched(addresses, settings, keys) as folders:
+        files = [path for path in given if isinstance(path, Path)]
+        return _pack(arguments, settings, credentials, [*files, *folders])
+
+
+def _pack(
+    arguments: Arguments, settings: Settings, credentials: Credentials, files: list[Path]
+) -> Blueprint:
     ship = arguments.ship and shipping.is_connected()
     archives: dict[tuple[str, str], Path] = {}
     shipped, total = [], 0
@@ -59,10 +76,10 @@ def pack(arguments: Arguments, settings: Settings) -> Blueprint:
         if ship:
             shipping.put(archive.digest, archive.blocks())
             shipped.append(_shipped(archive))
-    names = () if addresses else tuple(dict.fromkeys(name for name, _ in archives))
+    names = tuple(dict.fromkeys(name for name, _ in archives))
     return Blueprint(
         shipped=tuple(shipped),
-        paths=addresses if ship else (*(str(path.resolve()) for path in files), *addresses),
+        paths=() if ship else tuple(str(path.resolve()) for path in files),
         names=names,
         settings=settings.model_copy(update={"config": None, "workers": 1}).model_dump_json(),
         credentials=credentials,

@@ -20,6 +20,8 @@ class Deployed(BaseModel):
 
     arguments: Arguments
     blueprint: Blueprint
+    version: str
+    """Ray's: replicas of the same version are not replaced."""
 
 
 def write_deployed(name: str, deployed: Deployed) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from ray import serve
@@ -14,12 +14,15 @@ from starlette.types import ASGIApp
 
 from torchship.script.errors import ArchiveError, TorchShipError
 from torchship.script.runtime import operators
-from torchship.serve.http.app import create_app
+from torchship.serve.grpc.servicer import InferenceServicer
+from torchship.serve.http.app import Application, create_app
 from torchship.serve.process.credentials import api_keys_of
 from torchship.serve.process.server import Shared, make_repository
 from torchship.serve.ray.asgi import BehindProxy, Multiplexing
 from torchship.serve.ray.autoscaling import QUEUE_ROWS
 from torchship.serve.ray.blueprint import Blueprint
+from torchship.serve.ray.grpc_methods import GrpcMethods
+from torchship.serve.ray.grpc_proxy import name_in
 from torchship.serve.ray.held_models import HeldModels, MultiplexedRepository
 from torchship.serve.ray.records import write_used
 from torchship.serve.ray.shipping import take
@@ -31,10 +34,12 @@ MARK = "torchship refused:"
 """Precedes the reason in the error of a replica that does not start."""
 
 
-class Replica:
+class Replica(GrpcMethods):
     """What Ray Serve makes in a process of its own; it takes requests when `__init__` has ended."""
 
-    async def __init__(self, blueprint: str) -> None:
+    async def __init__(  # type: ignore[misc]  # Ray awaits it
+        self, blueprint: str
+    ) -> None:
         """Load the archives of a `Blueprint` and run their golden cases.
 
         Raises:
@@ -42,6 +47,7 @@ class Replica:
         """
         self._folder = Path(tempfile.mkdtemp(prefix="torchship-ray-"))
         self._repository: Repository | None = None
+        self._application: Application | None = None
         try:
             self._plan = Blueprint.model_validate_json(blueprint)
             write_used(serve.get_replica_context().app_name, self._plan)
@@ -63,10 +69,20 @@ class Replica:
         shared = Shared(credentials=plan.credentials)
         repository = self._repository = make_repository(settings, shared, metrics, kind)
         keys = plan.credentials.api_keys
-        self._application = create_app(
+        held = self._held_models(repository, settings.load)
+        application = self._application = create_app(
             *(repository, settings, metrics),
             keys=None if keys is None else api_keys_of(keys),
-            innermost=self._multiplexing(repository, settings.load),
+            innermost=None if held is None else partial(Multiplexing, models=held),
+        )
+        self._max_message_bytes = settings.max_body_bytes
+        self._servicer = InferenceServicer(
+            *(repository, application.state.sequences, settings, metrics),
+            application.front.accounting,
+            keys=application.keys,
+            memory=application.body_memory,
+            who_asks=application.proxies.client,
+            needs=None if held is None else lambda message: held.needed(name_in(message)),
         )
         await repository.load()
         if not repository.ready:
@@ -82,18 +98,16 @@ class Replica:
             changes |= {"mode": "explicit", "load": plan.names[: plan.max_models]}
         return changes
 
-    def _multiplexing(
-        self, repository: Repository, loaded: tuple[str, ...]
-    ) -> Callable[[ASGIApp], ASGIApp] | None:
-        """Return what brings the models that requests name, if not all of them are held."""
+    def _held_models(self, repository: Repository, loaded: tuple[str, ...]) -> HeldModels | None:
+        """Return what brings the models that requests name; None if all of them are held."""
         most = self._plan.max_models
         if most is None or not isinstance(repository, MultiplexedRepository):
             return None
-        models = HeldModels(repository, self._plan.names, most, loaded)
-        return lambda app: Multiplexing(app, models)
+        return HeldModels(repository, self._plan.names, most, loaded)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the application, which Ray asks for when `__init__` has ended."""
+        assert self._application is not None
         return BehindProxy(self._application)
 
     def check_health(self) -> None:
@@ -116,11 +130,12 @@ class Replica:
         await self._end()
 
     async def _end(self) -> None:
-        repository, self._repository = getattr(self, "_repository", None), None
+        repository, self._repository = self._repository, None
         if repository is not None:
             repository.halt()
-            application = getattr(self, "_application", None)
+            application = self._application
             if application is not None:
+                self._servicer.close()
                 application.codec.close()
                 await application.state.sequences.close()
                 if application.tracer is not None:

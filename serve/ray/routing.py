@@ -12,8 +12,10 @@ import logging
 import pickle
 from hashlib import blake2b
 
-from ray.serve._private.common import StreamingHTTPRequest
+from ray.serve._private.common import StreamingHTTPRequest, gRPCRequest
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
+
+from torchship.serve.ray.grpc_proxy import model_of_message
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +33,9 @@ class ModelRouter(RequestRouter):
         pending_request: PendingRequest | None = None,
     ) -> list[list[RunningReplica]]:
         """Return the replicas in the order in which they are tried, one by one."""
-        name = None if pending_request is None else model_of(pending_request.args)
+        name = None
+        if pending_request is not None:
+            name = model_of(pending_request.args, pending_request.metadata.call_method)
         if name is None:
             return [sorted(candidate_replicas, key=self._length)]
         ranked = sorted(candidate_replicas, key=lambda replica: _rank(name, replica))
@@ -47,11 +51,11 @@ def _rank(name: str, replica: RunningReplica) -> bytes:
     return blake2b(f"{name}\n{replica.replica_id.unique_id}".encode(), digest_size=8).digest()
 
 
-def model_of(arguments: list[object]) -> str | None:
+def model_of(arguments: list[object], method: str) -> str | None:
     """Return the model that a request names; None if it names none, or is in another form.
 
     The proxy has just pickled the request for the replica, and this runs in the proxy. The reader
-    knows the one class of Ray that it may make, so that nothing else can come of those bytes.
+    knows the two classes of Ray that it may make, so that nothing else can come of those bytes.
     """
     if not arguments or not isinstance(arguments[0], bytes):
         return None
@@ -60,6 +64,8 @@ def model_of(arguments: list[object]) -> str | None:
     except Exception:
         log.debug("the form of a request is not known", exc_info=True)
         return None
+    if isinstance(request, gRPCRequest) and isinstance(request.user_request_proto, bytes):
+        return model_of_message(method, request.user_request_proto)
     if not isinstance(request, StreamingHTTPRequest):
         return None
     scope = request.asgi_scope
@@ -76,9 +82,10 @@ def model_of_path(path: str) -> str | None:
 
 
 class _Envelope(pickle.Unpickler):
-    """Reads Ray's envelope of an HTTP request: text, numbers, and the class of the envelope."""
+    """Reads Ray's envelope of a request: text, numbers, and the two classes of envelopes."""
 
     def find_class(self, module: str, name: str) -> object:
-        if (module, name) == (StreamingHTTPRequest.__module__, StreamingHTTPRequest.__name__):
-            return StreamingHTTPRequest
+        for kind in (StreamingHTTPRequest, gRPCRequest):
+            if (module, name) == (kind.__module__, kind.__name__):
+                return kind
         raise pickle.UnpicklingError(f"{module}.{name} is not expected in a request")

@@ -230,7 +230,7 @@ def test_few_replicas_serve_many_archives(
     cluster: RayCluster, http: httpx.Client, tmp_path: Path
 ) -> None:
     names = [f"many{number}" for number in range(6)]
-    for number, name in enumerate(names):
+    for name in names:
         write(tmp_path / f"{name}.pt", MODELS["logarithm"](), name)
     done = cluster.deploy(
         *(tmp_path, "--route-prefix", "/many", "--num-cpus", 0.2),
