@@ -40,7 +40,7 @@ LAYERS = {
     "serve": [
         *("settings", "errors", "system", "protocol", "telemetry", "engine"),
         *("repository", "sequences", "service", "http", "transport", "grpc", "client"),
-        *("process", "cli"),
+        *("options", "process", "ray", "cli"),
     ],
 }
 
