@@ -26,7 +26,7 @@ SETTINGS = (
 class Arguments(BaseModel):
     """The arguments of `build_app` and the options of `torchship ray deploy`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     models: tuple[str, ...] = Field(
         min_length=1, description="archives, folders of archives, or addresses of stores"

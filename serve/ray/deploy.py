@@ -35,6 +35,10 @@ LONGEST_REASON = 2000  # characters of what Ray says
 REFUSED = re.compile(rf"{re.escape(MARK)} (.*)")
 
 
+class RefusedError(ArchiveError):
+    """An archive that a replica refused."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where an application is deployed; what is None is Ray's default, or as it is already."""
@@ -184,19 +188,15 @@ def _run(deployed: Deployed, place: Place) -> None:
             if status.status == ApplicationStatus.RUNNING:
                 return
             refused = REFUSED.search(said)
+            if refused is not None:
+                raise RefusedError(refused[1].strip())
             if status.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
-                if refused is not None:
-                    raise LoadErrorOnRay(refused[1].strip())
                 raise UsageError(f"application '{place.name}' does not run: {_short(said)}")
         time.sleep(LOOK_SECONDS)
     raise UsageError(
         f"application '{place.name}' does not run after {place.seconds:g} s (--timeout): "
         f"{_short(said) or 'Ray says nothing'}; `ray status` shows what the cluster has"
     )
-
-
-class LoadErrorOnRay(ArchiveError):
-    """An archive that a replica refused."""
 
 
 def _version(

@@ -195,13 +195,12 @@ def test_a_stream_of_grpc_is_a_sequence_on_any_replica(cluster: RayCluster, grpc
     answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
     given = grpc_triton.InferInput("rounds", [1], "INT64")
     given.set_data_from_numpy(np.ones(1, np.int64))
-    for _ in range(2):
+    for connection in range(2):
         with grpc_triton.InferenceServerClient(f"127.0.0.1:{grpc_port}") as client:
             client.start_stream(callback=lambda result, error: answers.put((result, error)))
             for number in range(3):
-                client.async_stream_infer(
-                    "lasting", [given], sequence_id=77, sequence_start=number == 0 and _ == 0
-                )
+                begins = connection == number == 0
+                client.async_stream_infer("lasting", [given], sequence_id=77, sequence_start=begins)
             client.stop_stream()
     found = []
     for _ in range(6):
