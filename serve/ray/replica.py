@@ -28,6 +28,7 @@ from torchship.serve.ray.records import write_used
 from torchship.serve.ray.shipping import take
 from torchship.serve.repository.repository import Repository
 from torchship.serve.settings import Settings
+from torchship.serve.telemetry.logs import configure_logging
 from torchship.serve.telemetry.metrics import Metrics
 
 MARK = "torchship refused:"
@@ -63,6 +64,7 @@ class Replica(GrpcMethods):
         plan = self._plan
         archives = [await asyncio.to_thread(take, s, self._folder) for s in plan.shipped]
         settings = Settings(**json.loads(plan.settings) | self._changes(archives))
+        configure_logging(settings.log_format, settings.log_level)
         operators.allow(settings.operators)
         metrics = Metrics()
         kind = Repository if plan.max_models is None else MultiplexedRepository
@@ -85,8 +87,9 @@ class Replica(GrpcMethods):
             needs=None if held is None else lambda message: held.needed(name_in(message)),
         )
         await repository.load()
-        if not repository.ready:
-            raise ArchiveError("; ".join(_failures(repository)))
+        failures = _failures(repository)
+        if failures:
+            raise ArchiveError("; ".join(failures))
         if plan.max_models is None:  # what is loaded is in memory, and no file is read again
             await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
@@ -117,8 +120,9 @@ class Replica(GrpcMethods):
             RuntimeError: it is.
         """
         assert self._repository is not None
-        if not self._repository.ready:
-            raise RuntimeError(f"{MARK} {'; '.join(_failures(self._repository))}")
+        failures = _failures(self._repository)
+        if failures:
+            raise RuntimeError("; ".join(failures))
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Return what the policy decides by: the rows that wait for the engines."""
@@ -145,11 +149,13 @@ class Replica(GrpcMethods):
 
 
 def _failures(repository: Repository) -> list[str]:
-    """Return what is wrong with the archives, each by its file's name."""
+    """Return what is wrong with the archives that are to be live, each by its file's name."""
     return [
-        f"'{entry.path.name}': {entry.public_reason or 'it is not ready'}"
+        f"'{entry.path.name}': {entry.reason or entry.public_reason}".replace(
+            entry.printable_path, entry.path.name
+        )
         for entry in repository.entries
-        if entry.initial and entry.state != "live"
+        if (entry.initial and entry.state != "live") or entry.out
     ]
 
 

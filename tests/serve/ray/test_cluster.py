@@ -267,8 +267,6 @@ def test_a_node_that_is_killed_under_load(cluster: RayCluster, http: httpx.Clien
     for load in loads:
         assert load.wrong == []
         assert load.steps > 25
-    with Client(str(http.base_url)) as client:
-        assert client is not None
 
 
 def test_few_replicas_serve_many_archives(
@@ -284,15 +282,15 @@ def test_few_replicas_serve_many_archives(
     )
     assert done.returncode == 0, done.stderr
     x = {"name": "x", "datatype": "FP32", "shape": [2], "data": [1.0, 2.0]}
-    places: dict[str, set[str]] = {name: set() for name in names}
     for _ in range(3):
         for name in names:
             answer = http.post(f"/many/v2/models/{name}/infer", json={"inputs": [x]})
             assert answer.status_code == 200, answer.text
             found = answer.json()["outputs"][0]["data"]
             assert found == pytest.approx([0.0, np.log(2)])
-            live = http.get(f"/many/v2/models/{name}/stats").json()
-            places[name].add(live["model_stats"][0]["name"])
+    for name in names:  # the one replica that is asked for a model has answered all for it
+        stats = http.get(f"/many/v2/models/{name}/stats").json()["model_stats"][0]
+        assert stats["inference_count"] == 3
     answer = http.post("/many/v2/repository/models/many0/load")
     assert answer.status_code == 400
     assert "loaded when it is asked for" in answer.json()["error"]
