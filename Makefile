@@ -19,7 +19,7 @@ BUILD_TOOLS := "scikit-build-core>=1.1" cmake ninja
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-python test-cpp test-asan test-tsan test-oldest test-newest wheel test-wheel test-foreign fuzz lint format bench bench-latency bench-server clean
+.PHONY: help setup demo test test-python test-cpp test-asan test-tsan test-oldest test-newest wheel test-wheel test-foreign fuzz lint format bench bench-latency bench-server bench-protocols clean
 
 help:
 	@echo "make demo   set up from nothing, script every model, check it in 5 runtimes"
@@ -38,6 +38,7 @@ help:
 	@echo "            machine; BENCH_ARGS='--only moba --rounds 3' does less, BENCH_ARGS=--help says what else)"
 	@echo "make bench-latency  latency of each of our runtimes, HTTP among them, side by side"
 	@echo "make bench-server  throughput of the server beside a plain endpoint (needs wrk)"
+	@echo "make bench-protocols  gRPC beside HTTP, and Triton's beside ours (needs h2load)"
 	@echo "TORCH=cpu or TORCH=cuda chooses the build of torch, TORCH_VERSION its release, PIP_ARGS what pip is told"
 	@echo "make clean  remove everything that make has made"
 
@@ -180,6 +181,9 @@ bench-latency: setup
 
 bench-server: setup
 	python bench/server.py
+
+bench-protocols: setup
+	python bench/protocols.py --triton
 
 clean:
 	rm -rf $(VENV) build dist archives .pytest_cache .mypy_cache .ruff_cache .hypothesis

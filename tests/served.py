@@ -601,6 +601,8 @@ class Process:
 
     popen: subprocess.Popen[str]
     url: str = ""
+    grpc: str = ""
+    """Where it listens for gRPC, if it does: `HOST:PORT`."""
 
     def line(self) -> str:
         """Wait for the next line of stdout."""
@@ -663,6 +665,8 @@ def launched(*arguments: object, environment: Mapping[str, str] | None = None) -
         process = Process(popen)
         try:
             process.url = process.line().removeprefix("listening on ")
+            if "--grpc-port" in command:
+                process.grpc = process.line().removeprefix("listening on ").partition("://")[2]
             yield process
         finally:
             stop(popen)

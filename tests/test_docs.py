@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -59,20 +59,26 @@ def pattern(shown: str) -> str:
 
 
 @pytest.fixture
-def port() -> Iterator[str]:
-    """Return what the page's port 8000 becomes: nobody else gets it while the page runs."""
-    with held_port() as port:
-        yield str(port)
+def ports() -> Iterator[dict[str, str]]:
+    """Return what the page's ports become: nobody else gets them while the page runs."""
+    with held_port() as http, held_port() as grpc:
+        yield {"8000": str(http), "8001": str(grpc)}
+
+
+def replaced(text: str, words: Mapping[str, str]) -> str:
+    for word, other in words.items():
+        text = text.replace(word, other)
+    return text
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "console")], ids=str)
-def test_commands_print_what_is_shown(page: Path, tmp_path: Path, port: str) -> None:
+def test_commands_print_what_is_shown(page: Path, tmp_path: Path, ports: dict[str, str]) -> None:
     found = [step for block in blocks(page, "console") for step in steps(block)]
     for source in blocks(page, "python"):
         name = re.match(r"# (\w+\.py)\n", source)
         assert name, "a python block begins with the name of its file"
-        (tmp_path / name.group(1)).write_text(source.replace("8000", port))
-    script = "".join(f"{command.replace('8000', port)}\necho '{END}'\n" for command, _ in found)
+        (tmp_path / name.group(1)).write_text(replaced(source, ports))
+    script = "".join(f"{replaced(command, ports)}\necho '{END}'\n" for command, _ in found)
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "COLUMNS": "120",
@@ -87,10 +93,11 @@ def test_commands_print_what_is_shown(page: Path, tmp_path: Path, port: str) -> 
         timeout=600,
         check=False,
     )
+    shown_as = {port: shown for shown, port in ports.items()}
     printed = done.stdout.split(f"{END}\n")
     assert done.returncode == 0, f"{found[len(printed) - 1][0]}\n{printed[-1]}"
     for (command, shown), output in zip(found, printed, strict=False):
-        actual = "".join(f"{line}\n" for line in normal(output.replace(port, "8000")))
+        actual = "".join(f"{line}\n" for line in normal(replaced(output, shown_as)))
         assert re.fullmatch(pattern(shown), actual, re.DOTALL), f"$ {command}\n{output}"
 
 

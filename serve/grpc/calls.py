@@ -66,9 +66,7 @@ class Calls:
         record = call.record
         self._accounting.trace(record)
         SOURCE.set(call.client)
-        task = asyncio.current_task()
-        assert task is not None
-        self._running.add(task)
+        self._note_task()
         try:
             if method not in OPEN:
                 if self._closed:
@@ -85,7 +83,6 @@ class Calls:
         except Exception as error:
             failure = failure_of(error, record)
         finally:
-            self._running.discard(task)
             if record.status:
                 self._accounting.end(call.scope, record)
         record.status = failure.status.http
@@ -97,10 +94,8 @@ class Calls:
     ) -> AsyncIterator[R]:
         """Answer a call with many messages; its messages are what is counted."""
         call = self._begin(method, context)
-        task = asyncio.current_task()
-        assert task is not None
+        self._note_task()
         answers = answers_of(call)
-        self._running.add(task)
         self._streams.add(answers)
         try:
             if self._closed:
@@ -121,7 +116,6 @@ class Calls:
         except Exception as error:
             failure = failure_of(error, call.record)
         finally:
-            self._running.discard(task)
             self._streams.discard(answers)
             if call.record.status:
                 self._accounting.end(call.scope, call.record)
@@ -164,6 +158,13 @@ class Calls:
             task.cancel()
         if self._running:
             await asyncio.wait(self._running, timeout=CANCEL_SECONDS)
+
+    def _note_task(self) -> None:
+        """Take note of the present task until it has ended: it also sends what it answers."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     def _begin(self, method: str, context: CallContext) -> Call:
         headers = headers_of(context)

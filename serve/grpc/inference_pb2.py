@@ -2,7 +2,7 @@
 
 KServe's and Triton's clients put the same names into protobuf's default pool, which has each name
 only once in a process. So ours lie in a pool of their own, and any of these clients can be imported
-beside this module. The classes can be pickled by reference, which Ray needs.
+beside this module. Messages can be pickled, which Ray needs, but not a part of one by itself.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.message_factory import GetMessageClass
 
 POOL = DescriptorPool()
@@ -25,6 +26,9 @@ def _load() -> None:
             descriptor = POOL.FindMessageTypeByName(f"{file.package}.{name}")
             globals()[name] = GetMessageClass(descriptor)
             _place(descriptor, name)
+        for name in [enum.name for enum in file.enum_type]:
+            values = EnumTypeWrapper(POOL.FindEnumTypeByName(f"{file.package}.{name}"))
+            globals().update({name: values, **dict(values.items())})
 
 
 def _place(descriptor: Descriptor, name: str) -> None:

@@ -34,7 +34,7 @@ from torchship.serve.client.local_server import GRPC, running_server, running_se
 
 app = typer.Typer()
 
-WIDTH = 100  # columns of the table
+WIDTH = 112  # columns of the table
 HTTP_BATCH = 1000  # rows of MNIST in one request
 
 

@@ -1,4 +1,4 @@
-"""Our models through the whole journey: four runtimes, one set of numbers."""
+"""Our models through the whole journey: every runtime, one set of numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
+from queue import Queue
+from typing import Any
 
 import pytest
 import torch
@@ -14,13 +17,17 @@ import torch
 from torchship.agreement import all_runtimes, verify_archive
 from torchship.cpp_runner.binary import runner_path
 from torchship.models import registry
+from torchship.script.format.tree import Flat
 from torchship.script.runtime import torchscript
 from torchship.script.runtime.archive import open_archive, pack
 from torchship.script.runtime.batch import batch_axes, row_count
+from torchship.serve.client.grpc_runtime import GrpcRuntime
 from torchship.serve.client.http_runtime import HttpRuntime
-from torchship.serve.client.local_server import running_server
+from torchship.serve.client.local_server import GRPC, Addresses, running_servers
+from torchship.serve.protocol.tensors import datatype_of
+from torchship.serve.protocol.wire_signature import Signature
 
-LIBTORCH = ["eager", "script", "C++", "HTTP"]
+LIBTORCH = ["eager", "script", "C++", "HTTP", "gRPC"]
 RUNTIMES = [*LIBTORCH, "native", "wasm"]
 
 
@@ -36,15 +43,20 @@ def torchship(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def server(archives: Path) -> Iterator[str]:
+def server(archives: Path) -> Iterator[Addresses]:
     """One server for all models, as a service would run it."""
-    with running_server([archives / f"{name}.pt" for name in registry.names()]) as url:
-        yield url
+    paths = [archives / f"{name}.pt" for name in registry.names()]
+    with running_servers(paths, options=GRPC) as addresses:
+        yield addresses
 
 
 @pytest.mark.parametrize("name", registry.names())
-def test_every_runtime_agrees(name: str, archives: Path, server: str) -> None:
-    runtimes = {**all_runtimes(), "http": HttpRuntime(url=server)}
+def test_every_runtime_agrees(name: str, archives: Path, server: Addresses) -> None:
+    runtimes = {
+        **all_runtimes(),
+        "http": HttpRuntime(url=server.http),
+        "grpc": GrpcRuntime(address=server.grpc),
+    }
     report = verify_archive(open_archive(archives / f"{name}.pt"), list(runtimes.values()))
     assert report.agreed
     assert [result.runtime for result in report.results] == RUNTIMES
@@ -59,6 +71,46 @@ def test_every_runtime_agrees(name: str, archives: Path, server: str) -> None:
             if result.runtime in LIBTORCH:
                 assert difference.bit_identical, (result.runtime, difference)
                 assert (difference.max_abs, difference.max_rel, difference.max_ulp) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_tritons_grpc_client_gets_the_golden_outputs(
+    name: str, archives: Path, server: Addresses
+) -> None:
+    """In single calls and, in the same order, over a stream: the client's own code in between."""
+    triton = import_module("tritonclient.grpc")
+    archive = open_archive(archives / f"{name}.pt")
+    expected: list[tuple[Flat, str]] = []
+    streamed: Queue[tuple[Any, Any]] = Queue()
+    with triton.InferenceServerClient(server.grpc.removeprefix("grpc://")) as client:
+        client.start_stream(lambda result, error: streamed.put((result, error)))
+        for case in archive.golden:
+            signature = Signature(archive.require_manifest().methods[case.method])
+            first = case.steps[0]
+            inputs = []
+            for key, value in signature.to_wire(first.inputs).items():
+                assert isinstance(value, torch.Tensor)
+                tensor = triton.InferInput(key, list(value.shape), datatype_of(value))
+                tensor.set_data_from_numpy(value.numpy())
+                inputs.append(tensor)
+            asked = {"model_name": name, "inputs": inputs, "parameters": {"method": case.method}}
+            check(client.infer(**asked), first.outputs)
+            client.async_stream_infer(**asked, request_id=case.name)
+            expected.append((first.outputs, case.name))
+        for outputs, number in expected:
+            result, error = streamed.get(timeout=60)
+            assert error is None
+            assert result.get_response().id == number
+            check(result, outputs)
+        client.stop_stream()
+
+
+def check(result: Any, outputs: Flat) -> None:
+    """Compare an answer with golden outputs, bit by bit."""
+    for key, golden in outputs.items():
+        found = result.as_numpy(key)
+        assert found.shape == tuple(golden.shape)
+        assert found.tobytes() == golden.numpy().tobytes(), key
 
 
 @pytest.mark.parametrize("name", registry.names())
