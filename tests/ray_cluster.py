@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +119,12 @@ def left_in(folder: str) -> list[str]:
 
 def main(folder: str) -> None:
     """Be the cluster."""
-    import ray
-    from ray import serve
-    from ray.cluster_utils import Cluster
+    ray, serve, utils = map(import_module, ("ray", "ray.serve", "ray.cluster_utils"))
 
     say = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": folder}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster = utils.Cluster(initialize_head=True, head_node_args=head)
     nodes = [cluster.add_node(num_cpus=2) for _ in range(NODES)]
     ray.init(address=cluster.address, log_to_driver=False)
 
@@ -144,7 +143,8 @@ def main(folder: str) -> None:
             nodes.append(cluster.add_node(num_cpus=2))
             answer(node=nodes[-1].node_id)
         elif command == "status":
-            details: Any = serve.context._get_global_client().get_serve_details()
+            client: Any = serve.context._get_global_client()
+            details = client.get_serve_details()
             application = details["applications"].get(rest, {})
             deployments = application.get("deployments", {})
             replicas = [r for d in deployments.values() for r in d["replicas"]]

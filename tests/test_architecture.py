@@ -38,7 +38,7 @@ LAYERS = {
         *("building", "running", "cli"),
     ],
     "serve": [
-        *("settings", "errors", "system", "protocol", "telemetry", "engine"),
+        *("errors", "system", "stores", "settings", "protocol", "telemetry", "engine"),
         *("repository", "sequences", "service", "http", "transport", "grpc", "client"),
         *("options", "process", "ray", "cli"),
     ],

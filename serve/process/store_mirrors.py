@@ -75,8 +75,8 @@ class Follower:
         # A store that is down says so in many ways.
         for problem in sorted(set(problems) - self._problems) * (not (failed and failed_before)):
             log.warning("%s: what is live from there stays live", problem)
-        if self._problems and not problems:
-            log.info("%s: all is well again", self._mirror.address)
+        if failed_before and not failed:
+            log.info("%s: it answers again", self._mirror.address)
         self._problems = frozenset(problems)
         return "; ".join(problems) if problems else ""
 

@@ -87,8 +87,11 @@ class Stores:
         while True:
             began = time.monotonic()
             self._ended.clear()
-            self._open()
-            await self._ended.wait()
+            try:
+                self._open()
+                await self._ended.wait()
+            except OSError as error:
+                log.error("the process that fetches archives cannot be started: %s", error)
             deaths += 1
             for look in self._looks.values():
                 if not look.done():

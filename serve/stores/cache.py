@@ -162,10 +162,16 @@ class Cache:
     def new_run(self) -> Run:
         """Return a folder of one's own, and remove those of processes that have ended.
 
+        What is known of contents that were evicted is removed too.
+
         Raises:
             UsageError: the disk refuses.
         """
         with self.writing():
+            for path in (self.folder / "known").iterdir():
+                with contextlib.suppress(OSError, UnicodeDecodeError):
+                    if not self.content(path.read_text() or " ").exists():
+                        path.unlink()
             return Run(self.folder / "runs")
 
 

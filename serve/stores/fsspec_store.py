@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -24,6 +25,8 @@ from torchship.serve.stores.store import (
     wanted_files,
 )
 
+AZURE = ("az", "abfs", "abfss")
+SLOWEST = 64 << 10  # bytes a second
 RETRIES = 2  # by s3fs; a server polls again anyway
 DEPTH = 3  # <name>/<version>/model.pt
 EXACT_TAGS = ("ETag", "etag", "generation", "blob_id")
@@ -57,6 +60,7 @@ class FsspecStore:
                 f"{address}: the package '{error.name}' is not installed: "
                 f"pip install 'torchship[{extra}]'"
             ) from None
+        logging.getLogger("gcsfs").setLevel(logging.ERROR)  # it warns of each missing credential
         with explained(address):
             self._fs, self._root = outcome(on_own_thread(self._open), seconds)
         self._root = self._root.rstrip("/")
@@ -91,7 +95,7 @@ class FsspecStore:
             future = on_own_thread(lambda: function(*arguments, **named))
         if counted is None:
             return outcome(future, self._seconds)
-        return outcome(future, self._seconds, lambda: counted.moved)
+        return outcome(future, self._seconds + counted.slack, lambda: counted.moved)
 
     def listing(self) -> Mapping[str, RemoteFile]:
         """See `Store.listing`."""
@@ -175,14 +179,16 @@ class FsspecStore:
                         _tag(info),
                     )
                 )
-        if not found and self._address.scheme in ("az", "abfs", "abfss"):
+        if not found and self._address.scheme in AZURE:
             # This library returns no names if there is no container either.
             self._call("info", root.split("/", 1)[0])
         return found
 
     def fetch(self, file: RemoteFile, target: Path, most: int, progress: Progress) -> None:
         """See `Store.fetch`."""
-        counted = _Counted(most, progress)
+        # Azure's library tells of parts of up to 32 MiB, when they have come.
+        parts = 32 << 20 if self._address.scheme in AZURE else 0
+        counted = _Counted(most, progress, parts)
         more = ONE_STREAM.get(self._address.scheme, {}) | {"callback": _callback(counted)}
         with explained(f"{self._address}: {file.name}"):
             self._call("get_file", file.location, str(target), counted=counted, **more)
@@ -196,7 +202,8 @@ class FsspecStore:
                 Path(location).parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(Path(location), _counted(read_blocks(source), progress))
                 return
-            counted = _Counted(None, progress)
+            # The libraries tell of parts when they have gone, of which several go at a time.
+            counted = _Counted(None, progress, source.stat().st_size)
             more = {"callback": _callback(counted)}
             self._call("put_file", str(source), location, counted=counted, **more)
 
@@ -213,8 +220,11 @@ class FsspecStore:
 class _Counted:
     """Counts the bytes of one file, and stops it at the most that are allowed."""
 
-    def __init__(self, most: int | None, progress: Progress) -> None:
+    def __init__(self, most: int | None, progress: Progress, unseen: int) -> None:
+        """Take the most bytes, whom to tell, and how many may move before one hears of them."""
         self.moved = 0
+        self.slack = unseen / SLOWEST
+        """Seconds that the library may be silent about bytes that move."""
         self._most, self._progress = most, progress
 
     def add(self, size: int) -> None:

@@ -103,12 +103,14 @@ class HttpStore:
             yield answer
 
     def _check(self, answer: httpx.Response) -> None:
-        """Refuse an answer that is none.
+        """Refuse an answer that is none, or that came from another, unprotected place.
 
         Raises:
             FileNotFoundError: the server says that it does not exist.
-            StoreError: any other status than 200.
+            StoreError: any other status than 200, or a redirect from https to http.
         """
+        if self._address.scheme == "https" and answer.url.scheme != "https":
+            raise StoreError("the server redirects to http://, which is not protected")
         if answer.status_code in GONE:
             raise FileNotFoundError(f"the server answered {answer.status_code}")
         if answer.status_code != 200:
@@ -126,7 +128,8 @@ class HttpStore:
         if answer.status_code in GONE or (answer.status_code == 403 and name.endswith(SIGNATURE)):
             return None
         self._check(answer)
-        length = answer.headers.get("content-length", "")
+        compressed = answer.headers.get("content-encoding", "identity") != "identity"
+        length = "" if compressed else answer.headers.get("content-length", "")
         return RemoteFile(name, url, int(length) if length.isdecimal() else None, _tag(answer))
 
     def _names(self) -> list[str]:

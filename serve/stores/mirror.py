@@ -139,6 +139,8 @@ class Mirror:
             return digest
         assert self._store is not None
         self._cache.make_room(file.size or 0)
+        size = "unknown size" if file.size is None else f"{file.size} bytes"
+        log.info("fetching %s: %s, %s", self.address, file.name, size)
         with self._cache.writing():
             self._temporary.mkdir(exist_ok=True)
             target = self._temporary / "fetched"

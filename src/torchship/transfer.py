@@ -23,7 +23,7 @@ from torchship.script.format.file_content import read_blocks
 from torchship.script.format.signing import LENGTH, read_trusted_keys, signature_path
 from torchship.script.runtime.archive import Archive, open_archive
 from torchship.serve.errors import NotInStoreError, StoreError
-from torchship.serve.stores.addresses import SIGNATURE, Address, read_address
+from torchship.serve.stores.addresses import HTTP, SIGNATURE, Address, read_address
 from torchship.serve.stores.cache import digest_of
 from torchship.serve.stores.fetching import fetch
 from torchship.serve.stores.opening import SECONDS, open_store
@@ -75,6 +75,8 @@ def push(
     Example: torchship push moba.pt s3://bucket/models
     """
     where = read_address(address)
+    if where.scheme in HTTP:
+        raise UsageError(f"{where}: a web server takes no archives: push to the store behind it")
     keys = read_trusted_keys(trusted_keys) if trusted_keys else []
     store = open_store(where, seconds)
     with tempfile.TemporaryDirectory(prefix="torchship-") as folder, _bar(json) as bar:

@@ -19,9 +19,11 @@ Work = Callable[[HeldModels, MultiplexedRepository], Awaitable[None]]
 def run(folder: Path, work: Work) -> None:
     """Do some work with two places for the four models of a folder, of which one fails."""
     for name in NAMES:
-        wrong = (lambda out: {k: v + 1 for k, v in out.items()}) if name == "bad" else None
-        more = {} if wrong is None else {"edit": wrong}
-        write(folder / f"{name}.pt", MODELS["logarithm"](), name, **more)
+        wrong = float(name == "bad")
+        write(
+            *(folder / f"{name}.pt", MODELS["logarithm"](), name, "1"),
+            lambda out, wrong=wrong: {key: value + wrong for key, value in out.items()},
+        )
 
     async def main() -> None:
         repository = MultiplexedRepository([folder], mode="explicit", load=["a", "b"])

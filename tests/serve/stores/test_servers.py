@@ -125,3 +125,18 @@ def test_the_secrets_of_an_address_are_shown_nowhere(s3: ObjectStore, tmp_path: 
         for secret in ("word", "0123abcd"):
             assert secret not in done.stdout + done.stderr
         assert "/none.pt?***" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("supervisor", "torch fsspec s3fs aiohttp boto3 huggingface_hub pooch"),
+        ("store_mirrors", "torch fsspec s3fs aiohttp boto3 huggingface_hub"),
+    ],
+)
+def test_libraries_are_loaded_only_where_they_are_needed(module: str, heavy: str) -> None:
+    program = (
+        f"import sys, torchship.serve.process.{module}\n"
+        f"print(*[name for name in {heavy.split()} if name in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "\n"
