@@ -31,7 +31,7 @@ from torchship.script.exporting.target import find_target
 from torchship.serve.client.local_server import running_server
 
 PLAIN, REPLICAS, ONE = "plain Ray Serve", "torchship ray deploy", "torchship serve, one process"
-ENVIRONMENT = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore"}
+ENVIRONMENT = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
 
 def main(

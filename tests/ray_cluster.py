@@ -20,6 +20,7 @@ from typing import Any
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",  # whether or not this user has a token of another cluster
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # everything listens on 127.0.0.1 only
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.2",
     "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.2",
@@ -62,8 +63,21 @@ class RayCluster:
             assert time.monotonic() < until, found
             time.sleep(0.1)  # Ray has no event for it
 
+    def serve_run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        """Run Ray's own `serve run`."""
+        command = "from ray.serve.scripts import cli; cli()"
+        options = [*("run", "--non-blocking", "--address", self.address), *map(str, arguments)]
+        return subprocess.run(
+            [sys.executable, "-c", command, *options],
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
     def deploy(
-        self, *arguments: object, name: str = "torchship", program: tuple[str, ...] = ()
+        self, *arguments: object, name: str = "torchship"
     ) -> subprocess.CompletedProcess[str]:
         """Run `torchship ray deploy`."""
         command = [*(sys.executable, "-m", "torchship", "ray", "deploy", "--name", name)]

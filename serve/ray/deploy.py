@@ -103,7 +103,8 @@ def _connect(address: str) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UsageError(
             f"there is no Ray cluster at '{address}': start one with `ray start --head`, or give "
-            f"its address with --address: {_short(str(error))}"
+            f"its address with --address; one that wants a token needs RAY_AUTH_MODE=token here: "
+            f"{_short(str(error))}"
         ) from None
 
 

@@ -188,7 +188,8 @@ def test_grpc_through_the_proxy(cluster: RayCluster, grpc_port: int, models: Pat
         assert np.array_equal(found, program.call("forward", {"obs": torch.tensor(obs)})["logits"])
         with pytest.raises(InferenceServerException, match="model 'none' is unknown") as raised:
             client.infer("none", [given])
-        assert raised.value.status() == "StatusCode.NOT_FOUND"
+        status: Any = raised.value
+        assert status.status() == "StatusCode.NOT_FOUND"
 
 
 def test_a_stream_of_grpc_is_a_sequence_on_any_replica(cluster: RayCluster, grpc_port: int) -> None:
@@ -267,6 +268,19 @@ def test_a_node_that_is_killed_under_load(cluster: RayCluster, http: httpx.Clien
     for load in loads:
         assert load.wrong == []
         assert load.steps > 25
+
+
+def test_serve_run_builds_the_same(cluster: RayCluster, http: httpx.Client, tmp_path: Path) -> None:
+    path = make(tmp_path, "exact", "7")
+    options = ("--name", "built", "--route-prefix", "/built", "torchship.ray:build_app")
+    done = cluster.serve_run(*options, f"models={path}", "num_cpus=0.1", "max_batch=8")
+    assert done.returncode == 0, done.stderr
+    path.unlink()  # it was sent along
+    assert http.get("/built/v2/models/exact").json()["versions"] == ["7"]
+    done = cluster.serve_run(*options, f"models={path}")
+    assert done.returncode != 0
+    assert "is not there: expected an archive or a folder of archives" in done.stderr
+    assert http.get("/built/v2/models/exact").json()["versions"] == ["7"]
 
 
 def test_few_replicas_serve_many_archives(

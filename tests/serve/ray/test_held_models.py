@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from served import MODELS, write
+from torchship.script.format.tree import Flat
 from torchship.serve.errors import ModeError, NotReadyError, UnknownModelError
 from torchship.serve.ray.held_models import HeldModels, MultiplexedRepository
 
@@ -16,14 +18,16 @@ NAMES = ("a", "b", "c", "bad")
 Work = Callable[[HeldModels, MultiplexedRepository], Awaitable[None]]
 
 
+def added(number: float, outputs: Flat) -> Flat:
+    return {name: value + number for name, value in outputs.items()}
+
+
 def run(folder: Path, work: Work) -> None:
     """Do some work with two places for the four models of a folder, of which one fails."""
     for name in NAMES:
         wrong = float(name == "bad")
-        write(
-            *(folder / f"{name}.pt", MODELS["logarithm"](), name, "1"),
-            lambda out, wrong=wrong: {key: value + wrong for key, value in out.items()},
-        )
+        edit = partial(added, wrong)
+        write(folder / f"{name}.pt", MODELS["logarithm"](), name, "1", edit)
 
     async def main() -> None:
         repository = MultiplexedRepository([folder], mode="explicit", load=["a", "b"])
