@@ -79,6 +79,7 @@ def test_many_ask_at_once_for_a_model_that_is_not_there(tmp_path: Path) -> None:
         before = repository.verified_total
         await asyncio.gather(*(ask(models, repository, "c") for _ in range(8)))
         assert repository.verified_total == before + 1
+        assert models.held == ["b", "c"]
 
     run(tmp_path, work)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,13 +53,19 @@ def test_the_message_of_a_call_names_the_model() -> None:
 
 
 class Planted:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, ("/planted-by-a-pickle",)
+        return os.mkdir, (str(self.folder),)
 
 
-def test_no_other_class_is_made_of_a_request() -> None:
-    assert model_of([pickle.dumps(Planted())], "__call__") is None
-    assert not os.path.exists("/planted-by-a-pickle")
+def test_no_other_class_is_made_of_a_request(tmp_path: Path) -> None:
+    folder = tmp_path / "planted"
+    assert model_of([pickle.dumps(Planted(folder))], "__call__") is None
+    assert not folder.exists()
     others: list[object] = [b"", b"\x80", "text", None, pickle.dumps({"path": "/v2"})]
     assert model_of([], "__call__") is None
     for other in others:
