@@ -7,8 +7,8 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +31,7 @@ LOOK_SECONDS = 0.2
 CONNECT_SECONDS = 5
 RESTORE_SECONDS = 60  # for what ran before; its replicas run still, or have room
 GRPC_SERVICE = "torchship.serve.ray.grpc_proxy.add_to_proxy"
+PREFIX = re.compile(r"/|(/[A-Za-z0-9._~-]+)+")
 LONGEST_REASON = 2000  # characters of what Ray says
 REFUSED = re.compile(rf"{re.escape(MARK)} (.*)")
 
@@ -72,6 +73,10 @@ def deploy(given: Mapping[str, object], place: Place) -> Result:
         ArchiveError: an archive failed. What ran before goes on.
     """
     arguments, settings = read_arguments(given)
+    if not PREFIX.fullmatch(place.route_prefix):
+        raise UsageError(
+            f"--route-prefix: expected / or a path such as /models, got '{place.route_prefix}'"
+        )
     _connect(place.address)
     try:
         url = _start(place)
@@ -136,12 +141,26 @@ def _start(place: Place) -> str:
             )
         return _url()
     options: dict[str, Any] = {"host": place.host or "127.0.0.1", "port": place.port or 8000}
-    serve.start(
-        proxy_location="EveryNode" if place.every_node else "HeadOnly",
-        http_options=options,
-        grpc_options=None if place.grpc_port is None else _grpc_options(place.grpc_port),
-    )
+    with _explained():
+        serve.start(
+            proxy_location="EveryNode" if place.every_node else "HeadOnly",
+            http_options=options,
+            grpc_options=None if place.grpc_port is None else _grpc_options(place.grpc_port),
+        )
     return _url()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what Ray says of a wrong option, or of a port in use, into one message.
+
+    Raises:
+        UsageError: it says so.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, TimeoutError) as error:
+        raise UsageError(f"Ray Serve refused this: {_short(str(error))}") from None
 
 
 def _grpc_options(port: int) -> dict[str, Any]:
@@ -176,10 +195,11 @@ def _run(deployed: Deployed, place: Place) -> None:
         UsageError: it does not run in time, or Ray cannot start it.
     """
     target = application(deployed.arguments, deployed.blueprint, deployed.version)
-    serve.run_many(
-        [serve.RunTarget(target, place.name, place.route_prefix)],
-        wait_for_applications_running=False,
-    )
+    with _explained():
+        serve.run_many(
+            [serve.RunTarget(target, place.name, place.route_prefix)],
+            wait_for_applications_running=False,
+        )
     until = time.monotonic() + place.seconds
     said = ""
     while time.monotonic() < until:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from served import make
 from torchship.script.errors import ArchiveError, UsageError
 from torchship.serve.ray.arguments import read_arguments
+from torchship.serve.ray.deploy import Place, deploy
 from torchship.serve.ray.packing import pack
 
 
@@ -92,13 +94,14 @@ def test_the_extra_is_named_where_it_is_missing() -> None:
     assert done.stderr == message
 
 
-def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "torchship", "ray", "deploy", ".", "--address", "127.0.0.1:1"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "there is no Ray cluster at '127.0.0.1:1'" in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_a_cluster_that_is_not_there() -> None:
+    place = Place("name", "127.0.0.1:1", "/", None, None, None, False, 1.0)
+    with pytest.raises(UsageError, match=r"there is no Ray cluster at '127\.0\.0\.1:1'"):
+        deploy({"models": "."}, place)
+
+
+@pytest.mark.parametrize("prefix", ["", "models", "/models/", "//", "/{model}"])
+def test_a_prefix_that_is_no_path(prefix: str) -> None:
+    place = Place("name", "127.0.0.1:1", prefix, None, None, None, False, 1.0)
+    with pytest.raises(UsageError, match=f"--route-prefix: .*, got '{re.escape(prefix)}'"):
+        deploy({"models": "."}, place)

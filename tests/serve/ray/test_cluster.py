@@ -250,6 +250,16 @@ def test_an_application_that_fails_at_first_leaves_nothing(
     assert cluster.do("status new")["status"] is None
 
 
+def test_the_ports_of_a_serve_that_runs_are_not_changed(
+    cluster: RayCluster, models: Path, port: int
+) -> None:
+    done = cluster.deploy(models, "--port", port + 1, name="wrong")
+    assert done.returncode == 2, done.stderr
+    message = "its ports stay as they are: leave --host, --port and --grpc-port out"
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_node_that_is_killed_under_load(cluster: RayCluster, http: httpx.Client) -> None:
     """No 200 is wrong, and no step that was answered is lost."""
     replicas = cluster.replicas("torchship")
@@ -277,25 +287,26 @@ def test_serve_run_builds_the_same(cluster: RayCluster, http: httpx.Client, tmp_
     assert done.returncode == 0, done.stderr
     path.unlink()  # it was sent along
     assert http.get("/built/v2/models/exact").json()["versions"] == ["7"]
-    done = cluster.serve_run(*options, f"models={path}")
-    assert done.returncode != 0
-    assert "is not there: expected an archive or a folder of archives" in done.stderr
-    assert http.get("/built/v2/models/exact").json()["versions"] == ["7"]
 
 
 def test_few_replicas_serve_many_archives(
     cluster: RayCluster, http: httpx.Client, tmp_path: Path
 ) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("client:the-key-of-a-client\n")
     names = [f"many{number}" for number in range(6)]
     for name in names:
         write(tmp_path / f"{name}.pt", MODELS["logarithm"](), name)
     done = cluster.deploy(
         *(tmp_path, "--route-prefix", "/many", "--num-cpus", 0.2),
-        *("--replicas", 2, "--max-models", 3),
+        *("--replicas", 2, "--max-models", 3, "--api-keys", keys),
         name="many",
     )
     assert done.returncode == 0, done.stderr
     x = {"name": "x", "datatype": "FP32", "shape": [2], "data": [1.0, 2.0]}
+    answer = http.post("/many/v2/models/many5/infer", json={"inputs": [x]})
+    assert answer.status_code == 401, answer.text
+    http.headers["X-API-Key"] = "the-key-of-a-client"
     for _ in range(3):
         for name in names:
             answer = http.post(f"/many/v2/models/{name}/infer", json={"inputs": [x]})
