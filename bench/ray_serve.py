@@ -31,7 +31,13 @@ from torchship.script.exporting.target import find_target
 from torchship.serve.client.local_server import running_server
 
 PLAIN, REPLICAS, ONE = "plain Ray Serve", "torchship ray deploy", "torchship serve, one process"
-ENVIRONMENT = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+ENVIRONMENT = {
+    **os.environ,
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the cluster listens on 127.0.0.1 only
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+}
 
 
 def main(

@@ -83,6 +83,7 @@ def test_commands_print_what_is_shown(page: Path, tmp_path: Path, ports: dict[st
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "COLUMNS": "120",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "RAY_AUTH_MODE": "disabled",  # whether or not this user has a token of another cluster
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a cluster listens on 127.0.0.1 only
     }
