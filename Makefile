@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: help setup demo test test-python test-cpp test-asan test-tsan test-oldest test-newest wheel test-wheel test-foreign fuzz lint format bench bench-latency bench-server bench-protocols clean
 
 help:
-	@echo "make demo   set up from nothing, script every model, check it in 5 runtimes"
+	@echo "make demo   set up from nothing, script every model, check it in 6 runtimes"
 	@echo "make test   set up from nothing, run every test, Python and C++"
 	@echo "make test-asan  the C++ tests under the address and undefined-behaviour sanitizers"
 	@echo "make test-tsan  the C++ tests of concurrency under the thread sanitizer"

@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,11 +147,13 @@ def check(load: Load) -> None:
     """Send a request once, since h2load does not see the status of a gRPC call."""
     if load.http1:
         answer = httpx.post(load.url, content=load.body, headers=load.headers, trust_env=False)
-        answer.raise_for_status()
+        if answer.status_code != 200:
+            raise RuntimeError(f"{load.form}: {answer.text}")
         return
     address = load.url.removeprefix("http://").removesuffix(INFER)
     with grpc.insecure_channel(address) as channel:
-        channel.unary_unary(INFER)(load.body[5:], timeout=60)
+        infer: Callable[..., bytes] = channel.unary_unary(INFER)
+        infer(load.body[5:], timeout=60)
 
 
 def measured(load: Load, folder: Path, connections: int, seconds: int) -> dict[str, float]:

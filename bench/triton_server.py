@@ -44,7 +44,7 @@ class TritonPythonModel:
         ]
         outputs = flat(self.module(*inputs))
         return triton.InferenceResponse(
-            [triton.Tensor(n, o.numpy()) for n, o in zip({outputs!r}, outputs)]
+            [triton.Tensor(n, o.contiguous().numpy()) for n, o in zip({outputs!r}, outputs)]
         )
 
 

@@ -49,8 +49,8 @@ class Connection:
 
     def raw(self, name: str, content: bytes, **more: Any) -> bytes:
         """Send bytes, and return the answer's."""
-        answer: bytes = self.channel.unary_unary(SERVICE + name)(content, **more)
-        return answer
+        method: Callable[..., bytes] = self.channel.unary_unary(SERVICE + name)
+        return method(content, **more)
 
 
 @contextmanager
@@ -105,3 +105,9 @@ def refused(error: grpc.RpcError) -> tuple[str, str]:
     """Return the status and the message of an error."""
     assert isinstance(error, grpc.Call)
     return error.code().name, str(error.details())
+
+
+def trailing(error: grpc.RpcError) -> dict[str, str]:
+    """Return what came beside the status of an error."""
+    found: Any = error
+    return dict(found.trailing_metadata())

@@ -29,6 +29,7 @@ STREAMS = 1024
 STREAMED = frozenset({"ModelStreamInfer"})
 KEEPALIVE_MS = 60_000  # after which a silent client with calls is asked whether it is there
 KEEPALIVE_TIMEOUT_MS = 20_000
+END_SECONDS = 1.0  # for calls of health and reflection
 
 
 def add_to_server(servicer: InferenceServicer, server: grpc.aio.Server) -> None:
@@ -115,7 +116,7 @@ class GrpcServer:
         self._health.close()
         self.servicer.close()
         await self.servicer.finish(seconds, force)
-        await self._server.stop(0)
+        await self._server.stop(END_SECONDS)
 
 
 def tls_credentials(current: Callable[[], tuple[str, str | None]]) -> grpc.ServerCredentials:

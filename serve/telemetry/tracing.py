@@ -50,15 +50,13 @@ class Tracer:
             for name, value in scope["headers"]
             if name in PROPAGATED
         }
-        stream = scope["type"] == "websocket"  # the record is of one message of it
-        verb, route = ("GET", STREAM) if stream else ("POST", INFER)
+        name, said = _names(scope)
         server = self._tracer.start_span(
-            f"{verb} {route}",
+            name,
             self._propagator.extract(carrier),
             SpanKind.SERVER,
             {
-                "http.request.method": verb,
-                "http.route": route,
+                **said,
                 "http.response.status_code": record.status,
                 "torchship.model": record.model,
                 "torchship.version": record.version,
@@ -85,3 +83,14 @@ class Tracer:
     def close(self) -> None:
         """Send the remaining spans, and end the exporter's thread."""
         self._provider.shutdown()
+
+
+def _names(scope: Scope) -> tuple[str, dict[str, str]]:
+    """Return the name of a request's span, and its attributes, as OpenTelemetry's conventions."""
+    if scope["type"] == "grpc":
+        service, _, method = scope["path"].removeprefix("/").partition("/")
+        said = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
+        return f"{service}/{method}", said
+    stream = scope["type"] == "websocket"  # the record is of one message of it
+    verb, route = ("GET", STREAM) if stream else ("POST", INFER)
+    return f"{verb} {route}", {"http.request.method": verb, "http.route": route}

@@ -24,7 +24,7 @@ Ask = health_pb2.HealthCheckRequest
 
 
 def test_check(connection: Connection) -> None:
-    health = health_pb2_grpc.HealthStub(connection.channel)
+    health: Any = health_pb2_grpc.HealthStub(connection.channel)
     assert health.Check(Ask()).status == SERVING
     assert health.Check(Ask(service=SERVICE)).status == SERVING
     with pytest.raises(grpc.RpcError) as error:
@@ -36,7 +36,7 @@ def test_check(connection: Connection) -> None:
 def test_a_server_that_is_not_ready_and_one_that_drains(tmp_path: Any) -> None:
     bad = make(tmp_path, "memory", edit=lambda flat: {n: v + 1 for n, v in flat.items()})
     with launched("--grpc-port", 0, bad) as process, calling(process) as found:
-        health = health_pb2_grpc.HealthStub(found.channel)
+        health: Any = health_pb2_grpc.HealthStub(found.channel)
         assert process.line().startswith("failed: ")
         assert health.Check(Ask()).status == NOT_SERVING
     good = make(tmp_path, "half")

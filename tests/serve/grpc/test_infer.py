@@ -12,14 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rpc import DTYPES, Connection, add, outputs, refused, request
+from rpc import DTYPES, Connection, add, outputs, refused, request, trailing
 from torchship.serve.errors import STATUS
 from torchship.serve.grpc import inference_pb2 as pb
 
 OBS = np.arange(2 * 510, dtype=np.uint8).reshape(2, 510)
 ONES = np.ones(3, np.float32)
 
-EVERY = {
+EVERY: dict[str, Any] = {
     "h": np.array([65504, -(2**-24), np.inf], np.float16),
     "a": np.array([-128, 0, 127], np.int8),
     "s": np.array([-(2**15), 0, 2**15 - 1], np.int16),
@@ -28,7 +28,7 @@ EVERY = {
     "ui": np.array([0, 1, 2**32 - 1], np.uint32),
     "ul": np.array([0, 1, 2**64 - 1], np.uint64),
 }
-EXACT = {
+EXACT: dict[str, Any] = {
     "f": np.array([np.nan, 1e-45, -0.0], np.float32),
     "d": np.array([np.inf, 5e-324, 1], np.float64),
     "i": np.array([-(2**63), 0, 2**63 - 1], np.int64),
@@ -175,8 +175,7 @@ def test_errors_have_the_text_of_http_and_the_status_of_the_table(
     with pytest.raises(grpc.RpcError, match=text) as error:
         connection.infer(message)
     assert refused(error.value)[0] == status
-    metadata = dict(error.value.trailing_metadata())  # type: ignore[attr-defined]
-    assert metadata["x-request-id"]
+    assert trailing(error.value)["x-request-id"]
 
 
 def test_every_error_of_the_table_has_a_status_of_grpc() -> None:

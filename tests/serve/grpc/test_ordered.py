@@ -138,7 +138,7 @@ def test_whoever_stops_reading_stops_the_answers() -> None:
             return number
 
         answers = OrderedAnswers(Source(3), lambda number: (None, answer(number)), 8)
-        reading = asyncio.create_task(anext(aiter(answers)))  # type: ignore[arg-type]
+        reading = asyncio.ensure_future(anext(aiter(answers)))
         await turn()
         reading.cancel()
         await turn()

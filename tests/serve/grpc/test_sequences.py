@@ -114,7 +114,7 @@ def test_a_step_is_sent_again_with_its_key(connection: Connection) -> None:
 
 
 def test_messages_that_are_none_end_no_stream(connection: Connection) -> None:
-    opened = connection.channel.stream_stream(
+    opened: Any = connection.channel.stream_stream(
         "/inference.GRPCInferenceService/ModelStreamInfer",
         response_deserializer=pb.ModelStreamInferResponse.FromString,
     )

@@ -12,12 +12,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
+import numpy as np
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from websockets.sync.client import connect
 
+from rpc import Connection, request
 from torchship.serve.settings import Settings
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -33,7 +36,7 @@ def collector(spans: list[Span]) -> Iterator[str]:
         def do_POST(self) -> None:
             request = ExportTraceServiceRequest()
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            request.ParseFromString(body)  # type: ignore[no-untyped-call]
+            request.ParseFromString(body)
             assert self.path == "/v1/traces"
             for resource in request.resource_spans:
                 for scope in resource.scope_spans:
@@ -60,12 +63,12 @@ def collector(spans: list[Span]) -> Iterator[str]:
 def spans(archives: dict[str, Path]) -> list[Span]:
     """What a server sends of a plain request, one of a sequence, a bad one and one to `/v2`.
 
-    And of a stream with a good message and a bad one.
+    And of a stream with a good message and a bad one, and of a call of gRPC.
     """
     sent: list[Span] = []
     headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "X-Request-Id": "traced"}
     with collector(sent) as endpoint:
-        command = [sys.executable, "-m", "torchship", "serve", "--port", "0"]
+        command = [sys.executable, "-m", "torchship", "serve", "--port", "0", "--grpc-port", "0"]
         popen = subprocess.Popen(
             [*command, str(archives["memory"])],
             stdout=subprocess.PIPE,
@@ -75,6 +78,7 @@ def spans(archives: dict[str, Path]) -> list[Span]:
         with popen:
             assert popen.stdout is not None
             url = popen.stdout.readline().removeprefix("listening on ").strip()
+            grpc_url = popen.stdout.readline().removeprefix("listening on ").strip()
             assert popen.stdout.readline() == "ready: memory/1\n"
             with httpx.Client(base_url=url, trust_env=False, timeout=60) as http:
                 path = "/v2/models/memory/infer"
@@ -87,6 +91,10 @@ def spans(archives: dict[str, Path]) -> list[Span]:
                 for message in ({}, {"outputs": [{"name": "z"}]}):
                     socket.send(json.dumps({"inputs": [ROW], **message}))
                     socket.recv()
+            with grpc.insecure_channel(grpc_url.removeprefix("grpc://")) as channel:
+                asked = request("memory", x=np.ones((1, 2), np.float32))
+                metadata = [(name.lower(), value) for name, value in headers.items()]
+                Connection(channel).infer(asked, metadata=metadata)
             # What is left is sent before it ends.
             popen.send_signal(signal.SIGTERM)
             assert popen.wait(60) == 0
@@ -107,7 +115,11 @@ def of(spans: list[Span], status: int) -> list[tuple[Span, dict[str, Span]]]:
 def test_an_inference_is_a_span_with_four_parts(spans: list[Span]) -> None:
     answered = of(spans, 200)
     names = [server.name for server, _ in answered]
-    assert names == [*["POST /v2/models/{model}/infer"] * 2, "GET /v2/models/{model}/stream"]
+    assert names == [
+        *["POST /v2/models/{model}/infer"] * 2,
+        "GET /v2/models/{model}/stream",
+        "inference.GRPCInferenceService/ModelInfer",
+    ]
     for server, parts in answered:
         assert server.kind == Span.SPAN_KIND_SERVER
         assert sorted(parts) == sorted(PARTS)
@@ -132,7 +144,7 @@ def test_a_refused_request_has_no_parts_that_did_not_happen(spans: list[Span]) -
     assert parts == {}
     assert server.name == "GET /v2/models/{model}/stream"
     assert list(more) == ["decode", "queue", "infer"]  # it failed when it was to be encoded
-    assert len(spans) == 3 * 5 + 1 + 4  # nothing of GET /v2, nor of the handshake
+    assert len(spans) == 4 * 5 + 1 + 4  # nothing of GET /v2, nor of the handshake
 
 
 def test_without_the_setting_nothing_is_imported() -> None:
