@@ -42,7 +42,7 @@ LAYERS = {
     "serve": [
         *("errors", "system", "stores", "settings", "protocol", "telemetry", "engine"),
         *("repository", "sequences", "service", "http", "transport", "grpc", "client"),
-        *("process", "cli"),
+        *("options", "process", "ray", "cli"),
     ],
 }
 

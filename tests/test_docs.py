@@ -61,8 +61,8 @@ def pattern(shown: str) -> str:
 @pytest.fixture
 def ports() -> Iterator[dict[str, str]]:
     """Return what the page's ports become: nobody else gets them while the page runs."""
-    with held_port() as http, held_port() as grpc:
-        yield {"8000": str(http), "8001": str(grpc)}
+    with held_port() as http, held_port() as grpc, held_port() as ray:
+        yield {"8000": str(http), "8001": str(grpc), "6380": str(ray)}
 
 
 def replaced(text: str, words: Mapping[str, str]) -> str:
@@ -82,9 +82,17 @@ def test_commands_print_what_is_shown(page: Path, tmp_path: Path, ports: dict[st
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "COLUMNS": "120",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        "RAY_AUTH_MODE": "disabled",  # whether or not this user has a token of another cluster
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a cluster listens on 127.0.0.1 only
     }
     done = subprocess.run(
-        ["bash", "-c", f"set -e\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}"],
+        [
+            "bash",
+            "-c",
+            f"set -e\ntrap 'kill $(jobs -p) 2>/dev/null && wait || true' EXIT\n{script}",
+        ],
         cwd=tmp_path,
         env=environment,
         stdout=subprocess.PIPE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
@@ -25,6 +26,8 @@ R = TypeVar("R", bound=Message)
 Client: TypeAlias = "tuple[str, int] | None"
 WhoAsks = Callable[[Client, Headers], Client]
 Work = Callable[[M, Call, Record], Awaitable[R]]
+Needs = Callable[[Message], AbstractAsyncContextManager[None]]
+"""Returns a context in which what a message asks for is there."""
 Answers = Callable[[Call], OrderedAnswers[Any, R]]
 
 OPEN = frozenset({"ServerLive", "ServerReady"})  # a load balancer has no key
@@ -42,12 +45,14 @@ class Calls:
         keys: KeyRing | None,
         memory: BodyMemory,
         who_asks: WhoAsks | None = None,
+        needs: Needs | None = None,
     ) -> None:
         """See `InferenceServicer`."""
         self._accounting = accounting
         self._keys = keys
         self._memory = memory
         self._who_asks = who_asks or (lambda peer, headers: peer)
+        self._needs = needs or (lambda message: nullcontext())
         self._running: set[asyncio.Task[Any]] = set()
         self._streams: set[OrderedAnswers[Any, Any]] = set()
         self._closed = False
@@ -173,7 +178,8 @@ class Calls:
         try:
             hold.grow(len(request) if isinstance(request, bytes) else request.ByteSize())
             message = parse(kind, request) if isinstance(request, bytes) else request
-            return await work(message, call, record)
+            async with self._needs(message):
+                return await work(message, call, record)
         finally:
             hold.release()
 

@@ -17,7 +17,7 @@ from torchship.serve.engine.engine import Engine
 from torchship.serve.errors import DeadlineError
 from torchship.serve.grpc import inference_pb2 as pb
 from torchship.serve.grpc.call import Call, CallContext
-from torchship.serve.grpc.calls import Calls, WhoAsks
+from torchship.serve.grpc.calls import Calls, Needs, WhoAsks
 from torchship.serve.grpc.conversion import (
     parse,
     read_request,
@@ -68,6 +68,7 @@ class InferenceServicer:
         keys: KeyRing | None = None,
         memory: BodyMemory | None = None,
         who_asks: WhoAsks | None = None,
+        needs: Needs | None = None,
     ) -> None:
         """Serve the live models of a repository.
 
@@ -80,12 +81,13 @@ class InferenceServicer:
             keys: the API keys, if a call must bring one.
             memory: for the messages that the process holds; a limit of its own without.
             who_asks: returns the client, from the connection's address and the metadata.
+            needs: has what a message asks for ready, once it is known who may ask.
         """
         self._repository = repository
         self._service = InferenceService(sequences, settings.max_tensor_bytes)
         self._metrics = metrics
         self._calls = Calls(
-            accounting, keys, memory or BodyMemory(settings.max_inflight_bytes), who_asks
+            accounting, keys, memory or BodyMemory(settings.max_inflight_bytes), who_asks, needs
         )
         self._answer = self._calls.answer
 

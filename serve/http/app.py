@@ -70,12 +70,14 @@ def create_app(
     metrics: Metrics | None = None,
     keys: Sequence[ApiKey] | None = None,
     rates: RateTable | None = None,
+    innermost: Callable[[ASGIApp], ASGIApp] | None = None,
 ) -> Application:
     """Return the application that serves the live models of a repository.
 
     `metrics` are those that the repository's engines report to; without, batches are not counted.
     `keys` are the API keys, where the settings name a file of them; without, it is read here.
-    `rates` are those of several workers, which have them together.
+    `rates` are those of several workers, which have them together. `innermost` wraps what is asked
+    once it is known who may ask.
     """
     settings = settings or Settings()
     metrics = metrics or Metrics()
@@ -88,6 +90,8 @@ def create_app(
     accounting = RequestAccounting(metrics, access_line(settings.access_log), tracer)
     app = Application(infer, codec, accounting, settings, tracer)
     app.state.sequences = sequences
+    if innermost is not None:
+        app.put_in_front(innermost)
     add_sequence_routes(app, sequences, settings, codec)
     app.add_middleware(ErrorBoundary)
     app.add_exception_handler(HTTPException, _http_exception)

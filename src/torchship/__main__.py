@@ -34,12 +34,14 @@ def application(command: str = "") -> typer.Typer:
     import torchship.play
     import torchship.score.cli
     import torchship.script.cli
+    import torchship.serve.ray.cli
     import torchship.transfer
 
     return _with(
         torchship.script.cli.app,
         torchship.agreement.app,
         torchship.serve.cli.app,
+        torchship.serve.ray.cli.app,
         torchship.transfer.app,
         torchship.native.cli.app,
         torchship.models.cli.app,
@@ -61,6 +63,7 @@ def _with(*rooms: typer.Typer) -> typer.Typer:
     app.callback()(_options)  # without it, typer drops the name of a single command
     for room in rooms:
         app.registered_commands += room.registered_commands
+        app.registered_groups += room.registered_groups
     return app
 
 
