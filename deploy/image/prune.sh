@@ -1,0 +1,21 @@
+#!/bin/sh
+# Removes from /opt/torchship what no server loads. What is left is proved by prove.sh.
+set -eu
+site=$(echo /opt/torchship/lib/python3.*/site-packages)
+cd "$site/torch"
+# Headers, CMake's files, programs that test torch and the libraries of those tests.
+find bin -mindepth 1 ! -name torch_shm_manager -delete
+rm -rf include share test lib/*test*.so lib/*.a lib/libbackend_with_compiler.so lib/libaoti_custom_ops.so
+# torch.compile needs a compiler, which is not here, and torch.onnx a package of its own.
+rm -rf _inductor onnx testing/_internal
+# A fifth of libtorch_cpu.so is names for a debugger.
+find "$site" -name '*.so*' -type f -exec strip --strip-unneeded {} + 2>/dev/null
+cd "$site"
+# The tests of other packages, sources of compiled modules, types for a type checker.
+find . -type d \( -name tests -o -name __pycache__ \) -prune -exec rm -rf {} +
+find . \( -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.c' -o -name '*.h' \) \
+  ! -path './torchship/*' -delete
+# torch asks for these two, and imports them only to plan and to build.
+rm -rf networkx setuptools pkg_resources _distutils_hack distutils-precedence.pth
+# Nothing is installed into an image that runs.
+rm -rf pip ./pip-*.dist-info /opt/torchship/bin/pip* /opt/torchship/bin/activate* /opt/torchship/bin/Activate*
