@@ -1,11 +1,11 @@
 """Runs the steps of a Dockerfile where there is no Docker, in roots that debootstrap has made.
 
-    python deploy/build_image.py deploy/Dockerfile FOLDER [--wheel WHEEL] [--arg NAME=VALUE]...
+    python deploy/build_image.py FOLDER [--target STAGE]... [--wheel WHEEL] [--arg NAME=VALUE]...
 
 The Dockerfile is read and done instruction by instruction, so what is tried is what Docker would
-do. FOLDER gets a root for each stage, and `image.json`: what the last stage says of its user,
-environment and command, and how many bytes each of its layers adds. With `--wheel`, the stage that
-compiles the package is left out, and that wheel is taken for its result.
+do. FOLDER gets a root for each stage, and `STAGE.json` for each target: its user, environment and
+command, and how many bytes each of its layers adds. With `--wheel`, the stage that compiles the
+package is left out, and that wheel is taken for its result.
 
 It knows the instructions that our Dockerfiles have, and refuses others.
 """
@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -25,12 +26,13 @@ from pathlib import Path
 from string import Template
 
 from debian_root import Container, RootError, debian
-from dockerfile_parse import DockerfileParser
+from dockerfile_parse.parser import DockerfileParser
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEBIAN = re.compile(r"debian:(\d+)-slim")
 SUITES = {"12": "bookworm", "13": "trixie"}
-ROOTS = Path(__file__).resolve().parent.parent / "build"
+ROOT = Path(__file__).resolve().parent.parent
+DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 
 
 @dataclass
@@ -79,7 +81,7 @@ class Stage:
 def stages(dockerfile: Path, arguments: dict[str, str]) -> list[Stage]:
     """Return the stages of a Dockerfile, in order; what lies before the first may be ARG only."""
     with tempfile.TemporaryDirectory() as scratch:  # the parser writes where it reads
-        parser = DockerfileParser(scratch, env_replace=False)
+        parser = DockerfileParser(scratch, env_replace=False)  # type: ignore[no-untyped-call]
         parser.content = dockerfile.read_text()
         read = [Instruction(i["instruction"], i["value"]) for i in parser.structure]
     found: list[Stage] = []
@@ -106,7 +108,7 @@ class Builder:
     def __init__(
         self, dockerfile: Path, folder: Path, arguments: dict[str, str], mounts: dict[Path, str]
     ) -> None:
-        self.context = dockerfile.resolve().parent.parent
+        self.context = ROOT
         self.folder = folder
         self.arguments = arguments
         self.mounts = mounts
@@ -122,16 +124,24 @@ class Builder:
             self.built[name] = self._build(stage)
         return self.built[name]
 
+    def give(self, name: str, wheel: Path) -> None:
+        """Take a wheel for what a stage would make, so that it need not be built."""
+        root = self.folder / name
+        shutil.rmtree(root, ignore_errors=True)
+        (root / "wheels").mkdir(parents=True)
+        shutil.copy(wheel, root / "wheels")
+        self.built[name] = Image(root=str(root))
+
     def _build(self, stage: Stage) -> Image:
         root = self.folder / stage.name
         shutil.rmtree(root, ignore_errors=True)
         if stage.base in self.built:
             below = self.built[stage.base]
             image = Image(**{**vars(below), "Env": dict(below.Env), "layers": dict(below.layers)})
-            shutil.copytree(below.root, root, symlinks=True)
+            _copy_root(Path(below.root), root)
         else:
             image = Image()
-            shutil.copytree(_base(stage.base), root, symlinks=True)
+            _copy_root(_base(stage.base), root)
             image.layers[f"FROM {stage.base}"] = size(root)
         image.root = str(root)
         values: dict[str, str] = {}
@@ -193,7 +203,7 @@ class Builder:
         for source in sources:
             here = origin / source.lstrip("/")
             if source == ".":
-                for name in _sources(self.context):
+                for name in copied_by(self.context):
                     (there / name).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy2(origin / name, there / name, follow_symlinks=False)
             elif here.is_dir():
@@ -208,7 +218,12 @@ def _base(name: str) -> Path:
     if not match:
         raise RootError(f"FROM {name}: expected debian:12-slim or debian:13-slim")
     suite = SUITES[match[1]]
-    return debian(suite, ROOTS / f"bare-{suite}")
+    return debian(suite, ROOT / "build" / f"bare-{suite}")
+
+
+def _copy_root(source: Path, target: Path) -> None:
+    # Not with shutil, which would read the devices in it.
+    subprocess.run(["cp", "-a", "--reflink=auto", str(source), str(target)], check=True)
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:
@@ -216,7 +231,7 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
         yield key, quoted or plain
 
 
-def _sources(context: Path) -> list[str]:
+def copied_by(context: Path) -> list[str]:
     """Return the files that `COPY .` copies: those that .dockerignore does not name."""
     ignored = [
         re.compile(re.escape(line).replace(r"\*\*/", "(.*/)?").replace(r"\*", "[^/]*") + "(/.*)?")
@@ -249,32 +264,33 @@ def size(root: Path) -> int:
 
 
 def main() -> None:
-    """Build the last stage; write and print what came of it."""
+    """Build the targets; write and print what came of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("dockerfile", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--wheel", type=Path)
-    parser.add_argument("--wheels", type=Path, help="pip's packages, mounted at /wheelhouse")
-    parser.add_argument("--arg", action="append", default=[])
+    parser.add_argument("--file", type=Path, default=DOCKERFILE)
+    parser.add_argument(
+        "--target", action="append", default=[], help="stages; the last one if none"
+    )
+    parser.add_argument("--wheel", type=Path, help="what the stage `build` would make")
+    parser.add_argument("--wheels", type=Path, help="a folder of packages, as /wheelhouse")
+    parser.add_argument("--arg", action="append", default=[], help="NAME=VALUE of a build argument")
     given = parser.parse_args()
     arguments = dict(argument.split("=", 1) for argument in given.arg)
     mounts = {given.wheels.resolve(): "/wheelhouse"} if given.wheels else {}
     folder = given.folder.resolve()
     try:
-        builder = Builder(given.dockerfile, folder, arguments, mounts)
+        builder = Builder(given.file, folder, arguments, mounts)
         if given.wheel:
-            ready = folder / "build"
-            shutil.rmtree(ready, ignore_errors=True)
-            (ready / "wheels").mkdir(parents=True)
-            shutil.copy(given.wheel, ready / "wheels")
-            builder.built["build"] = Image(root=str(ready))
-        image = builder.build(list(builder.stages)[-1])
+            builder.give("build", given.wheel)
+        for target in given.target or list(builder.stages)[-1:]:
+            image = builder.build(target)
+            (folder / f"{target}.json").write_text(json.dumps(vars(image), indent=1))
+            print(f"{target}:")
+            for layer, added in image.layers.items():
+                print(f"{added / 1e6:8.1f} MB  {layer}")
+            print(f"{sum(image.layers.values()) / 1e6:8.1f} MB  in all")
     except RootError as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
-    (folder / "image.json").write_text(json.dumps(vars(image), indent=1))
-    for layer, added in image.layers.items():
-        print(f"{added / 1e6:8.1f} MB  {layer}")
-    print(f"{size(Path(image.root)) / 1e6:8.1f} MB  in all")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Writes the server's settings into the schema of the chart's values: run it when they change.
 
-    python deploy/chart_schema.py
+python deploy/chart_schema.py
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ FILE = Path(__file__).resolve().parent / "chart" / "torchship" / "values.schema.
 OWN = {
     *("paths", "config", "host", "port", "grpc_port", "api_keys", "tls_cert", "tls_key"),
     *("trusted_keys", "drain_seconds", "shutdown_seconds"),
+    *("store_cache", "store_cache_bytes"),
 }
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import chart_schema
 import helm_python as helm
 import httpx
-import kubernetes_validate
 import pytest
+from kubernetes_validate.utils import latest_version, validate
 from manifests import (
     CHART,
     PREFIX,
@@ -61,12 +61,12 @@ def test_helm_has_nothing_to_say_of_it(variant: str) -> None:
     assert [m["error"] for m in report["messages"] if m["severity"] > 1] == []
 
 
-@pytest.mark.parametrize("version", [OLDEST, kubernetes_validate.latest_version()])
+@pytest.mark.parametrize("version", [OLDEST, latest_version()])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_objects_follow_kubernetes_schemas(variant: str, version: str) -> None:
     objects = render(values(variant))
     for kind in objects.keys() - OF_OTHERS:
-        kubernetes_validate.validate(objects[kind], version, strict=True)
+        validate(objects[kind], version, strict=True)
 
 
 def test_the_chart_says_which_kubernetes_was_checked() -> None:
@@ -298,7 +298,7 @@ def test_values_that_cannot_work_are_refused(given: dict[str, Any], message: str
         {"autoscaling": {"queueRows": 0}},
         {"redis": {"url": "http://redis"}},
         {"user": 0},
-        {"cache": {"sizeLimit": "ten"}},
+        {"cache": {"gibibytes": "ten"}},
         {"tls": {"secret": "a"}},
         {"podDisruptionBudget": {"maxUnavailable": "half"}},
     ],
@@ -328,7 +328,9 @@ def test_every_value_has_a_schema() -> None:
 
 
 def test_versions_are_those_of_the_package() -> None:
-    [version] = re.findall(r"project\(torchship VERSION ([\d.]+)", (ROOT / "CMakeLists.txt").read_text())
+    [version] = re.findall(
+        r"project\(torchship VERSION ([\d.]+)", (ROOT / "CMakeLists.txt").read_text()
+    )
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert (chart["version"], chart["appVersion"]) == (version, version)
     assert container(render(STORE))["image"] == f"torchship:{version}"
