@@ -7,7 +7,7 @@ cd "$site/torch"
 find bin -mindepth 1 ! -name torch_shm_manager -delete
 rm -rf include share test lib/*test*.so lib/*.a lib/libbackend_with_compiler.so lib/libaoti_custom_ops.so
 # torch.compile needs a compiler, which is not here, and torch.onnx a package of its own.
-rm -rf _inductor onnx testing/_internal
+rm -rf _inductor onnx
 # A fifth of them is names for a debugger. Libraries that patchelf has changed would not load any more.
 strip --strip-unneeded lib/libtorch_cpu.so lib/libtorch_python.so lib/libc10.so
 cd "$site"

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -56,13 +56,18 @@ def variables(container: Manifest) -> dict[str, str]:
     return {item["name"]: item["value"] for item in container.get("env", ()) if "value" in item}
 
 
-def settings(container: Manifest, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+def settings(container: Manifest) -> dict[str, Any]:
     """What `torchship serve` itself makes of a container's arguments and environment."""
     first, *rest = container["args"]
     assert first == "serve"
+    return _settings(tuple(rest), tuple(sorted(variables(container).items())))
+
+
+@cache
+def _settings(arguments: tuple[str, ...], given: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "torchship", "serve", "--show-config", "--json", *rest],
-        env={**os.environ, **(variables(container) if environment is None else environment)},
+        [sys.executable, "-m", "torchship", "serve", "--show-config", "--json", *arguments],
+        env={**os.environ, **dict(given)},
         capture_output=True,
         text=True,
         check=False,

@@ -327,6 +327,30 @@ def test_every_value_has_a_schema() -> None:
     check(yaml.safe_load((CHART / "values.yaml").read_text()), schema, "")
 
 
+def test_the_values_of_the_docs_render() -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    [block] = re.findall(r"```yaml\n# values.yaml\n(.*?)```", page, re.DOTALL)
+    objects = render(yaml.safe_load(block))
+    assert settings(container(objects))["workers"] == 2
+    sets = re.findall(r"--set '?([\w.]+)=", page)
+    assert sets
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    for name in [*sets, *re.findall(r"`((?:autoscaling|service|redis|settings)\.\w+)", page)]:
+        below = schema
+        for part in name.split("."):
+            assert part in below["properties"], name
+            below = below["properties"][part]
+
+
+def test_the_rule_of_the_docs_is_for_the_metric_of_the_autoscaler() -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    [block] = re.findall(r"```yaml\n# rules of prometheus-adapter\n(.*?)```", page, re.DOTALL)
+    [rule] = yaml.safe_load(block)["rules"]["custom"]
+    spec = render(values("all"))["HorizontalPodAutoscaler"]["spec"]
+    [metric] = [m["pods"]["metric"]["name"] for m in spec["metrics"] if m["type"] == "Pods"]
+    assert rule["seriesQuery"].startswith(f"{metric}{{")
+
+
 def test_versions_are_those_of_the_package() -> None:
     [version] = re.findall(
         r"project\(torchship VERSION ([\d.]+)", (ROOT / "CMakeLists.txt").read_text()
