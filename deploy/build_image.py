@@ -134,6 +134,7 @@ class Builder:
 
     def _build(self, stage: Stage) -> Image:
         root = self.folder / stage.name
+        self.folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(root, ignore_errors=True)
         if stage.base in self.built:
             below = self.built[stage.base]

@@ -36,7 +36,7 @@ while [ "$pairs" -gt 0 ]; do
   pairs=$((pairs - 1))
 done
 if [ "$mode" = ro ]; then
-  mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs "$root/tmp"
+  mount -t tmpfs -o nosuid,nodev,noexec,mode=1777 tmpfs "$root/tmp"
   mount -o remount,bind,ro "$root"
 fi
 exec setpriv --no-new-privs chroot "$@"

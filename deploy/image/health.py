@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import ssl
 import sys
-import urllib.error
 import urllib.request
+from http.client import HTTPException
 
 SECONDS = 4.0
 
@@ -27,7 +27,7 @@ def main(url: str) -> None:
     )
     try:
         opener.open(url, timeout=SECONDS).close()
-    except (OSError, ValueError) as error:  # urllib's errors are OSErrors
+    except (OSError, ValueError, HTTPException) as error:
         sys.exit(f"{url}: {error}")
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -149,20 +149,11 @@ def test_the_server_proves_every_model_and_drains(images: dict[str, Image], arch
         assert server.popen.wait(60) == 0
 
 
-def test_any_other_user_can_run_it(
-    images: dict[str, Image], tmp_path: Path, archives: Path
-) -> None:
-    shutil.copy(archives / "fizzbuzz.pt", tmp_path)
-    with served(container(images["server"], tmp_path, STRANGER), images["server"]) as server:
+def test_any_other_user_can_run_it(images: dict[str, Image], archives: Path) -> None:
+    image = images["server"]
+    inside = container(image, archives, STRANGER)
+    with served(inside, replace(image, Cmd=["serve", "/models/fizzbuzz.pt"])) as server:
         assert server.ready == "ready: fizzbuzz/1"
-
-
-def test_what_is_left_of_torch_computes_the_same(images: dict[str, Image], archives: Path) -> None:
-    inside = container(images["server"], archives)
-    inside.mounts[ROOT / "deploy"] = "/mnt"  # type: ignore[index]
-    said = inside.run("python", "/mnt/cross_torch.py", "check", "/models")
-    assert said.startswith(f"{len(registry.names())} archives of torch")
-    assert "bit-identical in script and C++" in said
 
 
 def test_the_runner_proves_every_model(images: dict[str, Image], archives: Path) -> None:
@@ -170,7 +161,7 @@ def test_the_runner_proves_every_model(images: dict[str, Image], archives: Path)
     inside = container(image, archives)
     for name in registry.names():
         said = inside.run(*image.Entrypoint, "verify", f"/models/{name}.pt")
-        assert said.splitlines()[-1].startswith("agreed"), said
+        assert f"{name} 1: agreed, " in said.splitlines()[-1], said
     assert "verify" in inside.run(*image.Entrypoint, *image.Cmd)
 
 
@@ -185,13 +176,13 @@ def test_nothing_is_in_an_image_that_only_its_build_needs(
     assert not programs & {"gcc", "cc", "g++", "ld", "make", "cmake", "ninja", "pip", "pip3"}
     for ending in (".a", ".deb", ".whl", ".pyi", ".pyx"):
         assert not [file for file in files if file.endswith(ending)]
-    kept = ("var/cache/apt/archives/", "var/lib/apt/lists/", "root/.cache", "tmp/", "wheels")
+    kept = ("var/lib/apt/lists/", "root/.cache", "tmp/", "wheels")
     assert not [file for file in files if file.startswith(kept)]
     if name == "runner":
         assert not [file for file in files if "python" in file.lower()]
 
 
-def test_the_server_starts_from_bytecode(images: dict[str, Image], tmp_path: Path) -> None:
+def test_the_server_starts_from_bytecode(images: dict[str, Image], archives: Path) -> None:
     """A read-only root cannot keep it: it would be compiled anew at every start."""
     image = images["server"]
     code = (
@@ -200,7 +191,7 @@ def test_the_server_starts_from_bytecode(images: dict[str, Image], tmp_path: Pat
         " if getattr(m, '__cached__', None) and m.__file__.startswith('/opt')"
         " and not __import__('os').path.exists(m.__cached__)), sep='\\n')"
     )
-    assert container(image, tmp_path).run("python", "-c", code).split() == []
+    assert container(image, archives).run("python", "-c", code).split() == []
 
 
 def test_a_step_that_fails_fails_the_build(tmp_path: Path) -> None:
