@@ -28,7 +28,7 @@ def main(url: str) -> None:
     try:
         opener.open(url, timeout=SECONDS).close()
     except (OSError, ValueError, HTTPException) as error:
-        sys.exit(f"{url}: {error}")
+        sys.exit(f"{url}: {str(error).strip()}")
 
 
 def from_environment() -> str:

@@ -368,11 +368,19 @@ def test_any_name_of_a_release_makes_valid_names(name: str) -> None:
         assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", manifest["metadata"]["name"])
 
 
-def test_a_service_of_kubernetes_that_sets_a_variable_is_named() -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "tcp://10.0.0.1:8000"),
+        ("SERVICE_HOST", "10.0.0.1"),
+        ("PREDICTOR_PORT_80_TCP_ADDR", "10.0.0.1"),
+    ],
+)
+def test_a_service_of_kubernetes_that_sets_a_variable_is_named(name: str, value: str) -> None:
     """A pod without `enableServiceLinks: false`, beside a Service called torchship-serve."""
     done = subprocess.run(
         [sys.executable, "-m", "torchship", "serve", "--show-config"],
-        env={**os.environ, f"{PREFIX}PORT": "tcp://10.0.0.1:8000"},
+        env={**os.environ, f"{PREFIX}{name}": value},
         capture_output=True,
         text=True,
         check=False,

@@ -121,8 +121,7 @@ def shell(inside: Container, *program: str) -> tuple[int, str]:
 def health(inside: Container, image: Image, url: str) -> int:
     """The exit code of the image's health check, asked of a server at an address."""
     port = url.rpartition(":")[2]
-    there = Container(**{**vars(inside), "environment": {**inside.environment,
-                                                        "TORCHSHIP_SERVE_PORT": port}})  # fmt: skip
+    there = replace(inside, environment={**inside.environment, "TORCHSHIP_SERVE_PORT": port})
     return shell(there, *image.Healthcheck)[0]
 
 
