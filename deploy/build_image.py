@@ -151,7 +151,8 @@ class Builder:
             self._do(instruction, image, values)
             added = size(root) - before
             if added:
-                layer = str(instruction)
+                # Docker's own base has not got what is removed from the one of debootstrap.
+                layer = str(instruction) if added > 0 else next(iter(image.layers))
                 image.layers[layer] = image.layers.get(layer, 0) + added
         return image
 
