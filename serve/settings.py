@@ -27,6 +27,14 @@ PREFIX = "TORCHSHIP_SERVE_"
 PASSWORD = re.compile(r"(?<=://)[^/@\s]*@")  # the user and password in a URL
 STORE_CACHE_BYTES = 64 << 30
 
+# What Kubernetes sets in every pod for a Service: one named torchship-serve gets our prefix.
+SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
+OF_A_SERVICE = re.compile(r"(.*_)?(service_host|service_port(_.+)?|port_\d+_(tcp|udp|sctp)(_.+)?)")
+LINKS_HINT = (
+    "; Kubernetes sets such variables for a Service whose name begins with 'torchship-serve': "
+    "give the pod `enableServiceLinks: false`, or the Service another name"
+)
+
 ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 LogFormat = Literal["console", "json"]
@@ -256,7 +264,8 @@ def read_settings(given: dict[str, object]) -> Settings:
     for variable in os.environ:
         name = variable.lower()  # pydantic-settings ignores case
         if name.startswith(PREFIX.lower()):
-            _check_name(name.removeprefix(PREFIX.lower()), f"the environment's {variable}")
+            name = name.removeprefix(PREFIX.lower())
+            _check_name(name, f"the environment's {variable}", _hint(name, os.environ[variable]))
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
@@ -266,18 +275,26 @@ def read_settings(given: dict[str, object]) -> Settings:
             _check_name(name, f"'{name}'")
         raise UsageError(
             f"setting '{name}': {first['msg']}, got {without_secrets(first['input'])!r}"
+            + _hint(name, str(first["input"]))
         ) from None
     except SettingsError as error:
         raise UsageError(str(error)) from None
 
 
-def _check_name(name: str, what: str) -> None:
+def _hint(name: str, value: str) -> str:
+    """Return what to do about a variable that Kubernetes has set; for others nothing."""
+    return LINKS_HINT if SERVICE_LINK.fullmatch(value) or OF_A_SERVICE.fullmatch(name) else ""
+
+
+def _check_name(name: str, what: str, hint: str = "") -> None:
     """Refuse an unknown setting, and suggest the closest known one."""
     if name not in Settings.model_fields:
         close = difflib.get_close_matches(name, Settings.model_fields, 1)
-        meant = f" (did you mean '{close[0]}'?)" if close else ""
+        meant = f" (did you mean '{close[0]}'?)" if close and not hint else ""
         raise UsageError(
-            f"unknown setting {what}{meant}: expected one of " + ", ".join(Settings.model_fields)
+            f"unknown setting {what}{meant}: expected one of "
+            + ", ".join(Settings.model_fields)
+            + hint
         ) from None
 
 

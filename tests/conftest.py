@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -14,6 +16,8 @@ import torch
 from torchship.models import data
 from torchship.script.exporting.export import export
 from torchship.script.exporting.target import find_target
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # How long an example takes on a busy machine is not what a test is about.
 hypothesis.settings.register_profile(
@@ -51,6 +55,26 @@ def model_archive(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
         return path
 
     return archive
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return our wheel, built once for all processes of this session, where `make` has built."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "wheel"
+    folder.mkdir(exist_ok=True)
+    with (folder.parent / "wheel.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not list(folder.iterdir()):
+            command = [
+                *(sys.executable, "-m", "pip", "wheel", str(ROOT), "--no-deps", "--no-index"),
+                *("--no-build-isolation", "--disable-pip-version-check"),
+                *("--wheel-dir", str(folder)),
+            ]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+        [path] = folder.iterdir()
+    return path
 
 
 @pytest.hookimpl(wrapper=True)

@@ -27,16 +27,6 @@ entry.load()()
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    pip(
-        *("wheel", ROOT, "--no-deps", "--no-build-isolation", "--wheel-dir", folder),
-    )
-    [path] = folder.iterdir()
-    return path
-
-
-@pytest.fixture(scope="module")
 def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("installed") / "site"
     pip("install", "--no-deps", "--target", folder, wheel)
