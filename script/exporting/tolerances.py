@@ -21,7 +21,7 @@ from torchship.script.format.nodes import Node, TensorNode, leaves
 from torchship.script.format.tree import Flat, matches
 from torchship.script.runtime.program import Program
 
-ROUNDS = 3  # perturbed runs of each case; the largest difference counts
+ROUNDS = 8  # perturbed runs of each case; the largest difference counts
 NEGLIGIBLE = 1e-2  # fraction of the largest element below which the tolerance is absolute
 DIGITS = 2  # significant digits of a tolerance
 CHOICE = 2e-3  # fraction of the largest element above which a change is a different decision
