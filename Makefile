@@ -171,8 +171,9 @@ lint: setup
 	ruff check .
 	ruff format --check .
 	mypy -p torchship
-	for folder in tests/*/ bench/ deploy/; do mypy $$folder || exit 1; done
-	mypy $(wildcard tests/*.py)
+	mypy --explicit-package-bases tests
+	mypy bench
+	mypy deploy
 	clang-format --dry-run -Werror $(FORMATTED)
 	python deploy/tidy.py $(BUILD)
 

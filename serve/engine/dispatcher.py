@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 
 from torchship.serve.engine.executors import Executor
 from torchship.serve.engine.limits import Limits
 from torchship.serve.engine.queue import Job, RequestQueue
+
+COMPANIONS: ContextVar[int] = ContextVar("companions", default=1)
+"""How many requests for the model are under way, the current one included, where the transport
+brings them one at a time: a batch may wait for so many."""
+
+COMPANION_SECONDS = 0.001  # the longest that it does; a few calls of a model on the event loop
 
 
 class Dispatcher:
@@ -34,23 +41,29 @@ class Dispatcher:
         """Whether a job may run at once: none waits, and none is to wait for others."""
         return not (self.scheduled or self._queue.rows or self._limits.delay_seconds)
 
-    def put(self, jobs: list[Job]) -> None:
+    def put(self, jobs: list[Job], companions: int = 1) -> None:
         """Let jobs wait for the next batch.
+
+        A model on the event loop would begin before a transport that brings one request at a time
+        could bring the next: its batch waits a little, until as many as `companions` are there.
 
         Raises:
             QueueFullError: there are too many; none of them waits.
         """
         self._queue.loop = loop = asyncio.get_running_loop()
         self._queue.put(jobs)
-        full = self._queue.rows >= self._limits.max_batch
+        delay, most = self._limits.delay_seconds, self._limits.max_batch
+        if not delay and self.executor.runs_on_loop:
+            delay, most = COMPANION_SECONDS, min(companions, most)
+        full = self._queue.rows >= most
         if self._delay is not None and full:
             self._delay.cancel()
             self._delay = None
             loop.call_soon(self._begin)
         elif not self.scheduled:
             self.scheduled = True
-            if self._limits.delay_seconds and not full:
-                self._delay = loop.call_later(self._limits.delay_seconds, self._begin)
+            if delay and not full:
+                self._delay = loop.call_later(delay, self._begin)
             else:
                 loop.call_soon(self._begin)
 

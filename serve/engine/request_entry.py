@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Mapping
 from torchship.script.format.manifest import Manifest
 from torchship.serve.engine.admission import Admissions, Admitted
 from torchship.serve.engine.batching import Batching
-from torchship.serve.engine.dispatcher import Dispatcher
+from torchship.serve.engine.dispatcher import COMPANIONS, Dispatcher
 from torchship.serve.engine.lifecycle import Lifecycle
 from torchship.serve.engine.limits import Limits
 from torchship.serve.engine.queue import Answer, Job
@@ -124,7 +124,7 @@ class RequestEntry:
             )
 
         if admitted.whole:
-            self._dispatcher.put([job(inputs, admitted)])
+            self._dispatcher.put([job(inputs, admitted)], COMPANIONS.get())
             return await futures[0]
         outputs: list[Mapping[str, RawTensor]] = []
         merge = self._batchings[method].merge

@@ -7,17 +7,20 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Mapping
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
 from torchship.script.errors import TorchShipError
 from torchship.script.format.manifest import Manifest
+from torchship.serve.engine.dispatcher import COMPANIONS
 from torchship.serve.engine.engine import Engine
 from torchship.serve.errors import DeadlineError
 from torchship.serve.grpc import inference_pb2 as pb
 from torchship.serve.grpc.call import Call, CallContext
 from torchship.serve.grpc.calls import Calls, Needs, WhoAsks
+from torchship.serve.grpc.concurrency import Concurrency
 from torchship.serve.grpc.conversion import (
     parse,
     read_request,
@@ -90,6 +93,7 @@ class InferenceServicer:
             accounting, keys, memory or BodyMemory(settings.max_inflight_bytes), who_asks, needs
         )
         self._answer = self._calls.answer
+        self._concurrency: WeakKeyDictionary[Engine, Concurrency] = WeakKeyDictionary()
 
     def close(self) -> None:
         """Refuse new calls, and end streams when what they have sent is answered."""
@@ -310,12 +314,19 @@ class InferenceServicer:
         # Held, so that a newer version that takes over meanwhile leaves this request its engine.
         with self._repository.find(*target) as engine:
             record.model, record.version = engine.manifest.name, engine.manifest.version
-            if typed_bytes(message) > LARGE_JSON:
-                request = await asyncio.to_thread(read_request, message)
-            else:
-                request = read_request(message)
-            bound(request, call.context.time_remaining())
-            answer = await self._service.run(engine, target, request, _encode, record)
+            concurrency = self._concurrency.get(engine)
+            if concurrency is None:
+                concurrency = self._concurrency[engine] = Concurrency()
+            COMPANIONS.set(concurrency.enter())
+            try:
+                if typed_bytes(message) > LARGE_JSON:
+                    request = await asyncio.to_thread(read_request, message)
+                else:
+                    request = read_request(message)
+                bound(request, call.context.time_remaining())
+                answer = await self._service.run(engine, target, request, _encode, record)
+            finally:
+                concurrency.leave()
             record.encoded = time.perf_counter()
             return answer
 

@@ -16,7 +16,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings
 
 from torchship.script.errors import UsageError
-from torchship.serve import cli
+from torchship.serve import options
 from torchship.serve.settings import Settings, read_settings, show, without_secrets
 
 
@@ -134,7 +134,7 @@ def test_a_field_of_any_kind_is_a_flag() -> None:
     def command(**flags: object) -> None:
         got.update(flags)
 
-    parameters = [cli.parameter(name, field) for name, field in Imagined.model_fields.items()]
+    parameters = [options.parameter(name, field) for name, field in Imagined.model_fields.items()]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {}
     app = typer.Typer()

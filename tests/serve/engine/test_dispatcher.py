@@ -90,6 +90,52 @@ def test_rows_wait_for_others_until_a_batch_is_full() -> None:
     asyncio.run(check())
 
 
+def test_rows_wait_for_their_companions_and_for_no_more() -> None:
+    async def check() -> None:
+        dispatcher, executor = made(Limits())
+        dispatcher.put(jobs(1), companions=3)
+        dispatcher.put(jobs(1), companions=3)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert (executor.begun, dispatcher.idle) == (0, False)
+        dispatcher.put(jobs(1), companions=3)
+        await asyncio.sleep(0)
+        assert executor.begun == 1
+
+    asyncio.run(check())
+
+
+def test_companions_that_do_not_come_are_waited_for_only_a_little() -> None:
+    async def check() -> None:
+        dispatcher, executor = made(Limits())
+        dispatcher.put(jobs(1), companions=3)
+        await asyncio.wait_for(executor.done.wait(), 60)
+
+    asyncio.run(check())
+
+
+def test_a_request_without_companions_ends_the_wait() -> None:
+    async def check() -> None:
+        dispatcher, executor = made(Limits())
+        dispatcher.put(jobs(1), companions=3)
+        dispatcher.put(jobs(1))
+        await asyncio.sleep(0)
+        assert executor.begun == 1
+
+    asyncio.run(check())
+
+
+def test_a_thread_begins_at_once() -> None:
+    async def check() -> None:
+        dispatcher, executor = made(Limits())
+        executor.runs_on_loop = False
+        dispatcher.put(jobs(1), companions=3)
+        await asyncio.sleep(0)
+        assert executor.begun == 1
+
+    asyncio.run(check())
+
+
 def test_a_full_queue_does_not_wake_the_thread() -> None:
     async def check() -> None:
         dispatcher, executor = made(Limits())
