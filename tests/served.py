@@ -1,6 +1,8 @@
 """Hand-made archives, each of which can be wrong in its own way, and a real server."""
 
+import fcntl
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -658,6 +660,8 @@ def launched(*arguments: object, environment: Mapping[str, str] | None = None) -
     """Run `torchship serve` on a free port; yield it once it listens, loaded or not."""
     command = [sys.executable, "-m", "torchship", "serve", "--port", "0", *map(str, arguments)]
     with tempfile.TemporaryFile("a+") as errors:
+        # Reading moves the place that the server's processes share: they are to write at the end.
+        fcntl.fcntl(errors, fcntl.F_SETFL, fcntl.fcntl(errors, fcntl.F_GETFL) | os.O_APPEND)
         popen = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
         )

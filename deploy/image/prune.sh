@@ -13,7 +13,8 @@ strip --strip-unneeded lib/libtorch_cpu.so lib/libtorch_python.so lib/libc10.so
 cd "$site"
 # The tests of other packages, sources of compiled modules, types for a type checker.
 find . -type d \( -name tests -o -name __pycache__ \) -prune -exec rm -rf {} +
-find . \( -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.c' -o -name '*.h' -o -name '*.a' \) \
+find . -name '*.pyi' -delete
+find . \( -name '*.pyx' -o -name '*.pxd' -o -name '*.c' -o -name '*.h' -o -name '*.a' \) \
   ! -path './torchship/*' -delete
 # What C++ programs are built with.
 rm -rf torchship/cpp_runner/include torchship/cpp_runner/lib/*.a torchship/cpp_runner/lib/cmake \

@@ -29,7 +29,7 @@ def test_every_runtime_agrees_with_the_factory_s_module(tmp_path: Path) -> None:
     target = zoo.target(make, zoo.rows)
     archive = export(replace(target, source=Source(factory=FACTORY)), tmp_path / "whole.pt")
     report = verify_archive(archive, list(all_runtimes(consent=FACTORY).values()), FACTORY)
-    assert [result.error for result in report.results] == [""] * 6
+    assert [result.error for result in report.results] == [""] * 7
     assert report.agreed
 
     def inspect(*options: str) -> str:

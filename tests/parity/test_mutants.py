@@ -107,7 +107,7 @@ def test_an_edited_golden_case_is_caught_in_every_runtime(good: Archive, tmp_pat
     path = tmp_path / "network.pt"
     path.write_bytes(pack(torchscript_file.save(good.load()), good.require_manifest(), cases))
     report = verify_archive(open_archive(path), list(all_runtimes().values()))
-    assert [result.agreed for result in report.results] == [False] * 6
+    assert [result.agreed for result in report.results] == [False] * 7
     for result in report.results[:3]:
         (wrong,) = [d for d in result.differences if not d.agreed]
         assert (wrong.case, wrong.step, wrong.output) == (1, 0, "y")

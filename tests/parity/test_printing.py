@@ -110,7 +110,7 @@ def test_verify_agrees_in_all_runtimes_and_prints_json_alone(folder: Path) -> No
     report = json.loads(done.stdout)
     *with_libtorch, native, wasm = report["runtimes"]
     assert [(entry["runtime"], entry["error"]) for entry in with_libtorch] == [
-        ("eager", ""), ("script", ""), ("C++", ""), ("HTTP", "")
+        ("eager", ""), ("script", ""), ("C++", ""), ("HTTP", ""), ("gRPC", "")
     ]  # fmt: skip
     assert all("a string has no C" in entry["error"] for entry in (native, wasm))
     assert report["agreed"] is True

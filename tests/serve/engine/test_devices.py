@@ -54,7 +54,7 @@ def test_the_server_does_not_begin_without_the_device(
 ) -> None:
     for said in (Settings(device="cuda:999"), Settings(place=("half=cuda:999",))):
         with pytest.raises(UsageError, match="torch has no 'cuda:999'"):
-            run(said.model_copy(update={"paths": (archives["half"],)}))
+            run(said.model_copy(update={"paths": (archives["half"],), "port": 0}))
 
 
 class Where(nn.Module):
