@@ -100,7 +100,7 @@ test-oldest: setup $(OLDEST)/installed
 test-cpp: setup
 	cmake -S . -B $(BUILD) -DTORCHSHIP_BUILD_TESTS=ON >/dev/null
 	cmake --build $(BUILD) --target tests
-	ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
+	ctest --test-dir $(BUILD) --output-on-failure
 
 # With the artefacts that the tests of the release build have made: making them takes Python longer
 # than the tests.
@@ -115,12 +115,12 @@ $(ARTEFACTS)/.stamp: setup
 test-asan: $(ARTEFACTS)/.stamp
 	$(call SANITISED,asan)
 	cmake --build build/asan --target tests
-	ctest --preset asan -j $(JOBS)
+	ctest --preset asan
 
 test-tsan: $(ARTEFACTS)/.stamp
 	$(call SANITISED,tsan)
 	cmake --build build/tsan --target tests
-	ctest --preset tsan -j $(JOBS) -R 'concurrency|c_api'
+	ctest --preset tsan -R 'concurrency|c_api'
 
 # What torch decides about, with the newest torch of those that pyproject.toml allows. Its own torch lies
 # before the packages of .venv. Debug, since what is tested is that it compiles, runs and agrees.
