@@ -15,6 +15,9 @@ NATIVE_PACKAGES := clang lld wasi-libc libclang-rt-14-dev libclang-rt-dev-wasm32
 SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp_runner -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -name 'CMakeLists.txt' -o -name '*.cmake' -o -name '*.in' -o -name '*.sh')
 
 BUILD_TOOLS := "scikit-build-core>=1.1" cmake ninja
+# Which version of each package: pip alone searches, for an hour where one bound too few is given. torch and what
+# comes with its build for CUDA are left out, since the user chooses them.
+CONSTRAINTS := deploy/constraints.txt
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -22,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_COMPILE := 1
 JOBS := $(shell nproc)
 
-.PHONY: help setup demo test test-python test-cpp test-asan test-tsan test-oldest test-newest newest-torch wheel test-wheel test-image test-foreign fuzz lint format bench bench-latency bench-server bench-protocols clean
+.PHONY: help setup demo test test-python test-cpp test-asan test-tsan test-oldest test-newest newest-torch wheel test-wheel test-image test-foreign fuzz lint format bench bench-latency bench-server bench-protocols constraints clean
 
 help:
 	@echo "make demo   set up from nothing, script every model, check it in 6 runtimes"
@@ -44,6 +47,7 @@ help:
 	@echo "make bench-server  throughput of the server beside a plain endpoint (needs wrk)"
 	@echo "make bench-protocols  gRPC beside HTTP, and Triton's beside ours (needs h2load)"
 	@echo "TORCH=cpu or TORCH=cuda chooses the build of torch, TORCH_VERSION its release, PIP_ARGS what pip is told"
+	@echo "make constraints  choose anew, in deploy/constraints.txt, the versions of the packages that make installs"
 	@echo "make clean  remove everything that make has made"
 
 setup: $(VENV)/installed
@@ -239,10 +243,18 @@ $(VENV)/bin/pip: | $(VENV)/system
 TORCH_STAMP := $(VENV)/torch-$(TORCH)-$(TORCH_VERSION)
 $(TORCH_STAMP): | $(VENV)/bin/pip
 	@python deploy/install_torch.py $(TORCH) $(TORCH_VERSION) $(PIP_ARGS)
-	pip install -q $(PIP_ARGS) $(BUILD_TOOLS)
+	pip install -q $(PIP_ARGS) -c $(CONSTRAINTS) $(BUILD_TOOLS)
 	@rm -f $(VENV)/torch-*
 	@touch $@
 
-$(VENV)/installed: $(SOURCES) $(TORCH_STAMP)
-	pip install -q $(PIP_ARGS) --no-build-isolation -e ".[dev]"
+$(VENV)/installed: $(SOURCES) $(CONSTRAINTS) $(TORCH_STAMP)
+	pip install -q $(PIP_ARGS) -c $(CONSTRAINTS) --no-build-isolation -e ".[dev]"
 	@touch $@
+
+# Writes the newest versions that fit together, on every Python and system that pyproject.toml allows.
+constraints:
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/pip install -q $(PIP_ARGS) uv
+	printf '%s\n' $(BUILD_TOOLS) torch==$(TORCH_VERSION) | build/uv/bin/uv pip compile -q --universal --upgrade \
+	  --python-version 3.10 --all-extras --no-annotate --no-header pyproject.toml - -o build/uv/constraints.txt
+	grep -vE '^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==' build/uv/constraints.txt >$(CONSTRAINTS)
