@@ -11,7 +11,7 @@ FOREIGN := build/foreign
 OLDEST := build/oldest
 BENCH := build/bench
 PACKAGES := python3-venv g++ pkg-config curl libssl-dev libzip-dev libpng-dev nlohmann-json3-dev libcli11-dev libgtest-dev redis-server
-NATIVE_PACKAGES := clang lld wasi-libc libclang-rt-14-dev libclang-rt-dev-wasm32 gcc-aarch64-linux-gnu qemu-user $(if $(shell command -v node),,nodejs) $(if $(shell command -v rustc),,rustc) $(if $(filter 0,$(shell id -u)),debootstrap)
+NATIVE_PACKAGES := chromium clang lld wasi-libc libclang-rt-14-dev libclang-rt-dev-wasm32 gcc-aarch64-linux-gnu qemu-user $(if $(shell command -v node),,nodejs) $(if $(shell command -v rustc),,rustc) $(if $(filter 0,$(shell id -u)),debootstrap)
 SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp_runner -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -name 'CMakeLists.txt' -o -name '*.cmake' -o -name '*.in' -o -name '*.sh')
 
 BUILD_TOOLS := "scikit-build-core>=1.1" cmake ninja

@@ -15,6 +15,7 @@ _ROOMS = {
     "native": "native",
     "script": "script",
     "serve": "serve",
+    "ui": "ui",
 }
 _NAMESPACE = Path(__file__).resolve().parent.parent / "src" / "torchship"
 
