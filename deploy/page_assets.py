@@ -65,7 +65,7 @@ def fetch() -> None:
     npm = _npm()
     if not npm:
         sys.exit(
-            f"torchship: {_named()} are not in '{UI}', and the npm that fetches them was not found: "
+            f"torchship: {_named()} are not in '{UI}', and npm, which fetches them, was not found: "
             f"install Node.js with npm, or run `pip install {NPM_WHEEL}`, then build again; "
             "an sdist has these files"
         )
