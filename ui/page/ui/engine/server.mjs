@@ -80,12 +80,8 @@ export class ServerEngine {
   browserModel(name, version) {
     return kept(this.#browserModels, `${name}/${version}`, async () => {
       const { BrowserModel } = await import("./browser.mjs");
-      const folder = `${modelPath(name, version)}/archive/wasm`;
-      const [script, code] = await Promise.all([
-        this.fetch(`${folder}/model.mjs`).then((response) => response.text()),
-        this.fetch(`${folder}/model.wasm`).then((response) => response.arrayBuffer()),
-      ]);
-      return BrowserModel.load(await this.archive(name, version), script, code);
+      const response = await this.fetch(`${modelPath(name, version)}/archive/wasm/model.wasm`);
+      return BrowserModel.load(await this.archive(name, version), await response.arrayBuffer());
     });
   }
 
