@@ -1,0 +1,3 @@
+export const title = "Agreement";
+export const fits = async () => false;
+export async function mount() {}

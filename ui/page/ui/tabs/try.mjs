@@ -1,0 +1,3 @@
+export const title = "Try it";
+export const fits = async () => false;
+export async function mount() {}
