@@ -12,15 +12,15 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from torchship.script.errors import UsageError
 from torchship.serve.engine.engine import Engine
-from torchship.serve.http import schemas
+from torchship.serve.http import docs_routes, schemas
 from torchship.serve.http.archive_routes import add_archive_routes
-from torchship.serve.http.auth import Guard
+from torchship.serve.http.auth import OPEN, Guard
 from torchship.serve.http.body import read_small_body
 from torchship.serve.http.error_responses import answer, error_response
 from torchship.serve.http.inference import Inference
@@ -174,21 +174,21 @@ def create_app(
         add_page_routes(app, settings.root_path, settings.api_keys is not None, lambda: False)
         add_archive_routes(app, repository)
 
-    openapi = OpenApi(app, repository, settings.root_path)
+    def is_readable(path: str) -> bool:
+        return docs_routes.is_public(path) or (settings.ui and is_public(path))
+
+    without_key = None if settings.api_keys is None else OPEN
+    openapi = OpenApi(app, repository, settings.root_path, without_key)
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi_document() -> Response:
         return Response(openapi.document(), media_type="application/json")
 
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> Response:
-        return HTMLResponse(openapi.page())
-
     if settings.api_keys is not None:
         known = read_api_keys(settings.api_keys) if keys is None else keys
         app.keys = KeyRing(known, table=rates)
-        public = is_public if settings.ui else None
-        app.front.app = Guard(app.front.app, app.keys, answer, public)
+        app.front.app = Guard(app.front.app, app.keys, answer, is_readable)
+    docs_routes.add_docs_routes(app, openapi, app.keys)
     app.put_in_front(lambda inner: OriginGuard(inner, app.front.origins, answer))
     if app.proxies:
         app.put_in_front(lambda inner: ForwardedHeaders(inner, app.proxies))
