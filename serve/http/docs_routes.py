@@ -48,12 +48,14 @@ _SHELL = """<!doctype html>
 <script type="module" src="docs/docs.mjs"></script>
 </head>
 <body>
-<main>
+<header>
 {form}<p id="said" role="alert"></p>
+</header>
 <div id="swagger-ui">
+<main>
 {plain}
-</div>
 </main>
+</div>
 </body>
 </html>
 """
@@ -68,10 +70,8 @@ _FORM = """<form id="key-form" hidden>
 
 _NO_KEY = """<h1>{title}</h1>
 <p>This server answers requests that bring an API key, and says what it serves only to them.</p>
-<noscript>
-<p>Without JavaScript, ask for <code>openapi.json</code> or this page with the header field
-<code>Authorization: Bearer KEY</code>.</p>
-</noscript>
+<p>A program asks for <code>openapi.json</code>, or for this page without JavaScript, with the header
+field <code>Authorization: Bearer KEY</code>.</p>
 """
 
 
@@ -124,5 +124,5 @@ def _plain(document: dict[str, Any]) -> str:
                 media = body.get("content", {}).get("application/json", {})
                 for shown in media.get("examples", {}).values():
                     text = orjson.dumps(shown["value"]).decode()
-                    parts.append(f"<pre>{html.escape(text)}</pre>")
+                    parts.append(f'<pre tabindex="0">{html.escape(text)}</pre>')
     return "\n".join(parts)

@@ -190,7 +190,7 @@ def test_a_websocket_needs_a_key_too(key: str, first: str | int) -> None:
 
 def test_every_route_but_health_and_the_files_of_the_page_is_behind_the_keys(keys: Path) -> None:
     app = create_app(Repository([]), Settings(api_keys=keys))
-    page = {"/", "/site.json", "/ui/{name:path}"}
+    page = {"/", "/site.json", "/ui/{name:path}", "/docs", "/docs/{name:path}"}
     paths = {route.path for route in app.routes if hasattr(route, "path")}
     paths |= {"/v2/models/a/infer", "/v2/models/a/versions/1/infer", "/nowhere", "/health/../v2"}
     for path in paths - {"/v2/health/live", "/v2/health/ready"}:
