@@ -102,7 +102,7 @@ def test_with_keys_on_the_visitor_gives_one_to_the_page(
         # Swagger UI has the key too, and can be given another.
         page.locator(".auth-wrapper").get_by_role("button", name="Authorize").click()
         expect(page.locator(".modal-ux")).to_contain_text("An API key of this server.")
-        page.locator(".modal-ux").get_by_role("button", name="Logout").click()
+        page.locator(".modal-ux").get_by_role("button", name="Remove authorization").click()
         kept = page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]")
         assert kept == [0, 0, ""]
 
