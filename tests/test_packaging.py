@@ -68,7 +68,8 @@ def test_the_sdist_has_each_file_once(checkout: Path, tmp_path: Path) -> None:
     with tarfile.open(sdist) as file:
         files = {m.name.partition("/")[2] for m in file.getmembers() if m.isfile()}
         links = {m.name.partition("/")[2]: m.linkname for m in file.getmembers() if m.issym()}
-    assert links == {f"src/torchship/{room}": f"../../{folder}" for room, folder in ROOMS.items()}
+    rooms = {f"src/torchship/{room}": f"../../{folder}" for room, folder in ROOMS.items()}
+    assert links == {**rooms, "deploy/chart/torchship/grafana.json": "../../grafana.json"}
     assert not [name for name in files for room in ROOMS if f"torchship/{room}/" in name]
     known = {name for name in done("git", "-C", ROOT, "ls-files").split("\n") if name}
     # What npm fetches is in it, so that whoever has an sdist needs no npm.
