@@ -12,14 +12,11 @@ from typing import Any
 
 import httpx
 import pytest
-from starlette.types import Message, Scope
+from starlette.types import Scope
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from torchship.serve.http.app import create_app
 from torchship.serve.http.static_files import StaticFolder
-from torchship.serve.repository.repository import Repository
-from torchship.serve.settings import Settings
 from torchship.ui import PAGE
 
 Launch = Callable[..., Any]
@@ -300,37 +297,3 @@ def test_two_workers_give_the_same_page(launch: Launch, archives: dict[str, Path
             with httpx.Client(base_url=process.url, trust_env=False, timeout=60) as client:
                 found.add((client.get("/ui/main.mjs").headers["etag"], client.get("/").text))
         assert len(found) == 1
-
-
-def test_the_page_is_on_ray_too() -> None:
-    pytest.importorskip("ray")
-    from torchship.serve.ray.asgi import BehindProxy
-
-    app = BehindProxy(create_app(Repository([]), Settings()))
-    sent: list[Message] = []
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    async def receive() -> Message:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def ask(path: str) -> int:
-        sent.clear()
-        scope: Scope = {
-            "type": "http", "method": "GET", "path": path, "root_path": "/models",
-            "raw_path": path.encode(), "query_string": b"", "headers": [], "scheme": "http",
-            "server": ("127.0.0.1", 8000), "client": ("127.0.0.1", 1),
-        }  # fmt: skip
-        await app(scope, receive, send)
-        status: int = sent[0]["status"]
-        return status
-
-    for path, status in {
-        "/models/": 200,
-        "/models/ui/main.mjs": 200,
-        "/models/ui/none": 404,
-    }.items():
-        assert asyncio.run(ask(path)) == status
-    assert asyncio.run(ask("/models/site.json")) == 200
-    assert json.loads(sent[1]["body"])["verify"] is False
