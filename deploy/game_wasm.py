@@ -1,8 +1,8 @@
 """Compiles the snake game to the WebAssembly that the page plays: ui/page/ui/game/game.wasm.
 
-python deploy/game_wasm.py, or `make game-wasm`; it needs clang, lld and wasi-libc of Debian. The file
-is in Git, so that nobody else needs them. In a section `source.sha256` it holds the SHA-256 of
-game.c and game.h together, from which a test sees that it was made of another source.
+python deploy/game_wasm.py, or `make game-wasm`; it needs clang, lld and wasi-libc. The file is in
+Git, so that nobody else needs them. In a section `source.sha256` it holds the SHA-256 of game.c
+and game.h together, from which a test sees that it was made of another source.
 """
 
 from __future__ import annotations
