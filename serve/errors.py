@@ -44,6 +44,12 @@ class NotReadyError(TorchShipError):
     code = "not_ready"
 
 
+class ArchiveChangedError(TorchShipError):
+    """An archive of which the file is gone, or has changed since it was loaded."""
+
+    code = "archive_changed"
+
+
 class OutOfServiceError(TorchShipError):
     """A model that cannot run any more: a call took too long, or its thread ended."""
 
@@ -215,6 +221,7 @@ STATUS: dict[type[Exception], Status] = {
     RateError: Status(429, "RESOURCE_EXHAUSTED"),
     ClientGoneError: Status(499, "CANCELLED"),
     NotReadyError: Status(503, "UNAVAILABLE"),
+    ArchiveChangedError: Status(503, "UNAVAILABLE"),
     OutOfServiceError: Status(503, "UNAVAILABLE"),
     OverloadError: Status(503, "UNAVAILABLE"),
     OutOfMemoryError: Status(503, "UNAVAILABLE"),

@@ -175,6 +175,11 @@ class Settings(BaseSettings):
         default="",
         description="proxies whose X-Forwarded-For is believed: addresses, networks, or *",
     )
+    ui: bool = Field(default=True, description="show the page that shows what the models do")
+    ui_verify: bool | None = Field(
+        default=None,
+        description="let the page run `verify`; else only for the key named admin, or on loopback",
+    )
     state: str = Field(
         default="memory",
         pattern=r"^(memory|none|rediss?://.+|unix://.+)$",

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "models": {"models"},
     "script": {"script"},
     "native": {"native", "script", "ui"},
-    "serve": {"serve", "native", "script"},
+    "serve": {"serve", "native", "script", "ui"},
     "cpp_runner": {"cpp_runner", "script"},
     "score": {"score", "native", "script"},
 }

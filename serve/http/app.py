@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from torchship.script.errors import UsageError
 from torchship.serve.engine.engine import Engine
 from torchship.serve.http import schemas
+from torchship.serve.http.archive_routes import add_archive_routes
 from torchship.serve.http.auth import Guard
 from torchship.serve.http.body import read_small_body
 from torchship.serve.http.error_responses import answer, error_response
@@ -26,6 +27,7 @@ from torchship.serve.http.inference import Inference
 from torchship.serve.http.middleware import ErrorBoundary, Middleware
 from torchship.serve.http.openapi import INFER_PATHS, OpenApi, answers, takes
 from torchship.serve.http.origins import OriginGuard, Origins
+from torchship.serve.http.page_routes import add_page_routes, is_public
 from torchship.serve.http.proxies import ForwardedHeaders, Proxies
 from torchship.serve.http.repository_routes import add_repository_routes
 from torchship.serve.http.sequence_routes import add_sequence_routes
@@ -168,6 +170,9 @@ def create_app(
         return _json(facts.index_entries(repository, only_ready))
 
     add_repository_routes(app, repository, max_body_bytes)
+    if settings.ui:
+        add_page_routes(app, settings.root_path, settings.api_keys is not None, lambda: False)
+        add_archive_routes(app, repository)
 
     openapi = OpenApi(app, repository, settings.root_path)
 
@@ -182,7 +187,8 @@ def create_app(
     if settings.api_keys is not None:
         known = read_api_keys(settings.api_keys) if keys is None else keys
         app.keys = KeyRing(known, table=rates)
-        app.front.app = Guard(app.front.app, app.keys, answer)
+        public = is_public if settings.ui else None
+        app.front.app = Guard(app.front.app, app.keys, answer, public)
     app.put_in_front(lambda inner: OriginGuard(inner, app.front.origins, answer))
     if app.proxies:
         app.put_in_front(lambda inner: ForwardedHeaders(inner, app.proxies))

@@ -46,6 +46,11 @@ def answers(model: type[BaseModel] | Any, *statuses: int) -> dict[int | str, dic
     }
 
 
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the `responses` of a route's errors, where what it gives with 200 is no model."""
+    return {**_errors({"model": Error}, statuses)}
+
+
 def takes(model: type[BaseModel]) -> dict[str, Any]:
     """Return the `openapi_extra` of a route that reads its own body, which may be left out."""
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import re
@@ -144,6 +145,22 @@ def digest_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         raise UnauthorizedError(
             "no API key: expected 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"
         )
+    return hashlib.sha256(key).digest()
+
+
+def digest_of_encoded(text: str) -> bytes:
+    """Return the digest of a key in base64url without padding.
+
+    Raises:
+        UnauthorizedError: it is something else; the message does not show it.
+    """
+    try:
+        key = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except ValueError:  # also what is not ASCII
+        raise UnauthorizedError(
+            "the WebSocket's subprotocol 'torchship.key.…': expected the API key in base64url "
+            "without padding after it"
+        ) from None
     return hashlib.sha256(key).digest()
 
 
