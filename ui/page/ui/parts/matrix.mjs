@@ -3,7 +3,14 @@
 import { element } from "./element.mjs";
 import { difference } from "./format.mjs";
 
-const WORDS = { waiting: "waits", running: "runs …", agreed: "✓ agrees", differs: "✗ differs", skipped: "skipped", failed: "✗ failed" };
+const WORDS = {
+  waiting: "waits",
+  running: "runs …",
+  agreed: "✓ agrees",
+  differs: "✗ differs",
+  skipped: "skipped",
+  failed: "✗ failed",
+};
 const KINDS = { running: "warm", agreed: "good", differs: "bad", failed: "bad" };
 
 /** A table with a row for each output of each method, and a column for each runtime. */
@@ -15,8 +22,9 @@ export class Matrix {
   constructor(rows, columns, caption) {
     const heads = columns.map((name) => {
       const state = element("span", { class: "badge" });
-      this.#states.set(name, state);
-      return element("th", { scope: "col" }, element("div", {}, name), state);
+      const note = element("div", { class: "note" });
+      this.#states.set(name, { state, note });
+      return element("th", { scope: "col" }, element("div", { class: "name" }, name), state, note);
     });
     const lines = rows.map(({ method, output }) => {
       const cells = columns.map((name) => {
@@ -24,7 +32,12 @@ export class Matrix {
         this.#cells.set(keyOf(name, method, output), cell);
         return cell;
       });
-      return element("tr", { "data-output": `${method} ${output}` }, element("th", { scope: "row" }, element("code", {}, `${method} → ${output}`)), cells);
+      return element(
+        "tr",
+        { "data-output": `${method} ${output}` },
+        element("th", { scope: "row" }, element("code", {}, `${method} → ${output}`)),
+        cells,
+      );
     });
     this.node = element(
       "div",
@@ -40,11 +53,12 @@ export class Matrix {
     for (const name of columns) this.state(name, "waiting");
   }
 
-  /** Says where a runtime stands: waiting, running, agreed, differs, skipped or failed. */
-  state(name, state) {
-    const badge = this.#states.get(name);
-    badge.textContent = WORDS[state];
-    badge.className = `badge ${KINDS[state] ?? ""}`;
+  /** Says where a runtime stands: waiting, running, agreed, differs, skipped or failed; with a note. */
+  state(name, state, note = "") {
+    const shown = this.#states.get(name);
+    shown.state.textContent = WORDS[state];
+    shown.state.className = `badge ${KINDS[state] ?? ""}`;
+    shown.note.textContent = note;
   }
 
   /** Shows the largest difference of an output; null is one that cannot be told. */

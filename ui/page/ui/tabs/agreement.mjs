@@ -6,7 +6,15 @@ import { button, element, field, select } from "../parts/element.mjs";
 import { difference, duration, many } from "../parts/format.mjs";
 import { Matrix } from "../parts/matrix.mjs";
 
-const RUNTIMES = { eager: "eager PyTorch", script: "TorchScript", cpp: "C++", http: "HTTP", grpc: "gRPC", native: "native C", wasm: "wasm in node" };
+const RUNTIMES = {
+  eager: "eager",
+  script: "script",
+  cpp: "C++",
+  http: "HTTP",
+  grpc: "gRPC",
+  native: "native",
+  wasm: "wasm",
+};
 const BROWSER = "this browser";
 
 export const title = "Agreement";
@@ -20,7 +28,8 @@ export async function fits(models) {
 export async function mount(panel, context, argument) {
   const ready = context.models.filter(({ archive }) => archive);
   const [name, version] = argument.split("/");
-  const model = ready.find((known) => known.name === name && (!version || known.version === version)) ?? ready[0];
+  const model =
+    ready.find((known) => known.name === name && (!version || known.version === version)) ?? ready[0];
   const { archive } = model;
   const models = select(
     ready.map((known) => [`${known.name}/${known.version}`, `${known.name} ${known.version}`]),
@@ -35,7 +44,8 @@ export async function mount(panel, context, argument) {
     try {
       await what();
     } catch (error) {
-      if (!stop.signal.aborted) place.append(element("p", { class: "failure", role: "alert" }, error.message));
+      if (!stop.signal.aborted)
+        place.append(element("p", { class: "failure", role: "alert" }, error.message));
     } finally {
       for (const other of buttons) other.disabled = false;
     }
@@ -57,7 +67,11 @@ export async function mount(panel, context, argument) {
         button("Run it in this browser", inBrowser, context.site.verify ? "" : "primary"),
       ),
       context.engine.form === "server" && !context.site.verify
-        ? element("p", { class: "muted small" }, "This server does not let a client run verify: see torchship verify.")
+        ? element(
+            "p",
+            { class: "muted small" },
+            "This server does not let a client run verify: see torchship verify.",
+          )
         : null,
     ),
     place,
@@ -75,7 +89,12 @@ function leadText({ manifest, methods }) {
 
 function runtimeChoice() {
   const boxes = Object.entries(RUNTIMES).map(([name, text]) =>
-    element("label", { class: "row" }, element("input", { type: "checkbox", name: "runtime", value: name, checked: true }), text),
+    element(
+      "label",
+      { class: "row" },
+      element("input", { type: "checkbox", name: "runtime", value: name, checked: true }),
+      text,
+    ),
   );
   return element("fieldset", {}, element("legend", {}, "Runtimes"), element("div", { class: "row" }, boxes));
 }
@@ -94,49 +113,82 @@ function rowsOf({ methods, manifest }) {
 /** Has the server run `verify`, and draws the matrix as its events come. */
 async function verify(place, context, archive, runtimes, signal) {
   if (!runtimes.length) throw new Error("choose one runtime or more");
-  const matrix = new Matrix(rowsOf(archive), runtimes, `Differences of ${archive.name}, by output and runtime`);
-  const progress = element("progress", { max: runtimes.length, value: 0, "aria-label": "Runtimes that have run" });
+  const progress = element("progress", {
+    max: runtimes.length,
+    value: 0,
+    "aria-label": "Runtimes that have run",
+  });
   const status = element("p", { "aria-live": "polite" }, "verify begins …");
   const notes = element("ul", { class: "notes" });
-  place.replaceChildren(element("section", { class: "card", "aria-label": "The result" }, status, progress, matrix.node, notes));
+  const drawn = element("div");
+  place.replaceChildren(
+    element("section", { class: "card", "aria-label": "The result" }, status, progress, drawn, notes),
+  );
+  let matrix;
   const events = {
-    begin({ runtime }) {
-      matrix.state(runtime, "running");
-      status.textContent = `${RUNTIMES[runtime] ?? runtime} runs …`;
+    begin({ runtimes: names }) {
+      progress.max = names.length;
+      matrix = new Matrix(rowsOf(archive), names, `Differences of ${archive.name}, by output and runtime`);
+      drawn.replaceChildren(matrix.node);
     },
-    end(result) {
+    runtime(told) {
+      if (told.state === "running") {
+        matrix.state(told.runtime, "running");
+        status.textContent = `${told.runtime} runs the golden cases …`;
+        return;
+      }
       progress.value++;
-      showResult(matrix, notes, result);
+      showResult(matrix, notes, told);
     },
     verdict({ agreed, first_difference: first, note }) {
       progress.value = progress.max;
-      finish(status, agreed, agreed ? "All runtimes that ran agree." : "A runtime does not agree.", context);
+      finish(
+        status,
+        agreed,
+        agreed ? "Every runtime that ran agrees." : "A runtime does not agree.",
+        context,
+      );
       for (const text of [first, note]) if (text) notes.append(element("li", {}, text));
     },
     error({ error }) {
+      status.textContent = "";
       throw new Error(error);
     },
   };
-  for await (const event of context.engine.verify(archive.name, archive.version, runtimes, signal)) events[event.event]?.(event);
+  for await (const event of context.engine.verify(archive.name, archive.version, runtimes, signal))
+    events[event.event]?.(event);
 }
 
-function showResult(matrix, notes, { runtime, agreed, skipped, error, outputs = [], p50_us: median }) {
-  matrix.state(runtime, skipped ? "skipped" : error ? "failed" : agreed ? "agreed" : "differs");
-  for (const { method, output, agreed: same, max_abs: absolute, bit_identical: identical, reason } of outputs)
+function showResult(matrix, notes, { runtime, agreed, skipped, error, outputs, p50_us: median }) {
+  const state = skipped ? "skipped" : error ? "failed" : agreed ? "agreed" : "differs";
+  matrix.state(runtime, state, median ? `${duration(median)} per row` : "");
+  for (const {
+    method,
+    output,
+    agreed: same,
+    max_abs: absolute,
+    bit_identical: identical,
+    reason,
+  } of outputs) {
     matrix.set(runtime, { method, output, agreed: same, absolute, identical, reason });
-  const name = RUNTIMES[runtime] ?? runtime;
-  if (error) notes.append(element("li", { class: skipped ? "muted" : "failure" }, `${name}: ${error}`));
-  else if (median) notes.append(element("li", { class: "muted" }, `${name}: ${duration(median)} per call of one row`));
-  for (const { agreed: same, method, output, reason } of outputs)
-    if (!same) notes.append(element("li", { class: "failure" }, `${name}, ${method} → ${output}: ${reason}`));
+    if (!same)
+      notes.append(element("li", { class: "failure" }, `${runtime}, ${method} → ${output}: ${reason}`));
+  }
+  if (error) notes.append(element("li", { class: skipped ? "muted" : "failure" }, `${runtime}: ${error}`));
 }
 
 /** Runs the golden cases in this browser, as WebAssembly. */
 async function verifyHere(place, context, archive) {
-  const matrix = new Matrix(rowsOf(archive), [BROWSER], `Differences of ${archive.name} in this browser, by output`);
+  const matrix = new Matrix(
+    rowsOf(archive),
+    [BROWSER],
+    `Differences of ${archive.name} in this browser, by output`,
+  );
   const status = element("p", { "aria-live": "polite" }, "The golden cases run in this browser …");
   const notes = element("ul", { class: "notes" });
-  place.replaceChildren(element("section", { class: "card", "aria-label": "The result" }, status, matrix.node, notes));
+  place.replaceChildren(
+    element("section", { class: "card", "aria-label": "The result" }, status, matrix.node, notes),
+  );
   matrix.state(BROWSER, "running");
   let steps;
   try {
@@ -152,9 +204,17 @@ async function verifyHere(place, context, archive) {
   matrix.state(BROWSER, all ? "agreed" : "differs");
   const said = `${sum.agreed} of ${many(sum.outputs, "output")} of ${many(sum.cases, "golden case")} agree, in this browser.`;
   finish(status, all, said, context);
-  notes.append(element("li", { class: "muted" }, `largest difference ${difference(sum.worst)}, ${duration(sum.microseconds)} per step`));
+  notes.append(
+    element(
+      "li",
+      { class: "muted" },
+      `largest difference ${difference(sum.worst)}, ${duration(sum.microseconds)} per step`,
+    ),
+  );
   for (const { step, name, found } of sum.differing)
-    notes.append(element("li", { class: "failure" }, `${step.case.name}, step ${step.step}, ${name}: ${found.reason}`));
+    notes.append(
+      element("li", { class: "failure" }, `${step.case.name}, step ${step.step}, ${name}: ${found.reason}`),
+    );
 }
 
 function worstByOutput(steps) {
@@ -164,7 +224,8 @@ function worstByOutput(steps) {
       const key = `${known.method} ${output}`;
       const before = worst.get(key);
       const identical = found.identical && (before?.identical ?? true);
-      if (!before || severity(found) > severity(before)) worst.set(key, { method: known.method, output, ...found, identical });
+      if (!before || severity(found) > severity(before))
+        worst.set(key, { method: known.method, output, ...found, identical });
       else before.identical = identical;
     }
   return worst.values();
@@ -173,6 +234,8 @@ function worstByOutput(steps) {
 const severity = ({ agreed, absolute }) => (agreed ? 0 : 1e300) + (absolute ?? Infinity);
 
 function finish(status, agreed, text, context) {
-  status.replaceChildren(element("span", { class: `badge ${agreed ? "good" : "bad"}` }, `${agreed ? "✓" : "✗"} ${text}`));
+  status.replaceChildren(
+    element("span", { class: `badge ${agreed ? "good" : "bad"}` }, `${agreed ? "✓" : "✗"} ${text}`),
+  );
   context.announce(text);
 }
