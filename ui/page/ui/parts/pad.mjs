@@ -14,7 +14,7 @@ export class Pad {
   constructor(changed) {
     this.#changed = changed;
     this.canvas = element("canvas", { class: "pad", width: SIDE, height: SIDE, role: "img" });
-    this.canvas.setAttribute("aria-label", "Draw a digit here. Without a pointer, choose one from the list.");
+    this.canvas.setAttribute("aria-label", "Draw a digit here, or choose one from the list below.");
     this.#context = this.canvas.getContext("2d", { willReadFrequently: true });
     this.canvas.addEventListener("pointerdown", (event) => this.#begin(event));
     this.canvas.addEventListener("pointermove", (event) => this.#go(event));
@@ -43,6 +43,17 @@ export class Pad {
     const scale = SIDE / Math.max(width, height);
     const [w, h] = [width * scale, height * scale];
     this.#context.drawImage(made, (SIDE - w) / 2, (SIDE - h) / 2, w, h);
+  }
+
+  /** Draws lines of points in a square of 100 × 100, as if by hand. */
+  write(strokes) {
+    this.clear();
+    for (const points of strokes) {
+      const scaled = points.map((point) => point.map((value) => (value / 100) * SIDE));
+      this.#last = scaled[0];
+      for (const point of scaled) this.#line(point);
+    }
+    this.#last = null;
   }
 
   #begin(event) {

@@ -5,6 +5,7 @@ import { SIDE, digitOf, inkOf } from "../parts/digit.mjs";
 import { button, element, failure, field, select } from "../parts/element.mjs";
 import { duration } from "../parts/format.mjs";
 import { Pad } from "../parts/pad.mjs";
+import { STROKES } from "../parts/strokes.mjs";
 import { stylesheet } from "../parts/stylesheet.mjs";
 
 export const title = "Draw";
@@ -74,7 +75,7 @@ class Desk {
     const left = element("div", { class: "card drop" }, this.pad.canvas,
       element("div", { class: "row" }, button("Clear", () => this.#clear(), "primary")),
       field("A photo or a picture", file, "Or drop it on the square."),
-      field("Without a pointer", this.cases, "Images from the archive's golden cases."));
+      field("Without a pointer", this.cases, "A digit as a pen would draw it, or an image of the golden cases."));
     left.addEventListener("dragover", (event) => event.preventDefault());
     left.addEventListener("drop", (event) => {
       event.preventDefault();
@@ -118,11 +119,15 @@ class Desk {
     } catch (error) {
       this.#fail(error);
     }
-    this.cases.replaceChildren(element("option", { value: "" }, "choose …"),
-      ...this.images.map(({ label }, number) => element("option", { value: number }, label)));
+    const option = (value, text) => element("option", { value }, text);
+    this.cases.replaceChildren(option("", "choose …"),
+      ...STROKES.map((_, digit) => option(`pen ${digit}`, `draw a ${digit}`)),
+      ...this.images.map(({ label }, number) => option(number, label)));
   }
 
   #choose() {
+    const [, digit] = this.cases.value.split("pen ");
+    if (digit) return this.pad.write(STROKES[digit]);
     const image = this.images[this.cases.value];
     if (!image) return;
     this.pad.show(image.data, SIDE, SIDE);

@@ -123,12 +123,13 @@ function decode(tensor) {
   });
 }
 
-function commandsOf({ model: { name }, seed, count }) {
+function commandsOf({ model: { name, archive }, seed, count }) {
+  const [output] = archive.methods.generate.outputs;
   return (
     `torchship script ${name} -o ${name}.pt\n` +
     `echo '{"count": ${count}, "seed": ${seed}, "max_length": ${LONGEST}}' \\\n` +
     `  | torchship-runner run ${name}.pt --method generate --input - \\\n` +
     `  | python3 -c 'import json, sys\n` +
-    `for row in json.load(sys.stdin)["${"names"}"]: print("".join("${SYMBOLS}"[i] for i in row if i))'\n`
+    `for row in json.load(sys.stdin)["${output.name}"]: print("".join("${SYMBOLS}"[i] for i in row if i))'\n`
   );
 }
