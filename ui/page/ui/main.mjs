@@ -73,7 +73,14 @@ async function makeTabs() {
     const name = TABS[number];
     const tab = element(
       "a",
-      { role: "tab", id: `tab-${name}`, href: `#${name}`, "aria-controls": "panel", "aria-selected": "false", tabindex: "-1" },
+      {
+        role: "tab",
+        id: `tab-${name}`,
+        href: `#${name}`,
+        "aria-controls": "panel",
+        "aria-selected": "false",
+        tabindex: "-1",
+      },
       module.title,
     );
     tab.module = module;

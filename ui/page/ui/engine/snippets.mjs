@@ -6,7 +6,13 @@ import { DTYPES } from "./tensors.mjs";
 const INLINE = 2048; // elements up to which values stand in the program
 const WITHOUT_JSON = ["float16", "bfloat16"];
 const NUMPY = { bfloat16: "float32" }; // what tritonclient takes for it
-const C_TYPES = { bool: "uint8_t", float16: "uint16_t", bfloat16: "uint16_t", float32: "float", float64: "double" };
+const C_TYPES = {
+  bool: "uint8_t",
+  float16: "uint16_t",
+  bfloat16: "uint16_t",
+  float32: "float",
+  float64: "double",
+};
 
 /** The file that holds the inputs, where a program reads them from one. */
 export const INPUTS_FILE = "inputs.safetensors";
@@ -26,13 +32,16 @@ export function snippets(request) {
 export function jsonRequest({ method, inputs }) {
   const tensors = Object.entries(inputs).map(([name, tensor]) => {
     if (WITHOUT_JSON.includes(tensor.dtype))
-      throw new Error(`input '${name}': ${tensor.dtype} has no JSON form; use a client that sends binary data`);
+      throw new Error(
+        `input '${name}': ${tensor.dtype} has no JSON form; use a client that sends binary data`,
+      );
     const text = leafOf(method.inputs, name)?.kind === "str";
     const data = text ? [JSON.stringify(tensor.asText())] : tensor.values().map(jsonValue);
     const [datatype, shape] = text ? ["BYTES", [1]] : [DTYPES[tensor.dtype].wire, tensor.shape];
     return `{"name": ${JSON.stringify(name)}, "datatype": "${datatype}", "shape": [${shape.join(", ")}], "data": [${data.join(", ")}]}`;
   });
-  const parameters = method.name === "forward" ? "" : `, "parameters": {"method": ${JSON.stringify(method.name)}}`;
+  const parameters =
+    method.name === "forward" ? "" : `, "parameters": {"method": ${JSON.stringify(method.name)}}`;
   return `{"inputs": [${tensors.join(", ")}]${parameters}}`;
 }
 
@@ -43,7 +52,11 @@ function curl(request) {
   try {
     const large = Object.values(inputs).some((tensor) => tensor.count > INLINE);
     const body = large ? `@${REQUEST_FILE}` : shell(jsonRequest({ method, inputs }));
-    return { language: "curl", text: `curl -s ${key}${address} \\\n  -d ${body}\n`, files: large ? [REQUEST_FILE] : [] };
+    return {
+      language: "curl",
+      text: `curl -s ${key}${address} \\\n  -d ${body}\n`,
+      files: large ? [REQUEST_FILE] : [],
+    };
   } catch (error) {
     return { language: "curl", text: `# ${error.message}\n`, files: [] };
   }
@@ -95,7 +108,8 @@ function numpyArray(name, tensor, large) {
 
 function pythonValue(value) {
   if (typeof value === "boolean") return value ? "True" : "False";
-  if (typeof value === "bigint" || Number.isFinite(value)) return Object.is(value, -0) ? "-0.0" : String(value);
+  if (typeof value === "bigint" || Number.isFinite(value))
+    return Object.is(value, -0) ? "-0.0" : String(value);
   return Number.isNaN(value) ? "np.nan" : value > 0 ? "np.inf" : "-np.inf";
 }
 
@@ -126,7 +140,9 @@ function cpp({ name, method }) {
 function c({ name, method, inputs }) {
   const tensors = Object.entries(inputs);
   const arrays = tensors.flatMap(([, tensor], number) => [
-    ...(tensor.shape.length ? [`static const int64_t shape_${number}[] = {${tensor.shape.join(", ")}};`] : []),
+    ...(tensor.shape.length
+      ? [`static const int64_t shape_${number}[] = {${tensor.shape.join(", ")}};`]
+      : []),
     `static const ${C_TYPES[tensor.dtype] ?? `${tensor.dtype}_t`} data_${number}[${Math.max(tensor.count, 1)}] = {${cValues(tensor)}};`,
   ]);
   const entries = tensors.map(([input, tensor], number) => {
@@ -142,7 +158,7 @@ function c({ name, method, inputs }) {
     ...arrays,
     "",
     "static int failed(torchship_status status) {",
-    "  if (status) fprintf(stderr, \"%s\\n\", torchship_last_message());",
+    '  if (status) fprintf(stderr, "%s\\n", torchship_last_message());',
     "  return status;",
     "}",
     "",
@@ -157,7 +173,7 @@ function c({ name, method, inputs }) {
     `  if (failed(torchship_archive_open(${JSON.stringify(`${name}.pt`)}, NULL, &archive))) return 1;`,
     `  if (failed(torchship_session_open(archive, ${JSON.stringify(method.name)}, &session))) return 1;`,
     `  if (failed(torchship_session_run(session, inputs, ${tensors.length}, &outputs, &count))) return 1;`,
-    "  for (size_t i = 0; i < count; ++i) printf(\"%s: rank %d\\n\", outputs[i].name, (int)outputs[i].rank);",
+    '  for (size_t i = 0; i < count; ++i) printf("%s: rank %d\\n", outputs[i].name, (int)outputs[i].rank);',
     "  torchship_session_close(session);",
     "  torchship_archive_close(archive);",
     "  return 0;",
@@ -187,7 +203,8 @@ function cNonFinite(value) {
 }
 
 function jsonValue(value) {
-  if (typeof value !== "number" || Number.isFinite(value)) return Object.is(value, -0) ? "-0.0" : String(value);
+  if (typeof value !== "number" || Number.isFinite(value))
+    return Object.is(value, -0) ? "-0.0" : String(value);
   return JSON.stringify(Number.isNaN(value) ? "NaN" : value > 0 ? "Infinity" : "-Infinity");
 }
 

@@ -8,7 +8,9 @@ const NAMED = { nan: NaN, inf: Infinity, infinity: Infinity };
 /** Writes the values, a line for each row, and an empty line between matrices. */
 export function toText(tensor) {
   const { dtype, shape } = tensor;
-  const values = tensor.values().map((value) => (dtype === "bool" ? (value ? "1" : "0") : valueText(value, dtype)));
+  const values = tensor
+    .values()
+    .map((value) => (dtype === "bool" ? (value ? "1" : "0") : valueText(value, dtype)));
   if (shape.length < 2) return values.join(", ");
   const width = shape.at(-1);
   const rows = [];
@@ -29,7 +31,9 @@ export function fromText(text, { name, dtype, shape: wanted }, before) {
   const numbers = values.map((value) => readValue(value, name, dtype));
   const shape = nested ?? shapeOf(numbers.length, wanted, before);
   if (!shape)
-    throw new Error(`input '${name}': expected values for ${dtype}[${wanted.map((size) => size ?? "?").join(", ")}], got ${numbers.length}`);
+    throw new Error(
+      `input '${name}': expected values for ${dtype}[${wanted.map((size) => size ?? "?").join(", ")}], got ${numbers.length}`,
+    );
   return Tensor.of(dtype, shape, numbers);
 }
 
@@ -63,10 +67,12 @@ function readValue(value, name, dtype) {
   if (float) {
     const [, sign, word] = /^([+-]?)(.*)$/.exec(text);
     const number = word in NAMED ? (sign === "-" ? -NAMED[word] : NAMED[word]) : Number(text);
-    if (Number.isNaN(number) && word !== "nan") throw new Error(`input '${name}': expected numbers, got '${text}'`);
+    if (Number.isNaN(number) && word !== "nan")
+      throw new Error(`input '${name}': expected numbers, got '${text}'`);
     return number;
   }
-  if (!/^[+-]?\d+$/.test(text)) throw new Error(`input '${name}': expected whole numbers for ${dtype}, got '${text}'`);
+  if (!/^[+-]?\d+$/.test(text))
+    throw new Error(`input '${name}': expected whole numbers for ${dtype}, got '${text}'`);
   const whole = BigInt(text);
   if (whole < BigInt(least) || whole > BigInt(most))
     throw new Error(`input '${name}': expected ${dtype} from ${least} to ${most}, got ${text}`);
@@ -82,7 +88,8 @@ function shapeOf(count, wanted, before) {
     // Rows were added or taken away: the first open size changes, the others stay.
     const first = wanted.findIndex((size) => typeof size !== "number");
     const others = countOf(before.filter((_, axis) => axis !== first));
-    if (others && count % others === 0) return before.map((size, axis) => (axis === first ? count / others : size));
+    if (others && count % others === 0)
+      return before.map((size, axis) => (axis === first ? count / others : size));
   }
   if (open.length > 1 || !rest || count % rest) return null;
   return wanted.map((size) => (typeof size === "number" ? size : count / rest));

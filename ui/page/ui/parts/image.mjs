@@ -14,7 +14,8 @@ export function pictureShape({ dtype, shape }) {
   if (!["uint8", "float32"].includes(dtype) || shape.length < 2) return null;
   const sides = (height, width) => [height, width].every((side) => side >= LEAST && side <= MOST);
   const [height, width] = shape.slice(-2);
-  if (shape.length === 2 && SQUARES[width]) return { count: height, channels: 1, height: SQUARES[width], width: SQUARES[width] };
+  if (shape.length === 2 && SQUARES[width])
+    return { count: height, channels: 1, height: SQUARES[width], width: SQUARES[width] };
   if (!sides(height, width) || shape.length > 4) return null;
   if (shape.length === 2) return { count: 1, channels: 1, height, width };
   if (shape.length === 3 && [1, 3].includes(shape[0])) return { count: 1, channels: shape[0], height, width };

@@ -24,7 +24,12 @@ export function inputField(leaf, name, changed) {
 /** Puts a switch before an input that a call may lack. */
 function leftOut({ name, state }, made, changed) {
   const given = element("input", { type: "checkbox" });
-  const label = element("label", { class: "row small" }, given, state ? `give the state ${name}` : `give ${name}`);
+  const label = element(
+    "label",
+    { class: "row small" },
+    given,
+    state ? `give the state ${name}` : `give ${name}`,
+  );
   const apply = () => (made.node.hidden = !given.checked);
   given.addEventListener("change", () => {
     apply();
@@ -47,14 +52,25 @@ function scalarField(leaf, changed) {
   if (kind === "bool") {
     const box = element("input", { type: "checkbox", onchange: changed });
     return {
-      node: element("label", { class: "row" }, box, element("span", {}, name, " ", element("code", { class: "muted" }, kind))),
+      node: element(
+        "label",
+        { class: "row" },
+        box,
+        element("span", {}, name, " ", element("code", { class: "muted" }, kind)),
+      ),
       read: () => Tensor.of("bool", [], [box.checked]),
       write: (tensor) => (box.checked = tensor.at(0)),
     };
   }
-  const input = element("input", { type: "text", autocomplete: "off", spellcheck: "false", oninput: changed });
+  const input = element("input", {
+    type: "text",
+    autocomplete: "off",
+    spellcheck: "false",
+    oninput: changed,
+  });
   if (kind !== "str") input.inputMode = kind === "int" ? "numeric" : "decimal";
-  const read = () => (kind === "str" ? Tensor.text(input.value) : fromText(input.value, { name, dtype, shape: [] }, []));
+  const read = () =>
+    kind === "str" ? Tensor.text(input.value) : fromText(input.value, { name, dtype, shape: [] }, []);
   return {
     node: field(`${name}: ${kind}`, input),
     read: () => marked(input, read),
@@ -69,7 +85,10 @@ function tensorField(leaf, changed) {
   const area = element("textarea", { rows: 4, spellcheck: "false", autocomplete: "off" });
   const summary = element("p", { class: "muted small" });
   const preview = element("div", { hidden: true });
-  const file = element("input", { type: "file", "aria-label": `${name} from a file (safetensors, or raw bytes)` });
+  const file = element("input", {
+    type: "file",
+    "aria-label": `${name} from a file (safetensors, or raw bytes)`,
+  });
   const show = (tensor) => {
     summary.textContent = `${tensor.kind}${held ? `, ${summaryOf(tensor)}` : ""}`;
     preview.hidden = !pictureShape(tensor);
@@ -108,7 +127,11 @@ function tensorField(leaf, changed) {
     changed();
   });
   const control = field(`${name}: ${kindText(leaf)}`, area);
-  control.append(preview, summary, element("details", { class: "small" }, element("summary", {}, "from a file"), file));
+  control.append(
+    preview,
+    summary,
+    element("details", { class: "small" }, element("summary", {}, "from a file"), file),
+  );
   return { node: control, read, write };
 }
 
@@ -125,11 +148,14 @@ function fromFile(leaf, fileName, bytes, before) {
   }
   const size = DTYPES[dtype].array.BYTES_PER_ELEMENT;
   const shapes = [before, leaf.shape.map((wanted) => (typeof wanted === "number" ? wanted : 1))];
-  for (const shape of shapes) if (shape && countOf(shape) * size === bytes.length) return Tensor.fromBytes(dtype, shape, bytes);
+  for (const shape of shapes)
+    if (shape && countOf(shape) * size === bytes.length) return Tensor.fromBytes(dtype, shape, bytes);
   const [first, ...rest] = shapes[0] ?? shapes[1];
   const row = countOf(rest) * size;
   if (first === undefined || typeof leaf.shape[0] === "number" || bytes.length % row)
-    throw new Error(`${fileName}: expected rows of ${row} bytes for ${kindText(leaf)}, got ${bytes.length} bytes`);
+    throw new Error(
+      `${fileName}: expected rows of ${row} bytes for ${kindText(leaf)}, got ${bytes.length} bytes`,
+    );
   return Tensor.fromBytes(dtype, [bytes.length / row, ...rest], bytes);
 }
 

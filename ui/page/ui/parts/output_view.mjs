@@ -23,7 +23,12 @@ export function outputView({ name, tensor, labels, state, golden, comparison, to
   const table = valueTable(name, tensor, labels);
   parts.push(parts.length || state ? element("details", {}, element("summary", {}, "values"), table) : table);
   if (comparison) parts.push(compared(name, tensor, golden, comparison, tolerance));
-  return element("section", { class: "output", "data-output": name, "aria-label": `Output ${name}` }, head, parts);
+  return element(
+    "section",
+    { class: "output", "data-output": name, "aria-label": `Output ${name}` },
+    head,
+    parts,
+  );
 }
 
 /** Says whether an output agrees: a word and a sign, not a colour alone. */
@@ -81,7 +86,12 @@ function valueTable(name, tensor, labels) {
   const columns = Math.min(width, COLUMNS);
   const cell = (index) => element("td", { class: "number" }, valueText(tensor.at(index), dtype));
   const lines = Array.from({ length: Math.min(rows, ROWS) }, (_, row) =>
-    element("tr", {}, element("th", { scope: "row" }, String(row)), Array.from({ length: columns }, (_, column) => cell(row * width + column))),
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, String(row)),
+      Array.from({ length: columns }, (_, column) => cell(row * width + column)),
+    ),
   );
   const heads = Array.from({ length: columns }, (_, column) =>
     element("th", { scope: "col", class: "number" }, labels?.[column] ?? String(column)),
@@ -90,7 +100,12 @@ function valueTable(name, tensor, labels) {
   return element(
     "div",
     { class: "scroll", tabindex: "0", role: "region", "aria-label": `Values of ${name}` },
-    element("table", {}, element("thead", {}, element("tr", {}, element("td", {}), heads)), element("tbody", {}, lines)),
+    element(
+      "table",
+      {},
+      element("thead", {}, element("tr", {}, element("td", {}), heads)),
+      element("tbody", {}, lines),
+    ),
     left > 0 ? element("p", { class: "muted small" }, `and ${count(left)} more values`) : null,
   );
 }
@@ -103,10 +118,20 @@ function compared(name, tensor, golden, comparison, { atol, rtol }) {
       ? reason
       : `Largest difference ${difference(absolute)} (relative ${difference(relative)}, ${short(ulp)} ULP); ` +
         `allowed ${difference(atol)} + ${difference(rtol)} · |golden|.`;
-  const parts = [element("p", { class: agreed ? "muted small" : "failure" }, agreed || absolute === null ? words : `${reason}`)];
+  const parts = [
+    element(
+      "p",
+      { class: agreed ? "muted small" : "failure" },
+      agreed || absolute === null ? words : `${reason}`,
+    ),
+  ];
   if (golden && absolute !== null) {
-    const rows = Array.from({ length: Math.min(tensor.count, COMPARED) }, (_, index) => comparedRow(tensor, golden, index));
-    const heads = ["index", "golden", "answer", "difference"].map((text) => element("th", { scope: "col", class: "number" }, text));
+    const rows = Array.from({ length: Math.min(tensor.count, COMPARED) }, (_, index) =>
+      comparedRow(tensor, golden, index),
+    );
+    const heads = ["index", "golden", "answer", "difference"].map((text) =>
+      element("th", { scope: "col", class: "number" }, text),
+    );
     parts.push(
       element(
         "details",
@@ -114,9 +139,16 @@ function compared(name, tensor, golden, comparison, { atol, rtol }) {
         element("summary", {}, "beside the golden values"),
         element(
           "div",
-          { class: "scroll tall", tabindex: "0", role: "region", "aria-label": `${name} beside the golden values` },
+          {
+            class: "scroll tall",
+            tabindex: "0",
+            role: "region",
+            "aria-label": `${name} beside the golden values`,
+          },
           element("table", {}, element("thead", {}, element("tr", {}, heads)), element("tbody", {}, rows)),
-          tensor.count > COMPARED ? element("p", { class: "muted small" }, `and ${count(tensor.count - COMPARED)} more`) : null,
+          tensor.count > COMPARED
+            ? element("p", { class: "muted small" }, `and ${count(tensor.count - COMPARED)} more`)
+            : null,
         ),
       ),
     );
@@ -126,9 +158,19 @@ function compared(name, tensor, golden, comparison, { atol, rtol }) {
 
 function comparedRow(tensor, golden, index) {
   const [a, b] = [tensor.at(index), golden.at(index)];
-  const distance = a === b ? 0 : typeof a === "bigint" ? (a > b ? a - b : b - a) : Math.abs(Number(a) - Number(b));
-  const cells = [placeOf(index, tensor.shape), valueText(b, tensor.dtype), valueText(a, tensor.dtype), difference(distance)];
-  return element("tr", {}, cells.map((text) => element("td", { class: "number" }, text)));
+  const distance =
+    a === b ? 0 : typeof a === "bigint" ? (a > b ? a - b : b - a) : Math.abs(Number(a) - Number(b));
+  const cells = [
+    placeOf(index, tensor.shape),
+    valueText(b, tensor.dtype),
+    valueText(a, tensor.dtype),
+    difference(distance),
+  ];
+  return element(
+    "tr",
+    {},
+    cells.map((text) => element("td", { class: "number" }, text)),
+  );
 }
 
 function placeOf(index, shape) {

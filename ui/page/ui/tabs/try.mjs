@@ -31,7 +31,11 @@ export async function mount(panel, context, argument) {
   const cases = await archive.cases();
   const place = element("div", { class: "columns" });
   const methodPlace = element("div", { class: "signatures" });
-  const methods = select(Object.keys(archive.methods), "forward" in archive.methods ? "forward" : undefined, () => show());
+  const methods = select(
+    Object.keys(archive.methods),
+    "forward" in archive.methods ? "forward" : undefined,
+    () => show(),
+  );
   panel.append(
     element("h1", {}, "Try it"),
     element(
@@ -47,7 +51,13 @@ export async function mount(panel, context, argument) {
     leave();
     const method = archive.methods[methods.value];
     methodPlace.replaceChildren(signature(method));
-    leave = showMethod(place, context, chosen, method, cases.filter((known) => known.method === method.name));
+    leave = showMethod(
+      place,
+      context,
+      chosen,
+      method,
+      cases.filter((known) => known.method === method.name),
+    );
   };
   show();
   return () => leave();
@@ -61,11 +71,21 @@ function showMethod(place, context, model, method, cases) {
   const status = element("p", { class: "muted small", "aria-live": "polite" });
   let step = { case: cases[0], number: 0 };
 
-  const rows = element("input", { type: "number", min: "1", max: "4096", value: "1", oninput: () => changed() });
-  const form = new InputForm(method, () => changed());
-  const caseChoice = select([...cases.map((known, at) => [at, known.name]), ["", "my own values"]], cases.length ? 0 : "", () => {
-    fill(cases[caseChoice.value], 0);
+  const rows = element("input", {
+    type: "number",
+    min: "1",
+    max: "4096",
+    value: "1",
+    oninput: () => changed(),
   });
+  const form = new InputForm(method, () => changed());
+  const caseChoice = select(
+    [...cases.map((known, at) => [at, known.name]), ["", "my own values"]],
+    cases.length ? 0 : "",
+    () => {
+      fill(cases[caseChoice.value], 0);
+    },
+  );
   const stepChoice = element("select", { onchange: () => fill(step.case, Number(stepChoice.value)) });
   const stepField = field("Step", stepChoice);
   const sequence = element("input", { type: "checkbox", onchange: () => restart() });
@@ -78,7 +98,9 @@ function showMethod(place, context, model, method, cases) {
     stepField.hidden = !known || known.steps.length < 2;
     if (known) {
       stepChoice.replaceChildren(
-        ...known.steps.map((_, at) => element("option", { value: at, selected: at === number }, `${at + 1} of ${known.steps.length}`)),
+        ...known.steps.map((_, at) =>
+          element("option", { value: at, selected: at === number }, `${at + 1} of ${known.steps.length}`),
+        ),
       );
       form.fill(known, number, sequence.checked);
     }
@@ -129,7 +151,8 @@ function showMethod(place, context, model, method, cases) {
       const found = sequence.checked ? await runner.step(sent, step) : await runner.call(sent);
       answer.show(found, expected);
       context.announce(answer.summary);
-      if (sequence.checked && step.case && step.number + 1 < step.case.steps.length) fill(step.case, step.number + 1);
+      if (sequence.checked && step.case && step.number + 1 < step.case.steps.length)
+        fill(step.case, step.number + 1);
       else changed();
     });
   const restart = () =>
@@ -151,7 +174,12 @@ function showMethod(place, context, model, method, cases) {
     hasBatch(method) ? field("Rows, times", rows, "repeats the rows of the inputs") : null,
   );
   const keep = method.state.length
-    ? element("label", { class: "row" }, sequence, element("span", {}, "a sequence: keep the state from step to step"))
+    ? element(
+        "label",
+        { class: "row" },
+        sequence,
+        element("span", {}, "a sequence: keep the state from step to step"),
+      )
     : null;
   place.replaceChildren(
     element(

@@ -17,7 +17,12 @@ export class Answer {
   constructor(method, archive) {
     this.#method = method;
     this.#archive = archive;
-    const head = element("div", { class: "row between" }, element("h2", { id: "outputs-title" }, "Outputs"), this.#time);
+    const head = element(
+      "div",
+      { class: "row between" },
+      element("h2", { id: "outputs-title" }, "Outputs"),
+      this.#time,
+    );
     this.node = element("section", { class: "card", "aria-labelledby": "outputs-title" }, head, this.#place);
   }
 
@@ -28,15 +33,27 @@ export class Answer {
     const views = Object.entries(outputs).map(([name, tensor]) =>
       outputView({
         ...{ name, tensor, labels: this.#archive.labels(name), state: carried.has(name) },
-        ...{ golden: golden?.[name], comparison: found[name], tolerance: toleranceOf(this.#method.tolerances, name) },
+        ...{
+          golden: golden?.[name],
+          comparison: found[name],
+          tolerance: toleranceOf(this.#method.tolerances, name),
+        },
       }),
     );
     this.#time.textContent = duration(microseconds);
     this.summary = summaryOf(Object.values(found));
     const wrong = Object.values(found).some(({ agreed }) => !agreed);
     const verdict = golden
-      ? element("p", { class: "verdict" }, element("span", { class: `badge ${wrong ? "bad" : "good"}` }, this.summary))
-      : element("p", { class: "muted small" }, "These are your own values: there is no golden output beside them.");
+      ? element(
+          "p",
+          { class: "verdict" },
+          element("span", { class: `badge ${wrong ? "bad" : "good"}` }, this.summary),
+        )
+      : element(
+          "p",
+          { class: "muted small" },
+          "These are your own values: there is no golden output beside them.",
+        );
     this.#place.replaceChildren(verdict, ...views);
   }
 
@@ -50,6 +67,7 @@ export class Answer {
 function summaryOf(comparisons) {
   if (!comparisons.length) return "The outputs are there.";
   const agreed = comparisons.filter((found) => found.agreed).length;
-  if (agreed < comparisons.length) return `✗ ${agreed} of ${many(comparisons.length, "output")} agree with the golden case`;
+  if (agreed < comparisons.length)
+    return `✗ ${agreed} of ${many(comparisons.length, "output")} agree with the golden case`;
   return `✓ ${many(agreed, "output")} ${agreed === 1 ? "agrees" : "agree"} with the golden case`;
 }

@@ -27,7 +27,8 @@ export class InputForm {
     const { inputs } = known.steps[number];
     const state = {};
     if (number > 0 && !sequence)
-      for (const { input, output } of this.#method.state) state[input] = known.steps[number - 1].outputs[output];
+      for (const { input, output } of this.#method.state)
+        state[input] = known.steps[number - 1].outputs[output];
     this.#filled = { ...inputs, ...state };
     this.#build(Object.keys(this.#filled));
     for (const [name, { write }] of this.#fields) write(this.#filled[name]);
@@ -47,7 +48,9 @@ export class InputForm {
   isGolden() {
     const now = this.read();
     const names = Object.keys(this.#filled);
-    return names.length === Object.keys(now).length && names.every((name) => same(now[name], this.#filled[name]));
+    return (
+      names.length === Object.keys(now).length && names.every((name) => same(now[name], this.#filled[name]))
+    );
   }
 
   /** Makes the fields: one for each leaf, and for an open one as many as there are names. */
@@ -57,28 +60,40 @@ export class InputForm {
     const rows = this.#method.inputs.flatMap((leaf) => {
       if (!leaf.open) return [this.#add(leaf, leaf.name, before)];
       const given = [...new Set([...names, ...before.keys()])].filter((name) => leafOf([leaf], name));
-      return [...given.map((name) => this.#removable(this.#add(leaf, name, before), name)), this.#adder(leaf, given.length)];
+      return [
+        ...given.map((name) => this.#removable(this.#add(leaf, name, before), name)),
+        this.#adder(leaf, given.length),
+      ];
     });
     this.node.replaceChildren(...rows);
   }
 
   #add(leaf, name, before) {
-    const made = before.get(name) ?? inputField(leaf.open ? { ...leaf, optional: false } : leaf, name, this.#changed);
+    const made =
+      before.get(name) ?? inputField(leaf.open ? { ...leaf, optional: false } : leaf, name, this.#changed);
     this.#fields.set(name, made);
     return made.node;
   }
 
   #removable(node, name) {
-    const remove = button(`Remove ${name}`, () => {
-      this.#fields.delete(name);
-      this.#build([]);
-      this.#changed();
-    }, "quiet small");
+    const remove = button(
+      `Remove ${name}`,
+      () => {
+        this.#fields.delete(name);
+        this.#build([]);
+        this.#changed();
+      },
+      "quiet small",
+    );
     return element("div", { class: "stack" }, node, remove);
   }
 
   #adder(leaf, count) {
-    const name = element("input", { type: "text", value: leaf.name.replaceAll("*", String(count)), spellcheck: "false" });
+    const name = element("input", {
+      type: "text",
+      value: leaf.name.replaceAll("*", String(count)),
+      spellcheck: "false",
+    });
     const add = button("Add", () => {
       if (!leafOf([leaf], name.value)) return name.setAttribute("aria-invalid", "true");
       this.#build([name.value]);

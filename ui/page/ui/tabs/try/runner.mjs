@@ -67,6 +67,7 @@ export class Runner {
 }
 
 function checked(times) {
-  if (!Number.isInteger(times) || times < 1 || times > 4096) throw new Error(`rows: expected 1 to 4096 times, got ${times}`);
+  if (!Number.isInteger(times) || times < 1 || times > 4096)
+    throw new Error(`rows: expected 1 to 4096 times, got ${times}`);
   return times;
 }
