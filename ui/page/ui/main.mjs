@@ -4,7 +4,7 @@ import { element, failure } from "./parts/element.mjs";
 import { askForKey } from "./parts/key_dialog.mjs";
 import { startTheme } from "./parts/theme.mjs";
 
-const TABS = ["models", "play", "try", "agreement"];
+const TABS = ["models", "try", "play", "draw", "names", "agreement"];
 
 const panel = document.getElementById("panel");
 const bar = document.getElementById("tabs");

@@ -4,7 +4,7 @@ import { CORPSE, FOOD, REACH } from "./game.mjs";
 
 const GOLDEN_ANGLE = 137.508;
 const MARGIN = 1; // cells of wall that are shown
-const BODY = 0.74; // of a cell
+const BODY = 0.82; // of a cell
 const SMALLEST_EYES = 6; // pixels of a cell below which nobody sees eyes
 const THEMES = {
   light: { ground: "#f2f6f4", dot: "#dde7e3", wall: "#b9c8c3", food: "#d9480f", corpse: "#9aa8a4", body: "62% 43%", shine: "70% 62%" },
@@ -136,7 +136,8 @@ export class Picture {
     context.beginPath();
     context.moveTo(points[0][0] + 0.5, points[0][1] + 0.5);
     for (const [x, y] of points.slice(1)) context.lineTo(x + 0.5, y + 0.5);
-    if (points.length === 1) context.lineTo(points[0][0] + 0.5, points[0][1] + 0.5);
+    // A line of no length would not be drawn.
+    if (points.length === 1) context.lineTo(points[0][0] + 0.501, points[0][1] + 0.5);
     const mine = agent === this.#now.mine;
     if (mine) this.#stroke(1.25, this.#theme === THEMES.dark ? "#ffffff" : "#10201d");
     this.#stroke(BODY * size, hue(agent, this.#theme.body));

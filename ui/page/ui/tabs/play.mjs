@@ -54,7 +54,7 @@ class Table {
       model: Math.max(0, this.#models.findIndex(({ name }) => name === argument)),
       where: context.engine.form === "server" ? "server" : "browser",
       method: "act",
-      snakes: 16,
+      snakes: 9,
       speed: 12,
       seed: "7",
     };
