@@ -1,7 +1,7 @@
 """Compiles the snake game to the WebAssembly that the page plays: ui/page/ui/game/game.wasm.
 
-python deploy/game_wasm.py, or `make game-wasm`; it needs Debian's clang, lld and wasi-libc. The file is
-in Git, so that nobody else needs them. In a section `source.sha256` it holds the SHA-256 of game.c
+python deploy/game_wasm.py, or `make game-wasm`; it needs clang, lld and wasi-libc. The file is in
+Git, so that nobody else needs them. In a section `source.sha256` it holds the SHA-256 of game.c
 and game.h together, from which a test sees that it was made of another source.
 """
 
@@ -51,7 +51,16 @@ def compiled() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         module = Path(folder) / "game.wasm"
         include = SOURCES[0].parent.parent
-        command = ["clang", *FLAGS, *exports, "-I", str(include), str(SOURCES[0]), "-o", str(module)]
+        command = [
+            "clang",
+            *FLAGS,
+            *exports,
+            "-I",
+            str(include),
+            str(SOURCES[0]),
+            "-o",
+            str(module),
+        ]
         subprocess.run(command, check=True)
         return module.read_bytes() + custom_section(SECTION, source_digest())
 

@@ -82,7 +82,14 @@ export function* leavesOf(node, optional) {
   const { kind } = node;
   if (kind === "tensor" || kind in SCALARS) {
     const shape = node.shape ?? (kind === "str" ? [null] : []);
-    yield { name: node.name, kind, dtype: node.dtype ?? SCALARS[kind], shape, optional, open: node.name.includes("*") };
+    yield {
+      name: node.name,
+      kind,
+      dtype: node.dtype ?? SCALARS[kind],
+      shape,
+      optional,
+      open: node.name.includes("*"),
+    };
     return;
   }
   if (kind === "optional") yield* leavesOf(node.item, true);

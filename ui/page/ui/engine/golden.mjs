@@ -36,7 +36,9 @@ export function compareAll(method, outputs, golden) {
  * outputs that agree, of all, of cases; the largest difference; what differs; the median time of a step.
  */
 export function sumUp(steps) {
-  const all = steps.flatMap((step) => Object.entries(step.outputs).map(([name, found]) => ({ step, name, found })));
+  const all = steps.flatMap((step) =>
+    Object.entries(step.outputs).map(([name, found]) => ({ step, name, found })),
+  );
   const times = steps.map((step) => step.microseconds).sort((a, b) => a - b);
   return {
     agreed: all.filter(({ found }) => found.agreed).length,

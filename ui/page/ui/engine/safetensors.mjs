@@ -8,14 +8,24 @@ const LENGTH = 8; // bytes of the header's length
 /** Reads a file's bytes as { tensors: {name: Tensor}, metadata: {name: text} }. */
 export function readSafetensors(bytes) {
   const file = bytes instanceof ArrayBuffer ? new Uint8Array(bytes) : bytes;
-  if (file.byteLength < LENGTH) throw new Error(`safetensors: expected ${LENGTH} bytes or more, got ${file.byteLength}`);
+  if (file.byteLength < LENGTH)
+    throw new Error(`safetensors: expected ${LENGTH} bytes or more, got ${file.byteLength}`);
   const length = Number(new DataView(file.buffer, file.byteOffset).getBigUint64(0, true));
   const start = LENGTH + length;
   if (start > file.byteLength)
     throw new Error(`safetensors: the header announces ${length} bytes, and the file has ${file.byteLength}`);
-  const { [METADATA]: metadata = {}, ...entries } = JSON.parse(new TextDecoder().decode(file.subarray(LENGTH, start)));
+  const { [METADATA]: metadata = {}, ...entries } = JSON.parse(
+    new TextDecoder().decode(file.subarray(LENGTH, start)),
+  );
   const tensors = {};
-  for (const [name, { dtype, shape, data_offsets: [from, to] }] of Object.entries(entries)) {
+  for (const [
+    name,
+    {
+      dtype,
+      shape,
+      data_offsets: [from, to],
+    },
+  ] of Object.entries(entries)) {
     const known = BY_SAFETENSORS[dtype];
     if (!known) throw new Error(`safetensors: tensor '${name}' has the unknown dtype '${dtype}'`);
     tensors[name] = Tensor.fromBytes(known, shape, file.subarray(start + from, start + to));
@@ -30,7 +40,11 @@ export function writeSafetensors(tensors, metadata = {}) {
   for (const [name, tensor] of Object.entries(tensors)) {
     const from = end;
     end += tensor.bytes.length;
-    header[name] = { dtype: DTYPES[tensor.dtype].safetensors, shape: tensor.shape, data_offsets: [from, end] };
+    header[name] = {
+      dtype: DTYPES[tensor.dtype].safetensors,
+      shape: tensor.shape,
+      data_offsets: [from, end],
+    };
   }
   const text = new TextEncoder().encode(JSON.stringify(header));
   const padded = Math.ceil(text.length / 8) * 8; // the data begins aligned

@@ -115,11 +115,17 @@ function readMessage(data) {
   }
   const bytes = new Uint8Array(data);
   const start = LENGTH + new DataView(data).getUint32(0, true);
-  return readAnswer(JSON.parse(new TextDecoder().decode(bytes.subarray(LENGTH, start))), bytes.subarray(start));
+  return readAnswer(
+    JSON.parse(new TextDecoder().decode(bytes.subarray(LENGTH, start))),
+    bytes.subarray(start),
+  );
 }
 
 /** A subprotocol's name may have no padding, + or /. */
 function base64url(text) {
   const bytes = new TextEncoder().encode(text);
-  return btoa(String.fromCharCode(...bytes)).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
+  return btoa(String.fromCharCode(...bytes))
+    .replace(/\+/g, "-")
+    .replace(/\//g, "_")
+    .replace(/=+$/, "");
 }

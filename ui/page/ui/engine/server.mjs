@@ -1,6 +1,7 @@
 /** The engine with a server behind it: the Open Inference Protocol, with binary tensors. */
 
 import { Archive } from "./archive.mjs";
+import { jsonLines } from "./lines.mjs";
 import { joined, readAnswer, requestOf } from "./messages.mjs";
 import { HttpSequence, SocketSequence } from "./sequences.mjs";
 
@@ -83,6 +84,13 @@ export class ServerEngine {
       const response = await this.fetch(`${modelPath(name, version)}/archive/wasm/model.wasm`);
       return BrowserModel.load(await this.archive(name, version), await response.arrayBuffer());
     });
+  }
+
+  /** Has the server run `verify` of an archive; yields its events as they come. */
+  async *verify(name, version, runtimes, signal) {
+    const query = new URLSearchParams(runtimes.map((runtime) => ["runtime", runtime]));
+    const path = `${modelPath(name, version)}/verify?${query}`;
+    yield* jsonLines(await this.fetch(path, { method: "POST", signal }));
   }
 
   /**

@@ -17,11 +17,32 @@ export const DTYPES = {
   uint8: { array: Uint8Array, wire: "UINT8", safetensors: "U8", ...number, least: 0, most: 255 },
   uint16: { array: Uint16Array, wire: "UINT16", safetensors: "U16", ...number, least: 0, most: 65535 },
   uint32: { array: Uint32Array, wire: "UINT32", safetensors: "U32", ...number, least: 0, most: 2 ** 32 - 1 },
-  uint64: { array: BigUint64Array, wire: "UINT64", safetensors: "U64", ...big, least: 0n, most: 2n ** 64n - 1n },
+  uint64: {
+    array: BigUint64Array,
+    wire: "UINT64",
+    safetensors: "U64",
+    ...big,
+    least: 0n,
+    most: 2n ** 64n - 1n,
+  },
   int8: { array: Int8Array, wire: "INT8", safetensors: "I8", ...number, least: -128, most: 127 },
   int16: { array: Int16Array, wire: "INT16", safetensors: "I16", ...number, least: -32768, most: 32767 },
-  int32: { array: Int32Array, wire: "INT32", safetensors: "I32", ...number, least: -(2 ** 31), most: 2 ** 31 - 1 },
-  int64: { array: BigInt64Array, wire: "INT64", safetensors: "I64", ...big, least: -(2n ** 63n), most: 2n ** 63n - 1n },
+  int32: {
+    array: Int32Array,
+    wire: "INT32",
+    safetensors: "I32",
+    ...number,
+    least: -(2 ** 31),
+    most: 2 ** 31 - 1,
+  },
+  int64: {
+    array: BigInt64Array,
+    wire: "INT64",
+    safetensors: "I64",
+    ...big,
+    least: -(2n ** 63n),
+    most: 2n ** 63n - 1n,
+  },
   float16: { array: Uint16Array, wire: "FP16", safetensors: "F16", float: true, ...float16 },
   bfloat16: { array: Uint16Array, wire: "BF16", safetensors: "BF16", float: true, ...bfloat16 },
   float32: { array: Float32Array, wire: "FP32", safetensors: "F32", float: true, ...number },
@@ -57,7 +78,11 @@ export class Tensor {
   /** Makes a tensor of numbers (bigints or numbers for 64-bit integers, truth values for bool). */
   static of(dtype, shape, values) {
     const { array, encode } = DTYPES[dtype];
-    return new Tensor(dtype, shape, array.from(values, (value) => encode(value)));
+    return new Tensor(
+      dtype,
+      shape,
+      array.from(values, (value) => encode(value)),
+    );
   }
 
   /** Makes a tensor of little-endian bytes, which are copied. */
@@ -129,5 +154,9 @@ export function concatenate(tensors, axis = 0) {
       data.set(tensor.data.subarray(o * step, (o + 1) * step), at);
       at += step;
     }
-  return new Tensor(dtype, shape.map((old, number) => (number === axis ? size : old)), data);
+  return new Tensor(
+    dtype,
+    shape.map((old, place) => (place === axis ? size : old)),
+    data,
+  );
 }

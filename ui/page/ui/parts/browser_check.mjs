@@ -26,17 +26,29 @@ export function browserCheck(engine, archive) {
 export async function stepsInBrowser(engine, archive) {
   const model = await engine.browserModel(archive.name, archive.version);
   const steps = [];
-  for await (const step of checkGolden(archive, (method, inputs) => model.call(method, inputs))) steps.push(step);
+  for await (const step of checkGolden(archive, (method, inputs) => model.call(method, inputs)))
+    steps.push(step);
   return steps;
 }
 
 /** Says in words what a sum of steps shows. */
 export function verdict({ agreed, outputs, cases, worst, differing, microseconds }) {
   const all = agreed === outputs;
-  const said = all ? `${many(outputs, "output")} of ${many(cases, "golden case")} agree` : `${agreed} of ${outputs} outputs agree`;
+  const said = all
+    ? `${many(outputs, "output")} of ${many(cases, "golden case")} agree`
+    : `${agreed} of ${outputs} outputs agree`;
   return [
-    element("p", {}, element("span", { class: `badge ${all ? "good" : "bad"}` }, all ? "✓" : "✗", " ", said), ", in this browser"),
-    element("p", { class: "muted small" }, `largest difference ${difference(worst)} · ${duration(microseconds)} per step`),
+    element(
+      "p",
+      {},
+      element("span", { class: `badge ${all ? "good" : "bad"}` }, all ? "✓" : "✗", " ", said),
+      ", in this browser",
+    ),
+    element(
+      "p",
+      { class: "muted small" },
+      `largest difference ${difference(worst)} · ${duration(microseconds)} per step`,
+    ),
     ...differing.map(({ step, name, found }) =>
       element("p", { class: "failure" }, `${step.case.name}, step ${step.step}, ${name}: ${found.reason}`),
     ),

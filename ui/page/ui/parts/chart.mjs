@@ -2,18 +2,27 @@
 
 import uPlot from "../vendor/uPlot.esm.js";
 import { element } from "./element.mjs";
+import { stylesheet } from "./stylesheet.mjs";
 
 const POINTS = 60;
+const HEIGHT = 36;
+
+await stylesheet("ui/vendor/uPlot.min.css");
 
 /**
  * Makes a sparkline with its present value in words: { node, add(value), close() }. `text` turns a value
  * into words. Values that are not known (NaN) leave a gap.
  */
 export function sparkline(label, text) {
-  wantStyle();
   const value = element("strong", { class: "mono" }, "–");
   const place = element("div", { class: "spark", "aria-hidden": "true" });
-  const node = element("div", { class: "live" }, element("span", { class: "muted small" }, label), value, place);
+  const node = element(
+    "div",
+    { class: "live" },
+    element("span", { class: "muted small" }, label),
+    value,
+    place,
+  );
   const xs = Array.from({ length: POINTS }, (_, number) => number);
   const ys = Array(POINTS).fill(null);
   let plot = null;
@@ -49,8 +58,6 @@ export function sparkline(label, text) {
   };
 }
 
-const HEIGHT = 36;
-
 function options(width, place) {
   const colour = getComputedStyle(place).color;
   return {
@@ -63,12 +70,14 @@ function options(width, place) {
     scales: { x: { time: false }, y: { range: (_, least, most) => [0, Math.max(most ?? 0, 1e-9) * 1.1] } },
     axes: [{ show: false }, { show: false }],
     padding: [2, 0, 2, 0],
-    series: [{}, { stroke: colour, fill: `color-mix(in srgb, ${colour} 15%, transparent)`, width: 1.5, points: { show: false } }],
+    series: [
+      {},
+      {
+        stroke: colour,
+        fill: `color-mix(in srgb, ${colour} 15%, transparent)`,
+        width: 1.5,
+        points: { show: false },
+      },
+    ],
   };
-}
-
-function wantStyle() {
-  const href = new URL("../vendor/uPlot.min.css", import.meta.url).href;
-  if ([...document.styleSheets].some((sheet) => sheet.href === href) || document.querySelector(`link[href="${href}"]`)) return;
-  document.head.append(element("link", { rel: "stylesheet", href }));
 }

@@ -12,7 +12,12 @@ export function signature(method) {
   return element(
     "div",
     { class: "signature" },
-    element("code", {}, element("b", {}, method.name), `(${inputs.join(", ")}) → ${outputs.join(", ") || "its state"}`),
+    element(
+      "code",
+      {},
+      element("b", {}, method.name),
+      `(${inputs.join(", ")}) → ${outputs.join(", ") || "its state"}`,
+    ),
     state.length > 0 && element("code", { class: "muted" }, `keeps ${state.join(", ")}`),
   );
 }

@@ -8,6 +8,7 @@ import { signature } from "../parts/signature.mjs";
 
 const EVERY = 2000; // ms between two looks at the server
 const SHOWN_METHODS = 2;
+const SHOWN_METRICS = 2;
 
 export const title = "Models";
 
@@ -42,7 +43,10 @@ export async function mount(panel, context) {
 
 function show(context, lead, cards, chart) {
   const { models, engine } = context;
-  lead.replaceChildren(element("h1", {}, "Models that prove themselves"), element("p", { class: "muted" }, leadText(context)));
+  lead.replaceChildren(
+    element("h1", {}, "Models that prove themselves"),
+    element("p", { class: "muted" }, leadText(context)),
+  );
   const adders = new Map();
   const open = [];
   cards.replaceChildren(
@@ -74,7 +78,11 @@ function leadText({ engine, models }) {
         "cases, inputs and outputs of the original PyTorch module, and repeats them before your eyes.";
 }
 
-const STATES = { READY: ["good", "✓ ready"], LOADING: ["warm", "loading …"], UNAVAILABLE: ["bad", "✗ refused"] };
+const STATES = {
+  READY: ["good", "✓ ready"],
+  LOADING: ["warm", "loading …"],
+  UNAVAILABLE: ["bad", "✗ refused"],
+};
 
 function cardOf(model, engine) {
   const [kind, text] = STATES[model.state] ?? ["", model.state.toLowerCase()];
@@ -83,7 +91,12 @@ function cardOf(model, engine) {
   const head = element(
     "div",
     { class: "row between" },
-    element("h2", { id }, model.name, model.version ? element("small", { class: "muted" }, ` ${model.version}`) : null),
+    element(
+      "h2",
+      { id },
+      model.name,
+      model.version ? element("small", { class: "muted" }, ` ${model.version}`) : null,
+    ),
     element("span", { class: `badge ${kind}` }, text),
   );
   const card = element("article", { class: "card", "aria-labelledby": id, "data-model": model.name }, head);
@@ -96,10 +109,12 @@ function cardOf(model, engine) {
   const methods = Object.values(archive.methods).map(signature);
   const rest = methods.splice(SHOWN_METHODS);
   card.append(
-    manifest.description ? element("p", { class: "muted" }, manifest.description) : "",
-    factsOf(archive),
+    manifest.description ? element("p", { class: "muted" }, manifest.description.replaceAll("->", "→")) : "",
+    ...factsOf(archive),
     element("div", { class: "signatures" }, methods),
-    rest.length ? element("details", {}, element("summary", {}, `${many(rest.length, "more method")}`), rest) : "",
+    rest.length
+      ? element("details", {}, element("summary", {}, `${many(rest.length, "more method")}`), rest)
+      : "",
     engine.form === "server" ? proofOf(archive) : browserCheck(engine, archive),
     actionsOf(archive),
   );
@@ -107,15 +122,27 @@ function cardOf(model, engine) {
 }
 
 function factsOf({ manifest, bytes: size }) {
-  const facts = { Size: bytes(size), Parameters: count(manifest.parameters) };
-  for (const [name, value] of Object.entries(manifest.metrics ?? {}))
-    facts[name[0].toUpperCase() + name.slice(1)] = short(value);
-  return element(
-    "dl",
-    { class: "facts" },
-    Object.entries(facts).map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))),
-  );
+  const metrics = Object.entries(manifest.metrics ?? {}).map(([name, value]) => [
+    capital(name),
+    short(value),
+  ]);
+  const rest = metrics.splice(SHOWN_METRICS);
+  return [
+    factList([["Size", bytes(size)], ["Parameters", count(manifest.parameters)], ...metrics]),
+    rest.length
+      ? element("details", {}, element("summary", {}, many(rest.length, "more measure")), factList(rest))
+      : "",
+  ];
 }
+
+function factList(facts) {
+  const entries = facts.map(([name, value]) =>
+    element("div", {}, element("dt", {}, name), element("dd", {}, value)),
+  );
+  return element("dl", { class: "facts" }, entries);
+}
+
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 function proofOf({ proof }) {
   if (!proof) return element("p", { class: "muted small" }, "It was not verified: it has no golden cases.");
@@ -126,8 +153,16 @@ function proofOf({ proof }) {
       element(
         "li",
         {},
-        element("span", { class: "badge good" }, `✓ ${many(outputs, "output")} of ${many(cases, "golden case")}`),
-        element("p", { class: "muted small" }, `${runtime}, ${moment(proof.when)} · largest difference ${difference(worst)}`),
+        element(
+          "span",
+          { class: "badge good" },
+          `✓ ${many(outputs, "output")} of ${many(cases, "golden case")} agree`,
+        ),
+        element(
+          "p",
+          { class: "muted small" },
+          `${runtime}, ${moment(proof.when)} · largest difference ${difference(worst)}`,
+        ),
       ),
     ),
   );
@@ -138,8 +173,16 @@ function actionsOf({ name, version }) {
   return element(
     "p",
     { class: "row actions" },
-    element("a", { class: "action primary", href: `#try/${place}`, "aria-label": `Try ${name} ${version}` }, "Try it"),
-    element("a", { class: "action", href: `#agreement/${place}`, "aria-label": `Agreement of ${name} ${version}` }, "Agreement"),
+    element(
+      "a",
+      { class: "action primary", href: `#try/${place}`, "aria-label": `Try ${name} ${version}` },
+      "Try it",
+    ),
+    element(
+      "a",
+      { class: "action", href: `#agreement/${place}`, "aria-label": `Agreement of ${name} ${version}` },
+      "Agreement",
+    ),
   );
 }
 
@@ -167,4 +210,12 @@ function watch(context, { rates, changed }) {
 }
 
 const stamp = (models) =>
-  JSON.stringify(models.map(({ name, version, state, reason, archive }) => [name, version, state, reason, archive?.sha256]));
+  JSON.stringify(
+    models.map(({ name, version, state, reason, archive }) => [
+      name,
+      version,
+      state,
+      reason,
+      archive?.sha256,
+    ]),
+  );
