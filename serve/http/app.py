@@ -32,17 +32,21 @@ from torchship.serve.http.proxies import ForwardedHeaders, Proxies
 from torchship.serve.http.repository_routes import add_repository_routes
 from torchship.serve.http.sequence_routes import add_sequence_routes
 from torchship.serve.http.targets import infer_target
+from torchship.serve.http.verify_routes import add_verify_routes
 from torchship.serve.protocol import messages as protocol
 from torchship.serve.protocol.large_json import LargeJsonCodec
 from torchship.serve.protocol.tensors import short
 from torchship.serve.protocol.wire_signature import describe_config
 from torchship.serve.repository.repository import Repository
+from torchship.serve.repository.web_modules import WebModules
 from torchship.serve.sequences.sequences import Sequences
 from torchship.serve.sequences.store_choice import open_store
 from torchship.serve.service import facts
 from torchship.serve.service.accounting import RequestAccounting
 from torchship.serve.service.api_keys import ApiKey, KeyRing, read_api_keys
 from torchship.serve.service.rate_limit import RateTable
+from torchship.serve.service.turns import Turn
+from torchship.serve.service.verification import Verification
 from torchship.serve.settings import Settings, read_networks
 from torchship.serve.system.body_memory import BodyMemory
 from torchship.serve.system.package_version import package_version
@@ -73,13 +77,15 @@ def create_app(
     keys: Sequence[ApiKey] | None = None,
     rates: RateTable | None = None,
     innermost: Callable[[ASGIApp], ASGIApp] | None = None,
+    verify_turn: Turn | None = None,
 ) -> Application:
     """Return the application that serves the live models of a repository.
 
     `metrics` are those that the repository's engines report to; without, batches are not counted.
     `keys` are the API keys, where the settings name a file of them; without, it is read here.
     `rates` are those of several workers, which have them together. `innermost` wraps what is asked
-    once it is known who may ask.
+    once it is known who may ask. `verify_turn` is that of all workers to run `verify` for a client;
+    without, nobody may have it run.
     """
     settings = settings or Settings()
     metrics = metrics or Metrics()
@@ -170,9 +176,6 @@ def create_app(
         return _json(facts.index_entries(repository, only_ready))
 
     add_repository_routes(app, repository, max_body_bytes)
-    if settings.ui:
-        add_page_routes(app, settings.root_path, settings.api_keys is not None, lambda: False)
-        add_archive_routes(app, repository)
 
     openapi = OpenApi(app, repository, settings.root_path)
 
@@ -189,6 +192,11 @@ def create_app(
         app.keys = KeyRing(known, table=rates)
         public = is_public if settings.ui else None
         app.front.app = Guard(app.front.app, app.keys, answer, public)
+    if settings.ui:
+        verification = Verification(settings, app.keys, verify_turn)
+        add_page_routes(app, settings.root_path, app.keys is not None, verification)
+        add_archive_routes(app, repository, WebModules(settings.operators))
+        add_verify_routes(app, repository, verification, settings.tls_cert is not None)
     app.put_in_front(lambda inner: OriginGuard(inner, app.front.origins, answer))
     if app.proxies:
         app.put_in_front(lambda inner: ForwardedHeaders(inner, app.proxies))

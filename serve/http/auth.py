@@ -23,6 +23,10 @@ ADMIT_KEY = "torchship.admit"
 and `UnauthorizedError` once the key is not known any more."""
 
 
+KEY_NAME = "torchship.key_name"
+"""Where a scope has the name of the key that the request brought."""
+
+
 class Guard:
     """Lets through requests and WebSockets that bring a known key and are within its rate."""
 
@@ -44,7 +48,7 @@ class Guard:
         if scope["type"] in ("http", "websocket") and not self._is_open(scope):
             try:
                 digest = _digest_of(scope)
-                self.keys.admit(digest)
+                scope[KEY_NAME] = self.keys.admit(digest)
                 if scope["type"] == "websocket":
                     scope[ADMIT_KEY] = partial(self.keys.admit, digest)
             except (UnauthorizedError, RateError) as error:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import orjson
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from torchship.serve.http.static_files import StaticFolder
+from torchship.serve.service.verification import Verification
 from torchship.serve.system.package_version import package_version
 from torchship.ui import PAGE
 
@@ -36,12 +35,9 @@ def is_public(path: str) -> bool:
 
 
 def add_page_routes(
-    app: FastAPI, root_path: str, has_keys: bool, can_verify: Callable[[], bool]
+    app: FastAPI, root_path: str, has_keys: bool, verification: Verification
 ) -> None:
-    """Add the page, which asks for all it shows as any client does.
-
-    `can_verify` says whether the page may offer to run `verify`.
-    """
+    """Add the page, which asks for all it shows as any client does."""
     page, files = StaticFolder(PAGE), StaticFolder(PAGE / FILES.strip("/"))
 
     async def index(request: Request) -> Response:
@@ -55,7 +51,7 @@ def add_page_routes(
             "form": "server",
             "version": package_version(),
             "keys": has_keys,
-            "verify": can_verify(),
+            "verify": verification.available,
         }
         headers = {**HEADERS, "Cache-Control": "no-cache"}
         return Response(orjson.dumps(content), headers=headers, media_type="application/json")

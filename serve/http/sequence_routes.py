@@ -148,7 +148,7 @@ class _Stream:
         self._steps = steps
         self._max_tensor_bytes = max_tensor_bytes
         self._account = account_of(socket)
-        self._admit: Callable[[], None] = socket.scope.get(ADMIT_KEY) or (lambda: None)
+        self._admit: Callable[[], object] = socket.scope.get(ADMIT_KEY) or (lambda: None)
 
     async def serve(self) -> None:
         """Answer messages until the client leaves."""

@@ -2,46 +2,44 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from torchship.script.errors import ArchiveError
+from torchship.script.format.file_content import Content
 from torchship.script.format.golden import to_safetensors
-from torchship.script.runtime.archive import Archive, check_content, read_content
+from torchship.script.runtime.archive import check_content, read_content
 from torchship.serve.engine.engine import Engine
 from torchship.serve.errors import ArchiveChangedError
+from torchship.serve.system.daemon_threads import on_thread
 
 
-def reopen(name: str, path: Path, digest: str) -> Archive:
-    """Read an archive again; it blocks for as long as the disk does.
+async def golden_record(engine: Engine) -> bytes:
+    """Return all golden cases of a live archive as safetensors.
 
-    Args:
-        name: the model, for messages.
-        path: the file that it was loaded from.
-        digest: the SHA-256 of what is live.
+    Its file is read again if they were too large to be kept.
 
     Raises:
         ArchiveChangedError: the file is gone, or holds something else by now.
     """
-    try:
-        content = read_content(path)
-        if content.digest == digest:
-            return check_content(path, content)
-    except ArchiveError:
-        pass  # the reason may name folders, which are no client's business
-    raise ArchiveChangedError(
-        f"model '{name}': '{path.name}' is not the file any more that is live: load the model "
-        "again, or put the file back"
-    )
-
-
-def golden_record(engine: Engine) -> bytes:
-    """Return all golden cases of a live archive as safetensors; it may read the archive again.
-
-    Raises:
-        ArchiveChangedError: as `reopen`, if the cases were too large to be kept.
-    """
-    manifest = engine.manifest
     cases = engine.golden
-    if len(cases) != len(manifest.golden):
-        cases = reopen(manifest.name, engine.path, engine.digest).golden
-    return to_safetensors(cases)
+    if len(cases) != len(engine.manifest.golden):
+        content = await on_thread(lambda: _read(engine), daemon=True)
+        archive = await on_thread(lambda: check_content(engine.path, content))
+        cases = archive.golden
+    return await on_thread(lambda: to_safetensors(cases))
+
+
+def _read(engine: Engine) -> Content:
+    try:
+        content = read_content(engine.path)
+    except ArchiveError:  # its message may name folders, which are no client's business
+        content = None
+    if content is None or content.digest != engine.digest:
+        raise changed(engine)
+    return content
+
+
+def changed(engine: Engine) -> ArchiveChangedError:
+    """Return the error of an archive of which the file is not what is live."""
+    return ArchiveChangedError(
+        f"model '{engine.manifest.name}': '{engine.path.name}' is gone or has changed since it was "
+        "loaded: put the file back, or load the model again"
+    )

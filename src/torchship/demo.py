@@ -15,7 +15,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from torchship.agreement import Report, all_runtimes, number, verify_archive
+from torchship.agreement import all_runtimes, verify_archive
+from torchship.agreement_report import Report, number
 from torchship.cpp_runner.child import answer_of, ask
 from torchship.models import registry
 from torchship.models.data import mnist
@@ -29,7 +30,7 @@ from torchship.script.runtime.archive import Archive, open_archive
 from torchship.script.runtime.program import Program
 from torchship.serve.client.client import Client
 from torchship.serve.client.grpc_runtime import GrpcRuntime
-from torchship.serve.client.http_runtime import HttpRuntime
+from torchship.serve.client.http_runtime import HttpRuntime, RunningServer
 from torchship.serve.client.local_server import GRPC, running_server, running_servers
 
 app = typer.Typer()
@@ -59,7 +60,7 @@ def demo(
     with console.status("start the server") as status, server as addresses:
         runtimes = {
             **all_runtimes(),
-            "http": HttpRuntime(url=addresses.http),
+            "http": HttpRuntime(running=RunningServer(addresses.http)),
             "grpc": GrpcRuntime(address=addresses.grpc),
         }
         del runtimes["wasm"]  # node is not everywhere; `torchship verify` has it
