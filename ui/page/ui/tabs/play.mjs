@@ -5,7 +5,7 @@ import { Match, methodsThatPlay } from "../game/match.mjs";
 import { Picture } from "../game/picture.mjs";
 import { Steering } from "../game/steering.mjs";
 import { button, element, failure, field, select } from "../parts/element.mjs";
-import { count, duration, many } from "../parts/format.mjs";
+import { count, many, spent } from "../parts/format.mjs";
 import { stylesheet } from "../parts/stylesheet.mjs";
 
 export const title = "Play";
@@ -269,7 +269,7 @@ class Table {
     );
     const latencies = match.latencies();
     this.latency.textContent = latencies
-      .map(({ name, p50, p99 }) => `A step ${name}: ${duration(p50)} (p50), ${duration(p99)} (p99)`)
+      .map(({ name, p50, p99 }) => `A step ${name}: ${spent(p50)} (p50), ${spent(p99)} (p99)`)
       .join("; ");
     this.agreement.hidden = latencies.length < 2;
     this.agreement.className = `agreement badge ${match.agreed === steps ? "good" : "bad"}`;
