@@ -34,6 +34,7 @@ export function difference(value) {
 
 /** A value of a tensor, in a table or a text field: it reads back as the same value. */
 export function value(of, dtype) {
+  if (Object.is(of, -0)) return "-0";
   if (typeof of !== "number") return String(of);
   return String(dtype === "float64" ? of : shortest(of));
 }
