@@ -104,8 +104,8 @@ def pause(page: Page) -> dict[str, str]:
 def set_up(page: Page, *, policy: str = "snake", snakes: int = 9, speed: int = 60) -> None:
     """Choose on the tab Play, and begin a new game."""
     page.get_by_label("Policy").select_option(label=f"{policy} 1")
-    page.get_by_label("Steps per second").fill(str(speed))
-    page.get_by_label("Snakes", exact=False).fill(str(snakes))
+    page.get_by_role("slider", name="Steps per second").fill(str(speed))
+    page.get_by_role("slider", name="Snakes").fill(str(snakes))
     page.wait_for_function(
         "snakes => document.querySelector('.field-of-snakes')?.dataset.agents === snakes",
         arg=str(snakes),
