@@ -1,6 +1,6 @@
 /** Starts the page: finds out which form it has, and shows the tab that the address names. */
 
-import { element, failure } from "./parts/element.mjs";
+import { button, element, failure } from "./parts/element.mjs";
 import { askForKey } from "./parts/key_dialog.mjs";
 import { startTheme } from "./parts/theme.mjs";
 
@@ -10,6 +10,7 @@ const panel = document.getElementById("panel");
 const bar = document.getElementById("tabs");
 const said = document.getElementById("said");
 
+const tabs = []; // all of them, shown or not
 let shown = { name: "", leave: () => {} };
 
 const context = {
@@ -21,6 +22,9 @@ const context = {
   refresh,
 };
 
+const modules = Promise.all(TABS.map((name) => import(`./tabs/${name}.mjs`)));
+modules.catch(() => {}); // makeTabs says what is wrong
+
 start();
 
 async function start() {
@@ -31,7 +35,10 @@ async function start() {
     await refresh();
     await makeTabs();
   } catch (error) {
-    panel.replaceChildren(failure(error));
+    panel.replaceChildren(
+      failure(error),
+      button("Try again", () => location.reload()),
+    );
     return;
   }
   addEventListener("hashchange", show);
@@ -59,44 +66,55 @@ async function refresh() {
       if (model.state !== "READY") return model;
       const known = before.find(({ name, version }) => name === model.name && version === model.version);
       if (known && known.state !== "READY") engine.forget?.(model.name, model.version);
-      return { ...model, archive: await engine.archive(model.name, model.version) };
+      return withArchive(model);
     }),
   );
+  if (tabs.length) await showTabs();
   return context.models;
 }
 
-/** Makes a tab of each module that has something to show. */
+async function withArchive(model) {
+  try {
+    return { ...model, archive: await context.engine.archive(model.name, model.version) };
+  } catch (error) {
+    return { ...model, state: "UNAVAILABLE", reason: error.message }; // it went a moment ago
+  }
+}
+
+/** Has a tab for each module with something to show, in their order; others go. */
+async function showTabs() {
+  const fitting = await Promise.all((await modules).map((module) => module.fits(context.models)));
+  const wanted = tabs.filter((_, number) => fitting[number]);
+  for (const tab of tabs) if (!wanted.includes(tab)) tab.remove();
+  wanted.forEach((tab, number) => {
+    if (bar.children[number] !== tab) bar.insertBefore(tab, bar.children[number] ?? null);
+  });
+}
+
 async function makeTabs() {
-  const modules = await Promise.all(TABS.map((name) => import(`./tabs/${name}.mjs`)));
-  for (const [number, module] of modules.entries()) {
-    if (!(await module.fits(context.models))) continue;
+  for (const [number, module] of (await modules).entries()) {
     const name = TABS[number];
+    const attributes = { "aria-controls": "panel", "aria-selected": "false", tabindex: "-1" };
     const tab = element(
       "a",
-      {
-        role: "tab",
-        id: `tab-${name}`,
-        href: `#${name}`,
-        "aria-controls": "panel",
-        "aria-selected": "false",
-        tabindex: "-1",
-      },
+      { role: "tab", id: `tab-${name}`, href: `#${name}`, ...attributes },
       module.title,
     );
     tab.module = module;
-    bar.append(tab);
+    tabs.push(tab);
   }
   bar.addEventListener("keydown", moveFocus);
+  await showTabs();
 }
 
 /** Arrow keys, Home and End move between tabs, and show the one they reach. */
 function moveFocus(event) {
-  const tabs = [...bar.children];
-  const at = tabs.indexOf(document.activeElement);
+  const all = [...bar.children];
+  const at = all.indexOf(document.activeElement);
   const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: -1 }[event.key];
-  if (event.key === " " && at >= 0) tabs[at].click();
+  if (event.key === " " && at >= 0) all[at].click();
   else if (to !== undefined) {
-    const tab = tabs.at(to % tabs.length);
+    const tab = all.at(to % all.length);
     tab.focus();
     tab.click();
   } else return;
@@ -105,7 +123,7 @@ function moveFocus(event) {
 
 /** Shows the tab of the address: #models, or #try/NAME with what comes after as the tab's argument. */
 async function show() {
-  const [wanted, ...rest] = decodeURIComponent(location.hash.slice(1)).split("/");
+  const [wanted, ...rest] = placeOf(location.hash);
   const tab = document.getElementById(`tab-${wanted}`) ?? bar.firstElementChild;
   const turn = (shown = { ...shown, turn: {} }).turn;
   for (const other of bar.children) {
@@ -125,5 +143,13 @@ async function show() {
     else leave?.();
   } catch (error) {
     place.append(failure(error));
+  }
+}
+
+function placeOf(hash) {
+  try {
+    return hash.slice(1).split("/").map(decodeURIComponent);
+  } catch {
+    return [""]; // an address that nobody has made here
   }
 }

@@ -156,7 +156,7 @@ export function concatenate(tensors, axis = 0) {
     }
   return new Tensor(
     dtype,
-    shape.map((old, number) => (number === axis ? size : old)),
+    shape.map((old, place) => (place === axis ? size : old)),
     data,
   );
 }

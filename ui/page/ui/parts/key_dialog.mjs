@@ -6,16 +6,16 @@ const value = document.getElementById("key-value");
 /** Opens the dialog with the server's words; gives the key, or null if the visitor has none. */
 export function askForKey(why) {
   document.getElementById("key-why").textContent = why;
-  document.getElementById("key-cancel").onclick = () => dialog.close("cancel");
+  document.getElementById("key-cancel").onclick = () => dialog.close("");
   value.value = "";
-  dialog.returnValue = "cancel"; // what Escape leaves
+  dialog.returnValue = ""; // what Escape leaves
   dialog.showModal();
   value.focus();
   return new Promise((resolve) => {
     dialog.addEventListener(
       "close",
       () => {
-        const key = dialog.returnValue === "cancel" ? null : value.value.trim();
+        const key = dialog.returnValue === "use" ? value.value.trim() : "";
         value.value = "";
         resolve(key || null);
       },

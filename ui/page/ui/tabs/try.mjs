@@ -21,7 +21,7 @@ export async function mount(panel, context, argument) {
   const [name, version] = argument.split("/");
   const chosen =
     ready.find((model) => model.name === name && (!version || model.version === version)) ?? ready[0];
-  const key = ({ name, version }) => `${name}/${version}`;
+  const key = (model) => `${model.name}/${model.version}`;
   const models = select(
     ready.map((model) => [key(model), `${model.name} ${model.version}`]),
     key(chosen),
