@@ -166,7 +166,9 @@ class Table {
     const { engine } = this.#context;
     this.#match?.end();
     this.#match = this.#asked = null;
-    this.problem.replaceChildren();
+    const compiled = where === "server" ? "" : " A server compiles it for browsers at the first time, which takes seconds.";
+    const hint = engine.form === "server" ? compiled : "";
+    this.problem.replaceChildren(element("p", { class: "muted" }, `The model is on its way.${hint}`));
     const players = {};
     try {
       for (const place of PLACES[where])
@@ -177,6 +179,7 @@ class Table {
       const match = new Match(this.#module, { snakes, seed: BigInt(seed), method: archive.methods[method], players });
       if (turn !== this.#turn) return void match.end();
       this.#match = match;
+      this.problem.replaceChildren();
     } catch (error) {
       for (const session of Object.values(players)) session.end();
       if (turn === this.#turn) this.#fail(error);
