@@ -80,9 +80,7 @@ export class SocketSequence {
   async step(inputs) {
     if (this.#socket.readyState !== WebSocket.OPEN) throw new Error("the stream is closed");
     const starts = !this.#started;
-    const parameters = { method: this.#method.name };
-    // A method without a state is called, message by message.
-    if (starts && this.#method.state.length) parameters.sequence_start = true;
+    const parameters = { method: this.#method.name, ...(starts ? { sequence_start: true } : {}) };
     const { head, parts } = requestOf(this.#method, inputs, parameters);
     const length = new Uint8Array(LENGTH);
     new DataView(length.buffer).setUint32(0, head.length, true);
