@@ -2,10 +2,10 @@
 
 python bench/page.py [--rounds N] [--json-output FILE]
 
-Both forms are measured in Debian's Chromium on this machine: a server, and a site from Python's own
-file server. Bytes are those over the wire, headers among them, of the first tab; interactive is when
-its first heading stands, after the start of the navigation. Frames are counted for 10 seconds of a
-game of 64 snakes at 30 steps per second, as the browser paints them.
+Both forms are measured in Debian's Chromium on this machine: a server, and a site from Python's
+own file server. Bytes are those over the wire, headers among them, of the first tab; interactive
+is when its first heading stands, after the start of the navigation. Frames are counted for 10
+seconds of a game of 64 snakes at 30 steps per second, as the browser paints them.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def file_server(folder: Path) -> Iterator[str]:
 
 
 def first_load(browser: Browser, home: str) -> tuple[int, float]:
-    """Return the bytes over the wire of a first visit, and the milliseconds to its first heading."""
+    """Return the bytes over the wire of a first visit, and the milliseconds to its heading."""
     context = browser.new_context()
     page = context.new_page()
     network = context.new_cdp_session(page)
