@@ -70,8 +70,8 @@ _FORM = """<form id="key-form" hidden>
 
 _NO_KEY = """<h1>{title}</h1>
 <p>This server answers requests that bring an API key, and says what it serves only to them.</p>
-<p>A program asks for <code>openapi.json</code>, or for this page without JavaScript, with the header
-field <code>Authorization: Bearer KEY</code>.</p>
+<p>A program asks for <code>openapi.json</code>, or for this page, with the header field
+<code>Authorization: Bearer KEY</code>.</p>
 """
 
 
