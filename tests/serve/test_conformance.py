@@ -34,7 +34,8 @@ def test_the_server_behaves_as_its_openapi_document(server: Any, tmp_path: Path)
     done = subprocess.run(
         [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json",
          "--phases", "examples,coverage,fuzzing", "--max-examples", "10", "--seed", "1",
-         "--exclude-checks", NOT_ASKED, "--exclude-path-regex", SLOW, "--no-color", "--report", "har",
+         "--exclude-checks", NOT_ASKED, "--exclude-path-regex", SLOW, "--no-color",
+         "--report", "har",
          "--report-har-path", str(report)],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
