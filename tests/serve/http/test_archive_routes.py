@@ -188,10 +188,11 @@ def test_what_cannot_be_compiled_says_why(
     paths = [make(tmp_path, name) for name in ("spread", "memory")]
 
     async def work(client: httpx.AsyncClient) -> None:
-        answer = await client.get("/v2/models/spread/archive/wasm/model.wasm")
-        assert answer.status_code == 400
-        assert answer.json()["error"].startswith("model 'spread': served.py:")
-        assert answer.json()["error"].endswith("operator aten::repeat has no C yet")
+        for _ in range(2):
+            answer = await client.get("/v2/models/spread/archive/wasm/model.wasm")
+            assert answer.status_code == 400
+            assert answer.json()["error"].startswith("model 'spread': served.py:")
+            assert answer.json()["error"].endswith("operator aten::repeat has no C yet")
         monkeypatch.setenv("WASM_CC", "no-such-compiler")
         answer = await client.get("/v2/models/memory/archive/wasm/model.wasm")
         assert answer.status_code == 501
