@@ -81,8 +81,12 @@ const session = await engine.session("tiny", "forward", { version: "1" });
 return session.step(steps[0].inputs).catch((error) => error.message);
 """
 REFUSED = """
-const socket = new WebSocket("v2/models/tiny/stream", ["torchship", "torchship.key." + btoa("wrong")]);
-return new Promise((resolve) => { socket.onopen = () => resolve("open"); socket.onerror = () => resolve("refused"); });
+const protocols = ["torchship", "torchship.key." + btoa("wrong")];
+const socket = new WebSocket("v2/models/tiny/stream", protocols);
+return new Promise((resolve) => {
+  socket.onopen = () => resolve("open");
+  socket.onerror = () => resolve("refused");
+});
 """
 
 
