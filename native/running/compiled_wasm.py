@@ -15,7 +15,7 @@ from torchship.native.building.wasm import FLAGS, compiler
 from torchship.native.compiler import compile_archive
 from torchship.native.running.compiled import check_size, key_of, locked
 from torchship.native.running.wasm import write_module
-from torchship.script.errors import TorchShipError, UsageError
+from torchship.script.errors import ArchiveError, TorchShipError, UsageError
 from torchship.script.runtime import operators, printing
 from torchship.script.runtime.archive import Archive, open_archive
 
@@ -65,9 +65,12 @@ def main() -> None:
     operators.allow([Path(name) for name in folders])
     try:
         archive = open_archive(Path(path))
-        if archive.digest != digest:
-            print(json.dumps({"code": CHANGED, "error": "the file has changed"}))
-            return
+    except ArchiveError:  # it was read before
+        archive = None
+    if archive is None or archive.digest != digest:
+        print(json.dumps({"code": CHANGED, "error": "the file has changed"}))
+        return
+    try:
         print(json.dumps({"folder": str(compiled_wasm(archive))}))
     except TorchShipError as error:
         print(json.dumps({"code": error.code, "error": str(error)}))

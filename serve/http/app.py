@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -190,7 +191,7 @@ def create_app(
     if settings.api_keys is not None:
         known = read_api_keys(settings.api_keys) if keys is None else keys
         app.keys = KeyRing(known, table=rates)
-        public = is_public if settings.ui else None
+        public = partial(is_public, root_path=settings.root_path) if settings.ui else None
         app.front.app = Guard(app.front.app, app.keys, answer, public)
     if settings.ui:
         verification = Verification(settings, app.keys, verify_turn)

@@ -29,9 +29,9 @@ FILES = "/ui/"
 """Every path of a file of the page, apart from the page's own, begins so."""
 
 
-def is_public(path: str) -> bool:
+def is_public(path: str, root_path: str = "") -> bool:
     """Return whether a path is one of the page's, which anybody may read: it holds no secret."""
-    return path in ("/", SITE) or path.startswith(FILES)
+    return path in ("/", SITE) or path.startswith(FILES) or (path == root_path != "")
 
 
 def add_page_routes(

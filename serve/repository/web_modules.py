@@ -35,6 +35,7 @@ class WebModules:
         """Take the folders of operator libraries, beside those of the environment."""
         self._operators = [str(folder.absolute()) for folder in operators]
         self._folders: dict[str, Path] = {}
+        self._refused: dict[str, TorchShipError] = {}
         self._compiling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def file(self, engine: Engine, name: str) -> bytes:
@@ -48,6 +49,8 @@ class WebModules:
             OverloadError: it takes too long.
         """
         digest = engine.digest
+        if digest in self._refused:
+            raise self._refused[digest].with_traceback(None)
         async with self._compiling.setdefault(digest, asyncio.Lock()):
             for known in (self._folders.get(digest), None):
                 folder = known or await self._compile(engine)
@@ -82,5 +85,8 @@ class WebModules:
         if code == ArchiveChangedError.code:
             raise changed(engine)
         if code in ERRORS:
-            raise ERRORS[code](f"model '{engine.manifest.name}': {text}")
+            error = ERRORS[code](f"model '{engine.manifest.name}': {text}")
+            if not isinstance(error, CompilerMissingError):  # which may yet be installed
+                self._refused[engine.digest] = error
+            raise error
         raise RuntimeError(f"compiling model '{engine.manifest.name}': {text}")

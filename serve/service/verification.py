@@ -96,7 +96,8 @@ class Verification:
 
     def _arguments(self, engine: Engine, runtimes: Sequence[str], url: str) -> list[str]:
         settings = self._settings
-        arguments = ["--json-lines", f"--sha256={engine.digest}", f"--url={url}"]
+        arguments = ["--json-lines", "--skip-foreign"]
+        arguments += [f"--sha256={engine.digest}", f"--url={url}"]
         files = {"certificate": settings.tls_cert, "trusted-keys": settings.trusted_keys}
         arguments += [f"--{name}={file.absolute()}" for name, file in files.items() if file]
         arguments += [f"--operators={folder.absolute()}" for folder in settings.operators]

@@ -9,6 +9,7 @@ import tempfile
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import anyio
 
@@ -23,18 +24,21 @@ async def child_process(
 ) -> AsyncIterator[Process]:
     """Run a program, whose standard output is read, until the block ends; then end all it started.
 
-    It runs in an empty folder, from which nothing can be imported, and has its temporary files
-    there. `environment` is added to this process's own, which lacks our settings.
+    It runs in an empty folder, from which nothing can be imported, and has a folder for temporary
+    files, which is removed. `environment` is added to this process's own, which lacks our settings.
     """
     with tempfile.TemporaryDirectory(prefix="torchship-", ignore_cleanup_errors=True) as folder:
+        empty, temporary = Path(folder) / "empty", Path(folder) / "temporary"
+        empty.mkdir()
+        temporary.mkdir()
         own = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=DEVNULL,
             stdout=PIPE,
             stderr=DEVNULL,
-            cwd=folder,
-            env={**own, "TMPDIR": folder, **(environment or {})},
+            cwd=empty,
+            env={**own, "TMPDIR": str(temporary), **(environment or {})},
             limit=LONGEST_LINE,
             start_new_session=True,
         )

@@ -48,14 +48,15 @@ def all_runtimes(
     consent: str | None = None,
     server: LocalServer | None = None,
     running: RunningServer | None = None,
+    skip_foreign: bool = False,
 ) -> dict[str, Runtime]:
-    """Return the runtimes by the names of `--runtime`; `consent` is as for `make_module`.
+    """Return the runtimes by names of `--runtime`; `consent` and `skip_foreign` are for eager.
 
     Those of HTTP and gRPC share `server`; without one each starts its own. HTTP is that of
     `running`, if it is given.
     """
     return {
-        "eager": EagerRuntime(consent),
+        "eager": EagerRuntime(consent, skip_foreign),
         "script": ScriptRuntime(),
         "cpp": CppRuntime(trusted_keys),
         "http": HttpRuntime(trusted_keys, running, server),
@@ -151,6 +152,13 @@ def verify(
             "ours, nor in the current folder, nor vouched for by a signature."
         ),
     ] = None,
+    skip_foreign: Annotated[
+        bool,
+        typer.Option(
+            "--skip-foreign",
+            help="Leave eager out if its module is neither ours nor vouched for, wherever it is.",
+        ),
+    ] = False,
     operator_folders: OperatorFolders = None,
     trace: Annotated[
         bool,
@@ -205,7 +213,7 @@ def verify(
         consent = opened.require_manifest().source.factory if trusted_keys else source
         running = url and RunningServer(url, os.environ.get(KEY_VARIABLE), certificate)
         with LocalServer(trusted_keys) as server:
-            known = all_runtimes(trusted_keys, consent, server, running or None)
+            known = all_runtimes(trusted_keys, consent, server, running or None, skip_foreign)
             chosen = [known[name] for name in dict.fromkeys(runtime or RUNTIMES)]
             if json_lines:
                 lines.begin(opened.require_manifest(), chosen)
