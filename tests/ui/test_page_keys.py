@@ -68,7 +68,7 @@ def test_a_key_is_asked_for_and_kept_in_memory_only(
     expect(page.get_by_role("alert")).to_contain_text("no API key")
     page.get_by_role("button", name="Try again").click()
     enter(page, KEY)
-    expect(page.locator('[data-model="tiny"]')).to_contain_text("✓ ready")
+    expect(page.get_by_role("button", name="Run", exact=True)).to_be_visible()
     context.close()
 
 
@@ -81,8 +81,12 @@ const session = await engine.session("tiny", "forward", { version: "1" });
 return session.step(steps[0].inputs).catch((error) => error.message);
 """
 REFUSED = """
-const socket = new WebSocket("v2/models/tiny/stream", ["torchship", "torchship.key." + btoa("wrong")]);
-return new Promise((resolve) => { socket.onopen = () => resolve("open"); socket.onerror = () => resolve("refused"); });
+const protocols = ["torchship", "torchship.key." + btoa("wrong!")];
+const socket = new WebSocket("v2/models/tiny/stream", protocols);
+return new Promise((resolve) => {
+  socket.onopen = () => resolve("open");
+  socket.onerror = () => resolve("refused");
+});
 """
 
 
