@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 import orjson
 
@@ -29,14 +28,14 @@ ERRORS: dict[str, type[TorchShipError]] = {
 
 
 class WebModules:
-    """Compiles archives; the user's cache keeps what was compiled, for all servers."""
+    """Compiles archives, one at a time; the user's cache keeps them, for all servers."""
 
     def __init__(self, operators: Sequence[Path]) -> None:
         """Take the folders of operator libraries, beside those of the environment."""
         self._operators = [str(folder.absolute()) for folder in operators]
         self._folders: dict[str, Path] = {}
         self._refused: dict[str, TorchShipError] = {}
-        self._compiling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._turn = asyncio.Lock()
 
     async def file(self, engine: Engine, name: str) -> bytes:
         """Return one of the two files of a live archive: `model.mjs` or `model.wasm`.
@@ -48,19 +47,30 @@ class WebModules:
             ArchiveChangedError: the archive's file is gone, or holds something else by now.
             OverloadError: it takes too long.
         """
-        digest = engine.digest
+        content = await self._read(engine.digest, name)
+        if content is None:
+            async with self._turn:
+                content = await self._read(engine.digest, name)
+                if content is None:
+                    folder = self._folders[engine.digest] = await self._compile(engine)
+                    content = await asyncio.to_thread((folder / name).read_bytes)
+        return content
+
+    async def _read(self, digest: str, name: str) -> bytes | None:
+        """Return a file that was compiled before; None if it was not, or is not there any more.
+
+        Raises:
+            UnsupportedError, NativeError: it was tried before.
+        """
         if digest in self._refused:
             raise self._refused[digest].with_traceback(None)
-        async with self._compiling.setdefault(digest, asyncio.Lock()):
-            for known in (self._folders.get(digest), None):
-                folder = known or await self._compile(engine)
-                self._folders[digest] = folder
-                try:
-                    return await asyncio.to_thread((folder / name).read_bytes)
-                except FileNotFoundError:  # somebody emptied the cache
-                    if known is None:
-                        raise
-        raise AssertionError("the second round returns or raises")
+        folder = self._folders.get(digest)
+        if folder is None:
+            return None
+        try:
+            return await asyncio.to_thread((folder / name).read_bytes)
+        except FileNotFoundError:  # somebody emptied the cache
+            return None
 
     async def _compile(self, engine: Engine) -> Path:
         asked = (str(engine.path.absolute()), engine.digest, *self._operators)

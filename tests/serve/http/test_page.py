@@ -44,7 +44,8 @@ def guarded(
 ) -> Iterator[tuple[Any, httpx.Client]]:
     """A server with keys, below a root path, that all machines reach."""
     options = ("--api-keys", keys, "--root-path", "/a/b", "--host", "0.0.0.0")
-    with launch(*options, "--access-log", "all", archives["memory"]) as process:
+    logs = ("--access-log", "all", "--log-level", "debug")
+    with launch(*options, *logs, archives["memory"]) as process:
         assert process.line().startswith("ready")
         url = process.url.replace("0.0.0.0", "localhost")
         with httpx.Client(base_url=url, trust_env=False, timeout=60) as opened:

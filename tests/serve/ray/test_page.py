@@ -40,5 +40,7 @@ def test_the_page_is_there_and_offers_no_verify() -> None:
         "/models/ui/none": 404,
     }.items():
         assert asyncio.run(ask(path)) == status
+    assert asyncio.run(ask("/models")) == 307
+    assert (b"location", b"models/") in sent[0]["headers"]
     assert asyncio.run(ask("/models/site.json")) == 200
     assert json.loads(sent[1]["body"])["verify"] is False
