@@ -11,7 +11,9 @@ FOREIGN := build/foreign
 OLDEST := build/oldest
 BENCH := build/bench
 PACKAGES := python3-venv g++ pkg-config curl libssl-dev libzip-dev libpng-dev nlohmann-json3-dev libcli11-dev libgtest-dev redis-server
-NATIVE_PACKAGES := chromium clang lld wasi-libc libclang-rt-14-dev libclang-rt-dev-wasm32 gcc-aarch64-linux-gnu qemu-user $(if $(shell command -v node),,nodejs) $(if $(shell command -v rustc),,rustc) $(if $(filter 0,$(shell id -u)),debootstrap)
+# What compiles archives to WebAssembly, for the page that `make demo` writes.
+WEB_PACKAGES := clang lld wasi-libc libclang-rt-dev-wasm32
+NATIVE_PACKAGES := chromium $(WEB_PACKAGES) libclang-rt-14-dev gcc-aarch64-linux-gnu qemu-user $(if $(shell command -v node),,nodejs) $(if $(shell command -v rustc),,rustc) $(if $(filter 0,$(shell id -u)),debootstrap)
 SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp_runner -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -name 'CMakeLists.txt' -o -name '*.cmake' -o -name '*.in' -o -name '*.sh')
 
 BUILD_TOOLS := "scikit-build-core>=1.1" cmake ninja
@@ -25,10 +27,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_COMPILE := 1
 JOBS := $(shell nproc)
 
-.PHONY: help setup demo test test-python test-cpp test-asan test-tsan test-oldest test-newest newest-torch wheel test-wheel test-image test-foreign fuzz lint format bench bench-latency bench-server bench-protocols constraints clean
+.PHONY: help setup demo game-wasm test test-python test-cpp test-asan test-tsan test-oldest test-newest newest-torch wheel test-wheel test-image test-foreign fuzz lint format bench bench-latency bench-server bench-protocols constraints clean
 
 help:
-	@echo "make demo   set up from nothing, script every model, check it in 6 runtimes"
+	@echo "make demo   set up from nothing, script every model, check it in 6 runtimes, and write a page with them"
 	@echo "make test   set up from nothing, run every test, Python and C++"
 	@echo "make test-asan  the C++ tests under the address and undefined-behaviour sanitizers"
 	@echo "make test-tsan  the C++ tests of concurrency under the thread sanitizer"
@@ -48,12 +50,17 @@ help:
 	@echo "make bench-protocols  gRPC beside HTTP, and Triton's beside ours (needs h2load)"
 	@echo "TORCH=cpu or TORCH=cuda chooses the build of torch, TORCH_VERSION its release, PIP_ARGS what pip is told"
 	@echo "make constraints  choose anew, in deploy/constraints.txt, the versions of the packages that make installs"
+	@echo "make game-wasm  compile the snake game of the page anew, after a change of cpp_runner/snake/game.c"
 	@echo "make clean  remove everything that make has made"
 
 setup: $(VENV)/installed
 
-demo: setup
-	@torchship demo
+demo: setup $(VENV)/web-tools
+	@torchship demo --site build/site
+
+# The snake game for the page, which is in Git: after a change of game.c.
+game-wasm: $(VENV)/native-tools
+	$(PYTHON) deploy/game_wasm.py
 
 test: test-python test-cpp test-asan
 
@@ -227,6 +234,11 @@ endef
 $(VENV)/system:
 	@mkdir -p $(VENV)
 	$(call INSTALL,$(PACKAGES))
+	@touch $@
+
+# Without them the demonstration has no page, and says what to install.
+$(VENV)/web-tools: | $(VENV)/system
+	-$(call INSTALL,$(WEB_PACKAGES))
 	@touch $@
 
 # What the tests of compiled models need beside: compilers for WebAssembly and for aarch64, and what

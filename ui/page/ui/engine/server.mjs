@@ -71,6 +71,9 @@ export class ServerEngine {
    */
   async session(name, method, { version, id } = {}) {
     const known = (await this.archive(name, version)).methods[method];
+    // The server streams sequences; what has no state is one request after the other.
+    if (!known.state.length)
+      return { step: (inputs) => this.call(name, method, inputs, { version }), restart: () => {}, end: async () => {} };
     if (id !== undefined) return new HttpSequence(this, name, known, { version, id });
     const address = new URL(`${modelPath(name, version)}/stream`, document.baseURI);
     address.protocol = address.protocol.replace("http", "ws");

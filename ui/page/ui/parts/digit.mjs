@@ -6,13 +6,13 @@
 
 export const SIDE = 28;
 const BOX = 20;
-const MIDDLE = SIDE / 2;
+const MIDDLE = SIDE / 2 + 0.5; // the middle of pixel 14, counted from 0, as in MNIST's own images
 const LEAST_CONTRAST = 24; // of 255; below it, nothing was drawn
 const SPECK = 0.02; // of the largest part's ink; smaller parts are dust
 
 /**
- * Returns the digit in `ink`, 0 to 255 row by row, as uint8[28 * 28]; null if there is none. An image that
- * looks like one of MNIST stays as it is.
+ * Returns the digit in `ink`, 0 to 255 row by row, as uint8[28 * 28]; null if there is none. An image of
+ * MNIST stays as it is.
  */
 export function digitOf(ink, width, height) {
   const box = boundsOf(ink, width, height);
@@ -21,7 +21,6 @@ export function digitOf(ink, width, height) {
   const [columns, rows] = [box.right - box.left, box.bottom - box.top].map((size) => Math.max(1, Math.round(size * scale)));
   const small = resampled(ink, width, box, columns, rows);
   const { x, y } = massOf(small, columns, rows);
-  // Pixel (i, j) covers i to i + 1: the centre of the image is 14.
   const left = clamp(Math.round(MIDDLE - x), columns);
   const top = clamp(Math.round(MIDDLE - y), rows);
   const digit = new Uint8Array(SIDE * SIDE);

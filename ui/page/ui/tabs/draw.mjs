@@ -3,7 +3,7 @@
 import { Tensor } from "../engine/tensors.mjs";
 import { SIDE, digitOf, inkOf } from "../parts/digit.mjs";
 import { button, element, failure, field, select } from "../parts/element.mjs";
-import { duration } from "../parts/format.mjs";
+import { spent } from "../parts/format.mjs";
 import { Pad } from "../parts/pad.mjs";
 import { STROKES } from "../parts/strokes.mjs";
 import { stylesheet } from "../parts/stylesheet.mjs";
@@ -217,7 +217,7 @@ class Desk {
     this.answer.textContent = `${labels[best]}`;
     this.answer.dataset.digit = labels[best];
     this.#context.announce(`${labels[best]}, ${percent(parts[best])}`);
-    this.time.textContent = `Answered in ${duration(microseconds)}, ${this.#here ? "in this browser" : "by the server"}.`;
+    this.time.textContent = `Answered in ${spent(microseconds)}, ${this.#here ? "in this browser" : "by the server"}.`;
     this.bars.replaceChildren(
       ...parts.flatMap((part, number) => {
         const fill = element("div", { class: number === best ? "fill best" : "fill" });

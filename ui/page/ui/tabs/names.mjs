@@ -2,7 +2,7 @@
 
 import { Tensor } from "../engine/tensors.mjs";
 import { button, element, failure, field, select } from "../parts/element.mjs";
-import { duration } from "../parts/format.mjs";
+import { spent } from "../parts/format.mjs";
 import { stylesheet } from "../parts/stylesheet.mjs";
 
 export const title = "Names";
@@ -59,7 +59,7 @@ export async function mount(panel, context, argument) {
       if (mine !== turn) return;
       const drawn = decode(Object.values(outputs)[0]);
       names.replaceChildren(...drawn.map((name) => element("li", {}, name)));
-      told.textContent = `Drawn ${here ? "in this browser" : "on the server"} in ${duration(microseconds)}.`;
+      told.textContent = `Drawn ${here ? "in this browser" : "on the server"} in ${spent(microseconds)}.`;
       problem.replaceChildren();
       context.announce(`${drawn.length} names: ${drawn.slice(0, 5).join(", ")}`);
     } catch (error) {

@@ -5,7 +5,7 @@ import { Match, methodsThatPlay } from "../game/match.mjs";
 import { Picture } from "../game/picture.mjs";
 import { Steering } from "../game/steering.mjs";
 import { button, element, failure, field, select } from "../parts/element.mjs";
-import { count, duration, many } from "../parts/format.mjs";
+import { count, many, spent } from "../parts/format.mjs";
 import { stylesheet } from "../parts/stylesheet.mjs";
 
 export const title = "Play";
@@ -166,7 +166,9 @@ class Table {
     const { engine } = this.#context;
     this.#match?.end();
     this.#match = this.#asked = null;
-    this.problem.replaceChildren();
+    const compiled = where === "server" ? "" : " A server compiles it for browsers at the first time, which takes seconds.";
+    const hint = engine.form === "server" ? compiled : "";
+    this.problem.replaceChildren(element("p", { class: "muted" }, `The model is on its way.${hint}`));
     const players = {};
     try {
       for (const place of PLACES[where])
@@ -177,6 +179,7 @@ class Table {
       const match = new Match(this.#module, { snakes, seed: BigInt(seed), method: archive.methods[method], players });
       if (turn !== this.#turn) return void match.end();
       this.#match = match;
+      this.problem.replaceChildren();
     } catch (error) {
       for (const session of Object.values(players)) session.end();
       if (turn === this.#turn) this.#fail(error);
@@ -269,7 +272,7 @@ class Table {
     );
     const latencies = match.latencies();
     this.latency.textContent = latencies
-      .map(({ name, p50, p99 }) => `A step ${name}: ${duration(p50)} (p50), ${duration(p99)} (p99)`)
+      .map(({ name, p50, p99 }) => `A step ${name}: ${spent(p50)} (p50), ${spent(p99)} (p99)`)
       .join("; ");
     this.agreement.hidden = latencies.length < 2;
     this.agreement.className = `agreement badge ${match.agreed === steps ? "good" : "bad"}`;
