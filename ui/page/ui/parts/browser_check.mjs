@@ -37,10 +37,10 @@ export function verdict({ agreed, outputs, cases, worst, differing, microseconds
   const said = all
     ? `✓ ${many(outputs, "output")} of ${many(cases, "golden case")} agree`
     : `✗ ${agreed} of ${outputs} outputs agree`;
-  const details = `in this browser · largest difference ${difference(worst)} · ${duration(microseconds)} per step`;
+  const figures = `largest difference ${difference(worst)} · ${duration(microseconds)} per step`;
   return [
     element("p", {}, element("span", { class: `badge ${all ? "good" : "bad"}` }, said)),
-    element("p", { class: "muted small" }, details),
+    element("p", { class: "muted small" }, `in this browser · ${figures}`),
     ...differing.map(({ step, name, found }) =>
       element("p", { class: "failure" }, `${step.case.name}, step ${step.step}, ${name}: ${found.reason}`),
     ),
