@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, FilePayload, Page
 
 from chromium import PHONE, browser, page_in
 from sites import (
@@ -202,10 +202,11 @@ def test_pictures_are_recognised_and_others_refused(chromium: Browser, home: str
         page.locator(".seen[data-digit='7']").wait_for()
         page.get_by_role("button", name="Clear").click()
         file = page.get_by_label("A photo or a picture")
-        photo = {"name": "7.jpg", "mimeType": "image/jpeg", "buffer": picture("JPEG")}
-        file.set_input_files([photo])  # type: ignore[list-item]
+        photo: FilePayload = {"name": "7.jpg", "mimeType": "image/jpeg", "buffer": picture("JPEG")}
+        file.set_input_files(photo)
         page.locator(".seen[data-digit='7']").wait_for()
-        file.set_input_files([{"name": "x.txt", "mimeType": "text/plain", "buffer": b"7"}])
+        text: FilePayload = {"name": "x.txt", "mimeType": "text/plain", "buffer": b"7"}
+        file.set_input_files(text)
         said = page.get_by_role("alert")
         said.wait_for()
         assert (
