@@ -83,7 +83,7 @@ def test_it_plays_the_game_of_python(rules: dict[str, int], seed: int) -> None:
     assert list(map(int, first["keys"])) == keys(seed, game.agents).tolist()
     assert len(seen) == STEPS + 1
     obs, _ = game.reset(seed)
-    rewards, died = np.zeros(game.agents), np.zeros(game.agents, dtype=np.bool_)
+    rewards, died = np.zeros(game.agents, dtype=np.float32), np.zeros(game.agents, dtype=np.bool_)
     size = (rules["width"] + 10) * (rules["height"] + 10)
     for step, shown in enumerate(seen):
         if step:

@@ -6,19 +6,23 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import zoo
 from torchship.native.cli import app
 from torchship.native.errors import NativeError, UnsupportedError
+from torchship.native.running.wasm import NodeProcess
 from torchship.native.site import proof
 from torchship.native.site.writer import write_site
 from torchship.script.errors import TorchShipError, UsageError
 from torchship.script.exporting.export import export
 from torchship.script.exporting.target import find_target
+from torchship.script.format.tree import Flat
 from torchship.script.runtime.archive import Archive, open_archive
 from torchship.ui import PAGE
 
@@ -135,10 +139,9 @@ def test_a_module_that_differs_is_not_published(
 ) -> None:
     """As if the compiler had made other code than the archive's."""
 
-    class Wrong(proof.NodeProcess):
-        def call(self, method: str, inputs: object) -> dict[str, object]:  # type: ignore[override]
-            outputs = super().call(method, inputs)  # type: ignore[arg-type]
-            return {name: value + 1 for name, value in outputs.items()}
+    class Wrong(NodeProcess):
+        def call(self, method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
+            return {name: value + 1 for name, value in super().call(method, inputs).items()}
 
     monkeypatch.setattr(proof, "NodeProcess", Wrong)
     with pytest.raises(NativeError, match=r"'xor\.pt': wasm in node.*: golden case 0, step 0"):

@@ -53,7 +53,9 @@ export class BrowserEngine {
 
   #folder(name) {
     if (!this.#listed.some((model) => model.name === name))
-      throw new Error(`no model '${name}': expected one of ${this.#listed.map((model) => model.name).join(", ")}`);
+      throw new Error(
+        `no model '${name}': expected one of ${this.#listed.map((model) => model.name).join(", ")}`,
+      );
     return `models/${encodeURIComponent(name)}`;
   }
 }
@@ -90,7 +92,9 @@ export class BrowserModel {
       step: async (inputs) => this.#run(method, inputs, (arrays, sizes) => session.step(arrays, sizes)),
       restart: () => session.reset(),
       exportState: async () => {
-        throw new Error("a state is exported by a server: in this browser, it is in the outputs of each step");
+        throw new Error(
+          "a state is exported by a server: in this browser, it is in the outputs of each step",
+        );
       },
       end: async () => {},
     };
@@ -114,7 +118,8 @@ export class BrowserModel {
     const microseconds = (performance.now() - started) * 1000;
     const outputs = {};
     for (const { leaf, dtype } of this.#model.info.methods[method].outputs)
-      if (!wanted || wanted.includes(leaf)) outputs[leaf] = new Tensor(dtype, found[leaf].shape, found[leaf]);
+      if (!wanted || wanted.includes(leaf))
+        outputs[leaf] = new Tensor(dtype, found[leaf].shape, found[leaf]);
     return { outputs, microseconds };
   }
 }
@@ -126,7 +131,9 @@ function valueOf(field, tensor) {
     throw new Error(`input '${field.leaf}': expected ${field.dtype}, got ${tensor.dtype}`);
   const fits = field.shape.length === tensor.shape.length;
   if (!fits || field.shape.some((size, axis) => typeof size === "number" && size !== tensor.shape[axis]))
-    throw new Error(`input '${field.leaf}': expected [${field.shape.join(", ")}], got [${tensor.shape.join(", ")}]`);
+    throw new Error(
+      `input '${field.leaf}': expected [${field.shape.join(", ")}], got [${tensor.shape.join(", ")}]`,
+    );
   return tensor.data;
 }
 

@@ -2,8 +2,14 @@
 // module that `torchship compile --target wasm` writes.
 
 const ARRAYS = {
-  float32: Float32Array, float64: Float64Array, int64: BigInt64Array, int32: Int32Array,
-  int16: Int16Array, int8: Int8Array, uint8: Uint8Array, bool: Uint8Array,
+  float32: Float32Array,
+  float64: Float64Array,
+  int64: BigInt64Array,
+  int32: Int32Array,
+  int16: Int16Array,
+  int8: Int8Array,
+  uint8: Uint8Array,
+  bool: Uint8Array,
 };
 const ALIGNMENT = 64;
 const MESSAGE_BYTES = 4096;
@@ -22,14 +28,17 @@ export class InputError extends Error {
 
 /** Starts a module from a URL, its bytes or the compiled module; returns its exports. */
 export async function start(source) {
-  const module = source instanceof WebAssembly.Module ? source : await WebAssembly.compile(await bytesOf(source));
+  const module =
+    source instanceof WebAssembly.Module ? source : await WebAssembly.compile(await bytesOf(source));
   return (await WebAssembly.instantiate(module, {})).exports;
 }
 
 /** Returns the facts that a module holds itself: see `Model.info`. */
 export function infoOf(exports) {
   // The shortest: a method may have a name that ends so, too.
-  const [tell] = Object.keys(exports).filter((name) => name.endsWith("_info")).sort((a, b) => a.length - b.length);
+  const [tell] = Object.keys(exports)
+    .filter((name) => name.endsWith("_info"))
+    .sort((a, b) => a.length - b.length);
   if (!tell) throw new Error("not a module that torchship compiled: it has no function with its facts");
   const bytes = new Uint8Array(exports.memory.buffer, exports[tell]());
   return JSON.parse(new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0))));
@@ -69,10 +78,14 @@ export class Model {
    */
   call(method, inputs = {}, sizes = {}) {
     const known = this.#info.methods[method];
-    if (!known) throw new InputError(`no method '${method}': expected one of ${Object.keys(this.#info.methods).join(", ")}`);
+    if (!known)
+      throw new InputError(
+        `no method '${method}': expected one of ${Object.keys(this.#info.methods).join(", ")}`,
+      );
     const fields = new Set(known.inputs.filter((f) => f.kind !== "size").map((f) => f.leaf));
     for (const name of Object.keys(inputs))
-      if (!fields.has(name)) throw new InputError(`unknown input '${name}': expected ${[...fields].join(", ")}`);
+      if (!fields.has(name))
+        throw new InputError(`unknown input '${name}': expected ${[...fields].join(", ")}`);
     const arrays = known.inputs.map((field) => this.#array(field, inputs[field.leaf]));
     const symbols = sizesOf(known, arrays, sizes);
     const prefix = `${this.#info.prefix}_${method}`;
@@ -152,7 +165,8 @@ export class Model {
     fields.forEach((field, number) => {
       if (field.kind === "tensor") {
         view.setUint32(at, places[number], true);
-        if (arrays[number]) new ARRAYS[field.dtype](this.#memory, places[number], arrays[number].length).set(arrays[number]);
+        if (arrays[number])
+          new ARRAYS[field.dtype](this.#memory, places[number], arrays[number].length).set(arrays[number]);
         at += POINTER;
         return;
       }
@@ -180,7 +194,8 @@ export class Session {
   /** Runs one step, and keeps the state for the next. */
   step(inputs = {}, sizes = {}) {
     const outputs = this.#model.call(this.#method, { ...this.state, ...inputs }, sizes);
-    for (const { input, output } of this.#model.info.methods[this.#method].state) this.state[input] = outputs[output];
+    for (const { input, output } of this.#model.info.methods[this.#method].state)
+      this.state[input] = outputs[output];
     return outputs;
   }
 
@@ -226,13 +241,16 @@ function structSize(fields) {
 /** Returns the sizes by symbol: those given, and those that follow from the lengths of the inputs. */
 function sizesOf(known, arrays, given) {
   const symbols = { ...given };
-  for (let found = true; found; ) {
+  for (let found = true; found;) {
     found = false;
     known.inputs.forEach((field, number) => {
       if (!arrays[number]) return;
       const open = field.shape.filter((size) => typeof size === "string" && symbols[size] === undefined);
       if (new Set(open).size !== 1 || open.length !== 1) return;
-      const rest = field.shape.reduce((product, size) => product * (size === open[0] ? 1 : symbols[size] ?? size), 1);
+      const rest = field.shape.reduce(
+        (product, size) => product * (size === open[0] ? 1 : (symbols[size] ?? size)),
+        1,
+      );
       symbols[open[0]] = rest ? arrays[number].length / rest : 0;
       found = true;
     });
@@ -244,13 +262,15 @@ function sizesOf(known, arrays, given) {
       symbols[field.leaf] = 0;
     }
     if (!arrays[number]) {
-      if (field.kind === "tensor" && !field.optional) throw new InputError(`input '${field.leaf}' is missing`);
+      if (field.kind === "tensor" && !field.optional)
+        throw new InputError(`input '${field.leaf}' is missing`);
       return;
     }
     const count = field.shape.reduce((product, size) => product * (symbols[size] ?? size), 1);
     if (count !== arrays[number].length)
       throw new InputError(
-        `input '${field.leaf}': expected ${count} elements, ${field.dtype}[${field.shape.join(", ")}], got ${arrays[number].length}`,
+        `input '${field.leaf}': expected ${count} elements, ${field.dtype}[${field.shape.join(", ")}], ` +
+          `got ${arrays[number].length}`,
       );
   });
   return symbols;

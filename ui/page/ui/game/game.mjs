@@ -9,7 +9,10 @@ const SIDE = 2 * REACH + 1;
 const WINDOW = SIDE * SIDE;
 const GOLDEN_GAMMA = 0x9e3779b97f4a7c15n;
 const PAGE_BYTES = 65536;
-const REFUSALS = { 1: "every size must be 1 to 32,768", 2: "snakes and food would fill more than half of the field" };
+const REFUSALS = {
+  1: "every size must be 1 to 32,768",
+  2: "snakes and food would fill more than half of the field",
+};
 
 /** Compiles the game, from its file beside this one or from bytes; one module serves many games. */
 export async function compileGame(source = new URL("./game.wasm", import.meta.url)) {
@@ -59,10 +62,14 @@ export class Game {
 
   /** Plays one step; `actions` is a BigInt64Array or numbers, 0 to 3, one of each agent. */
   step(actions) {
-    if (actions.length !== this.agents) throw new Error(`expected ${this.agents} actions, got ${actions.length}`);
-    new BigInt64Array(this.#memory.buffer, this.#actions, this.agents).set(BigInt64Array.from(actions, BigInt));
+    if (actions.length !== this.agents)
+      throw new Error(`expected ${this.agents} actions, got ${actions.length}`);
+    new BigInt64Array(this.#memory.buffer, this.#actions, this.agents).set(
+      BigInt64Array.from(actions, BigInt),
+    );
     const refused = this.#snake.snake_step(this.#game, this.#actions);
-    if (refused >= 0) throw new Error(`agent ${refused}: expected an action 0 to 3, got ${actions[refused]}`);
+    if (refused >= 0)
+      throw new Error(`agent ${refused}: expected an action 0 to 3, got ${actions[refused]}`);
   }
 
   /** What each agent sees: a copy, uint8[agents, 11, 11]. */
@@ -93,7 +100,11 @@ export class Game {
 
   /** The tiles of all fields with their walls, uint8[fields, height + 10, width + 10]. */
   tiles() {
-    return this.#array(Uint8Array, "tiles", this.rules.fields * this.stride * (this.rules.height + 2 * REACH));
+    return this.#array(
+      Uint8Array,
+      "tiles",
+      this.rules.fields * this.stride * (this.rules.height + 2 * REACH),
+    );
   }
 
   /** What each agent has eaten and how often it died since the reset: int64[agents, 3]. */
@@ -104,7 +115,9 @@ export class Game {
   /** The cells of each snake from its head on, as indices into the tiles of its field. */
   bodies() {
     return Array.from(this.lengths(), (length, agent) =>
-      Array.from({ length: Number(length) }, (_, segment) => this.#snake.snake_segment(this.#game, agent, segment)),
+      Array.from({ length: Number(length) }, (_, segment) =>
+        this.#snake.snake_segment(this.#game, agent, segment),
+      ),
     );
   }
 

@@ -34,7 +34,9 @@ export class Match {
     this.game.reset(seed);
     this.#players = players;
     this.#inputs = method.inputs.map((leaf) => leaf.name);
-    this.#first = this.#inputs.includes("key") ? { key: new Tensor("int64", [snakes], this.game.keys(seed)) } : {};
+    this.#first = this.#inputs.includes("key")
+      ? { key: new Tensor("int64", [snakes], this.game.keys(seed)) }
+      : {};
     this.#durations = Object.fromEntries(Object.keys(players).map((name) => [name, []]));
     this.steps = 0;
     /** Steps in which all players chose the same moves for all snakes. */

@@ -7,8 +7,24 @@ const MARGIN = 1; // cells of wall that are shown
 const BODY = 0.82; // of a cell
 const SMALLEST_EYES = 6; // pixels of a cell below which nobody sees eyes
 const THEMES = {
-  light: { ground: "#f2f6f4", dot: "#dde7e3", wall: "#b9c8c3", food: "#d9480f", corpse: "#9aa8a4", body: "62% 43%", shine: "70% 62%" },
-  dark: { ground: "#0b1114", dot: "#162227", wall: "#2f4148", food: "#ffb454", corpse: "#566a70", body: "68% 60%", shine: "80% 78%" },
+  light: {
+    ground: "#f2f6f4",
+    dot: "#dde7e3",
+    wall: "#b9c8c3",
+    food: "#d9480f",
+    corpse: "#9aa8a4",
+    body: "62% 43%",
+    shine: "70% 62%",
+  },
+  dark: {
+    ground: "#0b1114",
+    dot: "#162227",
+    wall: "#2f4148",
+    food: "#ffb454",
+    corpse: "#566a70",
+    body: "68% 60%",
+    shine: "80% 78%",
+  },
 };
 const DELTAS = [
   [0, -1],
@@ -40,7 +56,9 @@ export class Picture {
     const ratio = Math.min(devicePixelRatio || 1, 2);
     const side = Math.max(1, Math.round(this.#canvas.clientWidth * ratio));
     if (this.#canvas.width !== side) this.#canvas.width = this.#canvas.height = side;
-    const [red, green, blue] = getComputedStyle(this.#canvas).backgroundColor.match(/[\d.]+/g).map(Number);
+    const [red, green, blue] = getComputedStyle(this.#canvas)
+      .backgroundColor.match(/[\d.]+/g)
+      .map(Number);
     this.#theme = THEMES[red + green + blue < 384 ? "dark" : "light"];
     this.#ground = null;
   }
@@ -67,7 +85,7 @@ export class Picture {
     this.#before = this.#now = null;
   }
 
-  /** Draws; `fraction` of the way to the next step is over, 0 to 1; `time` in milliseconds makes food glow. */
+  /** Draws with `fraction`, 0 to 1, of the way to the next step; food glows with the `time` in milliseconds. */
   draw(fraction, time) {
     if (!this.#now) return;
     const context = this.#context;
@@ -156,7 +174,10 @@ export class Picture {
     const context = this.#context;
     const [forward, aside] = DELTAS[heading];
     for (const side of [-1, 1]) {
-      const at = [x + 0.5 + forward * 0.14 - aside * side * 0.18, y + 0.5 + aside * 0.14 + forward * side * 0.18];
+      const at = [
+        x + 0.5 + forward * 0.14 - aside * side * 0.18,
+        y + 0.5 + aside * 0.14 + forward * side * 0.18,
+      ];
       for (const [radius, colour, ahead] of [
         [0.13, "#ffffff", 0],
         [0.07, "#10201d", 0.05],

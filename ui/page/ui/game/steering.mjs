@@ -4,8 +4,14 @@ import { button, element } from "../parts/element.mjs";
 import { ACTIONS, DOWN, LEFT, RIGHT, UP } from "./game.mjs";
 
 const KEYS = {
-  ArrowUp: UP, ArrowDown: DOWN, ArrowLeft: LEFT, ArrowRight: RIGHT,
-  KeyW: UP, KeyS: DOWN, KeyA: LEFT, KeyD: RIGHT,
+  ArrowUp: UP,
+  ArrowDown: DOWN,
+  ArrowLeft: LEFT,
+  ArrowRight: RIGHT,
+  KeyW: UP,
+  KeyS: DOWN,
+  KeyA: LEFT,
+  KeyD: RIGHT,
 };
 const ARROWS = ["↑", "↓", "←", "→"];
 const SWIPE = 18; // pixels
@@ -73,7 +79,15 @@ export class Steering {
   #keyed(event, turn) {
     const direction = KEYS[event.code];
     const elsewhere = event.target.closest?.("input, select, textarea, [role=tab], dialog");
-    if (!this.#active || direction === undefined || elsewhere || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (
+      !this.#active ||
+      direction === undefined ||
+      elsewhere ||
+      event.ctrlKey ||
+      event.metaKey ||
+      event.altKey
+    )
+      return;
     event.preventDefault();
     turn(direction);
   }

@@ -18,7 +18,9 @@ export function digitOf(ink, width, height) {
   const box = boundsOf(ink, width, height);
   if (!box) return null;
   const scale = BOX / Math.max(box.right - box.left, box.bottom - box.top);
-  const [columns, rows] = [box.right - box.left, box.bottom - box.top].map((size) => Math.max(1, Math.round(size * scale)));
+  const [columns, rows] = [box.right - box.left, box.bottom - box.top].map((size) =>
+    Math.max(1, Math.round(size * scale)),
+  );
   const small = resampled(ink, width, box, columns, rows);
   const { x, y } = massOf(small, columns, rows);
   const left = clamp(Math.round(MIDDLE - x), columns);
@@ -44,7 +46,11 @@ export function inkOf(rgba, width, height) {
   }
   const border = borderOf(grey, width, height);
   const ground = quantile(border, 0.5);
-  const noise = quantile(border.map((value) => Math.abs(value - ground)), 0.95) * 1.5;
+  const noise =
+    quantile(
+      border.map((value) => Math.abs(value - ground)),
+      0.95,
+    ) * 1.5;
   const least = grey.reduce((a, b) => Math.min(a, b));
   const most = grey.reduce((a, b) => Math.max(a, b));
   const dark = ground - least > most - ground; // the writing is darker than its ground
@@ -136,7 +142,12 @@ function withoutSpecks(ink, width, height) {
       const at = waiting.pop();
       sums[number] += ink[at];
       const [x, y] = [at % width, Math.floor(at / width)];
-      for (const [u, v] of [[x - 1, y], [x + 1, y], [x, y - 1], [x, y + 1]]) {
+      for (const [u, v] of [
+        [x - 1, y],
+        [x + 1, y],
+        [x, y - 1],
+        [x, y + 1],
+      ]) {
         const other = v * width + u;
         if (u < 0 || v < 0 || u >= width || v >= height || !ink[other] || part[other]) continue;
         part[other] = number;

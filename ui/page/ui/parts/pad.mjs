@@ -18,13 +18,18 @@ export class Pad {
     this.#context = this.canvas.getContext("2d", { willReadFrequently: true });
     this.canvas.addEventListener("pointerdown", (event) => this.#begin(event));
     this.canvas.addEventListener("pointermove", (event) => this.#go(event));
-    for (const end of ["pointerup", "pointercancel"]) this.canvas.addEventListener(end, () => (this.#last = null));
+    for (const end of ["pointerup", "pointercancel"])
+      this.canvas.addEventListener(end, () => (this.#last = null));
   }
 
   /** The ink, uint8 0 to 255 row by row, with width and height. */
   ink() {
     const { data } = this.#context.getImageData(0, 0, SIDE, SIDE);
-    return { ink: Uint8Array.from({ length: SIDE * SIDE }, (_, at) => data[4 * at + 3]), width: SIDE, height: SIDE };
+    return {
+      ink: Uint8Array.from({ length: SIDE * SIDE }, (_, at) => data[4 * at + 3]),
+      width: SIDE,
+      height: SIDE,
+    };
   }
 
   /** Empties the pad. */
@@ -90,6 +95,9 @@ export class Pad {
 
   /** The ink's colour follows the theme; how strong it is lies in its opacity. */
   #colour() {
-    return getComputedStyle(this.canvas).color.match(/[\d.]+/g).slice(0, 3).map(Number);
+    return getComputedStyle(this.canvas)
+      .color.match(/[\d.]+/g)
+      .slice(0, 3)
+      .map(Number);
   }
 }

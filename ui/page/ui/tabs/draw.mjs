@@ -19,8 +19,16 @@ function readerOf(archive) {
   for (const method of Object.values(archive?.methods ?? {})) {
     const [input, ...others] = method.inputs;
     const size = input?.shape.slice(1).reduce((product, of) => product * of, 1);
-    const output = method.outputs.find(({ dtype, shape }) => dtype === "float32" && shape.at(-1) === CLASSES);
-    if (!others.length && input?.dtype === "uint8" && size === PIXELS && typeof input.shape[0] !== "number" && output)
+    const output = method.outputs.find(
+      ({ dtype, shape }) => dtype === "float32" && shape.at(-1) === CLASSES,
+    );
+    if (
+      !others.length &&
+      input?.dtype === "uint8" &&
+      size === PIXELS &&
+      typeof input.shape[0] !== "number" &&
+      output
+    )
       return { method: method.name, input, output };
   }
 }
@@ -69,39 +77,82 @@ class Desk {
   }
 
   #layOut(panel) {
-    const file = element("input", { type: "file", accept: "image/*", onchange: () => this.#photo(file.files[0]) });
+    const file = element("input", {
+      type: "file",
+      accept: "image/*",
+      onchange: () => this.#photo(file.files[0]),
+    });
     const names = this.#models.map(({ name, version }, number) => [number, `${name} ${version}`]);
-    const where = [["server", "on the server"], ["browser", "in this browser"]];
-    const left = element("div", { class: "card drop" }, this.pad.canvas,
-      element("div", { class: "row" }, button("Clear", () => this.#clear(), "primary")),
+    const where = [
+      ["server", "on the server"],
+      ["browser", "in this browser"],
+    ];
+    const left = element(
+      "div",
+      { class: "card drop" },
+      this.pad.canvas,
+      element(
+        "div",
+        { class: "row" },
+        button("Clear", () => this.#clear(), "primary"),
+      ),
       field("A photo or a picture", file, "Or drop it on the square."),
-      field("Without a pointer", this.cases, "A digit as a pen would draw it, or an image of the golden cases."));
+      field(
+        "Without a pointer",
+        this.cases,
+        "A digit as a pen would draw it, or an image of the golden cases.",
+      ),
+    );
     left.addEventListener("dragover", (event) => event.preventDefault());
     left.addEventListener("drop", (event) => {
       event.preventDefault();
       this.#photo(event.dataTransfer.files[0]);
     });
     panel.append(
-      element("div", { class: "lead" },
+      element(
+        "div",
+        { class: "lead" },
         element("h1", {}, "Draw a digit"),
-        element("p", { class: "muted" },
-          "It is centred and scaled as the images of MNIST are. The model answers while you draw.")),
-      element("div", { class: "columns" }, left,
-        element("div", { class: "card" },
-          element("div", { class: "fields" },
-            field("Model", select(names, this.#models.indexOf(this.#model), (number) => {
-              this.#model = this.#models[number];
-              this.#fill();
-              this.#read();
-            })),
+        element(
+          "p",
+          { class: "muted" },
+          "It is centred and scaled as the images of MNIST are. The model answers while you draw.",
+        ),
+      ),
+      element(
+        "div",
+        { class: "columns" },
+        left,
+        element(
+          "div",
+          { class: "card" },
+          element(
+            "div",
+            { class: "fields" },
+            field(
+              "Model",
+              select(names, this.#models.indexOf(this.#model), (number) => {
+                this.#model = this.#models[number];
+                this.#fill();
+                this.#read();
+              }),
+            ),
             this.#context.engine.form === "server"
-              ? field("It runs", select(where, "server", (place) => {
-                  this.#here = place === "browser";
-                  this.#read();
-                }))
-              : null),
+              ? field(
+                  "It runs",
+                  select(where, "server", (place) => {
+                    this.#here = place === "browser";
+                    this.#read();
+                  }),
+                )
+              : null,
+          ),
           element("div", { class: "row" }, this.small, this.answer),
-          this.bars, this.time, this.problem)),
+          this.bars,
+          this.time,
+          this.problem,
+        ),
+      ),
     );
   }
 
@@ -114,15 +165,20 @@ class Desk {
       for (const { name, method: of, steps } of await archive.cases()) {
         const tensor = of === method ? steps[0].inputs[input.name] : null;
         for (let row = 0; tensor && row < tensor.shape[0]; row++)
-          this.images.push({ label: `${name}, row ${row}`, data: tensor.data.slice(row * PIXELS, (row + 1) * PIXELS) });
+          this.images.push({
+            label: `${name}, row ${row}`,
+            data: tensor.data.slice(row * PIXELS, (row + 1) * PIXELS),
+          });
       }
     } catch (error) {
       this.#fail(error);
     }
     const option = (value, text) => element("option", { value }, text);
-    this.cases.replaceChildren(option("", "choose …"),
+    this.cases.replaceChildren(
+      option("", "choose …"),
       ...STROKES.map((_, digit) => option(`pen ${digit}`, `draw a ${digit}`)),
-      ...this.images.map(({ label }, number) => option(number, label)));
+      ...this.images.map(({ label }, number) => option(number, label)),
+    );
   }
 
   #choose() {
@@ -161,15 +217,20 @@ class Desk {
     if (!file) return;
     try {
       const picture = await createImageBitmap(file).catch(() => {
-        throw new Error(`'${file.name}': expected a picture, such as PNG or JPEG, got ${file.type || "another file"}`);
+        throw new Error(
+          `'${file.name}': expected a picture, such as PNG or JPEG, got ${file.type || "another file"}`,
+        );
       });
       const scale = Math.min(1, LARGEST / Math.max(picture.width, picture.height));
-      const [width, height] = [picture.width, picture.height].map((size) => Math.max(1, Math.round(size * scale)));
+      const [width, height] = [picture.width, picture.height].map((size) =>
+        Math.max(1, Math.round(size * scale)),
+      );
       const context = new OffscreenCanvas(width, height).getContext("2d");
       context.drawImage(picture, 0, 0, width, height);
       const ink = inkOf(context.getImageData(0, 0, width, height).data, width, height);
       const digit = ink && digitOf(ink, width, height);
-      if (!digit) throw new Error(`'${file.name}': found no digit: expected one that stands out from its ground`);
+      if (!digit)
+        throw new Error(`'${file.name}': found no digit: expected one that stands out from its ground`);
       this.pad.show(ink, width, height);
       this.#send(digit);
     } catch (error) {
@@ -204,7 +265,9 @@ class Desk {
     const { method, input, output } = readerOf(archive);
     const inputs = { [input.name]: new Tensor("uint8", [1, ...input.shape.slice(1)], digit) };
     const runs = this.#here ? await engine.browserModel(name, version) : null;
-    const answer = runs ? await runs.call(method, inputs) : await engine.call(name, method, inputs, { version });
+    const answer = runs
+      ? await runs.call(method, inputs)
+      : await engine.call(name, method, inputs, { version });
     return { values: answer.outputs[output.name].numbers(), microseconds: answer.microseconds };
   }
 
@@ -217,7 +280,8 @@ class Desk {
     this.answer.textContent = `${labels[best]}`;
     this.answer.dataset.digit = labels[best];
     this.#context.announce(`${labels[best]}, ${percent(parts[best])}`);
-    this.time.textContent = `Answered in ${spent(microseconds)}, ${this.#here ? "in this browser" : "by the server"}.`;
+    const where = this.#here ? "in this browser" : "by the server";
+    this.time.textContent = `Answered in ${spent(microseconds)}, ${where}.`;
     this.bars.replaceChildren(
       ...parts.flatMap((part, number) => {
         const fill = element("div", { class: number === best ? "fill best" : "fill" });

@@ -76,32 +76,69 @@ export async function mount(panel, context, argument) {
     return draw();
   };
   const typed = (name) =>
-    element("input", { inputmode: "numeric", value: choice[name], onchange: (event) => set(name)(event.target.value.trim()) });
+    element("input", {
+      inputmode: "numeric",
+      value: choice[name],
+      onchange: (event) => set(name)(event.target.value.trim()),
+    });
   const seed = typed("seed");
   const another = () => {
     seed.value = String(Number.isSafeInteger(Number(seed.value)) ? Number(seed.value) + 1 : 1);
     return set("seed")(seed.value);
   };
   panel.append(
-    element("div", { class: "lead" },
+    element(
+      "div",
+      { class: "lead" },
       element("h1", {}, "Names that nobody had before"),
-      element("p", { class: "muted" },
-        "The model draws them letter by letter, in a loop that is part of the archive. The same seed gives the same ",
-        "names here, on the command line and in C++.")),
-    element("div", { class: "columns" },
-      element("div", { class: "card" },
-        element("div", { class: "fields" },
-          field("Model", select(models.map(({ name, version }, number) => [number, `${name} ${version}`]),
-            models.indexOf(choice.model), (number) => set("model")(models[number]))),
+      element(
+        "p",
+        { class: "muted" },
+        "The model draws them letter by letter, in a loop that is part of the archive. ",
+        "The same seed gives the same ",
+        "names here, on the command line and in C++.",
+      ),
+    ),
+    element(
+      "div",
+      { class: "columns" },
+      element(
+        "div",
+        { class: "card" },
+        element(
+          "div",
+          { class: "fields" },
+          field(
+            "Model",
+            select(
+              models.map(({ name, version }, number) => [number, `${name} ${version}`]),
+              models.indexOf(choice.model),
+              (number) => set("model")(models[number]),
+            ),
+          ),
           engine.form === "server"
-            ? field("It runs", select([["server", "on the server"], ["browser", "in this browser"]], "server",
-                (place) => set("here")(place === "browser")))
+            ? field(
+                "It runs",
+                select(
+                  [
+                    ["server", "on the server"],
+                    ["browser", "in this browser"],
+                  ],
+                  "server",
+                  (place) => set("here")(place === "browser"),
+                ),
+              )
             : null,
           field("Seed", seed),
-          field("How many", typed("count"))),
+          field("How many", typed("count")),
+        ),
         element("div", { class: "row" }, button("Next seed", another, "primary")),
-        problem, names, told),
-      element("div", { class: "card" }, element("h2", {}, "The same names elsewhere"), commands)),
+        problem,
+        names,
+        told,
+      ),
+      element("div", { class: "card" }, element("h2", {}, "The same names elsewhere"), commands),
+    ),
   );
   await draw();
   return () => (turn += 1);
@@ -119,7 +156,10 @@ function decode(tensor) {
   return Array.from({ length: rows }, (_, row) => {
     const symbols = Array.from(tensor.data.subarray(row * length, (row + 1) * length), Number);
     const end = symbols.indexOf(0);
-    return symbols.slice(0, end < 0 ? length : end).map((symbol) => SYMBOLS[symbol]).join("");
+    return symbols
+      .slice(0, end < 0 ? length : end)
+      .map((symbol) => SYMBOLS[symbol])
+      .join("");
   });
 }
 

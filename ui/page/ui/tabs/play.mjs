@@ -51,7 +51,10 @@ class Table {
     this.#models = policies(context.models);
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.#choice = {
-      model: Math.max(0, this.#models.findIndex(({ name }) => name === argument)),
+      model: Math.max(
+        0,
+        this.#models.findIndex(({ name }) => name === argument),
+      ),
       where: context.engine.form === "server" ? "server" : "browser",
       method: "act",
       snakes: 9,
@@ -59,7 +62,10 @@ class Table {
       seed: "7",
     };
     this.canvas = element("canvas", { class: "field-of-snakes", tabindex: "0", role: "application" });
-    this.canvas.setAttribute("aria-label", "A field of snakes. Space pauses; arrow keys steer, if you steer one.");
+    this.canvas.setAttribute(
+      "aria-label",
+      "A field of snakes. Space pauses; arrow keys steer, if you steer one.",
+    );
     this.#layOut(panel);
     this.picture = new Picture(this.canvas, still);
     this.steering = new Steering(this.canvas, () => {});
@@ -100,19 +106,46 @@ class Table {
     this.steer = element("input", { type: "checkbox", id: "steer", onchange: () => this.#setSteered() });
     const names = this.#models.map(({ name, version }, number) => [number, `${name} ${version}`]);
     const controls = [
-      field("Policy", select(names, choice.model, (value) => change("model")(Number(value)))),
+      field(
+        "Policy",
+        select(names, choice.model, (value) => change("model")(Number(value))),
+      ),
       this.#context.engine.form === "server"
         ? field(
             "It runs",
-            select([["server", SERVER], ["browser", BROWSER], ["both", "in both, compared"]], choice.where, change("where")),
+            select(
+              [
+                ["server", SERVER],
+                ["browser", BROWSER],
+                ["both", "in both, compared"],
+              ],
+              choice.where,
+              change("where"),
+            ),
           )
         : null,
-      field("Moves", select([["act", "the likeliest"], ["sample", "drawn at random"]], "act", change("method"))),
+      field(
+        "Moves",
+        select(
+          [
+            ["act", "the likeliest"],
+            ["sample", "drawn at random"],
+          ],
+          "act",
+          change("method"),
+        ),
+      ),
       this.#slider("Snakes", "snakes", 1, MOST_SNAKES, () => this.#open()),
       this.#slider("Steps per second", "speed", 1, FASTEST, () => {}),
-      field("Seed", element("input", {
-        inputmode: "numeric", value: choice.seed, pattern: "[0-9]{1,18}", onchange: (event) => this.#setSeed(event.target),
-      })),
+      field(
+        "Seed",
+        element("input", {
+          inputmode: "numeric",
+          value: choice.seed,
+          pattern: "[0-9]{1,18}",
+          onchange: (event) => this.#setSeed(event.target),
+        }),
+      ),
     ];
     this.agreement = element("p", { class: "agreement", hidden: true });
     this.figures = element("dl", { class: "facts" });
@@ -120,30 +153,66 @@ class Table {
     this.command = element("code", {});
     this.problem = element("div", {});
     panel.append(
-      element("div", { class: "lead" },
+      element(
+        "div",
+        { class: "lead" },
         element("h1", {}, "Snakes, each moved by the model"),
-        element("p", { class: "muted" },
-          "Every snake sees 11 × 11 tiles around its head. All of them are rows of one batch, at each step.")),
-      element("div", { class: "table-of-snakes" },
-        element("div", { class: "card" }, this.canvas,
-          element("div", { class: "row" }, this.play, this.once, again,
-            element("label", { class: "row", for: "steer" }, this.steer, "Steer one yourself")),
-          this.problem),
-        element("div", { class: "card" }, element("div", { class: "fields" }, controls), this.figures, this.agreement,
+        element(
+          "p",
+          { class: "muted" },
+          "Every snake sees 11 × 11 tiles around its head. All of them are rows of one batch, at each step.",
+        ),
+      ),
+      element(
+        "div",
+        { class: "table-of-snakes" },
+        element(
+          "div",
+          { class: "card" },
+          this.canvas,
+          element(
+            "div",
+            { class: "row" },
+            this.play,
+            this.once,
+            again,
+            element("label", { class: "row", for: "steer" }, this.steer, "Steer one yourself"),
+          ),
+          this.problem,
+        ),
+        element(
+          "div",
+          { class: "card" },
+          element("div", { class: "fields" }, controls),
+          this.figures,
+          this.agreement,
           this.latency,
-          element("p", { class: "muted small" }, "The same game in a terminal: ", this.command))),
+          element("p", { class: "muted small" }, "The same game in a terminal: ", this.command),
+        ),
+      ),
     );
   }
 
   #slider(label, name, least, most, changed) {
     const shown = element("output", { class: "mono" }, String(this.#choice[name]));
-    const input = element("input", { type: "range", min: least, max: most, value: this.#choice[name], id: `play-${name}` });
+    const input = element("input", {
+      type: "range",
+      min: least,
+      max: most,
+      value: this.#choice[name],
+      id: `play-${name}`,
+    });
     input.addEventListener("input", () => {
       this.#choice[name] = Number(input.value);
       shown.textContent = input.value;
     });
     input.addEventListener("change", changed);
-    return element("div", { class: "field" }, element("label", { for: input.id }, `${label} `, shown), input);
+    return element(
+      "div",
+      { class: "field" },
+      element("label", { for: input.id }, `${label} `, shown),
+      input,
+    );
   }
 
   #listen() {
@@ -166,7 +235,8 @@ class Table {
     const { engine } = this.#context;
     this.#match?.end();
     this.#match = this.#asked = null;
-    const compiled = where === "server" ? "" : " A server compiles it for browsers at the first time, which takes seconds.";
+    const compiled =
+      where === "server" ? "" : " A server compiles it for browsers at the first time, which takes seconds.";
     const hint = engine.form === "server" ? compiled : "";
     this.problem.replaceChildren(element("p", { class: "muted" }, `The model is on its way.${hint}`));
     const players = {};
@@ -176,7 +246,12 @@ class Table {
           place === BROWSER
             ? (await engine.browserModel(name, version)).session(method)
             : await engine.session(name, method, { version });
-      const match = new Match(this.#module, { snakes, seed: BigInt(seed), method: archive.methods[method], players });
+      const match = new Match(this.#module, {
+        snakes,
+        seed: BigInt(seed),
+        method: archive.methods[method],
+        players,
+      });
       if (turn !== this.#turn) return void match.end();
       this.#match = match;
       this.problem.replaceChildren();
@@ -246,8 +321,14 @@ class Table {
     this.picture.show(game, this.steering.active ? 0 : null);
     const [head] = game.bodies()[0];
     Object.assign(this.canvas.dataset, {
-      steps, agreed, moves: checksum, head, length: game.lengths()[0], heading: game.headings()[0],
-      agents: game.agents, longest: Math.max(...Array.from(game.lengths(), Number)),
+      steps,
+      agreed,
+      moves: checksum,
+      head,
+      length: game.lengths()[0],
+      heading: game.headings()[0],
+      agents: game.agents,
+      longest: Math.max(...Array.from(game.lengths(), Number)),
     });
   }
 
@@ -264,11 +345,13 @@ class Table {
       Deaths: count(total(2)),
       Longest: count(Math.max(...lengths)),
       ...(this.steering.active ? { "Your length": lengths[0], "Your food": scores[0] } : {}),
-      "Frames/s": Math.round((this.#frames.length - 1) / ((this.#frames.at(-1) - this.#frames[0]) / 1000)) || "–",
+      "Frames/s":
+        Math.round((this.#frames.length - 1) / ((this.#frames.at(-1) - this.#frames[0]) / 1000)) || "–",
     };
     this.figures.replaceChildren(
       ...Object.entries(facts).map(([name, value]) =>
-        element("div", {}, element("dt", {}, name), element("dd", {}, String(value)))),
+        element("div", {}, element("dt", {}, name), element("dd", {}, String(value))),
+      ),
     );
     const latencies = match.latencies();
     this.latency.textContent = latencies
@@ -293,7 +376,9 @@ class Table {
     this.steering.active = this.steer.checked;
     if (this.steer.checked) this.canvas.focus({ preventScroll: true });
     if (this.#match) this.picture.show(this.#match.game, this.steer.checked ? 0 : null);
-    this.#context.announce(this.steer.checked ? "You steer the snake with the outline." : "The model steers all snakes.");
+    this.#context.announce(
+      this.steer.checked ? "You steer the snake with the outline." : "The model steers all snakes.",
+    );
   }
 
   #setSeed(input) {
