@@ -189,7 +189,7 @@ lint: setup
 	mypy bench
 	mypy deploy
 	clang-format --dry-run -Werror $(FORMATTED)
-	python deploy/tidy.py $(BUILD)
+	python deploy/tidy.py
 
 format: setup
 	ruff check --fix .

@@ -1,9 +1,9 @@
 """Runs clang-tidy over the C++ sources, as `.clang-tidy` says; `make lint` calls it.
 
-    python deploy/tidy.py build/release
+    python deploy/tidy.py
 
-The folder is one that CMake has configured: its `compile_commands.json` says how each source is
-compiled. Sources of the library, the binary and the operators are looked at, with the headers of
+CMake configures `build/tidy/cmake`, whose `compile_commands.json` says how each source is compiled
+by itself. Sources of the library, the binary and the operators are looked at, with the headers of
 ours that they include; tests and fuzzers are not, since they would double the time.
 
 Most of the time goes into LibTorch's headers, so sources of one folder that are compiled alike are
@@ -47,12 +47,15 @@ class Result(NamedTuple):
     """How many sources were looked at now."""
 
 
-def main(build: Path) -> None:
+def main() -> None:
     """Look at every source; exits with 1 where clang-tidy has something to say."""
+    STAMPS.mkdir(parents=True, exist_ok=True)
+    build = STAMPS / "cmake"
+    words = ["cmake", "-S", str(ROOT), "-B", str(build), f"-DPython_EXECUTABLE={sys.executable}"]
+    subprocess.run([*words, "--log-level=WARNING"], check=True, stdout=subprocess.DEVNULL)
     entries = _entries(build)
     if not entries:
         sys.exit(f"make lint: {build}/compile_commands.json names no source of cpp_runner/")
-    STAMPS.mkdir(parents=True, exist_ok=True)
     shared = _shared_digest()
     groups = _groups(entries)
     texts = [_text_of(group) for group in groups]
@@ -169,4 +172,4 @@ def _check(entry: Entry, shared: bytes) -> Result:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

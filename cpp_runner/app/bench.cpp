@@ -14,7 +14,7 @@
 namespace torchship::app {
 namespace {
 
-struct Options {
+struct BenchCommand {
   CommonOptions common;
   BenchOptions bench;
   bool json = false;
@@ -68,7 +68,7 @@ std::string to_text(const Spread& spread) {
          short_number(spread.high) + ")";
 }
 
-ExitCode run_bench(const Options& options) {
+ExitCode run_bench(const BenchCommand& options) {
   const Archive archive = options.common.open();
   BenchOptions wanted = options.bench;
   wanted.native = options.common.open_native(archive);
@@ -120,7 +120,7 @@ ExitCode run_bench(const Options& options) {
 }  // namespace
 
 void add_bench(CLI::App& program, Action& action) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<BenchCommand>();
   CLI::App* command =
       program.add_subcommand("bench", "Time a method for every pair of batch size and threads");
   options->common.add_to(*command, false);

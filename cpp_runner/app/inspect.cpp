@@ -22,7 +22,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-struct Options {
+struct InspectCommand {
   CommonOptions common;
   bool json = false;
   bool code = false;
@@ -196,7 +196,7 @@ std::string to_text(const Archive& archive) {
   return table(rows);
 }
 
-ExitCode inspect(const Options& options) {
+ExitCode inspect(const InspectCommand& options) {
   const Archive archive = options.common.open();
   if (options.json) {
     print(to_json(archive, options.code).dump(2) + "\n");
@@ -209,7 +209,7 @@ ExitCode inspect(const Options& options) {
 }  // namespace
 
 void add_inspect(CLI::App& program, Action& action) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<InspectCommand>();
   CLI::App* command = program.add_subcommand(
       "inspect", "Tell what an archive says of itself, after checking its digests");
   options->common.add_to(*command, false);

@@ -21,7 +21,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr std::string_view standard_stream = "-";
 
-struct Options {
+struct RunCommand {
   CommonOptions common;
   std::string method = "forward";
   std::vector<std::string> inputs;
@@ -93,7 +93,7 @@ std::string json_line(const TensorMap& outputs) {
 template <typename AnySession>
 class Runner {
  public:
-  Runner(const Archive& archive, const Options& options, AnySession session)
+  Runner(const Archive& archive, const RunCommand& options, AnySession session)
       : archive_(archive), options_(options), session_(std::move(session)) {}
 
   ExitCode run() {
@@ -164,7 +164,7 @@ class Runner {
   }
 
   const Archive& archive_;
-  const Options& options_;
+  const RunCommand& options_;
   AnySession session_;
   TensorMap last_;
   std::size_t steps_ = 0;
@@ -173,7 +173,7 @@ class Runner {
   std::string first_bad_;
 };
 
-void check_labels(const Archive& archive, const Options& options) {
+void check_labels(const Archive& archive, const RunCommand& options) {
   if (archive.manifest() == nullptr || archive.manifest()->labels.empty()) {
     throw UsageError("model '" + archive.name() + "' has no labels");
   }
@@ -182,7 +182,7 @@ void check_labels(const Archive& archive, const Options& options) {
   }
 }
 
-ExitCode run(const Options& options) {
+ExitCode run(const RunCommand& options) {
   const Archive archive = options.common.open();
   if (archive.manifest() == nullptr) {
     std::fputs("torchship-runner: plain TorchScript without a manifest: nothing vouches for it\n",
@@ -198,7 +198,7 @@ ExitCode run(const Options& options) {
 }  // namespace
 
 void add_run(CLI::App& program, Action& action) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<RunCommand>();
   CLI::App* command = program.add_subcommand(
       "run",
       "Run a method on tensors from files or standard input.\n"

@@ -14,7 +14,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-struct Options {
+struct VerifyCommand {
   CommonOptions common;
   bool json = false;
   std::string outputs;
@@ -69,7 +69,7 @@ std::string to_text(const Archive& archive, const VerifyReport& report) {
          "\n";
 }
 
-ExitCode run_verify(const Options& options) {
+ExitCode run_verify(const VerifyCommand& options) {
   const Archive archive = options.common.open();
   const auto native = options.common.open_native(archive);
   const VerifyReport report =
@@ -82,7 +82,7 @@ ExitCode run_verify(const Options& options) {
 }  // namespace
 
 void add_verify(CLI::App& program, Action& action) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<VerifyCommand>();
   CLI::App* command = program.add_subcommand(
       "verify", "Run the golden cases and compare with what the eager module gave");
   options->common.add_to(*command);

@@ -18,7 +18,7 @@ namespace {
 
 constexpr std::uint64_t max_header = 100'000'000;  // the reference implementation's limit
 
-[[noreturn]] void fail(const std::string& message) {
+[[noreturn]] void refuse(const std::string& message) {
   throw InputError("safetensors: " + message);
 }
 
@@ -31,10 +31,10 @@ struct Entry {
 };
 
 std::vector<std::uint64_t> numbers(const nlohmann::ordered_json& value, const std::string& what) {
-  if (!value.is_array()) fail(what + " is no list");
+  if (!value.is_array()) refuse(what + " is no list");
   std::vector<std::uint64_t> result;
   for (const auto& item : value) {
-    if (!item.is_number_unsigned()) fail(what + " holds " + item.dump() + ", expected a size");
+    if (!item.is_number_unsigned()) refuse(what + " holds " + item.dump() + ", expected a size");
     result.push_back(item.get<std::uint64_t>());
   }
   return result;
@@ -42,32 +42,32 @@ std::vector<std::uint64_t> numbers(const nlohmann::ordered_json& value, const st
 
 Entry parse_entry(const std::string& name, const nlohmann::ordered_json& fields) {
   const std::string what = "'" + name + "'";
-  if (!fields.is_object()) fail(what + " is no object");
+  if (!fields.is_object()) refuse(what + " is no object");
   for (const char* key : {"dtype", "shape", "data_offsets"}) {
-    if (!fields.contains(key)) fail(what + " has no " + key);
+    if (!fields.contains(key)) refuse(what + " has no " + key);
   }
   Entry entry;
   entry.name = name;
   const auto& dtype = fields["dtype"];
   const auto known =
       dtype.is_string() ? dtype_from_safetensors(dtype.get<std::string>()) : std::nullopt;
-  if (!known) fail(what + " has the dtype " + dtype.dump() + ", which is not supported");
+  if (!known) refuse(what + " has the dtype " + dtype.dump() + ", which is not supported");
   entry.dtype = *known;
   std::optional<std::uint64_t> size = c10::elementSize(*known);
   for (const std::uint64_t dimension : numbers(fields["shape"], what + ": shape")) {
     if (size) size = multiply(*size, dimension);
-    if (dimension > static_cast<std::uint64_t>(INT64_MAX)) fail(what + ": shape is too large");
+    if (dimension > static_cast<std::uint64_t>(INT64_MAX)) refuse(what + ": shape is too large");
     entry.shape.push_back(static_cast<std::int64_t>(dimension));
   }
   const auto offsets = numbers(fields["data_offsets"], what + ": data_offsets");
   if (offsets.size() != 2 || offsets[0] > offsets[1]) {
-    fail(what + ": data_offsets are no [begin, end]");
+    refuse(what + ": data_offsets are no [begin, end]");
   }
   entry.begin = offsets[0];
   entry.end = offsets[1];
   if (!size || *size != entry.end - entry.begin) {
-    fail(what + ": its shape does not fit its " + std::to_string(entry.end - entry.begin) +
-         " bytes");
+    refuse(what + ": its shape does not fit its " + std::to_string(entry.end - entry.begin) +
+           " bytes");
   }
   return entry;
 }
@@ -75,20 +75,20 @@ Entry parse_entry(const std::string& name, const nlohmann::ordered_json& fields)
 }  // namespace
 
 TensorMap read_safetensors(std::string_view bytes) {
-  if (bytes.size() < 8) fail("the file is cut short");
+  if (bytes.size() < 8) refuse("the file is cut short");
   const auto length = load_le<std::uint64_t>(bytes, 0);
   if (length > max_header || length > bytes.size() - 8) {
-    fail("the header's length is stated as " + std::to_string(length) + " bytes, the file has " +
-         std::to_string(bytes.size()));
+    refuse("the header's length is stated as " + std::to_string(length) + " bytes, the file has " +
+           std::to_string(bytes.size()));
   }
   const std::string_view data = bytes.substr(8 + length);
   nlohmann::ordered_json header;
   try {
     header = parse_json(bytes.substr(8, length));
   } catch (const std::invalid_argument& error) {
-    fail(std::string("the header is no JSON: ") + error.what());
+    refuse(std::string("the header is no JSON: ") + error.what());
   }
-  if (!header.is_object()) fail("the header is no JSON object");
+  if (!header.is_object()) refuse("the header is no JSON object");
   std::vector<Entry> entries;
   for (const auto& [name, fields] : header.items()) {
     if (name != "__metadata__") entries.push_back(parse_entry(name, fields));
@@ -101,17 +101,17 @@ TensorMap read_safetensors(std::string_view bytes) {
   std::uint64_t position = 0;
   for (const Entry& entry : entries) {
     if (entry.begin != position || entry.end > data.size()) {
-      fail("'" + entry.name + "': data_offsets leave a gap, overlap or lie outside the file");
+      refuse("'" + entry.name + "': data_offsets leave a gap, overlap or lie outside the file");
     }
     position = entry.end;
     try {
       tensors.emplace(entry.name, raw_tensor(entry.dtype, entry.shape,
                                              data.substr(entry.begin, entry.end - entry.begin)));
     } catch (const std::invalid_argument& error) {
-      fail("'" + entry.name + "': " + error.what());
+      refuse("'" + entry.name + "': " + error.what());
     }
   }
-  if (position != data.size()) fail("there are bytes that belong to no tensor");
+  if (position != data.size()) refuse("there are bytes that belong to no tensor");
   return tensors;
 }
 

@@ -1,0 +1,17 @@
+# torchship_unity(TARGET NAME PATTERN...): with TORCHSHIP_UNITY, the sources of a target that match a pattern
+# are compiled as one text; a source belongs to the first pattern that it matches.
+function(torchship_unity target)
+  if(NOT TORCHSHIP_UNITY)
+    return()
+  endif()
+  set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE GROUP)
+  get_target_property(left ${target} SOURCES)
+  set(rest ${ARGN})
+  while(rest)
+    list(POP_FRONT rest name pattern)
+    set(members ${left})
+    list(FILTER members INCLUDE REGEX "${pattern}")
+    list(FILTER left EXCLUDE REGEX "${pattern}")
+    set_source_files_properties(${members} PROPERTIES UNITY_GROUP ${name})
+  endwhile()
+endfunction()
