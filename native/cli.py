@@ -1,7 +1,8 @@
-"""`torchship compile`: an archive as C, or as a library."""
+"""`torchship compile`: an archive as C, as a library, or archives as a web page."""
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ from torchship.native.building.toolchain import build_library
 from torchship.native.compiler import Code, compile_archive
 from torchship.native.emitting import kernel_sources, project
 from torchship.native.running.wasm import write_module
+from torchship.native.site.writer import write_site
 from torchship.script.cli import OperatorFolders, TrustedKeys
 from torchship.script.errors import UsageError
 from torchship.script.format.atomic_write import write_atomic
@@ -21,22 +23,28 @@ from torchship.script.runtime.archive import open_archive
 
 app = typer.Typer()
 
-TARGETS = ("c", "lib", "wasm")
+TARGETS = ("c", "lib", "wasm", "web")
 WEIGHTS = ("code", "file")
 
 
 @app.command(name="compile")
 def compile_(
-    archive: Annotated[Path, typer.Argument(help="The archive to compile.")],
+    archives: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="ARCHIVE...", help="The archive to compile; for the target web, one or more."
+        ),
+    ],
     output: Annotated[
         Path | None,
         typer.Option(
             "-o",
             "--output",
-            help="A folder for C, a file for a library [default: NAME/ or NAME.so].",
+            help="A folder for C or a site, a file for a library "
+            "[default: NAME/, site/ or NAME.so].",
         ),
     ] = None,
-    target: Annotated[str, typer.Option(help="c, lib, or wasm.")] = "c",
+    target: Annotated[str, typer.Option(help="c, lib, wasm, or web.")] = "c",
     weights: Annotated[
         str,
         typer.Option(help="code: in the C file, or file: in NAME.bin beside it, for the target c."),
@@ -64,6 +72,8 @@ def compile_(
         torchship compile moba.pt --target lib -o moba.so
 
         torchship compile moba.pt --target wasm -o moba.wasm
+
+        torchship compile snake.pt moba.pt bobnet.pt --target web -o site/
     """
     if target not in TARGETS:
         raise UsageError(f"--target '{target}': expected one of {', '.join(TARGETS)}")
@@ -73,8 +83,24 @@ def compile_(
         raise UsageError(
             f"--weights file goes with --target c: a {target} is one file, with its weights inside"
         )
-    opened = open_archive(archive, read_trusted_keys(trusted_keys) if trusted_keys else ())
+    if target == "web":
+        for option, given in (("--strip", strip), ("--trace", trace)):
+            if given:
+                raise UsageError(
+                    f"{option} does not go with --target web: a page shows golden cases"
+                )
+    elif len(archives) > 1:
+        raise UsageError(
+            f"--target {target} takes one archive, got {len(archives)}: only --target web takes "
+            "several"
+        )
+    keys = read_trusted_keys(trusted_keys) if trusted_keys else ()
     operators.allow(operator_folders or [])
+    if target == "web":
+        site = write_site([open_archive(path, keys) for path in archives], output or Path("site"))
+        typer.echo(describe_site(site))
+        return
+    opened = open_archive(archives[0], keys)
     golden = target != "lib" and not strip
     code = compile_archive(opened, golden, weights_apart=weights == "file", trace=trace)
     if target == "c":
@@ -90,6 +116,17 @@ def compile_(
     place = output or Path(f"{code.prefix}.so")
     make_library(code, place)
     typer.echo(f"{place}: {place.stat().st_size:,} bytes")
+
+
+def describe_site(site: Path) -> str:
+    """Return what a site weighs, and a command that shows it."""
+    files = [path for path in site.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    models = ", ".join(sorted(path.name for path in (site / "models").iterdir()))
+    return (
+        f"{site}: {models}; {len(files)} files, {size:,} bytes\n"
+        f"Any web server of files shows it: python3 -m http.server -d {shlex.quote(str(site))}"
+    )
 
 
 def write_project(code: Code, folder: Path) -> Path:

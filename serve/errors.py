@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from torchship.native.errors import CompilerMissingError, NativeError, UnsupportedError
 from torchship.script.errors import (
     ArchiveError,
     InputError,
@@ -42,6 +43,12 @@ class NotReadyError(TorchShipError):
     """A model that is still being checked, or that failed its checks."""
 
     code = "not_ready"
+
+
+class ArchiveChangedError(TorchShipError):
+    """An archive of which the file is gone, or has changed since it was loaded."""
+
+    code = "archive_changed"
 
 
 class OutOfServiceError(TorchShipError):
@@ -162,6 +169,18 @@ class OriginError(TorchShipError):
     code = "origin"
 
 
+class ForbiddenError(TorchShipError):
+    """A request that this server, or this API key, does not allow."""
+
+    code = "forbidden"
+
+
+class BusyError(TorchShipError):
+    """A request for what one client at a time may do, while another does it."""
+
+    code = "busy"
+
+
 class DisagreementError(ArchiveError):
     """An archive that did not reproduce its own golden cases, or has none."""
 
@@ -200,7 +219,10 @@ STATUS: dict[type[Exception], Status] = {
     LoadError: Status(400, "FAILED_PRECONDITION"),
     ModeError: Status(400, "FAILED_PRECONDITION"),
     UnauthorizedError: Status(401, "UNAUTHENTICATED"),
+    UnsupportedError: Status(400, "FAILED_PRECONDITION"),
+    NativeError: Status(400, "FAILED_PRECONDITION"),
     OriginError: Status(403, "PERMISSION_DENIED"),
+    ForbiddenError: Status(403, "PERMISSION_DENIED"),
     UnknownModelError: Status(404, "NOT_FOUND"),
     UnknownSequenceError: Status(404, "NOT_FOUND"),
     DeadlineError: Status(408, "DEADLINE_EXCEEDED"),
@@ -213,8 +235,11 @@ STATUS: dict[type[Exception], Status] = {
     QueueFullError: Status(429, "RESOURCE_EXHAUSTED"),
     TooManySequencesError: Status(429, "RESOURCE_EXHAUSTED"),
     RateError: Status(429, "RESOURCE_EXHAUSTED"),
+    BusyError: Status(429, "RESOURCE_EXHAUSTED"),
     ClientGoneError: Status(499, "CANCELLED"),
+    CompilerMissingError: Status(501, "UNIMPLEMENTED"),
     NotReadyError: Status(503, "UNAVAILABLE"),
+    ArchiveChangedError: Status(503, "UNAVAILABLE"),
     OutOfServiceError: Status(503, "UNAVAILABLE"),
     OverloadError: Status(503, "UNAVAILABLE"),
     OutOfMemoryError: Status(503, "UNAVAILABLE"),

@@ -60,6 +60,14 @@ def read_networks(text: str) -> list[Network]:
     return [ipaddress.ip_network(part) for part in parts]
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether a host is a machine's own address, or the name that always means it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class Settings(BaseSettings):
     """All settings: each can be a flag, `TORCHSHIP_SERVE_<NAME>`, or a key of a TOML file.
 
@@ -174,6 +182,11 @@ class Settings(BaseSettings):
     forwarded_allow_ips: str = Field(
         default="",
         description="proxies whose X-Forwarded-For is believed: addresses, networks, or *",
+    )
+    ui: bool = Field(default=True, description="show the page that shows what the models do")
+    ui_verify: bool | None = Field(
+        default=None,
+        description="let clients run verify; else only the API key named admin, or on loopback",
     )
     state: str = Field(
         default="memory",

@@ -53,13 +53,24 @@ class Watch:
 
 @contextmanager
 def page_at(home: str, viewport: dict[str, int] = DESKTOP, *, dark: bool = False) -> Iterator[Page]:
-    """Have a page that shows `home`; at its end, nothing may have gone wrong."""
-    with browser() as started:
-        scheme = "dark" if dark else "light"
-        context = started.new_context(viewport=viewport, color_scheme=scheme)  # type: ignore[arg-type]
+    """Have a page that shows `home`, in a browser of its own; nothing may have gone wrong."""
+    with browser() as started, page_in(started, home, viewport, dark=dark) as page:
+        yield page
+
+
+@contextmanager
+def page_in(
+    started: Browser, home: str, viewport: dict[str, int] = DESKTOP, *, dark: bool = False
+) -> Iterator[Page]:
+    """Have a page that shows `home`, with nothing kept of others; nothing may have gone wrong."""
+    scheme = "dark" if dark else "light"
+    context = started.new_context(viewport=viewport, color_scheme=scheme)  # type: ignore[arg-type]
+    try:
         page = context.new_page()
         page.set_default_timeout(30_000)
         watch = Watch(page, home)
         page.goto(home)
         yield page
         assert watch.faults == []
+    finally:
+        context.close()

@@ -24,8 +24,8 @@ FOLDERS = {
 MAY_IMPORT = {
     "models": {"models"},
     "script": {"script"},
-    "native": {"native", "script"},
-    "serve": {"serve", "native", "script"},
+    "native": {"native", "script", "ui"},
+    "serve": {"serve", "native", "script", "ui"},
     "cpp_runner": {"cpp_runner", "script"},
     "score": {"score", "native", "script"},
 }
@@ -37,7 +37,7 @@ LAYERS = {
     "script": ["errors", "format", "runtime", "exporting", "cli"],
     "native": [
         *("errors", "ir", "importing", "passes", "emitting", "compiler"),
-        *("building", "running", "cli"),
+        *("building", "running", "site", "cli"),
     ],
     "serve": [
         *("errors", "system", "stores", "settings", "protocol", "telemetry", "engine"),

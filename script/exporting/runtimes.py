@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from torchship.script.exporting.target import make_module
+from torchship.script.exporting.target import is_ours, make_module
 from torchship.script.runtime import process_defaults
 from torchship.script.runtime.agreement import Difference, check_case
 from torchship.script.runtime.archive import Archive
@@ -57,12 +57,23 @@ class EagerRuntime:
 
     name = "eager"
 
-    def __init__(self, consent: str | None = None) -> None:
+    def __init__(self, consent: str | None = None, skip_foreign: bool = False) -> None:
+        """Take the factory that may be called whatever module it is in.
+
+        With `skip_foreign`, an archive that names another one, not of our own models, is skipped.
+        """
         self._consent = consent
+        self._skip_foreign = skip_foreign
 
     def check(self, archive: Archive) -> Result:
         """Run the golden cases in the eager module."""
         manifest = archive.require_manifest()
+        factory = manifest.source.factory
+        if self._skip_foreign and factory != self._consent and not is_ours(factory):
+            why = (
+                f"the archive names '{factory}', which is not ours, and no signature vouches for it"
+            )
+            return Result(self.name, error=why, skipped=True)
         module = make_module(manifest.source, self._consent)
         with process_defaults.torch_defaults():
             return _in_process(self.name, archive, Program(manifest, module.eval()))

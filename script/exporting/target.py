@@ -208,9 +208,14 @@ def raised(error: BaseException) -> str:
     return kind if message == kind else f"{kind}: {message}"
 
 
+def is_ours(factory: str) -> bool:
+    """Return whether a factory is one of our models'."""
+    return factory.startswith(f"{MODELS}.")
+
+
 def _needs_no_consent(module_name: str) -> bool:
     """Return whether a module is one of our models, or in the current folder; without importing."""
-    if module_name.startswith(f"{MODELS}."):
+    if is_ours(module_name):
         return True
     _current_folder_is_importable()
     try:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 
 import httpx
 import orjson
 import torch
 
+from torchship.script.errors import UsageError
 from torchship.script.format.dtypes import BY_NAME
 from torchship.script.format.manifest import Method
 from torchship.script.format.nodes import TensorNode, leaves
@@ -28,9 +31,30 @@ from torchship.serve.protocol.wire_signature import Signature
 class Client:
     """A connection to a server at `base_url`; close it, or use it in a `with` statement."""
 
-    def __init__(self, base_url: str, timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        timeout: float = 60.0,
+        *,
+        api_key: str | None = None,
+        certificate: Path | None = None,
+    ) -> None:
+        """Ask a server, with an API key if it wants one.
+
+        `certificate` is the PEM file of the certificate that a server with TLS must show, whatever
+        name and authority it has; without, its name must be right and its authority known.
+
+        Raises:
+            UsageError: the certificate cannot be read.
+        """
         # With trust_env, requests to a loopback address would go to the environment's proxy.
-        self._http = httpx.Client(base_url=base_url, timeout=timeout, trust_env=False)
+        self._http = httpx.Client(
+            base_url=base_url,
+            timeout=timeout,
+            trust_env=False,
+            headers={} if api_key is None else {"X-API-Key": api_key},
+            verify=True if certificate is None else _only(certificate),
+        )
 
     def __enter__(self) -> Client:
         """Return the client."""
@@ -107,6 +131,18 @@ class Client:
         if answer.status_code != 200:
             raise ServerError(answer.status_code, _message(answer))
         return answer
+
+
+def _only(certificate: Path) -> ssl.SSLContext:
+    """Return a context that trusts one certificate, and what it vouches for."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        context.load_verify_locations(certificate)
+    except OSError as error:  # ssl.SSLError is one
+        raise UsageError(f"cannot use the certificate '{certificate}': {error.strerror}") from None
+    return context
 
 
 def _half_precision(signature: Method) -> tuple[WantedOutput, ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,10 +16,19 @@ from torchship.script.runtime.agreement import check_case
 from torchship.script.runtime.archive import Archive
 from torchship.script.runtime.batch import batch_inputs
 from torchship.serve.client.client import Client
-from torchship.serve.client.local_server import Addresses, LocalServer
+from torchship.serve.client.local_server import LocalServer
 
 # JSON has no FP16 and BF16 (Open Inference Protocol V2, binary tensor extension) and no NaN.
 NOT_IN_JSON = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server that has the archive live; key and certificate are as for `Client`."""
+
+    url: str
+    api_key: str | None = None
+    certificate: Path | None = None
 
 
 class HttpRuntime:
@@ -29,12 +39,12 @@ class HttpRuntime:
     def __init__(
         self,
         trusted_keys: Path | None = None,
-        url: str | None = None,
+        running: RunningServer | None = None,
         server: LocalServer | None = None,
     ) -> None:
-        """Check archives on the server at `url`, on `server`, or on one for each archive."""
+        """Check archives on a server that is running, on `server`, or on one for each archive."""
         self._server = server or LocalServer(trusted_keys)
-        self._url = url
+        self._running = running
 
     def check(self, archive: Archive) -> Result:
         """Run the golden cases over HTTP.
@@ -43,17 +53,13 @@ class HttpRuntime:
             TorchShipError: the server refuses the archive; the message says why.
         """
         manifest = archive.require_manifest()
-        served = (
-            self._server.serving(archive.path)
-            if self._url is None
-            else nullcontext(Addresses(self._url))
-        )
-        with served as addresses, Client(addresses.http) as client:
+        version = None if self._running is None else manifest.version
+        with self._client(archive) as client:
 
             def caller(binary: bool) -> Call:
                 def call(method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
                     signature = manifest.methods[method]
-                    return client.infer(manifest.name, signature, inputs, method, binary)
+                    return client.infer(manifest.name, signature, inputs, method, binary, version)
 
                 return call
 
@@ -66,6 +72,18 @@ class HttpRuntime:
             return Result(
                 self.name, differences, median_us(lambda: caller(binary=True)(method, inputs))
             )
+
+    @contextmanager
+    def _client(self, archive: Archive) -> Iterator[Client]:
+        running = self._running
+        if running is None:
+            with self._server.serving(archive.path) as addresses, Client(addresses.http) as client:
+                yield client
+            return
+        with Client(
+            running.url, api_key=running.api_key, certificate=running.certificate
+        ) as client:
+            yield client
 
 
 def fits_json(case: Case) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torchship.native.running.program import NativeProgram
 from torchship.script.format.golden import Case
+from torchship.script.runtime.agreement import Difference
 from torchship.script.runtime.archive import Archive
 from torchship.script.runtime.torchscript import configure
 from torchship.serve.engine.batching import Batching
@@ -21,6 +22,7 @@ from torchship.serve.engine.golden_requests import GoldenRequests
 from torchship.serve.engine.lifecycle import Lifecycle, State
 from torchship.serve.engine.limits import Limits
 from torchship.serve.engine.loop_calls import LoopCallMonitor
+from torchship.serve.engine.proof import Proof
 from torchship.serve.engine.queue import RequestQueue
 from torchship.serve.engine.reference_count import ReferenceCounted
 from torchship.serve.engine.request_entry import RequestEntry
@@ -90,6 +92,10 @@ class Engine(RequestEntry, ReferenceCounted):
         """The SHA-256 of the archive's file."""
         self.runtime: Runtime = "libtorch"
         """What runs the model; known once it is ready."""
+        self.proof: Proof | None = None
+        """What its golden cases showed where it answers; known once it is ready."""
+        self.path, self.size = archive.path, archive.size
+        """The archive's file, which may have changed since it was read, and its bytes."""
         self._archive = archive
         self._heartbeat = heartbeat or Heartbeat()
         self._hung = hung
@@ -123,17 +129,17 @@ class Engine(RequestEntry, ReferenceCounted):
         try:
             warmed_up = self._thread.start(self._warm_up, self._take_out)
             note_started(self)
-            program, is_short = await warmed_up
+            program, is_short, self.proof = await warmed_up
             if is_short:
-                await self._move_to_loop(program)
+                self.proof = await self._move_to_loop(program)
             self._lifecycle.finish_warm_up(program)
         except BaseException:
             self.close()
             raise
         self._archive.release(EXAMPLE_BYTES)
 
-    def _warm_up(self) -> tuple[Runnable, bool]:
-        """Return the program, and whether its calls are short enough for the event loop.
+    def _warm_up(self) -> tuple[Runnable, bool, Proof]:
+        """Return the program, whether its calls are short enough for the event loop, and its proof.
 
         Runs in the engine's thread.
         """
@@ -151,30 +157,32 @@ class Engine(RequestEntry, ReferenceCounted):
             check_wanted=self._lifecycle.check_warming_up,
         )
         try:
-            is_short = warm_up(archive, program, context)
+            is_short, proof = warm_up(archive, program, context)
         except DisagreementError as error:
             if not isinstance(program, NativeProgram):
                 raise
             log.warning("model '%s' is served by LibTorch: %s", self.manifest.name, error)
             program = archive.program(device)
-            is_short = warm_up(archive, program, context)
+            is_short, proof = warm_up(archive, program, context)
         if isinstance(program, NativeProgram):
             self.runtime = "native"
             log.info("model '%s' is served by compiled code", self.manifest.name)
         watchdog.doing = "a call"
-        return program, is_short and device == "cpu"
+        return program, is_short and device == "cpu", proof
 
-    async def _move_to_loop(self, program: Runnable) -> None:
+    async def _move_to_loop(self, program: Runnable) -> Proof:
         """Run the golden cases on the event loop, other tasks between them; then batches there."""
         call = self._golden_requests().calls(program, self._heartbeat)
+        differences: list[Difference] = []
         for number in range(len(self._archive.golden)):
             self._lifecycle.check_warming_up()
-            check_golden_case(call, self._archive, number)
+            differences += check_golden_case(call, self._archive, number)
             await asyncio.sleep(0)
         monitor = LoopCallMonitor(self._limits.inline_threshold_seconds, self._clock)
         self._dispatcher.executor = LoopExecutor(
             self._pipeline, self._heartbeat, monitor, self._thread, self.manifest.name
         )
+        return Proof.now(differences)
 
     def _golden_requests(self) -> GoldenRequests:
         return GoldenRequests(self.manifest, self._batchings, self._limits, self._pipeline.runner)

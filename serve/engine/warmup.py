@@ -15,13 +15,14 @@ from torchship.script.errors import InputError, ModelError
 from torchship.script.exporting.independence import DependenceError, Rows, independent_rows
 from torchship.script.format.golden import Call
 from torchship.script.format.tree import Flat
-from torchship.script.runtime.agreement import check_case, worse
+from torchship.script.runtime.agreement import Difference, check_case, worse
 from torchship.script.runtime.archive import Archive
 from torchship.script.runtime.batch import BATCH, batch_axes, resize
 from torchship.serve.engine.batching import Batching
 from torchship.serve.engine.call_watchdog import CallWatchdog
 from torchship.serve.engine.golden_requests import GoldenRequests
 from torchship.serve.engine.limits import Limits
+from torchship.serve.engine.proof import Proof
 from torchship.serve.engine.runnable import Runnable
 from torchship.serve.errors import DisagreementError, RequestError
 from torchship.serve.protocol.tensors import pack_all
@@ -47,26 +48,32 @@ def warm_up(
     archive: Archive,
     program: Runnable,
     context: WarmupContext,
-) -> bool:
+) -> tuple[bool, Proof]:
     """Run an archive's golden cases and then every batch size; in the thread that will answer.
 
     Returns:
-        Whether each method's largest batch took at most `Limits.inline_threshold_seconds`.
+        Whether each method's largest batch took at most `Limits.inline_threshold_seconds`, and
+        what the golden cases showed.
 
     Raises:
         DisagreementError: there is no golden case, or one that cannot be run or differs.
         NotReadyError: `check_wanted` raised it.
     """
     call = context.golden_requests.calls(program, context.watchdog.heartbeat)
+    differences: list[Difference] = []
     for number, case in enumerate(archive.golden):
         context.check_wanted()
         context.watchdog.doing = f"a call of golden case {number} ('{case.name}')"
-        check_golden_case(call, archive, number)
-    return _run_all_sizes(program, archive, context)
+        differences += check_golden_case(call, archive, number)
+    proof = Proof.now(differences)
+    return _run_all_sizes(program, archive, context), proof
 
 
-def check_golden_case(call: Call, archive: Archive, number: int) -> None:
+def check_golden_case(call: Call, archive: Archive, number: int) -> list[Difference]:
     """Run one golden case in the calling thread, with calls as a client makes them.
+
+    Returns:
+        How each output of each step differs from its golden value, within its tolerance.
 
     Raises:
         DisagreementError: it cannot be run, or an output differs from its golden value: the message
@@ -89,6 +96,7 @@ def check_golden_case(call: Call, archive: Archive, number: int) -> None:
             f"{where}, method '{case.method}', step {worst.step}, "
             f"output '{worst.output}': {worst.reason}"
         )
+    return differences
 
 
 def _run_all_sizes(program: Runnable, archive: Archive, context: WarmupContext) -> bool:

@@ -49,7 +49,7 @@ class Call:
     headers: Headers
     client: tuple[str, int] | None
     record: Record
-    admit: Callable[[], None] = field(default=lambda: None)
+    admit: Callable[[], object] = field(default=lambda: None)
     """What each message of a stream is to call: it raises if the client's key is not to pass."""
 
     @property

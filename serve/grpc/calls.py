@@ -183,7 +183,7 @@ class Calls:
         finally:
             hold.release()
 
-    def _admission(self, call: Call) -> Callable[[], None]:
+    def _admission(self, call: Call) -> Callable[[], object]:
         """Return what lets one message pass if its key is known then and is within its rate.
 
         Raises:

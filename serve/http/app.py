@@ -12,35 +12,41 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from torchship.script.errors import UsageError
 from torchship.serve.engine.engine import Engine
-from torchship.serve.http import schemas
-from torchship.serve.http.auth import Guard
+from torchship.serve.http import docs_routes, schemas
+from torchship.serve.http.archive_routes import add_archive_routes
+from torchship.serve.http.auth import OPEN, Guard
 from torchship.serve.http.body import read_small_body
 from torchship.serve.http.error_responses import answer, error_response
 from torchship.serve.http.inference import Inference
 from torchship.serve.http.middleware import ErrorBoundary, Middleware
 from torchship.serve.http.openapi import INFER_PATHS, OpenApi, answers, takes
 from torchship.serve.http.origins import OriginGuard, Origins
+from torchship.serve.http.page_routes import add_page_routes, is_public
 from torchship.serve.http.proxies import ForwardedHeaders, Proxies
 from torchship.serve.http.repository_routes import add_repository_routes
 from torchship.serve.http.sequence_routes import add_sequence_routes
 from torchship.serve.http.targets import infer_target
+from torchship.serve.http.verify_routes import add_verify_routes
 from torchship.serve.protocol import messages as protocol
 from torchship.serve.protocol.large_json import LargeJsonCodec
 from torchship.serve.protocol.tensors import short
 from torchship.serve.protocol.wire_signature import describe_config
 from torchship.serve.repository.repository import Repository
+from torchship.serve.repository.web_modules import WebModules
 from torchship.serve.sequences.sequences import Sequences
 from torchship.serve.sequences.store_choice import open_store
 from torchship.serve.service import facts
 from torchship.serve.service.accounting import RequestAccounting
 from torchship.serve.service.api_keys import ApiKey, KeyRing, read_api_keys
 from torchship.serve.service.rate_limit import RateTable
+from torchship.serve.service.turns import Turn
+from torchship.serve.service.verification import Verification
 from torchship.serve.settings import Settings, read_networks
 from torchship.serve.system.body_memory import BodyMemory
 from torchship.serve.system.package_version import package_version
@@ -71,13 +77,15 @@ def create_app(
     keys: Sequence[ApiKey] | None = None,
     rates: RateTable | None = None,
     innermost: Callable[[ASGIApp], ASGIApp] | None = None,
+    verify_turn: Turn | None = None,
 ) -> Application:
     """Return the application that serves the live models of a repository.
 
     `metrics` are those that the repository's engines report to; without, batches are not counted.
     `keys` are the API keys, where the settings name a file of them; without, it is read here.
     `rates` are those of several workers, which have them together. `innermost` wraps what is asked
-    once it is known who may ask.
+    once it is known who may ask. `verify_turn` is that of all workers to run `verify` for a client;
+    without, nobody may have it run.
     """
     settings = settings or Settings()
     metrics = metrics or Metrics()
@@ -169,20 +177,27 @@ def create_app(
 
     add_repository_routes(app, repository, max_body_bytes)
 
-    openapi = OpenApi(app, repository, settings.root_path)
+    def is_readable(path: str) -> bool:
+        page = settings.ui and is_public(path, settings.root_path)
+        return page or docs_routes.is_public(path)
+
+    without_key = None if settings.api_keys is None else OPEN
+    openapi = OpenApi(app, repository, settings.root_path, without_key)
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi_document() -> Response:
         return Response(openapi.document(), media_type="application/json")
 
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> Response:
-        return HTMLResponse(openapi.page())
-
     if settings.api_keys is not None:
         known = read_api_keys(settings.api_keys) if keys is None else keys
         app.keys = KeyRing(known, table=rates)
-        app.front.app = Guard(app.front.app, app.keys, answer)
+        app.front.app = Guard(app.front.app, app.keys, answer, is_readable)
+    docs_routes.add_docs_routes(app, openapi, app.keys)
+    if settings.ui:
+        verification = Verification(settings, app.keys, verify_turn)
+        add_page_routes(app, settings.root_path, app.keys is not None, verification)
+        add_archive_routes(app, repository, WebModules(settings.operators))
+        add_verify_routes(app, repository, verification, settings.tls_cert is not None)
     app.put_in_front(lambda inner: OriginGuard(inner, app.front.origins, answer))
     if app.proxies:
         app.put_in_front(lambda inner: ForwardedHeaders(inner, app.proxies))

@@ -7,7 +7,6 @@ Routes that are added to the application are described by FastAPI's own means: g
 from __future__ import annotations
 
 import copy
-import html
 import re
 import weakref
 from collections.abc import Mapping
@@ -15,7 +14,6 @@ from typing import Any
 
 import orjson
 from fastapi import FastAPI
-from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
@@ -31,6 +29,8 @@ from torchship.serve.repository.repository import Repository
 
 INFER_PATHS = ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
 OCTETS = "application/octet-stream"
+SECURITY = "key"
+BEARER = {"type": "http", "scheme": "bearer", "description": "An API key of this server."}
 
 # FastAPI says 422 of every route with parameters; the server answers such requests with 400.
 _FASTAPIS_OWN = ("HTTPValidationError", "ValidationError")
@@ -44,6 +44,11 @@ def answers(model: type[BaseModel] | Any, *statuses: int) -> dict[int | str, dic
         200: {"model": model, "description": "as asked for"},
         **_errors({"model": Error}, statuses),
     }
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the `responses` of a route's errors, where what it gives with 200 is no model."""
+    return {**_errors({"model": Error}, statuses)}
 
 
 def takes(model: type[BaseModel]) -> dict[str, Any]:
@@ -69,9 +74,19 @@ def _meaning(status: int) -> str:
 class OpenApi:
     """The document of an application; it is made anew when other models are live."""
 
-    def __init__(self, app: FastAPI, repository: Repository, root_path: str = "") -> None:
-        """Describe an application that a proxy serves below `root_path`."""
+    def __init__(
+        self,
+        app: FastAPI,
+        repository: Repository,
+        root_path: str = "",
+        without_key: str | None = None,
+    ) -> None:
+        """Describe an application that a proxy serves below `root_path`.
+
+        With `without_key`, requests need an API key, unless their path begins so.
+        """
         self._app = app
+        self._without_key = without_key
         self._root_path = root_path
         self._repository = repository
         self._live: list[weakref.ref[Engine]] = []
@@ -84,17 +99,6 @@ class OpenApi:
         if not self._content or live != self._live:
             self._live, self._content = live, orjson.dumps(self._describe(engines))
         return self._content
-
-    def page(self) -> str:
-        """Return the document as a page: plain, and Swagger UI in its place if that can be loaded.
-
-        Swagger UI comes from where FastAPI takes it; without a network the plain page stays.
-        """
-        url = f"{self._root_path}/openapi.json"
-        swagger = get_swagger_ui_html(openapi_url=url, title=self._app.title)
-        place = '<div id="swagger-ui">'
-        page = bytes(swagger.body).decode()
-        return page.replace(place, place + _plain(orjson.loads(self.document())), 1)
 
     def _engines(self) -> list[Engine]:
         index = self._repository.index()
@@ -135,6 +139,11 @@ class OpenApi:
         for path, item in paths.items():
             for operation in item.values():
                 _mend(path, operation, known)
+                if self._without_key is not None and path.startswith(self._without_key):
+                    operation["security"] = []
+        if self._without_key is not None:
+            document["components"]["securitySchemes"] = {SECURITY: BEARER}
+            document["security"] = [{SECURITY: []}]
         return document
 
 
@@ -256,19 +265,3 @@ def _show(operation: Document, example: Example) -> None:
 
 def _in_json(schema: Document, more: Mapping[str, Any] | None = None) -> Document:
     return {"content": {"application/json": {"schema": schema}, **(more or {})}}
-
-
-def _plain(document: Document) -> str:
-    parts = [f"<h1>{html.escape(document['info']['title'])}</h1>"]
-    for path, item in document["paths"].items():
-        for verb, operation in item.items():
-            parts.append(f"<h2>{verb.upper()} {html.escape(path)}</h2>")
-            text = "\n\n".join((operation.get("summary", ""), operation.get("description", "")))
-            parts.append(f"<p>{html.escape(text)}</p>")
-            bodies = [operation.get("requestBody", {}), operation["responses"].get("200", {})]
-            for body in bodies:
-                media = body.get("content", {}).get("application/json", {})
-                for shown in media.get("examples", {}).values():
-                    text = orjson.dumps(shown["value"]).decode()
-                    parts.append(f"<pre>{html.escape(text)}</pre>")
-    return "\n".join(parts)

@@ -10,7 +10,6 @@ Sources: the Fetch standard (CORS protocol), RFC 6454, and Fetch Metadata (`Sec-
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Collection, Iterable
 from urllib.parse import urlsplit
 
@@ -20,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from torchship.serve.errors import OriginError, RequestError
 from torchship.serve.http.proxies import FORWARDED_HOST
 from torchship.serve.protocol.tensors import short
+from torchship.serve.settings import is_loopback
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -36,7 +36,7 @@ class Origins:
     def __init__(self, allowed: Collection[str] = (), host: str = "0.0.0.0") -> None:
         """Allow these, on a server that listens on that address."""
         self._any = "*" in allowed
-        self._local = _is_loopback(host)
+        self._local = is_loopback(host)
         self._allowed = frozenset(allowed)
 
     def headers(self, asked: Headers) -> list[tuple[bytes, bytes]]:
@@ -144,17 +144,9 @@ def _is_own(origin: str, scope: Scope, local: bool) -> bool:
     if place is None or (scheme == "https" and not origin.startswith("https:")):
         return False
     asked = scope.get(FORWARDED_HOST) or _value(headers, b"host") or b""
-    if local and FORWARDED_HOST not in scope and not _is_loopback(place[0]):
+    if local and FORWARDED_HOST not in scope and not is_loopback(place[0]):
         return False
     return place == _place(f"{origin.partition(':')[0]}://{asked.decode('latin-1')}")
-
-
-def _is_loopback(host: str) -> bool:
-    """Return whether a host is a machine's own address, or the name that always means it."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _place(origin: str) -> tuple[str, int] | None:

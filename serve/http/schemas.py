@@ -5,6 +5,7 @@ Nothing is parsed with these: `protocol` does that, faster and with better messa
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
@@ -215,6 +216,31 @@ class ChangeRequest(BaseModel):
 
 class Changed(BaseModel):
     """It was done; there is nothing more to say."""
+
+
+class ProvedRuntime(BaseModel):
+    """A runtime that reproduced the golden cases; `worst` is its largest absolute difference."""
+
+    runtime: str
+    worst: float
+    cases: int
+    outputs: int
+
+
+class ArchiveProof(BaseModel):
+    """When golden cases were reproduced, and by what."""
+
+    when: datetime
+    runtimes: list[ProvedRuntime]
+
+
+class ArchiveDocument(BaseModel):
+    """An archive: its manifest as docs/archive.md has it, its file, and what proves it."""
+
+    manifest: dict[str, Any]
+    sha256: str
+    bytes: int
+    proof: ArchiveProof
 
 
 class SequenceCount(BaseModel):

@@ -21,11 +21,11 @@ from starlette.responses import Response
 from starlette.types import Message
 
 from torchship.serve.errors import RequestError
-from torchship.serve.http.auth import ADMIT_KEY
+from torchship.serve.http.auth import ADMIT_KEY, SUBPROTOCOL
 from torchship.serve.http.body import read_body
 from torchship.serve.http.error_responses import answer, error_response
-from torchship.serve.http.openapi import OCTETS, answers
-from torchship.serve.http.schemas import Error, SequenceCount
+from torchship.serve.http.openapi import OCTETS, answers, errors
+from torchship.serve.http.schemas import SequenceCount
 from torchship.serve.http.websocket_session import account_of
 from torchship.serve.protocol.drafts import Body
 from torchship.serve.protocol.large_json import LargeJsonCodec
@@ -72,7 +72,7 @@ def add_sequence_routes(
     @_route(
         *(app, "GET", state),
         response_class=Response,
-        responses={200: BYTES_OUT, **_errors(404, 410, 503)},
+        responses={200: BYTES_OUT, **errors(404, 410, 503)},
     )
     async def export_state(model: str, id: str) -> Response:
         data = await sequences.export(model, id)
@@ -81,7 +81,7 @@ def add_sequence_routes(
     @_route(
         *(app, "PUT", state),
         status_code=204,
-        responses=_errors(400, 404, 410, 413, 429, 503),
+        responses=errors(400, 404, 410, 413, 429, 503),
         openapi_extra={"requestBody": {"required": True, **BYTES_IN}},
     )
     async def import_state(model: str, id: str, request: Request) -> Response:
@@ -91,12 +91,12 @@ def add_sequence_routes(
         await sequences.put(model, id, bytes(body))
         return Response(status_code=204)
 
-    @_route(app, "POST", sequence + "/reset", status_code=204, responses=_errors(404, 410, 503))
+    @_route(app, "POST", sequence + "/reset", status_code=204, responses=errors(404, 410, 503))
     async def reset_state(model: str, id: str) -> Response:
         await sequences.reset(model, id)
         return Response(status_code=204)
 
-    @_route(app, "DELETE", sequence, status_code=204, responses=_errors(404, 410, 503))
+    @_route(app, "DELETE", sequence, status_code=204, responses=errors(404, 410, 503))
     async def end_sequence(model: str, id: str) -> Response:
         await sequences.end(model, id)
         return Response(status_code=204)
@@ -110,7 +110,8 @@ def add_sequence_routes(
             except Exception as error:
                 await socket.send_denial_response(answer(error, socket.scope.get(SCOPE_KEY)))
                 return
-            await socket.accept()
+            offered = socket.scope.get("subprotocols", ())
+            await socket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
             with suppress(WebSocketDisconnect):
                 await _Stream(socket, steps, settings.max_tensor_bytes, codec).serve()
 
@@ -132,11 +133,6 @@ def _route(app: FastAPI, verb: str, path: str, **said: Any) -> Callable[[Handler
     return add
 
 
-def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return a route's `responses` for errors."""
-    return {k: v for k, v in answers(Error, *statuses).items() if k != 200}
-
-
 class _Stream:
     """One WebSocket: a message in, a message out."""
 
@@ -152,7 +148,7 @@ class _Stream:
         self._steps = steps
         self._max_tensor_bytes = max_tensor_bytes
         self._account = account_of(socket)
-        self._admit: Callable[[], None] = socket.scope.get(ADMIT_KEY) or (lambda: None)
+        self._admit: Callable[[], object] = socket.scope.get(ADMIT_KEY) or (lambda: None)
 
     async def serve(self) -> None:
         """Answer messages until the client leaves."""

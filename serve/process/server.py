@@ -27,6 +27,7 @@ from torchship.serve.process.sockets import BACKLOG
 from torchship.serve.repository.repository import Repository
 from torchship.serve.sequences.sequences import Sequences
 from torchship.serve.service.rate_limit import RateTable
+from torchship.serve.service.turns import Turn
 from torchship.serve.settings import Settings
 from torchship.serve.system.heartbeat import Heartbeat
 from torchship.serve.telemetry.metrics import Metrics
@@ -52,6 +53,7 @@ class Shared:
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
     rates: RateTable | None = None
     credentials: Credentials = field(default_factory=Credentials)
+    verify_turn: Turn = field(default_factory=Turn)
 
 
 class Server(uvicorn.Server):
@@ -240,6 +242,7 @@ def make_server(
         *(repository, settings, metrics),
         keys=None if keys is None else api_keys_of(keys),
         rates=shared.rates,
+        verify_turn=shared.verify_turn,
     )
     config = uvicorn.Config(
         app,

@@ -34,6 +34,7 @@ from torchship.serve.process.sockets import bind, url_of
 from torchship.serve.process.worker_repository import WorkerRepository
 from torchship.serve.repository.discovery import find_archives, printable
 from torchship.serve.service.rate_limit import RateTable
+from torchship.serve.service.turns import Turn
 from torchship.serve.settings import Settings
 from torchship.serve.system.heartbeat import Heartbeat
 from torchship.serve.system.interpreter import name_process
@@ -197,7 +198,12 @@ def run(given: Descriptors) -> None:
     configure_logging(settings.log_format, settings.log_level)
     printing.install(_log_print)
     operators.allow(settings.operators)
-    shared = Shared(Heartbeat.at(given.heartbeat), RateTable(given.rates), start.credentials)
+    shared = Shared(
+        heartbeat=Heartbeat.at(given.heartbeat),
+        rates=RateTable(given.rates),
+        credentials=start.credentials,
+        verify_turn=Turn(given.rates),
+    )
     try:
         server = _make(settings, start, shared, channel)
         server.bound = (

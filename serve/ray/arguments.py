@@ -16,7 +16,7 @@ SETTINGS = (
     *("threads", "device", "native", "place", "max_batch", "max_delay_us", "quick_us"),
     *("max_batch_bytes", "max_queue", "call_seconds", "loads", "trusted_keys", "operators"),
     *("api_keys", "max_tensor_bytes", "cors_origin", "max_body_bytes", "max_inflight_bytes"),
-    *("forwarded_allow_ips", "state", "sequence_idle_seconds", "max_sequences"),
+    *("forwarded_allow_ips", "ui", "state", "sequence_idle_seconds", "max_sequences"),
     *("store_cache", "store_cache_bytes", "store_seconds"),
     *("otel_endpoint", "log_format", "log_level", "access_log"),
 )

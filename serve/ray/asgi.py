@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from torchship.serve.http.app import Application
@@ -25,6 +26,10 @@ class BehindProxy:
             await _lifespan(receive, send)
             return
         prefix = scope.get("root_path", "").rstrip("/")
+        if scope["type"] == "http" and scope["path"] == prefix != "":
+            # The page's own addresses are relative: without the / at its end they would be wrong.
+            await RedirectResponse(f"{prefix.rpartition('/')[2]}/")(scope, receive, send)
+            return
         hold = BodyHold(self._application.body_memory)
 
         async def counted() -> Message:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import re
@@ -117,8 +118,16 @@ class KeyRing:
             return TokenBucket(key.rate, self._clock)
         return self._table.bucket(key.slot, key.rate, self._clock)
 
-    def admit(self, digest: bytes) -> None:
+    @property
+    def names(self) -> set[str]:
+        """The names of the keys that are known now."""
+        return {key.name for key, _ in self._keys.values()}
+
+    def admit(self, digest: bytes) -> str:
         """Let one request or message pass whose key is known now and is within its rate.
+
+        Returns:
+            The name of its key.
 
         Raises:
             UnauthorizedError, RateError: it is not.
@@ -131,6 +140,7 @@ class KeyRing:
             raise RateError(
                 f"API key '{known.name}' may make {known.rate:g} requests a second", wait
             )
+        return known.name
 
 
 def digest_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -139,7 +149,7 @@ def digest_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     Raises:
         UnauthorizedError: it brings none.
     """
-    key = _key_of(headers)
+    key = key_of(headers)
     if key is None:
         raise UnauthorizedError(
             "no API key: expected 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"
@@ -147,7 +157,24 @@ def digest_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     return hashlib.sha256(key).digest()
 
 
-def _key_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+def digest_of_encoded(text: str) -> bytes:
+    """Return the digest of a key in base64url without padding.
+
+    Raises:
+        UnauthorizedError: it is something else; the message does not show it.
+    """
+    try:
+        key = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except ValueError:  # also what is not ASCII
+        raise UnauthorizedError(
+            "the WebSocket's subprotocol 'torchship.key.…': expected the API key in base64url "
+            "without padding after it"
+        ) from None
+    return hashlib.sha256(key).digest()
+
+
+def key_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """Return the key that a request brings in its header fields; None if it brings none."""
     found = None
     for name, value in headers:
         if name == b"authorization":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,13 +16,17 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from torchship.agreement import Report, all_runtimes, number, verify_archive
+from torchship.agreement import all_runtimes, verify_archive
+from torchship.agreement_report import Report, number
 from torchship.cpp_runner.child import answer_of, ask
 from torchship.models import registry
 from torchship.models.data import mnist
 from torchship.models.errors import DataMissingError
 from torchship.models.fizzbuzz import encode
 from torchship.models.names import decode
+from torchship.native.errors import NativeError
+from torchship.native.site.writer import write_site
+from torchship.script.errors import UsageError
 from torchship.script.exporting.export import export
 from torchship.script.exporting.runtimes import Result
 from torchship.script.exporting.target import find_target, make_module
@@ -29,20 +34,25 @@ from torchship.script.runtime.archive import Archive, open_archive
 from torchship.script.runtime.program import Program
 from torchship.serve.client.client import Client
 from torchship.serve.client.grpc_runtime import GrpcRuntime
-from torchship.serve.client.http_runtime import HttpRuntime
+from torchship.serve.client.http_runtime import HttpRuntime, RunningServer
 from torchship.serve.client.local_server import GRPC, running_server, running_servers
 
 app = typer.Typer()
 
 WIDTH = 112  # columns of the table
 HTTP_BATCH = 1000  # rows of MNIST in one request
+SITE = ("snake", "snake-lstm", "bobnet", "charlstm", "moba", "fizzbuzz")
+"""The models of the page: those that can be played, drawn for and read, and two more."""
 
 
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="Where to put the archives.")] = Path("archives"),
+    site: Annotated[Path, typer.Option(help="Where to put a web page with some of them.")] = Path(
+        "site"
+    ),
 ) -> None:
-    """Script our models, check them in six runtimes, and use three of them.
+    """Script our models, check them in six runtimes, use three of them, and write a web page.
 
     Example:
 
@@ -59,7 +69,7 @@ def demo(
     with console.status("start the server") as status, server as addresses:
         runtimes = {
             **all_runtimes(),
-            "http": HttpRuntime(url=addresses.http),
+            "http": HttpRuntime(running=RunningServer(addresses.http)),
             "grpc": GrpcRuntime(address=addresses.grpc),
         }
         del runtimes["wasm"]  # node is not everywhere; `torchship verify` has it
@@ -78,8 +88,24 @@ def demo(
     console.print("\nnames from seed 1, by the C++ binary:")
     console.print(" ".join(names_of(folder / "charlstm.pt", 10, 1)), highlight=False)
     digits_agree = _digits(folder / "bobnet.pt", console)
+    write_page([folder / f"{name}.pt" for name in SITE], site, console)
     if not digits_agree or not all(report.agreed for report in reports):
         raise typer.Exit(1)
+
+
+def write_page(paths: list[Path], site: Path, console: Console) -> None:
+    """Write the page, or say why there is none: the demonstration goes on without it."""
+    try:
+        with console.status("compile models to WebAssembly, for a web page"):
+            write_site([open_archive(path) for path in paths], site)
+    except (UsageError, NativeError) as error:
+        console.print(f"\nno web page: {error}", soft_wrap=True, markup=False)
+        return
+    console.print(
+        f"\nThe models in your browser, without a server: {site}\n"
+        f"  python3 -m http.server -d {shlex.quote(str(site))}",
+        soft_wrap=True, markup=False, highlight=False,
+    )  # fmt: skip
 
 
 def _table(reports: list[Report]) -> Table:

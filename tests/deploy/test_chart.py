@@ -216,6 +216,16 @@ def test_the_autoscaler_reads_a_metric_that_the_server_has(server: Process) -> N
     assert re.search(rf'^{metric}\{{model="tiny",version="1"\}} 0\.0$', text, re.MULTILINE)
 
 
+def test_the_dashboard_is_the_one_of_deploy() -> None:
+    objects = render(values("all"))
+    found = objects["ConfigMap"]
+    assert found["data"]["torchship.json"] == (ROOT / "deploy" / "grafana.json").read_text()
+    # What the sidecar of Grafana's chart looks for, unless it is told otherwise.
+    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert found["metadata"]["annotations"] == {"grafana_folder": "Models"}
+    assert "ConfigMap" not in render(values("store"))
+
+
 def test_with_tls_probes_and_metrics_are_asked_over_https() -> None:
     objects = render(values("all"))
     main = container(objects)

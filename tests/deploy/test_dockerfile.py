@@ -6,6 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import page_assets
 import pytest
 from build_image import DOCKERFILE, Builder, Stage, copied_by, stages
 
@@ -63,7 +64,10 @@ def test_images_name_no_host() -> None:
 
 
 def test_what_is_copied_is_what_git_knows() -> None:
-    """So that no environment, build folder or secret beside the sources gets into a layer."""
+    """So that no environment, build folder or secret beside the sources gets into a layer.
+
+    The page's libraries do, so that an image need not fetch them.
+    """
     names = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"],
         capture_output=True,
@@ -71,10 +75,11 @@ def test_what_is_copied_is_what_git_knows() -> None:
         check=True,
     ).stdout.split("\n")
     copied = set(copied_by(ROOT))
-    assert copied <= set(names)
+    fetched = {f"ui/{name}" for name in (*page_assets.FILES, page_assets.FETCHED)}
+    assert copied <= {*names, *fetched}
     assert {"pyproject.toml", "CMakeLists.txt", "README.md", "LICENSE", "src/torchship/serve",
             "deploy/install_torch.py", "cpp_runner/CMakeLists.txt"} <= copied  # fmt: skip
-    for room in ("models", "script", "native", "serve", "cpp_runner", "src", "deploy"):
+    for room in ("models", "script", "native", "serve", "ui", "cpp_runner", "src", "deploy"):
         missing = {n for n in names if n.startswith(f"{room}/")} - copied
         assert not missing
 

@@ -22,7 +22,7 @@ from torchship.script.runtime import torchscript_file
 from torchship.script.runtime.archive import open_archive, pack
 from torchship.script.runtime.batch import batch_axes, row_count
 from torchship.serve.client.grpc_runtime import GrpcRuntime
-from torchship.serve.client.http_runtime import HttpRuntime
+from torchship.serve.client.http_runtime import HttpRuntime, RunningServer
 from torchship.serve.client.local_server import GRPC, Addresses, running_servers
 from torchship.serve.protocol.tensors import datatype_of
 from torchship.serve.protocol.wire_signature import Signature
@@ -54,7 +54,7 @@ def server(archives: Path) -> Iterator[Addresses]:
 def test_every_runtime_agrees(name: str, archives: Path, server: Addresses) -> None:
     runtimes = {
         **all_runtimes(),
-        "http": HttpRuntime(url=server.http),
+        "http": HttpRuntime(running=RunningServer(server.http)),
         "grpc": GrpcRuntime(address=server.grpc),
     }
     report = verify_archive(open_archive(archives / f"{name}.pt"), list(runtimes.values()))

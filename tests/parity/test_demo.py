@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -9,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from torchship.demo import fizzbuzz_words, largest_difference
+from torchship.demo import SITE, fizzbuzz_words, largest_difference, write_page
 from torchship.models import registry
 from torchship.models.charlstm import charlstm
 from torchship.models.names import decode
@@ -40,12 +42,27 @@ def test_the_demo_prints_what_it_promises(tmp_path: Path) -> None:
     eager = decode(charlstm().generate(10, 1, 20))
     assert drawn == eager
     assert len(drawn) == 10
+    assert done.stdout.endswith("\n  python3 -m http.server -d site\n")
+    assert (tmp_path / "site" / "index.html").exists()
+    models = {path.name for path in (tmp_path / "site" / "models").iterdir()}
+    assert models == set(SITE)
     if os.environ.get("TORCHSHIP_DATA"):
         reached = re.findall(r"(eager|script|C\+\+|HTTP) +([\d.]+) %", done.stdout)
         assert [name for name, _ in reached] == ["eager", "script", "C++", "HTTP"]
         assert {share for _, share in reached} == {"96.74"}
     else:
         assert "MNIST" in done.stdout
+
+
+def test_without_a_compiler_it_says_what_to_install_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WASM_CC", "no-such-compiler")
+    said = io.StringIO()
+    write_page([], tmp_path / "site", Console(file=said))
+    assert said.getvalue().startswith("\nno web page: there is no clang")
+    assert "clang, lld and wasi-libc" in said.getvalue()
+    assert not (tmp_path / "site").exists()
 
 
 def test_the_words_are_those_of_the_game(tmp_path: Path) -> None:

@@ -12,6 +12,9 @@ from typing import Any
 # many values as `shape` says; the examples, which have, reach every model.
 NOT_ASKED = "positive_data_acceptance"
 
+# These start compilers and every runtime: test_verify.py and test_archive_routes.py have a few.
+SLOW = "/(verify|archive/wasm/.*)$"
+
 # With a header length of 0 any body is a tensor's bytes, so that no body breaks its schema; what a
 # header allows of a body is nothing that OpenAPI can say. test_raw.py has these requests.
 HOOKS = """
@@ -31,7 +34,8 @@ def test_the_server_behaves_as_its_openapi_document(server: Any, tmp_path: Path)
     done = subprocess.run(
         [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json",
          "--phases", "examples,coverage,fuzzing", "--max-examples", "10", "--seed", "1",
-         "--exclude-checks", NOT_ASKED, "--no-color", "--report", "har",
+         "--exclude-checks", NOT_ASKED, "--exclude-path-regex", SLOW, "--no-color",
+         "--report", "har",
          "--report-har-path", str(report)],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import select
 import socket
 import ssl
@@ -12,8 +13,12 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 
 from torchship.script.errors import UsageError
+from torchship.script.runtime.archive import open_archive
+from torchship.serve.client.client import Client
+from torchship.serve.errors import ServerError
 from torchship.serve.process.credentials import read_credentials
 from torchship.serve.settings import Settings
 from wire import post
@@ -54,6 +59,25 @@ def test_over_tls_the_client_verifies_the_server(
         plain = server.url.replace("https:", "http:")
         with pytest.raises(httpx.TransportError):
             httpx.get(plain + "/v2", trust_env=False)
+        # `verify` reaches the server with nothing but its certificate.
+        verify = f"{server.url}/v2/models/logarithm/verify?runtime=http"
+        lines = httpx.post(verify, verify=trusting, trust_env=False, timeout=120).text.splitlines()
+        assert json.loads(lines[-1]) == {
+            "event": "verdict",
+            "agreed": True,
+            "first_difference": "",
+            "note": "",
+        }
+        other = tmp_path / "other.pem"
+        trustme.CA().issue_cert("127.0.0.1").cert_chain_pems[0].write_to_path(str(other))
+        signature = open_archive(archives["logarithm"]).require_manifest().methods["forward"]
+        with (
+            Client(server.url, certificate=other) as client,
+            pytest.raises(ServerError, match="CERTIFICATE_VERIFY_FAILED"),
+        ):
+            client.infer("logarithm", signature, {"x": torch.ones(1)})
+        with pytest.raises(UsageError, match=r"cannot use the certificate '.*none.pem'"):
+            Client(server.url, certificate=tmp_path / "none.pem")
 
 
 def test_two_abandoned_requests_over_tls_hold_no_memory(

@@ -149,10 +149,10 @@ def test_a_query_is_no_way_to_a_version(server: Any) -> None:
 
 def test_the_page_shows_the_examples_without_a_script(server: Any) -> None:
     page = httpx.get(f"{server.url}/docs", trust_env=False).text
-    plain = page[page.index('<div id="swagger-ui">') : page.index("<script")]
+    plain = page[page.index('<div id="swagger-ui">') :]
     assert "<h2>POST /v2/models/tiny/infer</h2>" in plain
     assert "&quot;name&quot;:&quot;obs&quot;" in plain
-    assert "SwaggerUIBundle" in page.removeprefix(plain)
+    assert "<script" not in plain
 
 
 def test_the_document_changes_with_what_is_live(archives: dict[str, Path]) -> None:
