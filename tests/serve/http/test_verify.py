@@ -128,6 +128,7 @@ def test_one_runs_at_a_time_and_ends_when_its_client_leaves(pair: Any) -> None:
         assert below
         for process in below:
             assert ADMIN not in " ".join(process.cmdline())
+            process.suspend()  # so that it cannot end by itself
         refused = set()
         for _ in range(16):  # each a connection of its own, which either worker may take
             with asking(pair) as other:
@@ -136,7 +137,9 @@ def test_one_runs_at_a_time_and_ends_when_its_client_leaves(pair: Any) -> None:
         assert refused == {
             (429, "verify runs already, and one runs at a time: ask again when it has ended")
         }
-    _, alive = psutil.wait_procs(below, timeout=60)
+    _, alive = psutil.wait_procs(below, timeout=30)
+    for process in alive:
+        process.kill()
     assert not alive
     while True:  # until the server has seen it, too
         with asking(pair) as client:
