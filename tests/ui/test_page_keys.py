@@ -77,7 +77,10 @@ const { ServerEngine } = await import("./ui/engine/server.mjs");
 const engine = new ServerEngine(async () => KEY);
 const archive = await engine.archive("tiny", "1");
 const [{ steps }] = await archive.cases();
-const session = await engine.session("tiny", "forward", { version: "1" });
+const { SocketSequence } = await import("./ui/engine/sequences.mjs");
+const address = new URL("v2/models/tiny/stream", document.baseURI);
+address.protocol = "ws:";
+const session = await SocketSequence.open(address, archive.methods.forward, KEY);
 return session.step(steps[0].inputs).catch((error) => error.message);
 """
 REFUSED = """

@@ -197,7 +197,9 @@ def test_the_request_as_curl_and_python_gives_the_same(
 ) -> None:
     with visitor.at("#try/nested") as page:
         page.get_by_label("text: str").fill("it's grüße")
-        curl, python, c = (snippet(page, language) for language in ("curl", "Python", "C"))
+        curl, python, cpp, c = (
+            snippet(page, language) for language in ("curl", "Python", "C++", "C")
+        )
         page.goto(f"{visitor.home}/#try/tiny")
         page.get_by_label("Rows, times").fill("4")
         page.get_by_label("Method").select_option("act")
@@ -225,6 +227,10 @@ def test_the_request_as_curl_and_python_gives_the_same(
     (tmp_path / "request.c").write_text(c)
     command = ["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", f"-I{INCLUDE}"]
     subprocess.run([*command, "request.c"], cwd=tmp_path, check=True)
+    (tmp_path / "request.cpp").write_text(cpp)
+    torch_headers = Path(torch.__file__).parent / "include"
+    command = ["c++", "-std=c++20", "-fsyntax-only", f"-I{INCLUDE}", f"-isystem{torch_headers}"]
+    subprocess.run([*command, "request.cpp"], cwd=tmp_path, check=True)
 
 
 def shell(text: str, folder: Path) -> str:

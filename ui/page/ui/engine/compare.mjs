@@ -2,7 +2,8 @@
 
 import { DTYPES } from "./tensors.mjs";
 
-const SMALLEST = { float16: 2 ** -14, bfloat16: 2 ** -126, float32: 2 ** -126, float64: 2 ** -1022 }; // normal numbers
+/** The smallest normal numbers. */
+const SMALLEST = { float16: 2 ** -14, bfloat16: 2 ** -126, float32: 2 ** -126, float64: 2 ** -1022 };
 const BITS = { 1: Int8Array, 2: Int16Array, 4: Int32Array, 8: BigInt64Array };
 const NONE = { atol: 0, rtol: 0 };
 const MOST_ULP = 2n ** 63n - 1n; // as Python counts
@@ -58,8 +59,8 @@ function compareFloats(actual, golden, { atol, rtol }, found) {
   if (!wrong) return found;
   found.agreed = false;
   found.reason =
-    `${wrong} of ${a.length} values differ by up to ${found.absolute.toExponential(2)} (atol ${atol}, rtol ${rtol}); ` +
-    `the first at flat index ${first}: expected ${b[first]}, got ${a[first]}`;
+    `${wrong} of ${a.length} values differ by up to ${found.absolute.toExponential(2)} ` +
+    `(atol ${atol}, rtol ${rtol}); the first at flat index ${first}: expected ${b[first]}, got ${a[first]}`;
   return found;
 }
 

@@ -32,8 +32,8 @@ export function compareAll(method, outputs, golden) {
 }
 
 /**
- * Sums up what `checkGolden` yields: { agreed, outputs, cases, worst, differing, microseconds }, the number of
- * outputs that agree, of all, of cases; the largest difference; what differs; the median time of a step.
+ * Sums up what `checkGolden` yields: { agreed, outputs, cases, worst, differing, microseconds }, the
+ * number of outputs that agree, of all, of cases; the largest difference; what differs; the median time of a step.
  */
 export function sumUp(steps) {
   const all = steps.flatMap((step) =>

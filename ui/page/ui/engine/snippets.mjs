@@ -123,6 +123,8 @@ function cpp({ name, method }) {
     "#include <torchship/session.h>",
     "#include <torchship/tensor_io.h>",
     "",
+    "#include <ATen/core/Formatting.h>",
+    "",
     "#include <iostream>",
     "",
     "int main() {",

@@ -32,7 +32,8 @@ export function fromText(text, { name, dtype, shape: wanted }, before) {
   const shape = nested ?? shapeOf(numbers.length, wanted, before);
   if (!shape)
     throw new Error(
-      `input '${name}': expected values for ${dtype}[${wanted.map((size) => size ?? "?").join(", ")}], got ${numbers.length}`,
+      `input '${name}': expected values for ${dtype}[${wanted.map((size) => size ?? "?").join(", ")}], ` +
+        `got ${numbers.length}`,
     );
   return Tensor.of(dtype, shape, numbers);
 }

@@ -35,20 +35,12 @@ export async function stepsInBrowser(engine, archive) {
 export function verdict({ agreed, outputs, cases, worst, differing, microseconds }) {
   const all = agreed === outputs;
   const said = all
-    ? `${many(outputs, "output")} of ${many(cases, "golden case")} agree`
-    : `${agreed} of ${outputs} outputs agree`;
+    ? `✓ ${many(outputs, "output")} of ${many(cases, "golden case")} agree`
+    : `✗ ${agreed} of ${outputs} outputs agree`;
+  const figures = `largest difference ${difference(worst)} · ${duration(microseconds)} per step`;
   return [
-    element(
-      "p",
-      {},
-      element("span", { class: `badge ${all ? "good" : "bad"}` }, all ? "✓" : "✗", " ", said),
-      ", in this browser",
-    ),
-    element(
-      "p",
-      { class: "muted small" },
-      `largest difference ${difference(worst)} · ${duration(microseconds)} per step`,
-    ),
+    element("p", {}, element("span", { class: `badge ${all ? "good" : "bad"}` }, said)),
+    element("p", { class: "muted small" }, `in this browser · ${figures}`),
     ...differing.map(({ step, name, found }) =>
       element("p", { class: "failure" }, `${step.case.name}, step ${step.step}, ${name}: ${found.reason}`),
     ),

@@ -8,7 +8,8 @@ const SQUARES = { 784: 28, 1024: 32 };
 
 /**
  * Returns how the rows of a tensor are pictures: { count, height, width, channels }, or null. Rows of gray
- * or colour planes are, such as [n, 28, 28], [n, 1, 28, 28] and [n, 3, 32, 32], and flat rows of 784 = 28 x 28.
+ * or colour planes are, such as [n, 28, 28], [n, 1, 28, 28] and [n, 3, 32, 32], and flat rows of
+ * 784 = 28 x 28.
  */
 export function pictureShape({ dtype, shape }) {
   if (!["uint8", "float32"].includes(dtype) || shape.length < 2) return null;

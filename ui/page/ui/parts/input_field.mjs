@@ -167,7 +167,8 @@ function summaryOf(tensor) {
     most = Math.max(most, number);
     sum += number;
   }
-  return `${count(numbers.length)} values from ${short(least)} to ${short(most)}, mean ${short(sum / numbers.length)}`;
+  const mean = short(sum / numbers.length);
+  return `${count(numbers.length)} values from ${short(least)} to ${short(most)}, mean ${mean}`;
 }
 
 /** Runs a reader of a control, and marks the control while what it holds is refused. */

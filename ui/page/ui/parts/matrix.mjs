@@ -66,7 +66,8 @@ export class Matrix {
     const cell = this.#cells.get(keyOf(name, method, output));
     if (!cell) return;
     cell.className = `cell ${agreed ? "good" : "bad"}`;
-    cell.textContent = `${agreed ? "✓" : "✗"} ${absolute === null ? "?" : identical ? "0" : difference(absolute)}`;
+    const size = identical ? "0" : absolute === null ? "?" : difference(absolute);
+    cell.textContent = `${agreed ? "✓" : "✗"} ${size}`;
     cell.title = reason || (identical ? "every byte is the same" : "within the tolerance");
   }
 }

@@ -82,8 +82,9 @@ export async function mount(panel, context, argument) {
 function leadText({ manifest, methods }) {
   const outputs = Object.values(methods).reduce((sum, method) => sum + method.outputs.length, 0);
   return (
-    `The archive carries ${many(manifest.golden.length, "golden case")}: inputs and outputs of the eager PyTorch module. ` +
-    `Each runtime runs them all, and ${many(outputs, "output")} must agree: no NaN, and every element within the tolerance.`
+    `The archive carries ${many(manifest.golden.length, "golden case")}: inputs and outputs of the eager ` +
+    `PyTorch module. Each runtime runs them all, and ${many(outputs, "output")} must agree: no NaN, and ` +
+    "every element within the tolerance."
   );
 }
 
@@ -202,7 +203,8 @@ async function verifyHere(place, context, archive) {
   const sum = sumUp(steps);
   const all = sum.agreed === sum.outputs;
   matrix.state(BROWSER, all ? "agreed" : "differs");
-  const said = `${sum.agreed} of ${many(sum.outputs, "output")} of ${many(sum.cases, "golden case")} agree, in this browser.`;
+  const outputs = `${sum.agreed} of ${many(sum.outputs, "output")}`;
+  const said = `${outputs} of ${many(sum.cases, "golden case")} agree, in this browser.`;
   finish(status, all, said, context);
   notes.append(
     element(

@@ -105,11 +105,11 @@ function cardOf(model, engine) {
     card.append(element("p", { class: model.state === "LOADING" ? "muted" : "failure" }, reason));
     return card;
   }
-  const { manifest } = archive;
+  const description = archive.manifest.description?.replaceAll("->", "→");
   const methods = Object.values(archive.methods).map(signature);
   const rest = methods.splice(SHOWN_METHODS);
   card.append(
-    manifest.description ? element("p", { class: "muted" }, manifest.description.replaceAll("->", "→")) : "",
+    description ? element("p", { class: "muted" }, description) : "",
     ...factsOf(archive),
     element("div", { class: "signatures" }, methods),
     rest.length
