@@ -14,7 +14,7 @@ from served import Launch, MakeArchive
 from torchship.script.runtime.archive import open_archive
 from visits import Visitor, grave_findings
 
-PLACES = ("#models", "#try/memory", "#agreement/memory")
+PLACES = ("#models", "#try/memory", "#try/spread", "#agreement/memory")
 LOADS = 20
 BROKEN = "broken.pt"
 
@@ -25,6 +25,7 @@ def folder(make_in: MakeArchive, tmp_path_factory: pytest.TempPathFactory) -> Pa
     made = tmp_path_factory.mktemp("shown")
     tiny = make_in(made, "tiny")
     make_in(made, "memory")
+    make_in(made, "spread")  # its output is a wide table
     make_in(made, "exact", edit=lambda flat: {**flat, "f_out": flat["f_out"] + 1})
     (made / BROKEN).write_bytes(tiny.read_bytes()[:5000])
     return made
@@ -36,7 +37,7 @@ def visitor(folder: Path, launch: Launch) -> Iterator[Visitor]:
         assert [process.line().partition(":")[0] for _ in range(2)] == ["failed", "failed"]
         shown = Visitor(started, process.url)
         with shown.at() as page:  # which shows when the others are ready
-            for name in ("memory", "tiny"):
+            for name in ("memory", "spread", "tiny"):
                 expect(page.locator(f'[data-model="{name}"]')).to_contain_text("✓ ready")
         yield shown
 
@@ -46,7 +47,7 @@ def test_cards_say_what_the_archives_are(visitor: Visitor, folder: Path) -> None
     manifest = archive.require_manifest()
     with visitor.at() as page:
         expect(page.get_by_role("tab", selected=True)).to_have_text("Models")
-        expect(page.locator(".lead")).to_contain_text("This server holds 2 models.")
+        expect(page.locator(".lead")).to_contain_text("This server holds 3 models.")
         tiny = page.locator('[data-model="tiny"]')
         expect(tiny).to_contain_text("✓ ready")
         expect(tiny).to_contain_text(f"{manifest.parameters:,}")
