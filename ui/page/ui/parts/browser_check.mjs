@@ -4,22 +4,19 @@ import { checkGolden, sumUp } from "../engine/golden.mjs";
 import { button, element, failure } from "./element.mjs";
 import { difference, duration, many } from "./format.mjs";
 
-const QUICK = 2e6; // bytes of an archive up to which nobody has to ask
-
-/** Makes the part of a card: a button, or for a small archive the answer itself. */
+/** Makes the part of a card: { node, run }, a button until it has run, and then the answer. */
 export function browserCheck(engine, archive) {
-  const place = element("div", { class: "proof" });
+  const node = element("div", { class: "proof" });
   const run = async () => {
-    place.replaceChildren(element("p", { class: "muted" }, "Running the golden cases in this browser …"));
+    node.replaceChildren(element("p", { class: "muted" }, "Running the golden cases in this browser …"));
     try {
-      place.replaceChildren(...verdict(sumUp(await stepsInBrowser(engine, archive))));
+      node.replaceChildren(...verdict(sumUp(await stepsInBrowser(engine, archive))));
     } catch (error) {
-      place.replaceChildren(failure(error));
+      node.replaceChildren(failure(error));
     }
   };
-  if (archive.bytes > QUICK) place.append(button("Check it in this browser", run));
-  else run();
-  return place;
+  node.append(button("Check it in this browser", run));
+  return { node, run };
 }
 
 /** Runs all golden cases as WebAssembly; gives the steps as `checkGolden` does. */

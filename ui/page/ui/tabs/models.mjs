@@ -2,13 +2,14 @@
 
 import { Rates, requestsOf } from "../engine/metrics.mjs";
 import { browserCheck } from "../parts/browser_check.mjs";
-import { element } from "../parts/element.mjs";
+import { button, element } from "../parts/element.mjs";
 import { bytes, count, difference, duration, many, moment, short } from "../parts/format.mjs";
 import { signature } from "../parts/signature.mjs";
 
 const EVERY = 2000; // ms between two looks at the server
 const SHOWN_METHODS = 2;
 const SHOWN_METRICS = 2;
+const UNASKED = 60_000; // bytes of the archives that a first visit to a site checks by itself
 
 export const title = "Models";
 
@@ -49,9 +50,11 @@ function show(context, lead, cards, chart) {
   );
   const adders = new Map();
   const open = [];
+  const checks = [];
   cards.replaceChildren(
     ...models.map((model) => {
-      const card = cardOf(model, engine);
+      const proof = model.archive ? proofOf(engine, model.archive, checks) : "";
+      const card = cardOf(model, proof);
       if (model.archive && chart) {
         const rate = chart.sparkline("requests/s", short);
         const latency = chart.sparkline("latency", (seconds) => duration(seconds * 1e6));
@@ -65,7 +68,18 @@ function show(context, lead, cards, chart) {
       return card;
     }),
   );
+  if (checks.length) lead.append(button("Check all in this browser", () => runUntil(checks, Infinity)));
+  runUntil(checks, UNASKED);
   return { adders, close: () => open.forEach((line) => line.close()) };
+}
+
+/** Runs checks one after the other, as far as their archives have so many bytes in all. */
+async function runUntil(checks, most) {
+  while (checks.length && checks[0].bytes <= most) {
+    const { run, bytes: size } = checks.shift();
+    most -= size;
+    await run();
+  }
 }
 
 function leadText({ engine, models }) {
@@ -84,7 +98,7 @@ const STATES = {
   UNAVAILABLE: ["bad", "✗ refused"],
 };
 
-function cardOf(model, engine) {
+function cardOf(model, proof) {
   const [kind, text] = STATES[model.state] ?? ["", model.state.toLowerCase()];
   const { archive } = model;
   const id = `model-${model.name}-${model.version ?? ""}`;
@@ -115,7 +129,7 @@ function cardOf(model, engine) {
     rest.length
       ? element("details", {}, element("summary", {}, `${many(rest.length, "more method")}`), rest)
       : "",
-    engine.form === "server" ? proofOf(archive) : browserCheck(engine, archive),
+    proof,
     actionsOf(archive),
   );
   return card;
@@ -144,7 +158,16 @@ function factList(facts) {
 
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
-function proofOf({ proof }) {
+/** On a server what it has proved; on a site a check in this browser, which is added to `checks`. */
+function proofOf(engine, archive, checks) {
+  if (engine.form === "server") return serverProof(archive);
+  const { node, run } = browserCheck(engine, archive);
+  checks.push({ run, bytes: archive.bytes });
+  checks.sort((a, b) => a.bytes - b.bytes);
+  return node;
+}
+
+function serverProof({ proof }) {
   if (!proof) return element("p", { class: "muted small" }, "It was not verified: it has no golden cases.");
   return element(
     "ul",
