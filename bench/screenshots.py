@@ -36,7 +36,7 @@ def models(page: Page) -> None:
 
 def try_it(page: Page) -> None:
     page.get_by_role("button", name="Run", exact=True).click()
-    page.locator("#panel table").first.wait_for()
+    page.locator("#panel table >> visible=true").first.wait_for()
 
 
 def play(page: Page) -> None:
@@ -61,7 +61,7 @@ def draw(page: Page) -> None:
 
 def agree(page: Page) -> None:
     page.get_by_role("button", name="Run verify on the server").click()
-    page.get_by_text("agreed").first.wait_for(timeout=120_000)
+    page.get_by_text("Every runtime that ran agrees.").first.wait_for(timeout=120_000)
 
 
 PICTURES = {

@@ -96,6 +96,31 @@ class Desk {
         { class: "row" },
         button("Clear", () => this.#clear(), "primary"),
       ),
+    );
+    const otherWays = element(
+      "div",
+      { class: "card" },
+      element(
+        "div",
+        { class: "fields" },
+        field(
+          "Model",
+          select(names, this.#models.indexOf(this.#model), (number) => {
+            this.#model = this.#models[number];
+            this.#fill();
+            this.#read();
+          }),
+        ),
+        this.#context.engine.form === "server"
+          ? field(
+              "It runs",
+              select(where, "server", (place) => {
+                this.#here = place === "browser";
+                this.#read();
+              }),
+            )
+          : null,
+      ),
       field("A photo or a picture", file, "Or drop it on the square."),
       field(
         "Without a pointer",
@@ -126,32 +151,12 @@ class Desk {
         element(
           "div",
           { class: "card" },
-          element(
-            "div",
-            { class: "fields" },
-            field(
-              "Model",
-              select(names, this.#models.indexOf(this.#model), (number) => {
-                this.#model = this.#models[number];
-                this.#fill();
-                this.#read();
-              }),
-            ),
-            this.#context.engine.form === "server"
-              ? field(
-                  "It runs",
-                  select(where, "server", (place) => {
-                    this.#here = place === "browser";
-                    this.#read();
-                  }),
-                )
-              : null,
-          ),
           element("div", { class: "row" }, this.small, this.answer),
           this.bars,
           this.time,
           this.problem,
         ),
+        otherWays,
       ),
     );
   }
