@@ -76,8 +76,9 @@ def compare(actual: torch.Tensor, golden: torch.Tensor, tolerance: Tolerance) ->
         return Comparison(False, f"{int(torch.isnan(a).sum())} of {a.numel()} values are NaN")
     distance = torch.where(a == b, 0.0, (a - b).abs())
     smallest = torch.finfo(golden.dtype).smallest_normal
-    # Equal infinities have distance 0; without `torch.where`, inf - inf would be NaN.
+    # Equal infinities have distance 0; inf - inf and 0 * inf would be NaN.
     within = (distance <= tolerance.atol + tolerance.rtol * b.abs()) & torch.isfinite(distance)
+    within |= distance == 0
     relative = torch.where(distance == 0, 0.0, distance / b.abs().clamp(min=smallest))
     max_abs, max_rel = float(distance.max()), float(relative.nan_to_num(torch.inf).max())
     ulp = int(ulp_distance(actual, golden).max())

@@ -254,3 +254,12 @@ def test_a_piece_that_begins_at_the_wrong_row_is_caught(
     calls, _ = calls_of(hosted, {"fusion": archive})
     with pytest.raises(AssertionError, match="or on what lay in memory before"):
         hosted.run([program], calls)
+
+
+def test_a_golden_infinity_is_no_tolerance_for_everything(tmp_path: Path) -> None:
+    module, examples = "torchship.models.xor:xor", "torchship.models.xor:examples"
+    archive = exported(tmp_path, module, examples)
+    [golden] = archive.golden[0].steps[0].outputs.values()
+    golden.flatten()[0] = torch.inf
+    hosted, program = hosted_and_program(archive, "xor", tmp_path, ("-DTS_ONLY_PLAIN",))
+    assert hosted.selftest([program]).endswith(" differs")

@@ -97,6 +97,10 @@ def cases() -> list[tuple[torch.Tensor, torch.Tensor, Tolerance]]:
         nan[1, 2], infinite[0, 0] = math.nan, math.inf
         pairs += [(golden, golden, none), (nan, golden, loose), (nan, nan, loose)]
         pairs += [(infinite, golden, loose), (golden, infinite, loose), (infinite, infinite, loose)]
+        other = infinite.clone()
+        other[1, 1] *= -0.0
+        infinite[1, 1] = 0.0  # equal, and not bit-identical
+        pairs += [(other, infinite, none)]
         pairs += [(-golden, golden, loose), (golden * (1 + 2 * eps), golden, loose)]
         pairs += [
             (golden * (1 + 4 * eps), golden, none),

@@ -112,6 +112,7 @@ def test_nan_is_a_mismatch_even_where_golden_has_it(golden: float) -> None:
 )
 def test_infinities_agree_only_with_themselves(a: float, b: float, agreed: bool) -> None:
     assert compare(tensor(a), tensor(b), LOOSE).agreed is agreed
+    assert compare(tensor(a), tensor(b), EXACT).agreed is agreed
 
 
 @pytest.mark.parametrize(

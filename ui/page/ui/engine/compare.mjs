@@ -51,6 +51,7 @@ function compareFloats(actual, golden, { atol, rtol }, found) {
     if (distance > found.absolute || Number.isNaN(distance))
       Object.assign(found, { absolute: Number.isNaN(distance) ? Infinity : distance, place: index });
     found.relative = Math.max(found.relative, Number.isNaN(relative) ? Infinity : relative);
+    if (distance === 0) return; // 0 * Infinity would be NaN
     if (Number.isFinite(distance) && distance <= atol + rtol * Math.abs(b[index])) return;
     wrong++;
     if (first < 0) first = index;
