@@ -26,8 +26,9 @@ PAGE_ASSETS := ui/fetched-lock.json
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Python compiles what it imports; pip would compile some 20,000 files that nobody imports.
-export PIP_NO_COMPILE := 1
+# Python compiles what it imports; pip would compile some 20,000 files that nobody imports. For options that begin
+# with --no-, pip takes a variable that says no as yes.
+export PIP_NO_COMPILE := 0
 JOBS := $(shell nproc)
 
 .PHONY: help setup demo game-wasm test test-python test-cpp test-asan test-tsan test-oldest test-newest newest-torch wheel test-wheel test-image test-foreign fuzz lint format bench bench-latency bench-server bench-protocols constraints clean

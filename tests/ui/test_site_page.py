@@ -279,6 +279,47 @@ def test_golden_cases_agree_in_the_browser(
     assert all(found["answers"])
 
 
+def outputs_of(path: Path) -> tuple[int, int]:
+    """Return how many outputs the golden cases of an archive have, and how many cases there are."""
+    golden = open_archive(path).golden
+    return sum(len(step.outputs) for case in golden for step in case.steps), len(golden)
+
+
+def test_models_are_checked_when_the_visitor_asks(
+    chromium: Browser, home: str, archives: dict[str, Path]
+) -> None:
+    with page_in(chromium, home) as page:
+        button = page.get_by_role("button", name="Check it in this browser")
+        button.last.wait_for()
+        assert button.count() == len(MODELS)  # nobody has asked, and none is small
+        page.get_by_role("button", name="Check all in this browser").click()
+        for name in MODELS:
+            outputs, cases = outputs_of(archives[name])
+            card = page.locator(f"[data-model={name}]")
+            card.get_by_text(f"✓ {outputs} outputs of {cases} golden cases agree").wait_for()
+            assert "per step" in card.inner_text()
+
+
+def test_a_visitor_tries_a_model_and_sees_that_it_agrees(
+    chromium: Browser, home: str, archives: dict[str, Path]
+) -> None:
+    golden = open_archive(archives["bobnet"]).golden[0].steps[0].outputs["log_probs"]
+    with page_in(chromium, f"{home}#try/bobnet") as page:
+        page.get_by_role("button", name="Run", exact=True).click()
+        page.get_by_text("agree with the golden case").or_(
+            page.get_by_text("agrees with the golden case")
+        ).first.wait_for()
+        shown = page.locator("#panel").inner_text()
+        assert f"float32[{', '.join(map(str, golden.shape))}]" in shown
+        assert "curl" not in shown  # there is no server
+        page.goto(f"{home}#agreement/bobnet")
+        page.get_by_role("button", name="Run it in this browser").click()
+        page.get_by_role("rowheader", name="log_probs").wait_for()
+        page.locator("#panel .badge.good").first.wait_for()
+        assert page.locator("#panel .badge.bad").count() == 0
+        assert findings(page) == []
+
+
 REFUSED = """async ([name, method, shape]) => {
   const { BrowserEngine } = await import(new URL("ui/engine/browser.mjs", document.baseURI));
   const { Tensor } = await import(new URL("ui/engine/tensors.mjs", document.baseURI));
