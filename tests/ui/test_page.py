@@ -147,6 +147,7 @@ def test_all_of_it_can_be_done_with_the_keyboard(visitor: Visitor) -> None:
         expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
         press("Enter")
         expect(page.locator("#panel")).to_be_focused()
+        expect(page.get_by_role("tablist")).not_to_have_attribute("aria-busy", "true")
         page.get_by_role("tab", selected=True).focus()
         press("ArrowRight")
         expect(page.get_by_role("tab", name="Try it")).to_be_focused()

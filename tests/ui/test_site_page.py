@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
-from playwright.sync_api import Browser, FilePayload, Page
+from playwright.sync_api import Browser, FilePayload, Page, expect
 
 from chromium import PHONE, browser, page_in
 from sites import (
@@ -394,6 +394,7 @@ def test_the_site_works_below_a_path_with_other_models(
     ):
         draw(page, SEVEN)
         page.locator(".seen[data-digit='7']").wait_for()
+        expect(page.get_by_role("tablist")).not_to_have_attribute("aria-busy", "true")
         tabs = page.get_by_role("tab").all_inner_texts()
         assert "Play" not in tabs  # no model for them
         assert "Names" not in tabs

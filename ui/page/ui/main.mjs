@@ -11,7 +11,7 @@ const bar = document.getElementById("tabs");
 const said = document.getElementById("said");
 
 const tabs = []; // all of them, shown or not
-let shown = { name: "", leave: () => {} };
+let shown = { hash: "", leave: () => {} };
 
 const context = {
   engine: null,
@@ -22,31 +22,49 @@ const context = {
   refresh,
 };
 
-const modules = Promise.all(TABS.map((name) => import(`./tabs/${name}.mjs`)));
-modules.catch(() => {}); // makeTabs says what is wrong
-
 start();
 
+/** Shows the tab of the address as soon as it is there, and fetches the others meanwhile. */
 async function start() {
   startTheme(document.getElementById("theme"));
+  const [wanted] = placeOf(location.hash);
+  const first = TABS.includes(wanted) ? wanted : TABS[0];
+  let others;
   try {
+    const module = import(`./tabs/${first}.mjs`);
+    module.catch(() => {}); // makeTabs says what is wrong
     context.site = await (await fetch(new URL("site.json", document.baseURI))).json();
     context.engine = await engineOf(context.site);
     await refresh();
-    await makeTabs();
+    await makeTabs([first]);
+    others = makeTabs(TABS);
+    if (!bar.children.length) await others;
   } catch (error) {
-    panel.replaceChildren(
-      failure(error),
-      button("Try again", () => location.reload()),
-    );
+    refuse(error);
     return;
   }
-  addEventListener("hashchange", show);
+  bar.addEventListener("keydown", moveFocus);
   document.getElementById("skip").addEventListener("click", (event) => {
     event.preventDefault(); // the address names the tab
     panel.focus();
   });
-  await show();
+  show();
+  try {
+    await others;
+  } catch (error) {
+    refuse(error);
+    return;
+  }
+  bar.removeAttribute("aria-busy");
+  addEventListener("hashchange", show);
+  if (location.hash !== shown.hash) show(); // it has changed before all tabs were there
+}
+
+function refuse(error) {
+  panel.replaceChildren(
+    failure(error),
+    button("Try again", () => location.reload()),
+  );
 }
 
 async function engineOf({ form, version }) {
@@ -83,7 +101,7 @@ async function withArchive(model) {
 
 /** Has a tab for each module with something to show, in their order; others go. */
 async function showTabs() {
-  const fitting = await Promise.all((await modules).map((module) => module.fits(context.models)));
+  const fitting = await Promise.all(tabs.map(({ module }) => module.fits(context.models)));
   const wanted = tabs.filter((_, number) => fitting[number]);
   for (const tab of tabs) if (!wanted.includes(tab)) tab.remove();
   wanted.forEach((tab, number) => {
@@ -91,9 +109,12 @@ async function showTabs() {
   });
 }
 
-async function makeTabs() {
-  for (const [number, module] of (await modules).entries()) {
-    const name = TABS[number];
+/** Makes the tabs of these names, those that there are not yet. */
+async function makeTabs(names) {
+  const modules = await Promise.all(names.map((name) => import(`./tabs/${name}.mjs`)));
+  for (const [number, module] of modules.entries()) {
+    const name = names[number];
+    if (tabs.some((tab) => tab.module === module)) continue;
     const attributes = { "aria-controls": "panel", "aria-selected": "false", tabindex: "-1" };
     const tab = element(
       "a",
@@ -103,7 +124,8 @@ async function makeTabs() {
     tab.module = module;
     tabs.push(tab);
   }
-  bar.addEventListener("keydown", moveFocus);
+  const order = ({ hash }) => TABS.indexOf(hash.slice(1));
+  tabs.sort((one, other) => order(one) - order(other));
   await showTabs();
 }
 
@@ -125,7 +147,7 @@ function moveFocus(event) {
 async function show() {
   const [wanted, ...rest] = placeOf(location.hash);
   const tab = document.getElementById(`tab-${wanted}`) ?? bar.firstElementChild;
-  const turn = (shown = { ...shown, turn: {} }).turn;
+  const turn = (shown = { ...shown, hash: location.hash, turn: {} }).turn;
   for (const other of bar.children) {
     other.setAttribute("aria-selected", other === tab);
     other.tabIndex = other === tab ? 0 : -1;

@@ -21,7 +21,7 @@ export async function fits() {
 /** Shows the cards, and on a server keeps them up to date until it is left. */
 export async function mount(panel, context) {
   const cards = element("div", { class: "cards" });
-  const lead = element("div", { class: "lead" });
+  const lead = element("div", { class: "lead" }, ...leadOf(context));
   panel.append(lead, cards);
   const chart = context.engine.form === "server" ? await import("../parts/chart.mjs") : null;
   let live = show(context, lead, cards, chart);
@@ -44,10 +44,7 @@ export async function mount(panel, context) {
 
 function show(context, lead, cards, chart) {
   const { models, engine } = context;
-  lead.replaceChildren(
-    element("h1", {}, "Models that prove themselves"),
-    element("p", { class: "muted" }, leadText(context)),
-  );
+  lead.replaceChildren(...leadOf(context));
   const adders = new Map();
   const open = [];
   const checks = [];
@@ -80,6 +77,13 @@ async function runUntil(checks, most) {
     most -= size;
     await run();
   }
+}
+
+function leadOf(context) {
+  return [
+    element("h1", {}, "Models that prove themselves"),
+    element("p", { class: "muted" }, leadText(context)),
+  ];
 }
 
 function leadText({ engine, models }) {
