@@ -15,8 +15,6 @@ from playwright.sync_api import Locator, Page
 from torchship.models.snake.game import Snake
 from torchship.models.snake.training import player
 from torchship.models.snake_policy import snake, snake_lstm
-from torchship.script.exporting.export import export
-from torchship.script.exporting.target import find_target
 
 POLICIES = {"snake": snake, "snake-lstm": snake_lstm}
 NAMES = "makemore-flat"
@@ -26,14 +24,6 @@ SERIOUS = ("serious", "critical")
 SEVEN = [[(28, 22), (70, 22), (46, 84)]]
 FOUR = [[(42, 18), (30, 54), (72, 54)], [(62, 20), (60, 84)]]
 """Digits as lines of a pen in a square of 100 x 100."""
-
-
-def exported(folder: Path, names: Sequence[str] = MODELS) -> dict[str, Path]:
-    """Make the archives that the tabs need."""
-    paths = {name: folder / f"{name}.pt" for name in names}
-    for name, path in paths.items():
-        export(find_target(name, None, {}), path)
-    return paths
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from c_abi import Array, Failure, Options, Session, Tensor, given, library, room
 from torchship.cpp_runner.binary import cmake_prefix
 from torchship.models.moba import observation
 from torchship.script.exporting.export import export
-from torchship.script.exporting.target import Target, find_target
+from torchship.script.exporting.target import Target
 from torchship.script.format.golden import Case, Step
 from torchship.script.format.signing import make_key, sign
 from torchship.script.format.tree import Flat
@@ -58,10 +59,10 @@ def echo_target() -> Target:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(model_archive: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("archives")
     for name in MODELS:
-        export(find_target(name, None, {}), made / f"{name}.pt")
+        shutil.copy(model_archive(name), made)
     export(zoo.target(zoo.everything, zoo.everything_examples), made / "everything.pt")
     examples = [{"x": zoo.noise(1, n, 3), "how": 0} for n in (2, 3)]
     export(zoo.target(zoo.raising, examples), made / "raising.pt")

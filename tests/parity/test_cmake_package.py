@@ -7,8 +7,10 @@ against what `torchship cmake-prefix` prints.
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,8 +24,6 @@ from torchship.__main__ import application
 from torchship.cpp_runner import binary
 from torchship.models.moba import CHANNELS, CLASSES, OBS, SIDE
 from torchship.script.errors import UsageError
-from torchship.script.exporting.export import export
-from torchship.script.exporting.target import find_target
 from torchship.script.runtime.archive import open_archive
 
 MINOR = ".".join(torch.__version__.split(".")[:2])
@@ -48,10 +48,12 @@ def wheel() -> Path:
 
 
 @pytest.fixture(scope="module")
-def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def archives(
+    model_archive: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     folder = tmp_path_factory.mktemp("archives")
     for name in ("fizzbuzz", "moba"):
-        export(find_target(name, None, {}), folder / f"{name}.pt")
+        shutil.copy(model_archive(name), folder)
     return folder
 
 

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,18 +16,16 @@ import torch
 
 from cmake_projects import ROOT, done, run
 from torchship.cpp_runner.binary import cmake_prefix
-from torchship.script.exporting.export import export
-from torchship.script.exporting.target import find_target
 from torchship.script.runtime.archive import open_archive
 
 EXAMPLES = ROOT / "cpp_runner" / "examples"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(model_archive: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("archives")
     for name in ("fizzbuzz", "moba"):
-        export(find_target(name, None, {}), made / f"{name}.pt")
+        shutil.copy(model_archive(name), made)
     return made
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -30,8 +31,6 @@ from torchship.models.seeding import integers
 from torchship.models.snake.game import Snake
 from torchship.play import Game, ProgramSession, Session, picture, session
 from torchship.script.errors import UsageError
-from torchship.script.exporting.export import export
-from torchship.script.exporting.target import find_target
 from torchship.script.runtime import torchscript_file
 from torchship.script.runtime.archive import Archive, open_archive, pack
 
@@ -45,10 +44,12 @@ INPUTS = {
 
 
 @pytest.fixture(scope="module")
-def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def archives(
+    model_archive: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     folder = tmp_path_factory.mktemp("archives")
     for name in (*NAMES, "fizzbuzz"):
-        export(find_target(name, None, {}), folder / f"{name}.pt")
+        shutil.copy(model_archive(name), folder)
     return folder
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from sites import (
     NAMES,
     SEVEN,
     draw,
-    exported,
     fingerprint,
     pause,
     set_up,
@@ -29,8 +28,8 @@ SEED = 7
 
 
 @pytest.fixture(scope="module")
-def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return exported(tmp_path_factory.mktemp("archives"), ["snake", "bobnet", NAMES])
+def archives(model_archive: Callable[[str], Path]) -> dict[str, Path]:
+    return {name: model_archive(name) for name in ("snake", "bobnet", NAMES)}
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,6 @@ from sites import (
     NAMES,
     SEVEN,
     draw,
-    exported,
     field_of,
     file_server,
     findings,
@@ -44,8 +43,8 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return exported(tmp_path_factory.mktemp("archives"))
+def archives(model_archive: Callable[[str], Path]) -> dict[str, Path]:
+    return {name: model_archive(name) for name in MODELS}
 
 
 @pytest.fixture(scope="module")
