@@ -60,11 +60,14 @@ def events(answer: httpx.Response) -> list[dict[str, Any]]:
 
 
 def verifying(server: Any) -> list[Any]:
-    """The processes that were started for a client, as `psutil.Process`."""
+    """The processes that were started for a client, as `psutil.Process`.
+
+    What one of them forks has its command line too, until it runs another program.
+    """
     found = []
     for process in server.below():
         with suppress(psutil.NoSuchProcess):
-            if "--json-lines" in process.cmdline():
+            if "--json-lines" in process.cmdline() and process.parent() not in found:
                 found.append(process)
     return found
 
