@@ -26,9 +26,11 @@ PAGE_ASSETS := ui/fetched-lock.json
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Python compiles what it imports; pip would compile some 20,000 files that nobody imports. For options that begin
-# with --no-, pip takes a variable that says no as yes.
+# Python compiles what it imports, once; pip would compile some 20,000 files that nobody imports. For options that
+# begin with --no-, pip takes a variable that says no as yes. Where Python may not keep what it has compiled, each start
+# compiles torch anew, which takes three times as long as the start itself.
 export PIP_NO_COMPILE := 0
+unexport PYTHONDONTWRITEBYTECODE
 JOBS := $(shell nproc)
 
 .PHONY: help setup demo game-wasm test test-python test-cpp test-asan test-tsan test-oldest test-newest newest-torch wheel test-wheel test-image test-foreign fuzz lint format bench bench-latency bench-server bench-protocols constraints clean
@@ -272,6 +274,7 @@ $(PAGE_ASSETS): ui/package-lock.json ui/package.json deploy/page_assets.py | $(V
 
 $(VENV)/installed: $(SOURCES) $(CONSTRAINTS) $(TORCH_STAMP) | $(PAGE_ASSETS)
 	pip install -q $(PIP_ARGS) -c $(CONSTRAINTS) --no-build-isolation -e ".[dev]"
+	@torchship --help >/dev/null # keeps, compiled, what every command imports
 	@touch $@
 
 # Writes the newest versions that fit together, on every Python and system that pyproject.toml allows.
