@@ -33,7 +33,7 @@ export PIP_NO_COMPILE := 0
 unexport PYTHONDONTWRITEBYTECODE
 JOBS := $(shell nproc)
 
-.PHONY: help setup demo game-wasm test test-python test-cpp test-asan test-tsan test-oldest test-newest newest-torch wheel test-wheel test-image test-foreign fuzz lint format bench bench-latency bench-server bench-protocols constraints clean
+.PHONY: help setup demo game-wasm test test-python test-cpp test-asan test-tsan test-oldest test-newest newest-torch wheel test-wheel test-image test-foreign fuzz lint lint-python lint-cpp format bench bench-latency bench-server bench-protocols constraints clean
 
 help:
 	@echo "make demo   set up from nothing, script every model, check it in 6 runtimes, and write a page with them"
@@ -117,7 +117,7 @@ test-oldest: setup $(OLDEST)/installed
 test-cpp: setup
 	cmake -S . -B $(BUILD) -DTORCHSHIP_BUILD_TESTS=ON >/dev/null
 	cmake --build $(BUILD) --target tests
-	ctest --test-dir $(BUILD) --output-on-failure
+	ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
 
 # With the artefacts that the tests of the release build have made: making them takes Python longer
 # than the tests.
@@ -132,12 +132,12 @@ $(ARTEFACTS)/.stamp: setup
 test-asan: $(ARTEFACTS)/.stamp
 	$(call SANITISED,asan)
 	cmake --build build/asan --target tests
-	ctest --preset asan
+	ctest --preset asan -j $(JOBS)
 
 test-tsan: $(ARTEFACTS)/.stamp
 	$(call SANITISED,tsan)
 	cmake --build build/tsan --target tests
-	ctest --preset tsan -R 'concurrency|c_api'
+	ctest --preset tsan -j $(JOBS) -R 'concurrency|c_api'
 
 # What torch decides about, with the newest torch of those that pyproject.toml allows. Its own torch lies
 # before the packages of .venv. Debug, since what is tested is that it compiles, runs and agrees.
@@ -184,14 +184,20 @@ fuzz: setup
 	done
 
 FORMATTED = $(shell find cpp_runner native/kernels tests/native -name '*.cpp' -o -name '*.c' -o -name '*.h')
+# mypy has one thread, so what it looks at and C++ are looked at side by side.
 lint: setup
+	@$(MAKE) --no-print-directory -j2 --output-sync=target lint-python lint-cpp
+
+lint-python:
 	ruff check .
 	ruff format --check .
 	mypy -p torchship
 	mypy --explicit-package-bases tests
 	mypy bench
 	mypy deploy
-	clang-format --dry-run -Werror $(FORMATTED)
+
+lint-cpp:
+	@clang-format --dry-run -Werror $(FORMATTED)
 	python deploy/tidy.py
 
 format: setup

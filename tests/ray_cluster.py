@@ -26,6 +26,7 @@ ENVIRONMENT = {
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.2",
     "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.2",
     "RAY_SERVE_MIN_HANDLE_METRICS_TIMEOUT_S": "1",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # for a proxy on a busy machine
     "PYTHONWARNINGS": "ignore",
 }
 WAIT_SECONDS = 90
@@ -96,8 +97,10 @@ class RayCluster:
 @contextmanager
 def running_cluster() -> Iterator[RayCluster]:
     """Run a cluster for the length of a `with` block; its processes are gone after it."""
-    environment = {**os.environ, **ENVIRONMENT}
     with tempfile.TemporaryDirectory(prefix="ray") as folder:
+        # Where Ray notes the address of the last cluster that was started: not this user's note.
+        environment = {**os.environ, **ENVIRONMENT, "RAY_TMPDIR": folder}
+        (Path(folder) / "ray").mkdir()
         with (
             (Path(folder) / "errors").open("w+") as errors,
             subprocess.Popen(

@@ -43,9 +43,10 @@ def steps(block: str) -> list[tuple[str, str]]:
 
 
 def normal(text: str) -> list[str]:
-    """Lines with every number but 0 and every run of spaces or table borders made alike."""
+    """Lines with every number but 0, every digest and every run of spaces or borders made alike."""
     lines = []
     for line in text.splitlines():
+        line = re.sub(r"\b[0-9a-f]{64}\b", "1", line)
         line = re.sub(r"\d[\d.,]*(e[-+]?\d+)?", lambda m: "0" if m[0] == "0" else "N", line)
         line = re.sub(r"[\s─━┃│┏┓┡┩┳╇┬┴└┘┌┐├┤┼╌]+", " ", line).strip()
         if line:

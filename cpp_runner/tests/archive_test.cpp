@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <set>
 
-namespace torchship {
+namespace torchship::archive_test {
 namespace {
 
 using namespace torchship::testing;
@@ -296,4 +296,4 @@ TEST(archive, a_file_truncated_at_any_length_is_refused) {
 }
 
 }  // namespace
-}  // namespace torchship
+}  // namespace torchship::archive_test

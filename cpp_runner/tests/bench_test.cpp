@@ -6,7 +6,7 @@
 
 #include <ATen/ops/zeros.h>
 
-namespace torchship {
+namespace torchship::bench_test {
 namespace {
 
 using namespace torchship::testing;
@@ -94,4 +94,4 @@ TEST(bench, refusals) {
 }
 
 }  // namespace
-}  // namespace torchship
+}  // namespace torchship::bench_test

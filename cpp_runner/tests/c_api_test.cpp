@@ -17,7 +17,7 @@
 #include <thread>
 #include <vector>
 
-namespace torchship {
+namespace torchship::c_api_test {
 namespace {
 
 using namespace torchship::testing;
@@ -251,4 +251,4 @@ TEST(c_api, sessions_on_several_threads) {
 }
 
 }  // namespace
-}  // namespace torchship
+}  // namespace torchship::c_api_test

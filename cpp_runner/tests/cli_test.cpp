@@ -10,7 +10,7 @@
 #include <limits>
 #include <sstream>
 
-namespace torchship {
+namespace torchship::cli_test {
 namespace {
 
 using namespace torchship::testing;
@@ -312,4 +312,4 @@ TEST(cli, bench_json) {
 }
 
 }  // namespace
-}  // namespace torchship
+}  // namespace torchship::cli_test

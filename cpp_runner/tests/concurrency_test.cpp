@@ -12,7 +12,7 @@
 #include <latch>
 #include <set>
 
-namespace torchship {
+namespace torchship::concurrency_test {
 namespace {
 
 using namespace torchship::testing;
@@ -188,4 +188,4 @@ TEST(concurrency, verification_while_other_sessions_run) {
 }
 
 }  // namespace
-}  // namespace torchship
+}  // namespace torchship::concurrency_test

@@ -12,7 +12,7 @@
 
 #include <algorithm>
 
-namespace torchship {
+namespace torchship::damage_test {
 namespace {
 
 using namespace torchship::testing;
@@ -123,4 +123,4 @@ TEST(damage, a_sample_with_the_binary) {
 }
 
 }  // namespace
-}  // namespace torchship
+}  // namespace torchship::damage_test

@@ -4,7 +4,7 @@
 #include "support.h"
 #include "targets.h"
 
-namespace torchship {
+namespace torchship::fuzz_test {
 namespace {
 
 using namespace torchship::testing;
@@ -27,4 +27,4 @@ TEST(fuzz, empty_input) {
 }
 
 }  // namespace
-}  // namespace torchship
+}  // namespace torchship::fuzz_test

@@ -10,7 +10,7 @@
 
 #include <ATen/ops/full.h>
 
-namespace torchship {
+namespace torchship::json_test {
 namespace {
 
 using namespace torchship::testing;
@@ -120,4 +120,4 @@ TEST(json, safetensors_with_very_many_tensors) {
 }
 
 }  // namespace
-}  // namespace torchship
+}  // namespace torchship::json_test

@@ -7,7 +7,7 @@
 
 #include <malloc.h>
 
-namespace torchship {
+namespace torchship::leak_test {
 namespace {
 
 using namespace torchship::testing;
@@ -44,4 +44,4 @@ TEST(leak, a_session_frees_its_memory) {
 }
 
 }  // namespace
-}  // namespace torchship
+}  // namespace torchship::leak_test

@@ -5,7 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
-namespace torchship {
+namespace torchship::manifest_test {
 namespace {
 
 using namespace torchship::testing;
@@ -188,4 +188,4 @@ TEST(manifest, a_star_matches_one_index_or_key) {
 }
 
 }  // namespace
-}  // namespace torchship
+}  // namespace torchship::manifest_test

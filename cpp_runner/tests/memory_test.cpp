@@ -12,7 +12,7 @@
 #include <fstream>
 #include <string>
 
-namespace torchship {
+namespace torchship::memory_test {
 namespace {
 
 using namespace torchship::testing;
@@ -78,4 +78,4 @@ TEST(memory, the_checked_bytes_run_even_if_the_file_changes) {
 }
 
 }  // namespace
-}  // namespace torchship
+}  // namespace torchship::memory_test

@@ -16,7 +16,7 @@
 #include <cfenv>
 #include <limits>
 
-namespace torchship {
+namespace torchship::numbers_test {
 namespace {
 
 using namespace torchship::testing;
@@ -92,4 +92,4 @@ TEST(numbers, json_numbers_are_rounded_to_nearest) {
 }
 
 }  // namespace
-}  // namespace torchship
+}  // namespace torchship::numbers_test

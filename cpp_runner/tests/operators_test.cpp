@@ -15,7 +15,7 @@
 #include <thread>
 #include <tuple>
 
-namespace torchship {
+namespace torchship::operators_test {
 namespace {
 
 using namespace torchship::testing;
@@ -206,4 +206,4 @@ TEST(operators, the_runner_finds_our_library_beside_itself) {
 }
 
 }  // namespace
-}  // namespace torchship
+}  // namespace torchship::operators_test

@@ -9,7 +9,7 @@
 
 #include <array>
 
-namespace torchship {
+namespace torchship::options_test {
 namespace {
 
 using namespace torchship::testing;
@@ -124,4 +124,4 @@ TEST_F(options, frozen_weights_are_constants) {
 }
 
 }  // namespace
-}  // namespace torchship
+}  // namespace torchship::options_test

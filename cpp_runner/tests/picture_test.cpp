@@ -4,7 +4,7 @@
 
 #include "support.h"
 
-namespace torchship {
+namespace torchship::picture_test {
 namespace {
 
 using snake::picture;
@@ -78,4 +78,4 @@ TEST(picture, second_field) {
 }
 
 }  // namespace
-}  // namespace torchship
+}  // namespace torchship::picture_test

@@ -6,7 +6,7 @@
 
 #include <sstream>
 
-namespace torchship {
+namespace torchship::play_test {
 namespace {
 
 using namespace torchship::testing;
@@ -80,4 +80,4 @@ TEST(play, prints_the_score_and_refuses_impossible_games) {
 }
 
 }  // namespace
-}  // namespace torchship
+}  // namespace torchship::play_test

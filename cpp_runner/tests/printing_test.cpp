@@ -17,7 +17,7 @@
 #include <mutex>
 #include <sstream>
 
-namespace torchship {
+namespace torchship::printing_test {
 namespace {
 
 using namespace torchship::testing;
@@ -152,4 +152,4 @@ TEST(printing, the_runners_output_is_json_even_if_the_model_prints) {
 }
 
 }  // namespace
-}  // namespace torchship
+}  // namespace torchship::printing_test

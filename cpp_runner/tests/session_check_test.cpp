@@ -13,7 +13,7 @@
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 
-namespace torchship {
+namespace torchship::session_check_test {
 namespace {
 
 using namespace torchship::testing;
@@ -127,4 +127,4 @@ TEST(session_check, rows_of_a_batch_agree_with_single_rows) {
 }
 
 }  // namespace
-}  // namespace torchship
+}  // namespace torchship::session_check_test

@@ -9,7 +9,7 @@
 #include <ATen/ops/randint.h>
 #include <ATen/ops/zeros.h>
 
-namespace torchship {
+namespace torchship::session_state_test {
 namespace {
 
 using namespace torchship::testing;
@@ -201,4 +201,4 @@ TEST(session_state, a_copy_continues_independently) {
 }
 
 }  // namespace
-}  // namespace torchship
+}  // namespace torchship::session_state_test

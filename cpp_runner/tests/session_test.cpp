@@ -8,7 +8,7 @@
 #include <ATen/ops/zeros.h>
 #include <nlohmann/json.hpp>
 
-namespace torchship {
+namespace torchship::session_test {
 namespace {
 
 using namespace torchship::testing;
@@ -222,4 +222,4 @@ TEST(session, inputs_from_json) {
 }
 
 }  // namespace
-}  // namespace torchship
+}  // namespace torchship::session_test

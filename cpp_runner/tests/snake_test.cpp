@@ -8,7 +8,7 @@
 
 #include <algorithm>
 
-namespace torchship {
+namespace torchship::snake_test {
 namespace {
 
 using namespace torchship::testing;
@@ -96,4 +96,4 @@ TEST(snake, refuses_impossible_games) {
 }
 
 }  // namespace
-}  // namespace torchship
+}  // namespace torchship::snake_test

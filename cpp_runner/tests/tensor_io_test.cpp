@@ -9,7 +9,7 @@
 #include <cmath>
 #include <limits>
 
-namespace torchship {
+namespace torchship::tensor_io_test {
 namespace {
 
 using namespace torchship::testing;
@@ -272,4 +272,4 @@ TEST(tensor_io, json_numbers_are_rounded_once) {
 }
 
 }  // namespace
-}  // namespace torchship
+}  // namespace torchship::tensor_io_test

@@ -10,7 +10,7 @@
 #include <cmath>
 #include <limits>
 
-namespace torchship {
+namespace torchship::verify_test {
 namespace {
 
 using namespace torchship::testing;
@@ -197,4 +197,4 @@ TEST(verify, no_golden_cases_is_an_error) {
 }
 
 }  // namespace
-}  // namespace torchship
+}  // namespace torchship::verify_test

@@ -60,12 +60,12 @@ class GrpcClient:
         signature: Method,
         inputs: Mapping[str, torch.Tensor],
         method: str = "forward",
-        raw: bool = True,
+        binary: bool = True,
         version: str | None = None,
     ) -> Flat:
         """Run a method of a model on the server; inputs and outputs are flat, as in `Program.call`.
 
-        `raw` chooses raw or typed contents.
+        `binary` chooses raw or typed contents.
 
         Raises:
             ServerError: the server cannot be reached, or answers with an error.
@@ -74,9 +74,9 @@ class GrpcClient:
         """
         request = InferRequest(
             Signature(signature).to_wire(inputs),
-            parameters={"method": method, "binary_data_output": raw},
+            parameters={"method": method, "binary_data_output": binary},
         )
-        message = write_request(name, version, request, raw)
+        message = write_request(name, version, request, binary)
         try:
             answer = self._infer(message, timeout=self._timeout)
         except grpc.RpcError as error:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from torchship.script.exporting.runtimes import Result, median_us
-from torchship.script.format.golden import Call, Case
-from torchship.script.format.tree import Flat
-from torchship.script.runtime.agreement import check_case
+from torchship.script.exporting.runtimes import Result
+from torchship.script.format.golden import Case
 from torchship.script.runtime.archive import Archive
-from torchship.script.runtime.batch import batch_inputs
+from torchship.serve.client.both_forms import (
+    WITHOUT_READABLE_FORM,
+    check_both_forms,
+    tensors_of,
+)
 from torchship.serve.client.client import Client
 from torchship.serve.client.local_server import LocalServer
-
-# JSON has no FP16 and BF16 (Open Inference Protocol V2, binary tensor extension) and no NaN.
-NOT_IN_JSON = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -52,26 +51,9 @@ class HttpRuntime:
         Raises:
             TorchShipError: the server refuses the archive; the message says why.
         """
-        manifest = archive.require_manifest()
-        version = None if self._running is None else manifest.version
+        version = None if self._running is None else archive.require_manifest().version
         with self._client(archive) as client:
-
-            def caller(binary: bool) -> Call:
-                def call(method: str, inputs: Mapping[str, torch.Tensor]) -> Flat:
-                    signature = manifest.methods[method]
-                    return client.infer(manifest.name, signature, inputs, method, binary, version)
-
-                return call
-
-            differences = []
-            for number, case in enumerate(archive.golden):
-                differences += check_case(manifest, number, case, caller(binary=True))
-                if fits_json(case):
-                    differences += check_case(manifest, number, case, caller(binary=False))
-            method, inputs = batch_inputs(manifest, archive.golden, 1)
-            return Result(
-                self.name, differences, median_us(lambda: caller(binary=True)(method, inputs))
-            )
+            return check_both_forms(self.name, archive, client, version, fits_json)
 
     @contextmanager
     def _client(self, archive: Archive) -> Iterator[Client]:
@@ -87,13 +69,9 @@ class HttpRuntime:
 
 
 def fits_json(case: Case) -> bool:
-    """Whether JSON can carry every tensor of a case."""
-    tensors = [
-        tensor
-        for step in case.steps
-        for flat in (step.inputs, step.outputs)
-        for tensor in flat.values()
-    ]
-    return not any(tensor.dtype in NOT_IN_JSON for tensor in tensors) and all(
-        bool(torch.isfinite(tensor).all()) for tensor in tensors if tensor.is_floating_point()
+    """Whether JSON, which has no NaN either, can carry every tensor of a case."""
+    return all(
+        tensor.dtype not in WITHOUT_READABLE_FORM
+        and not (tensor.is_floating_point() and not torch.isfinite(tensor).all())
+        for tensor in tensors_of(case)
     )

@@ -251,6 +251,8 @@ class InferenceServicer:
         self, asked: pb.RepositoryIndexRequest, *context: object
     ) -> pb.RepositoryIndexResponse:
         entries = facts.index_entries(self._repository, asked.ready)
+        for entry in entries:
+            entry.pop("sha256", None)  # the protocol's message has no field for it
         return _message({"models": entries}, pb.RepositoryIndexResponse())
 
     async def _load(

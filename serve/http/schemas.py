@@ -111,12 +111,16 @@ class IndexRequest(BaseModel):
 
 
 class IndexEntry(BaseModel):
-    """An archive and what became of it; `version` is missing while it could not be read."""
+    """An archive and what became of it.
+
+    `version` is missing while it could not be read, `sha256` while it does not answer.
+    """
 
     name: str
     version: str = ""
     state: Annotated[str, Field(json_schema_extra={"enum": ["LOADING", "READY", "UNAVAILABLE"]})]
     reason: str = ""
+    sha256: str = ""
 
 
 class Duration(BaseModel):

@@ -14,9 +14,9 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import RayServeException
-from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, ProxyStatus
 
 from torchship.script.errors import ArchiveError, UsageError
 from torchship.serve.ray.arguments import Arguments, read_arguments
@@ -85,6 +85,7 @@ def deploy(given: Mapping[str, object], place: Place) -> Result:
         deployed = _version(arguments, pack(arguments, settings), earlier, before)
         try:
             _run(deployed, place)
+            _wait_for_proxies(place.seconds)
         except (UsageError, ArchiveError):
             _restore(place, before, earlier)
             raise
@@ -141,13 +142,36 @@ def _start(place: Place) -> str:
             )
         return _url()
     options: dict[str, Any] = {"host": place.host or "127.0.0.1", "port": place.port or 8000}
-    with _explained():
+    # Ray ends a proxy that is not up after some seconds, as on a busy node, and starts another with
+    # more time, which `_wait_for_proxies` waits for.
+    with _explained(), suppress(RayActorError):
         serve.start(
             proxy_location="EveryNode" if place.every_node else "HeadOnly",
             http_options=options,
             grpc_options=None if place.grpc_port is None else _grpc_options(place.grpc_port),
         )
     return _url()
+
+
+def _wait_for_proxies(seconds: float) -> None:
+    """Wait until the proxies of Ray Serve take requests, but those that are about to end.
+
+    Raises:
+        UsageError: they do not in time.
+    """
+    ending = (ProxyStatus.DRAINING, ProxyStatus.DRAINED)
+    until = time.monotonic() + seconds
+    while True:
+        found = [status for status in serve.status().proxies.values() if status not in ending]
+        if found and all(status == ProxyStatus.HEALTHY for status in found):
+            return
+        if time.monotonic() > until:
+            states = ", ".join(sorted(found)) or "there is none"
+            raise UsageError(
+                f"Ray Serve's proxies are not up after {seconds:g} s (--timeout): {states}; their "
+                "logs are in the folder `serve` of the logs of this Ray session"
+            )
+        time.sleep(LOOK_SECONDS)
 
 
 @contextmanager

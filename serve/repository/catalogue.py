@@ -114,7 +114,8 @@ class Entry:
     def public(self) -> IndexEntry:
         """Return the entry as clients see it."""
         name, version = self.key or (printable(self.path.stem), "")
-        return IndexEntry(name, version, STATES[self.state], self.public_reason)
+        digest = "" if self.engine is None else self.engine.digest
+        return IndexEntry(name, version, STATES[self.state], self.public_reason, digest)
 
     def mark_failed(
         self, reason: str, public_message: str, is_user_error: bool, temporary: bool, out: bool
@@ -149,6 +150,8 @@ class IndexEntry:
     version: str
     state: IndexState
     reason: str
+    sha256: str = ""
+    """The digest of what answers, which may be of other content than the file has by now."""
 
 
 class Catalogue:

@@ -23,6 +23,7 @@ ADMIN = "admin"
 
 KEY_VARIABLE = "TORCHSHIP_API_KEY"
 MOST_SECONDS = 900.0  # for all runtimes of one archive
+SILENT_SECONDS = 5.0  # after which an empty line is sent
 
 
 @dataclass(frozen=True)
@@ -106,15 +107,26 @@ class Verification:
 
 
 async def _lines(output: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """Yield the lines of `verify`; the last says why there is no verdict, if there is none."""
+    """Yield the lines of `verify`; the last says why there is no verdict, if there is none.
+
+    An empty line is yielded while there is nothing to say. A client that has left and one that has
+    only closed its sending side look the same until something is sent to them, and proxies close
+    connections on which nothing is sent.
+    """
     end = time.monotonic() + MOST_SECONDS
     event = None
-    try:
-        while line := await asyncio.wait_for(output.readline(), end - time.monotonic()):
-            event = orjson.loads(line)["event"]
-            yield line
-        why = "verify was ended before its verdict, perhaps because there was no memory for it"
-    except asyncio.TimeoutError:
+    while (left := end - time.monotonic()) > 0:
+        try:
+            line = await asyncio.wait_for(output.readline(), min(left, SILENT_SECONDS))
+        except asyncio.TimeoutError:
+            yield b"\n"
+            continue
+        if not line:
+            why = "verify was ended before its verdict, perhaps because there was no memory for it"
+            break
+        event = orjson.loads(line)["event"]
+        yield line
+    else:
         why = f"verify did not end in {MOST_SECONDS:.0f} seconds"
     if event not in ("verdict", "error"):
         yield orjson.dumps({"event": "error", "error": why}) + b"\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated
 
@@ -17,39 +18,36 @@ from torchship.script.runtime import printing
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 
 
+ROOMS = {
+    "script": "script.cli",
+    "inspect": "script.cli",
+    "keygen": "script.cli",
+    "sign": "script.cli",
+    "verify": "agreement",
+    "serve": "serve.cli",
+    "ray": "serve.ray.cli",
+    "push": "transfer",
+    "pull": "transfer",
+    "compile": "native.cli",
+    "models": "models.cli",
+    "train": "models.cli",
+    "demo": "demo",
+    "play": "play",
+    "score": "score.cli",
+    "cmake-prefix": "cpp_runner.cli",
+}
+"""The module of each command, which has its `app`; in the order of the help."""
+
+
 def application(command: str = "") -> typer.Typer:
-    """Return the command line with all commands; for `serve`, with that command alone.
+    """Return the command line with all commands, or with those of the module of one command.
 
-    The supervisor that `torchship serve` becomes must not import torch, which other commands need.
+    What other commands need is not imported for it: the start of most is the import of libraries,
+    and the supervisor that `torchship serve` becomes must not import torch.
     """
-    import torchship.serve.cli
-
-    if command == "serve":
-        return _with(torchship.serve.cli.app)
-    import torchship.agreement
-    import torchship.cpp_runner.cli
-    import torchship.demo
-    import torchship.models.cli
-    import torchship.native.cli
-    import torchship.play
-    import torchship.score.cli
-    import torchship.script.cli
-    import torchship.serve.ray.cli
-    import torchship.transfer
-
-    return _with(
-        torchship.script.cli.app,
-        torchship.agreement.app,
-        torchship.serve.cli.app,
-        torchship.serve.ray.cli.app,
-        torchship.transfer.app,
-        torchship.native.cli.app,
-        torchship.models.cli.app,
-        torchship.demo.app,
-        torchship.play.app,
-        torchship.score.cli.app,
-        torchship.cpp_runner.cli.app,
-    )
+    wanted = ROOMS.get(command)
+    names = dict.fromkeys(ROOMS.values()) if wanted is None else [wanted]
+    return _with(*(import_module(f"torchship.{name}").app for name in names))
 
 
 def _with(*rooms: typer.Typer) -> typer.Typer:

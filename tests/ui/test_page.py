@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +94,28 @@ def test_models_that_come_while_it_is_open_appear(
         expect(page.locator(".card")).to_contain_text("✓ ready")
         page.get_by_role("tab", name="Try it").click()
         page.get_by_role("button", name="Run", exact=True).wait_for()
+
+
+def test_an_archive_that_is_replaced_under_its_version_shows_what_it_is_now(
+    visitor: Visitor, make_in: MakeArchive, tmp_path: Path, launch: Launch
+) -> None:
+    make_in(tmp_path, "memory", file="memory.pt")
+    with (
+        launch(tmp_path, "--mode", "poll", "--poll-seconds", "0.1") as process,
+        Visitor(visitor.browser, process.url).at() as page,
+    ):
+        card = page.locator('[data-model="memory"]')
+        expect(card).to_contain_text("largest difference 0")
+        make_in(
+            *(tmp_path, "memory"),
+            file="memory.new",
+            edit=lambda flat: {**flat, "y": flat["y"] + 1e-6},
+        )
+        (tmp_path / "memory.new").replace(tmp_path / "memory.pt")
+        expect(card).to_contain_text(re.compile("largest difference [1-9]"))
+        page.get_by_role("tab", name="Try it").click()
+        page.get_by_role("button", name="Run", exact=True).click()
+        expect(page.locator(".verdict")).to_contain_text("agree with the golden case")
 
 
 def test_verify_is_run_and_its_matrix_drawn(visitor: Visitor) -> None:

@@ -7,7 +7,9 @@ import math
 import struct
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -109,9 +111,12 @@ def test_model_configuration(client: Any, http: httpx.Client) -> None:
     assert "is unknown" in refusal(http.get("/v2/models/nobody/config"), 404)
 
 
-def test_the_index_lists_every_archive(client: Any, http: httpx.Client) -> None:
+def test_the_index_lists_every_archive(
+    client: Any, http: httpx.Client, archives: dict[str, Path]
+) -> None:
     index = client.get_model_repository_index()
-    assert index[0] == {"name": "tiny", "version": "1", "state": "READY"}
+    digest = sha256(archives["tiny"].read_bytes()).hexdigest()
+    assert index[0] == {"name": "tiny", "version": "1", "state": "READY", "sha256": digest}
     assert [entry["version"] for entry in index if entry["name"] == "tiny"] == ["1", "9", "10"]
     assert http.post("/v2/repository/index", json={"ready": True}).json() == index
     refusal(http.get("/v2/repository/index"), 405)
@@ -132,7 +137,8 @@ def test_the_index_says_why_an_archive_is_not_ready(
         with triton.InferenceServerClient(process.url.removeprefix("http://")) as own:
             live, unread, failed = own.get_model_repository_index()
         only = httpx.post(f"{process.url}/v2/repository/index", json={"ready": True}).json()
-    assert live == {"name": "memory", "version": "1", "state": "READY"}
+    digest = sha256(archives["memory"].read_bytes()).hexdigest()
+    assert live == {"name": "memory", "version": "1", "state": "READY", "sha256": digest}
     assert only == [live]
     assert unread.pop("reason").startswith("'broken.pt': not a readable zip")
     assert unread == {"name": "broken", "state": "UNAVAILABLE"}

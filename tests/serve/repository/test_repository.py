@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -124,13 +125,13 @@ def test_an_unforeseen_failure_is_a_failed_archive(
 def test_the_index_keeps_folders_and_faults_to_the_log(
     make_archive: MakeArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    missing = tmp_path / "missing.pt"
-    repository = Repository([make_archive("memory"), missing])
+    memory, missing = make_archive("memory"), tmp_path / "missing.pt"
+    repository = Repository([memory, missing])
     before = [(entry.name, entry.version, entry.state) for entry in repository.index()]
     assert before == [("memory-1", "", "LOADING"), ("missing", "", "LOADING")]
     asyncio.run(repository.load())
     assert repository.index() == [
-        IndexEntry("memory", "1", "READY", ""),
+        IndexEntry("memory", "1", "READY", "", sha256(memory.read_bytes()).hexdigest()),
         IndexEntry(
             "missing", "", "UNAVAILABLE", "cannot read 'missing.pt': No such file or directory"
         ),

@@ -83,7 +83,8 @@ async function refresh() {
     found.map(async (model) => {
       if (model.state !== "READY") return model;
       const known = before.find(({ name, version }) => name === model.name && version === model.version);
-      if (known && known.state !== "READY") engine.forget?.(model.name, model.version);
+      if (known && (known.state !== "READY" || known.archive.sha256 !== model.sha256))
+        engine.forget?.(model.name, model.version);
       return withArchive(model);
     }),
   );
