@@ -71,7 +71,7 @@ game-wasm: $(VENV)/native-tools
 test: test-python test-cpp test-asan
 
 # Most tests wait for processes of their own, so there are half as many again at a time as processors.
-PYTEST := pytest -n $(shell echo $$((($(JOBS) * 3 + 1) / 2))) --maxprocesses 6 --max-worker-restart 0 --dist loadfile
+PYTEST := pytest -n $(shell echo $$((($(JOBS) * 3 + 1) / 2))) --maxprocesses 6 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder
 # With the coverage of what runs in pytest's own processes; `make test COVERAGE=` leaves it out.
 COVERAGE ?= --cov --cov-report=
 test-python: setup $(VENV)/native-tools $(FOREIGN)/sample

@@ -19,6 +19,31 @@ from torchship.script.exporting.target import find_target
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Files that take a minute or more. They are begun first: begun last, they would run alone.
+LONG_FILES = (
+    "test_docs.py",
+    "parity/test_agreement.py",
+    "parity/test_demo.py",
+    "deploy/test_image.py",
+    "native/test_whole_models.py",
+    "serve/ray/test_cluster.py",
+    "faults/test_files.py",
+    "foreign/test_sample.py",
+    "parity/test_play.py",
+    "faults/test_workers.py",
+    "serve/sequences/test_sequences.py",
+    "parity/test_mutants.py",
+    "script/runtime/test_operators.py",
+    "native/test_elementary_kernels.py",
+    "parity/test_printing.py",
+    "ui/test_docs.py",
+    "parity/test_native_runner.py",
+    "ui/test_site_page.py",
+    "native/test_architectures.py",
+    "native/test_compile.py",
+    "test_install_torch.py",
+)
+
 # How long an example takes on a busy machine is not what a test is about.
 hypothesis.settings.register_profile(
     "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -75,6 +100,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert done.returncode == 0, done.stdout + done.stderr
         [path] = folder.iterdir()
     return path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take long first; `make` has xdist keep the order."""
+    place = {ROOT / "tests" / name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,8 +2,9 @@
 
 A ```console block is run in bash, all blocks of a page in one empty folder, in order. A line that
 begins with `$ ` is a command; what follows is its output. Figures may differ from machine to
-machine: every number but a lone 0 is compared as a number, not by its value. `...` stands for any
-lines. A ```python block that begins with `# name.py` is that file in the folder.
+machine: every number is compared as a number, not by its value, but a lone 0 and what a model has
+on any machine (parameters, golden cases). `...` stands for any lines. A ```python block that
+begins with `# name.py` is that file in the folder.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ports import held_port
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 END = "--- end of output ---"
+NUMBER = r"(?P<exact>\b\d[\d,]* (?:parameters|golden cases)\b)|\d[\d.,]*(?:e[-+]?\d+)?"
 
 
 def blocks(page: Path, kind: str) -> list[str]:
@@ -47,7 +49,7 @@ def normal(text: str) -> list[str]:
     lines = []
     for line in text.splitlines():
         line = re.sub(r"\b[0-9a-f]{64}\b", "1", line)
-        line = re.sub(r"\d[\d.,]*(e[-+]?\d+)?", lambda m: "0" if m[0] == "0" else "N", line)
+        line = re.sub(NUMBER, lambda m: m[0] if m[0] == "0" or m["exact"] else "N", line)
         line = re.sub(r"[\s─━┃│┏┓┡┩┳╇┬┴└┘┌┐├┤┼╌]+", " ", line).strip()
         if line:
             lines.append(line)
