@@ -100,9 +100,6 @@ def test_a_deadline_that_has_time_is_no_limit(busy: Any) -> None:
     with calling(busy) as connection:
         answer = connection.infer(held(5), timeout=60)
         assert outputs(answer)["y"] == np.float32(10).tobytes()
-        with pytest.raises(grpc.RpcError) as error:
-            connection.infer(held(5), timeout=1e-9)
-        assert refused(error.value)[0] == "DEADLINE_EXCEEDED"
 
 
 def test_a_client_that_leaves_its_stream_takes_what_waits_with_it(busy: Any, long: int) -> None:
