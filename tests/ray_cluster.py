@@ -95,16 +95,19 @@ class RayCluster:
 
 
 @contextmanager
-def running_cluster() -> Iterator[RayCluster]:
-    """Run a cluster for the length of a `with` block; its processes are gone after it."""
+def running_cluster(nodes: int = NODES, **settings: str) -> Iterator[RayCluster]:
+    """Run a cluster for the length of a `with` block; its processes are gone after it.
+
+    `settings` are added to the environment of its processes.
+    """
     with tempfile.TemporaryDirectory(prefix="ray") as folder:
         # Where Ray notes the address of the last cluster that was started: not this user's note.
-        environment = {**os.environ, **ENVIRONMENT, "RAY_TMPDIR": folder}
+        environment = {**os.environ, **ENVIRONMENT, "RAY_TMPDIR": folder, **settings}
         (Path(folder) / "ray").mkdir()
         with (
             (Path(folder) / "errors").open("w+") as errors,
             subprocess.Popen(
-                [sys.executable, __file__, folder],
+                [sys.executable, __file__, folder, str(nodes)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -136,7 +139,7 @@ def left_in(folder: str) -> list[str]:
     return found
 
 
-def main(folder: str) -> None:
+def main(folder: str, count: int) -> None:
     """Be the cluster."""
     ray, serve, utils = map(import_module, ("ray", "ray.serve", "ray.cluster_utils"))
 
@@ -144,7 +147,7 @@ def main(folder: str) -> None:
     os.dup2(2, 1)
     head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": folder}
     cluster = utils.Cluster(initialize_head=True, head_node_args=head)
-    nodes = [cluster.add_node(num_cpus=2) for _ in range(NODES)]
+    nodes = [cluster.add_node(num_cpus=2) for _ in range(count)]
     ray.init(address=cluster.address, log_to_driver=False)
 
     def answer(**content: object) -> None:
@@ -175,4 +178,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))
