@@ -9,8 +9,8 @@ import httpx
 from ray_cluster import running_cluster
 from served import make
 
-# Less than a proxy needs to import what it runs; Ray gives each next one as much again.
-TOO_FEW_SECONDS = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "1"}
+# Three times that is less than a proxy needs for its imports; each next one is given as much again.
+TOO_FEW_SECONDS = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "0.05"}
 
 
 def test_a_deploy_ends_when_a_proxy_answers(tmp_path: Path, free_port: int) -> None:
