@@ -31,9 +31,13 @@ ROOT = Path(__file__).resolve().parents[2]
 MEGABYTES = {"server": 800, "runner": 500}
 USER, STRANGER = "10001:10001", "123456:0"  # the image's, and one of a cluster that chooses
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("debootstrap") is None, reason="needs root and debootstrap"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        os.geteuid() != 0 or shutil.which("debootstrap") is None,
+        reason="needs root and debootstrap",
+    ),
+    pytest.mark.timeout(1200),  # both images are built for the first test
+]
 
 
 @pytest.fixture(scope="module")

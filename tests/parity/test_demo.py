@@ -22,6 +22,7 @@ from torchship.script.exporting.target import find_target
 from torchship.script.runtime.agreement import Difference
 
 
+@pytest.mark.timeout(1200)  # it takes four minutes where two other tests run beside it
 def test_the_demo_prints_what_it_promises(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "torchship", "demo"],
